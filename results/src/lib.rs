@@ -1,0 +1,2 @@
+//! Runs, schema, lab.
+pub mod wire;

@@ -1,0 +1,120 @@
+//! The JSON lines that server and client print and the bench reads.
+//!
+//! Purpose: one definition of what crosses the process boundary, so that neither side can drift.
+//! With `--progress json` each program prints one report a line on standard output, every second, and a last
+//! one with `is_final: true`; `--json FILE` writes that last one. The first line a server prints means "listening".
+//! Must not know: sockets, engines, how a figure was measured.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What `holdfast-server longconn` reports. Counts are since the start unless a name says `now`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerReport {
+    /// Always [`SERVER_SCHEMA`].
+    pub schema: String,
+    /// True in the last report of a process and in `--json` files.
+    pub is_final: bool,
+    /// Microseconds since the process started.
+    pub at_us: u64,
+    /// Addresses listened on.
+    pub listen: Vec<String>,
+    /// Core threads.
+    pub thread_count: usize,
+    /// Rings made so far; more come as connections need them.
+    pub shard_count: usize,
+    /// Connections this server agrees to hold at once.
+    pub capacity: u64,
+    /// Direct descriptors in one ring's table.
+    pub ring_slots: u32,
+    /// Connections open now.
+    pub open_now: u64,
+    /// Most connections ever open at once.
+    pub open_max: u64,
+    /// Connections accepted and held (refused ones are not in here).
+    pub accepted: u64,
+    /// Connections turned away because the capacity was reached.
+    pub refused_full: u64,
+    /// Accepts that failed, by kind.
+    pub accept_failed: BTreeMap<String, u64>,
+    /// Connections that ended, by reason.
+    pub closed: BTreeMap<String, u64>,
+    /// Heartbeats or echoes handed to the kernel whole.
+    pub messages_sent: u64,
+    /// Bytes peers sent, dropped or echoed.
+    pub bytes_received: u64,
+    /// What should not happen in numbers, by name: stale completions, buffer shortages, queue overflows.
+    pub anomalies: BTreeMap<String, u64>,
+}
+
+/// [`ServerReport::schema`].
+pub const SERVER_SCHEMA: &str = "holdfast.server.longconn/1";
+
+/// What `holdfast-client longconn` reports.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClientReport {
+    /// Always [`CLIENT_SCHEMA`].
+    pub schema: String,
+    /// True in the last report of a process and in `--json` files.
+    pub is_final: bool,
+    /// Microseconds since the process started.
+    pub at_us: u64,
+    /// Core threads.
+    pub thread_count: usize,
+    /// Rings made so far.
+    pub shard_count: usize,
+    /// Users asked for.
+    pub users_asked: u64,
+    /// Connection attempts begun.
+    pub attempts: u64,
+    /// Attempts that opened.
+    pub opened: u64,
+    /// Attempts that failed, by kind (refused, timed_out, reset, no_address_left, no_descriptor, ...).
+    pub failed: BTreeMap<String, u64>,
+    /// Connections open now.
+    pub open_now: u64,
+    /// Attempts begun and not yet ended.
+    pub connecting_now: u64,
+    /// How each opened connection ended: held (to the end, all due messages right), closed_by_server, reset,
+    /// wrong_data, missed_message, closed_by_us, ... Complete in the final report only.
+    pub ended: BTreeMap<String, u64>,
+    /// Every user has been attempted once and no attempt is under way.
+    pub ramp_done: bool,
+    /// From the first attempt to the last one that opened, seconds.
+    pub ramp_seconds: f64,
+    /// Whole messages that were right.
+    pub messages_received: u64,
+    /// Messages that differed from `--expect`.
+    pub messages_wrong: u64,
+    /// Messages that were due and had not come (final report: complete).
+    pub messages_missed: u64,
+    /// Messages sent upward.
+    pub messages_sent: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// Connect time from the intended start.
+    pub connect_us: Latency,
+    /// How long after its due time a heartbeat arrived.
+    pub lateness_us: Latency,
+    /// What should not happen in numbers, by name.
+    pub anomalies: BTreeMap<String, u64>,
+}
+
+/// [`ClientReport::schema`].
+pub const CLIENT_SCHEMA: &str = "holdfast.client.longconn/1";
+
+/// Percentiles of one HdrHistogram, microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    /// Values recorded.
+    pub count: u64,
+    /// Median.
+    pub p50: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// 99.9th percentile.
+    pub p999: u64,
+    /// Largest value.
+    pub max: u64,
+}
