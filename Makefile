@@ -1,0 +1,68 @@
+# Every command of the project. `make` alone lists them: the text after `##` is the description shown.
+#
+# Two rules hold here. What a target needs is checked, and installed where that is possible, before it starts.
+# Measuring and building never overlap: a benchmark's build is finished before it starts, also under `make -j`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+CARGO ?= cargo
+CARGO_TARGET_DIR ?= target
+
+# The commands each kind of work needs; .ci/need knows which package brings them.
+NEED_BUILD := cargo cc
+NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
+NEED_TEST := $(NEED_BUILD) ip unshare setpriv python3 curl
+
+.PHONY: help
+help: ## List the targets (this text)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk '/^## / { print substr($$0, 4) }' $(MAKEFILE_LIST)
+
+.PHONY: need
+need: ## Check, and as root on Debian install, what building, linting and testing need
+	@bash .ci/need $(NEED_LINT) $(NEED_TEST)
+
+.PHONY: build
+build: ## Build the optimised binaries into target/release
+	@bash .ci/need $(NEED_BUILD)
+	$(CARGO) build --release --workspace --locked
+
+.PHONY: bench-longconn
+bench-longconn: build ## Hold a million TCP connections on this machine and prove it
+	$(CARGO_TARGET_DIR)/release/holdfast-bench longconn $(BENCH_LONGCONN)
+
+## bench-longconn takes: USERS=1000000 RATE=max|2000 EVERY=30s HOLD=60s SOURCE=127.0.1.0/28 ARGS='more options'
+BENCH_LONGCONN = $(strip \
+	$(if $(USERS),--users $(USERS)) \
+	$(if $(RATE),--rate $(RATE)) \
+	$(if $(EVERY),--every $(EVERY)) \
+	$(if $(HOLD),--hold $(HOLD)) \
+	$(if $(SOURCE),--source $(SOURCE)) \
+	$(ARGS))
+
+# The dev profile: its overflow checks and debug assertions are worth more to a test than speed. The binaries are
+# built first because the tests of one package run those of another, from the folder the tests themselves are in.
+.PHONY: test
+test: ## Run every test, those that start the real binaries too
+	@bash .ci/need $(NEED_TEST)
+	$(CARGO) build --workspace --locked
+	$(CARGO) test --workspace --locked --no-fail-fast
+
+.PHONY: lint
+lint: ## Check formatting, clippy and documentation, each without a single warning
+	@bash .ci/need $(NEED_LINT)
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
+
+.PHONY: fmt
+fmt: ## Format the code
+	@bash .ci/need cargo cargo-fmt
+	$(CARGO) fmt --all
+
+.PHONY: clean-runs
+clean-runs: ## Delete the recorded runs that git ignores; reference runs stay
+	git clean -fdX -- results/runs
