@@ -1,2 +1,21 @@
-//! Runs, schema, lab.
+//! What a load test leaves behind, and the lab it runs in.
+//!
+//! Purpose: the schema of a run ([`run`]), the lines that server and client print ([`wire`]), and everything
+//! `holdfast-bench` does: a private network namespace ([`lab`]), two child processes ([`child`]), figures of the
+//! kernel once a second ([`sample`]), a verdict ([`verdict`]) and a page of text ([`summary`]).
+//! Invariants: a verdict depends on nothing but the record it stands in, so anybody can repeat it from `run.json`.
+//! Must not know: rings, slots, or how a server or client does its work. It reads their lines and the kernel's.
+#![forbid(unsafe_code)]
+
+pub mod child;
+pub mod folder;
+pub mod lab;
+pub mod longconn;
+pub mod plan;
+pub mod refusal;
+pub mod run;
+pub mod sample;
+pub mod series;
+pub mod summary;
+pub mod verdict;
 pub mod wire;

@@ -1,2 +1,175 @@
-//! stub
-fn main() {}
+//! `holdfast-bench`: the command line.
+//!
+//! Purpose: flags to [`longconn::Options`], outcomes to exit codes: 0 passed, 1 fell short, 2 not started,
+//! 130 interrupted.
+//! Must not know: anything else.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use holdfast_results::longconn::{self, Options, SpawnRate};
+use holdfast_results::refusal::Refusal;
+
+/// Loads a server with a client, both on this machine, and proves the result.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast-bench", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Long connections: opened, held, each with a heartbeat; client, server and kernel must agree on every one.
+    Longconn(Longconn),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 passed, 1 fell short (run.json says in what), 2 not started, 130 interrupted."
+)]
+struct Longconn {
+    /// Connections to open and hold [default: 1000000, or what memory can hold]
+    #[arg(long, short = 'u', value_name = "COUNT", value_parser = parse_count)]
+    users: Option<u64>,
+
+    /// Users to open a second, a number or `max`
+    #[arg(long, short = 'r', value_name = "PER_SECOND", default_value = "max", value_parser = parse_rate)]
+    rate: SpawnRate,
+
+    /// Interval between two heartbeats to one connection (1s, 550s, 10m)
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    every: Duration,
+
+    /// How long to hold all connections after the ramp [default: two intervals]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    hold: Option<Duration>,
+
+    /// Source addresses for the client: addresses, ranges, CIDR or `auto` [default: the client's choice]
+    #[arg(long, value_name = "ADDRESSES")]
+    source: Option<String>,
+
+    /// The heartbeat
+    #[arg(long, value_name = "TEXT", default_value = "ok")]
+    message: String,
+
+    /// Port the server listens on
+    #[arg(long, value_name = "PORT", default_value_t = 999, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+
+    /// Word to end the run folder's name with [default: none]
+    #[arg(long, value_name = "WORD")]
+    name: Option<String>,
+
+    /// Folder that receives the run's folder [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+
+    /// Core threads of the server [default: the server's choice]
+    #[arg(long, value_name = "COUNT")]
+    server_threads: Option<u32>,
+
+    /// Core threads of the client [default: the client's choice]
+    #[arg(long, value_name = "COUNT")]
+    client_threads: Option<u32>,
+
+    /// One more argument for the server, as it is; may be repeated [default: none]
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    server_arg: Vec<String>,
+
+    /// One more argument for the client, as it is; may be repeated [default: none]
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    client_arg: Vec<String>,
+
+    /// Stay in the host's network: no setting is changed, other traffic is in the kernel's figures [default: off]
+    #[arg(long)]
+    no_namespace: bool,
+
+    /// Start even if memory will not suffice [default: off]
+    #[arg(long)]
+    force: bool,
+
+    /// Print run.json to standard output instead of the summary [default: off]
+    #[arg(long)]
+    json: bool,
+
+    /// Folder with holdfast-server and holdfast-client [default: where this program is]
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+}
+
+fn parse_count(text: &str) -> Result<u64, String> {
+    text.replace('_', "")
+        .parse()
+        .map_err(|_| "not a whole number".to_string())
+}
+
+fn parse_rate(text: &str) -> Result<SpawnRate, String> {
+    if text == "max" {
+        return Ok(SpawnRate::Max);
+    }
+    text.replace('_', "")
+        .parse()
+        .map(SpawnRate::PerSecond)
+        .map_err(|_| "neither a number nor `max`".to_string())
+}
+
+impl From<Longconn> for Options {
+    fn from(flags: Longconn) -> Self {
+        Self {
+            users: flags.users,
+            rate: flags.rate,
+            every: flags.every,
+            hold: flags.hold,
+            source: flags.source,
+            message: flags.message,
+            port: flags.port,
+            label: flags.name,
+            runs: flags.runs,
+            server_threads: flags.server_threads,
+            client_threads: flags.client_threads,
+            server_args: flags.server_arg,
+            client_args: flags.client_arg,
+            is_private: !flags.no_namespace,
+            is_forced: flags.force,
+            bin_dir: flags.bin_dir,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    const NOT_STARTED: u8 = 2;
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e)
+            if e.use_stderr()
+                && e.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
+            eprintln!("{}", usage(&e));
+            return ExitCode::from(NOT_STARTED);
+        }
+        Err(e) => e.exit(),
+    };
+    let What::Longconn(flags) = cli.what;
+    let is_json = flags.json;
+    match longconn::bench(flags.into(), is_json) {
+        Ok(code) => ExitCode::from(code),
+        Err(refusal) => {
+            eprintln!("{refusal}");
+            ExitCode::from(NOT_STARTED)
+        }
+    }
+}
+
+/// The first paragraph of what clap says, on one line.
+fn usage(e: &clap::Error) -> Refusal {
+    let text = e.render().to_string();
+    let cause = text.split("\n\n").next().unwrap_or_default();
+    Refusal::new(
+        cause.trim_start_matches("error: "),
+        "holdfast-bench longconn --help",
+    )
+}

@@ -1,0 +1,586 @@
+//! What a run of `longconn` will do, settled before anything starts.
+//!
+//! Purpose: flags checked and completed: users that memory can hold, programs that exist, bounds for every wait.
+//! Invariants: nothing is started, made or changed here. A plan that exists can be tried; every bound in it is finite.
+//! Must not know: processes, namespaces, run folders.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::folder::workspace;
+use crate::refusal::Refusal;
+use crate::sample::kib_line;
+use crate::summary::{bytes, count};
+
+/// What one connection takes with both ends on this machine, everything counted: about 8,200 B of slabs, the rest ours.
+pub const PAIR_BYTES: u64 = 8_500;
+/// Memory left to everything else.
+pub const RESERVE_BYTES: u64 = 512 << 20;
+/// Users without `--users`.
+pub const USERS_DEFAULT: u64 = 1_000_000;
+/// Loopback addresses the client connects to: 127.0.0.1 and following. One is enough: sources can be any of 127.0.0.0/8.
+pub const TARGET_COUNT: u8 = 1;
+
+const USERS_MAX: u64 = 100_000_000;
+const RATE_MIN: f64 = 0.01;
+const RATE_MAX: f64 = 10_000_000.0;
+const EVERY_MIN: Duration = Duration::from_millis(10);
+const EVERY_MAX: Duration = Duration::from_secs(24 * 3600);
+const HOLD_MIN: Duration = Duration::from_secs(1);
+const HOLD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+const MESSAGE_BYTES_MAX: usize = 4096;
+/// A machine slower than this is not waited for when the rate is `max`.
+const RATE_SLOWEST: f64 = 5_000.0;
+
+/// How fast users are opened.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SpawnRate {
+    /// As fast as it goes.
+    Max,
+    /// Users a second.
+    PerSecond(f64),
+}
+
+impl std::fmt::Display for SpawnRate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Max => f.write_str("max"),
+            Self::PerSecond(rate) => write!(f, "{rate}"),
+        }
+    }
+}
+
+/// The flags of `holdfast-bench longconn`; each is explained by `--help`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Options {
+    pub users: Option<u64>,
+    pub rate: SpawnRate,
+    pub every: Duration,
+    pub hold: Option<Duration>,
+    pub source: Option<String>,
+    pub message: String,
+    pub port: u16,
+    pub label: Option<String>,
+    pub runs: Option<PathBuf>,
+    pub server_threads: Option<u32>,
+    pub client_threads: Option<u32>,
+    pub server_args: Vec<String>,
+    pub client_args: Vec<String>,
+    pub is_private: bool,
+    pub is_forced: bool,
+    pub bin_dir: Option<PathBuf>,
+}
+
+/// A checked request.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Users to open and hold.
+    pub users: u64,
+    /// The flags as given.
+    pub options: Options,
+    /// How long all are held.
+    pub hold: Duration,
+    /// Where the run's folder goes.
+    pub runs: PathBuf,
+    /// The server program.
+    pub server_program: PathBuf,
+    /// The client program.
+    pub client_program: PathBuf,
+    /// What a person should know before the start, one line each.
+    pub notices: Vec<String>,
+}
+
+impl Plan {
+    /// Checks `options` against sense, memory and the programs there are.
+    ///
+    /// # Errors
+    /// The first thing that stands in the way.
+    pub fn new(options: Options) -> Result<Self, Refusal> {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        Self::with_memory(options, kib_line(&meminfo, "MemAvailable"))
+    }
+
+    fn with_memory(options: Options, available_bytes: Option<u64>) -> Result<Self, Refusal> {
+        check_figures(&options)?;
+        let hold = options.hold.unwrap_or(options.every * 2);
+        if !(HOLD_MIN..=HOLD_MAX).contains(&hold) {
+            return Err(Refusal::new(
+                format!(
+                    "a hold of {} is outside 1s to 7days",
+                    humantime::format_duration(hold)
+                ),
+                "give another with --hold 60s",
+            ));
+        }
+        let mut notices = Vec::new();
+        if hold <= options.every {
+            notices.push(format!(
+                "the hold ({}) is no longer than the interval ({}): some users will get no heartbeat",
+                humantime::format_duration(hold),
+                humantime::format_duration(options.every)
+            ));
+        }
+        let users = fit_users(&options, available_bytes, &mut notices)?;
+        let server_program = program(&options, "holdfast-server")?;
+        let client_program = program(&options, "holdfast-client")?;
+        let runs = match &options.runs {
+            Some(runs) => runs.clone(),
+            None => workspace().map_or_else(
+                || PathBuf::from("results/runs"),
+                |dir| dir.join("results/runs"),
+            ),
+        };
+        Ok(Self {
+            users,
+            options,
+            hold,
+            runs,
+            server_program,
+            client_program,
+            notices,
+        })
+    }
+
+    /// The run's name: `longconn`, and the label behind it.
+    #[must_use]
+    pub fn folder_name(&self) -> String {
+        self.options
+            .label
+            .as_ref()
+            .map_or_else(|| "longconn".into(), |label| format!("longconn-{label}"))
+    }
+
+    /// Addresses the client connects to.
+    #[must_use]
+    pub fn targets(&self) -> Vec<String> {
+        (1..=TARGET_COUNT)
+            .map(|n| format!("127.0.0.{n}:{}", self.options.port))
+            .collect()
+    }
+
+    /// Longest time a ramp may take before it counts as failed.
+    #[must_use]
+    pub fn ramp_max(&self) -> Duration {
+        let rate = match self.options.rate {
+            SpawnRate::Max => RATE_SLOWEST,
+            SpawnRate::PerSecond(rate) => rate.min(RATE_SLOWEST),
+        };
+        Duration::from_secs_f64(self.users as f64 / rate * 1.25 + 120.0)
+    }
+
+    /// Longest time without any progress before a ramp counts as stalled: longer than the kernel tries a SYN.
+    #[must_use]
+    pub fn stall_max(&self) -> Duration {
+        let between = match self.options.rate {
+            SpawnRate::Max => 0.0,
+            SpawnRate::PerSecond(rate) => 3.0 / rate,
+        };
+        Duration::from_secs_f64(between.max(150.0))
+    }
+
+    /// Longest time a process may take to close everything in order.
+    #[must_use]
+    pub fn close_max(&self) -> Duration {
+        Duration::from_secs(30 + self.users / 10_000)
+    }
+
+    /// Arguments of the server.
+    #[must_use]
+    pub fn server_args(&self) -> Vec<String> {
+        let o = &self.options;
+        let mut args = words(&["longconn", "--listen", &format!("0.0.0.0:{}", o.port)]);
+        args.extend(words(&[
+            "--connections",
+            &self.users.to_string(),
+            "--message",
+            &o.message,
+        ]));
+        args.extend(words(&[
+            "--every",
+            &plain_time(o.every),
+            "--progress",
+            "json",
+            "--die-with-parent",
+        ]));
+        if let Some(n) = o.server_threads {
+            args.extend(words(&["--threads", &n.to_string()]));
+        }
+        args.extend(o.server_args.iter().cloned());
+        args
+    }
+
+    /// Arguments of the client, which writes its histograms to `histogram_log`.
+    #[must_use]
+    pub fn client_args(&self, histogram_log: &Path) -> Vec<String> {
+        let o = &self.options;
+        // Only a bound: the bench ends the client long before.
+        let run_time = self.ramp_max() + self.hold + Duration::from_secs(120);
+        let mut args = words(&["longconn"]);
+        for target in self.targets() {
+            args.extend(words(&["--target", &target]));
+        }
+        args.extend(words(&[
+            "--users",
+            &self.users.to_string(),
+            "--spawn-rate",
+            &o.rate.to_string(),
+        ]));
+        args.extend(words(&[
+            "--expect",
+            &o.message,
+            "--every",
+            &plain_time(o.every),
+        ]));
+        args.extend(words(&["--progress", "json", "--die-with-parent"]));
+        args.extend(words(&[
+            "--histogram-log",
+            &histogram_log.display().to_string(),
+        ]));
+        args.extend(words(&["--run-time", &format!("{}s", run_time.as_secs())]));
+        if let Some(source) = &o.source {
+            args.extend(words(&["--source", source]));
+        }
+        if let Some(n) = o.client_threads {
+            args.extend(words(&["--threads", &n.to_string()]));
+        }
+        args.extend(o.client_args.iter().cloned());
+        args
+    }
+}
+
+fn check_figures(o: &Options) -> Result<(), Refusal> {
+    match o.users {
+        Some(0) => {
+            return Err(Refusal::new(
+                "zero users were asked for",
+                "give at least one, --users 1000",
+            ));
+        }
+        Some(n) if n > USERS_MAX => {
+            return Err(Refusal::new(
+                format!(
+                    "{} users are more than one machine can have ({})",
+                    count(n),
+                    count(USERS_MAX)
+                ),
+                "give fewer, --users 1000000",
+            ));
+        }
+        _ => {}
+    }
+    if let SpawnRate::PerSecond(rate) = o.rate
+        && !(RATE_MIN..=RATE_MAX).contains(&rate)
+    {
+        return Err(Refusal::new(
+            format!("a rate of {rate} users a second is outside {RATE_MIN} to {RATE_MAX}"),
+            "give another, --rate 2000, or as fast as it goes, --rate max",
+        ));
+    }
+    if !(EVERY_MIN..=EVERY_MAX).contains(&o.every) {
+        return Err(Refusal::new(
+            format!(
+                "an interval of {} is outside 10ms to 1day",
+                humantime::format_duration(o.every)
+            ),
+            "give another with --every 30s",
+        ));
+    }
+    if o.message.is_empty() || o.message.len() > MESSAGE_BYTES_MAX {
+        return Err(Refusal::new(
+            format!(
+                "a message of {} bytes is outside 1 to {MESSAGE_BYTES_MAX}",
+                o.message.len()
+            ),
+            "give another with --message ok",
+        ));
+    }
+    if let Some(label) = &o.label {
+        let is_word = !label.is_empty()
+            && label.len() <= 64
+            && label
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        if !is_word {
+            return Err(Refusal::new(
+                format!("{label:?} cannot end a folder's name"),
+                "use up to 64 letters, digits, - _ and . with --name",
+            ));
+        }
+    }
+    if o.server_threads == Some(0) || o.client_threads == Some(0) {
+        return Err(Refusal::new(
+            "zero threads were asked for",
+            "leave --server-threads and --client-threads out",
+        ));
+    }
+    Ok(())
+}
+
+/// The users asked for, or as many as memory holds if none were.
+fn fit_users(
+    o: &Options,
+    available_bytes: Option<u64>,
+    notices: &mut Vec<String>,
+) -> Result<u64, Refusal> {
+    let Some(available) = available_bytes else {
+        notices.push("memory available is unknown: not checked".into());
+        return Ok(o.users.unwrap_or(USERS_DEFAULT));
+    };
+    let fit = available.saturating_sub(RESERVE_BYTES) / PAIR_BYTES;
+    match o.users {
+        Some(users) if users <= fit || o.is_forced => {
+            if users > fit {
+                notices.push(format!(
+                    "memory holds about {} users, {} are tried by --force",
+                    count(fit),
+                    count(users)
+                ));
+            }
+            Ok(users)
+        }
+        Some(users) => Err(Refusal::new(
+            format!(
+                "{} users need about {} (both ends, {} B each), {} are available and hold {}",
+                count(users),
+                bytes(users.saturating_mul(PAIR_BYTES)),
+                count(PAIR_BYTES),
+                bytes(available),
+                count(fit)
+            ),
+            format!("--users {fit} (make: USERS={fit}), or --force to try"),
+        )),
+        None if fit >= USERS_DEFAULT => Ok(USERS_DEFAULT),
+        None if fit == 0 => Err(Refusal::new(
+            format!(
+                "{} of memory are available, too few to hold anything beside {}",
+                bytes(available),
+                bytes(RESERVE_BYTES)
+            ),
+            "free memory, see `free -m`",
+        )),
+        None => {
+            notices.push(format!(
+                "memory ({} available) holds {} users of {}",
+                bytes(available),
+                count(fit),
+                count(USERS_DEFAULT)
+            ));
+            Ok(fit)
+        }
+    }
+}
+
+fn program(o: &Options, name: &str) -> Result<PathBuf, Refusal> {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = match &o.bin_dir {
+        Some(dir) => dir.clone(),
+        None => std::env::current_exe()
+            .ok()
+            .and_then(|exe| exe.parent().map(Path::to_path_buf))
+            .unwrap_or_default(),
+    };
+    let path = dir.join(name);
+    let is_program =
+        std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    if !is_program {
+        return Err(Refusal::new(
+            format!("{} is missing or cannot be run", path.display()),
+            "cargo build --release, or name its folder with --bin-dir DIR",
+        ));
+    }
+    path.canonicalize()
+        .map_err(|e| Refusal::new(format!("{}: {e}", path.display()), "cargo build --release"))
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_string()).collect()
+}
+
+/// A duration as one word that humantime reads.
+fn plain_time(time: Duration) -> String {
+    if time.subsec_nanos() == 0 {
+        format!("{}s", time.as_secs())
+    } else {
+        format!("{}us", time.as_micros())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options {
+            users: None,
+            rate: SpawnRate::Max,
+            every: Duration::from_secs(550),
+            hold: None,
+            source: None,
+            message: "ok".into(),
+            port: 999,
+            label: None,
+            runs: None,
+            server_threads: None,
+            client_threads: None,
+            server_args: vec![],
+            client_args: vec![],
+            is_private: true,
+            is_forced: false,
+            bin_dir: None,
+        }
+    }
+
+    fn refused(options: Options, available: u64) -> String {
+        let mut notices = vec![];
+        let line = check_figures(&options)
+            .and_then(|()| fit_users(&options, Some(available), &mut notices).map(|_| ()))
+            .expect_err("refused")
+            .to_string();
+        assert!(
+            line.starts_with("error: ") && line.contains("; next: ") && !line.contains('\n'),
+            "{line}"
+        );
+        line
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let plenty = 1 << 40;
+        assert!(
+            refused(
+                Options {
+                    users: Some(0),
+                    ..options()
+                },
+                plenty
+            )
+            .contains("zero users")
+        );
+        assert!(
+            refused(
+                Options {
+                    users: Some(u64::MAX),
+                    ..options()
+                },
+                plenty
+            )
+            .contains("more than one machine")
+        );
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e12] {
+            refused(
+                Options {
+                    rate: SpawnRate::PerSecond(rate),
+                    ..options()
+                },
+                plenty,
+            );
+        }
+        refused(
+            Options {
+                every: Duration::ZERO,
+                ..options()
+            },
+            plenty,
+        );
+        refused(
+            Options {
+                every: Duration::MAX,
+                ..options()
+            },
+            plenty,
+        );
+        refused(
+            Options {
+                message: String::new(),
+                ..options()
+            },
+            plenty,
+        );
+        refused(
+            Options {
+                label: Some("../up".into()),
+                ..options()
+            },
+            plenty,
+        );
+        refused(
+            Options {
+                client_threads: Some(0),
+                ..options()
+            },
+            plenty,
+        );
+    }
+
+    #[test]
+    fn memory_decides() {
+        let available = RESERVE_BYTES + 1000 * PAIR_BYTES + 7;
+        assert!(
+            refused(
+                Options {
+                    users: Some(1001),
+                    ..options()
+                },
+                available
+            )
+            .contains("--users 1000 ")
+        );
+        assert!(refused(options(), RESERVE_BYTES).contains("too few"));
+        let mut notices = vec![];
+        assert_eq!(
+            fit_users(&options(), Some(available), &mut notices),
+            Ok(1000)
+        );
+        assert_eq!(notices.len(), 1);
+        let forced = Options {
+            users: Some(2000),
+            is_forced: true,
+            ..options()
+        };
+        assert_eq!(fit_users(&forced, Some(available), &mut notices), Ok(2000));
+        assert_eq!(
+            fit_users(&options(), Some(1 << 40), &mut notices),
+            Ok(USERS_DEFAULT)
+        );
+    }
+
+    #[test]
+    fn bounds_are_finite_and_follow_the_rate() {
+        let plan = Plan {
+            users: 1_000_000,
+            options: Options {
+                rate: SpawnRate::PerSecond(2000.0),
+                ..options()
+            },
+            hold: Duration::from_secs(550),
+            runs: PathBuf::new(),
+            server_program: PathBuf::new(),
+            client_program: PathBuf::new(),
+            notices: vec![],
+        };
+        assert!(
+            plan.ramp_max() > Duration::from_secs(500)
+                && plan.ramp_max() < Duration::from_secs(1000)
+        );
+        assert_eq!(plan.targets(), ["127.0.0.1:999"]);
+        let args = plan.client_args(Path::new("/r/h.hlog"));
+        assert!(
+            args.windows(2).any(|w| w == ["--every", "550s"])
+                && args.windows(2).any(|w| w == ["--spawn-rate", "2000"])
+        );
+        let slowest = Plan {
+            options: Options {
+                rate: SpawnRate::PerSecond(RATE_MIN),
+                ..options()
+            },
+            users: USERS_MAX,
+            ..plan
+        };
+        assert!(
+            slowest.ramp_max() < Duration::from_secs(u64::MAX / 2)
+                && slowest.stall_max() > slowest.close_max() / 1000
+        );
+        assert_eq!(plain_time(Duration::from_millis(1500)), "1500000us");
+    }
+}

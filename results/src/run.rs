@@ -1,0 +1,415 @@
+//! The schema of `run.json`: everything a run leaves, key by key.
+//!
+//! Purpose: one definition of the record, for writing it now and comparing it later. `README.md` beside this crate
+//! explains every key with its unit.
+//! Invariants: units end the names. Adding a key keeps [`RUN_SCHEMA`]; renaming, removing or redefining one raises
+//! its number. What could not be measured is `null`, never zero. The verdict follows from the record alone.
+//! Must not know: how figures are taken or shown.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire::Latency;
+
+/// [`Run::schema`].
+pub const RUN_SCHEMA: &str = "holdfast.run/1";
+
+/// One run, as `run.json` holds it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Run {
+    /// Always [`RUN_SCHEMA`].
+    pub schema: String,
+    /// What was measured: `longconn`.
+    pub name: String,
+    /// `--name`, if given.
+    pub label: Option<String>,
+    /// Whether nothing fell short.
+    pub verdict: Verdict,
+    /// Every shortfall in words, with its numbers; empty for a pass.
+    pub reasons: Vec<String>,
+    /// What went wrong on the way that no count shows (interrupted, timed out, ...); part of `reasons`.
+    pub incidents: Vec<String>,
+    /// The command line of the bench.
+    pub command: String,
+    /// Commit of the working tree the bench was started in, `-dirty` when files differ from it.
+    pub commit: String,
+    /// Start of the run, RFC 3339, UTC.
+    pub started_at: String,
+    /// From the start of the server to the end of both processes, seconds.
+    pub seconds: f64,
+    /// Where it ran.
+    pub machine: Machine,
+    /// What was asked for.
+    pub asked: Asked,
+    /// The network namespace and its settings.
+    pub lab: LabRecord,
+    /// Every attempt and where it ended.
+    pub connections: Connections,
+    /// The opening.
+    pub ramp: Ramp,
+    /// Heartbeats.
+    pub messages: Messages,
+    /// Latencies from the intended time, microseconds.
+    pub latency_us: Latencies,
+    /// Memory a connection.
+    pub memory: Memory,
+    /// Time on cores.
+    pub cpu: Cpu,
+    /// The kernel's own counters over the run.
+    pub kernel: Kernel,
+    /// The two processes.
+    pub processes: Processes,
+}
+
+/// Did the run do all it was asked?
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Nothing fell short.
+    Pass,
+    /// Something did; `reasons` says what.
+    #[default]
+    Fail,
+}
+
+/// The machine a run was measured on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Machine {
+    /// Kernel release.
+    pub kernel: String,
+    /// Model name of the CPU.
+    pub cpu: String,
+    /// Cores this process may use.
+    pub core_count: usize,
+    /// All memory.
+    pub memory_bytes: u64,
+    /// Limits on open descriptors the children were started with.
+    pub rlimit_nofile: Rlimit,
+}
+
+/// A soft and a hard limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// In force.
+    pub soft: u64,
+    /// What soft may be raised to.
+    pub hard: u64,
+}
+
+/// The request.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Asked {
+    /// Users.
+    pub users: u64,
+    /// Users opened a second; `null` means as fast as it goes.
+    pub spawn_rate_per_second: Option<f64>,
+    /// Interval of heartbeats to one connection.
+    pub every_seconds: f64,
+    /// How long all are held after the ramp.
+    pub hold_seconds: f64,
+    /// The heartbeat.
+    pub message: String,
+    /// Source addresses handed to the client, if any.
+    pub source: Option<String>,
+    /// Addresses connected to.
+    pub targets: Vec<String>,
+}
+
+/// The network the run had.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LabRecord {
+    /// `private`, `private, inside a user namespace`, or `host`.
+    pub namespace: String,
+    /// Buckets of the table of established connections; negative: shared with the host; `null`: unknown.
+    pub connection_hash_buckets: Option<i64>,
+    /// Buckets asked for.
+    pub connection_hash_buckets_wanted: u64,
+    /// What was set, and to what.
+    pub settings: Vec<SettingRecord>,
+    /// What did not go as planned.
+    pub notes: Vec<String>,
+}
+
+/// One setting before and after.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SettingRecord {
+    /// Name as `sysctl` spells it.
+    pub key: String,
+    /// Value before; `null`: this kernel or namespace has no such setting.
+    pub before: Option<String>,
+    /// Value asked for.
+    pub wanted: String,
+    /// Value afterwards.
+    pub after: Option<String>,
+    /// What it is for.
+    pub why: String,
+    /// Why it was not set, if it was not.
+    pub error: Option<String>,
+}
+
+/// Every attempt ends in one class; every opened connection too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connections {
+    /// Users asked for.
+    pub asked: u64,
+    /// Attempts that opened.
+    pub opened: u64,
+    /// Attempts that failed, by kind.
+    pub failed: BTreeMap<String, u64>,
+    /// Open at the end of the hold, as the client counts.
+    pub held_at_end: u64,
+    /// Opened connections that ended in anything else than `held`.
+    pub lost: u64,
+    /// How opened connections ended, by class, as the client counts.
+    pub ended: BTreeMap<String, u64>,
+    /// Open at the end of the hold, as the server counts.
+    pub server_open: u64,
+    /// Established pairs at the end of the hold, as the kernel counts (both ends are on this machine).
+    pub kernel_established: u64,
+    /// The sockets behind it, two a pair.
+    pub kernel_established_sockets: u64,
+    /// Accepted by the server over the whole run.
+    pub server_accepted: u64,
+    /// Turned away by the server because it was full.
+    pub server_refused_full: u64,
+    /// Accepts that failed at the server, by kind.
+    pub server_accept_failed: BTreeMap<String, u64>,
+    /// How connections ended at the server, by reason.
+    pub server_closed: BTreeMap<String, u64>,
+}
+
+/// The opening.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ramp {
+    /// From the first attempt to the last that opened.
+    pub seconds: f64,
+    /// Opened a second, over that time.
+    pub per_second: f64,
+}
+
+/// Heartbeats, from server to client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Messages {
+    /// Sent by the server over the whole run; `null` without its final report.
+    pub sent: Option<u64>,
+    /// Received whole and right by the client over the whole run.
+    pub received: u64,
+    /// Received, and different from what was expected.
+    pub wrong: u64,
+    /// Due and not come.
+    pub missed: u64,
+    /// Received a second, over the hold; `null` without a whole hold.
+    pub per_second: Option<f64>,
+    /// What the interval and the held connections make due a second.
+    pub due_per_second: f64,
+}
+
+/// Percentiles; the whole histograms are in `histograms.hlog`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latencies {
+    /// Connect time from the intended start.
+    pub connect: Latency,
+    /// How long after its due time a heartbeat arrived.
+    pub lateness: Latency,
+}
+
+/// Memory at the end of the hold, against what was there before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// All resident memory of the server divided by the connections held.
+    pub server_rss_bytes_per_connection: Option<f64>,
+    /// All resident memory of the client divided by the connections held.
+    pub client_rss_bytes_per_connection: Option<f64>,
+    /// Growth of kernel slabs since before the client started, divided by the pairs held.
+    pub slab_bytes_per_pair: Option<f64>,
+    /// Decline of available memory over the same time, divided by the pairs held: slabs, RSS, page tables, everything.
+    pub machine_bytes_per_pair: Option<f64>,
+    /// Resident memory of the server at the end of the hold.
+    pub server_rss_bytes: Option<u64>,
+    /// The same for the client.
+    pub client_rss_bytes: Option<u64>,
+    /// Resident memory of the server when it listened and held nothing.
+    pub server_rss_base_bytes: Option<u64>,
+    /// Resident memory of the client right after its start.
+    pub client_rss_base_bytes: Option<u64>,
+    /// Growth of the server's resident memory since then, divided by the connections held.
+    pub server_rss_growth_bytes_per_connection: Option<f64>,
+    /// The same for the client.
+    pub client_rss_growth_bytes_per_connection: Option<f64>,
+    /// Slabs before the client started.
+    pub slab_base_bytes: Option<u64>,
+    /// Slabs at the end of the hold.
+    pub slab_bytes: Option<u64>,
+    /// Least memory available at any sample of the run.
+    pub available_bytes_min: Option<u64>,
+}
+
+/// Time on cores.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cpu {
+    /// Server, all threads, user and system, whole life.
+    pub server_seconds: f64,
+    /// Client, likewise.
+    pub client_seconds: f64,
+    /// Share of all cores in use from the start of the ramp to the end of the hold, by whatever runs here.
+    pub machine_busy_percent: Option<f64>,
+    /// The same within the ramp.
+    pub ramp: Option<CpuPhase>,
+    /// The same within the hold.
+    pub hold: Option<CpuPhase>,
+}
+
+/// Time on cores within one phase.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CpuPhase {
+    /// Length of the phase by the clock.
+    pub seconds: f64,
+    /// Server.
+    pub server_seconds: f64,
+    /// Client.
+    pub client_seconds: f64,
+    /// Share of all cores in use.
+    pub machine_busy_percent: f64,
+}
+
+/// The kernel's counters, from the baseline to the last sample of the run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kernel {
+    /// Growth of TcpExt counters that name limits (`ListenOverflows`, ...).
+    pub counters: BTreeMap<String, u64>,
+    /// Most connections seen in TIME_WAIT.
+    pub time_wait_max: u64,
+    /// Established sockets before the client started.
+    pub established_base: u64,
+}
+
+/// Both processes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Processes {
+    /// The server.
+    pub server: ProcessRecord,
+    /// The client.
+    pub client: ProcessRecord,
+}
+
+/// One process and its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessRecord {
+    /// Its command line.
+    pub command: String,
+    /// Exit code; `null` when it never started or a signal ended it.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether it printed its final report.
+    pub has_final_report: bool,
+    /// Core threads.
+    pub thread_count: usize,
+    /// Rings.
+    pub shard_count: usize,
+    /// What it says should not happen, by name; zero counts are left out.
+    pub anomalies: BTreeMap<String, u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schema_goes_round() {
+        let mut run = Run {
+            schema: RUN_SCHEMA.into(),
+            name: "longconn".into(),
+            verdict: Verdict::Pass,
+            ..Run::default()
+        };
+        run.connections.failed.insert("refused".into(), 3);
+        run.memory.slab_bytes_per_pair = Some(8_160.5);
+        run.lab.connection_hash_buckets = Some(-262_144);
+        run.latency_us.connect = Latency {
+            count: 1,
+            p50: 2,
+            p99: 3,
+            p999: 4,
+            max: 5,
+        };
+        let text = serde_json::to_string_pretty(&run).expect("writes");
+        assert_eq!(serde_json::from_str::<Run>(&text).expect("reads"), run);
+        assert!(text.contains("\"verdict\": \"pass\""));
+    }
+
+    #[test]
+    fn has_every_key_readers_rely_on() {
+        let value = serde_json::to_value(Run::default()).expect("writes");
+        for path in [
+            "schema",
+            "name",
+            "verdict",
+            "reasons",
+            "command",
+            "commit",
+            "started_at",
+            "machine.kernel",
+            "machine.cpu",
+            "machine.core_count",
+            "machine.memory_bytes",
+            "machine.rlimit_nofile",
+            "connections.asked",
+            "connections.opened",
+            "connections.failed",
+            "connections.held_at_end",
+            "connections.lost",
+            "connections.server_open",
+            "connections.kernel_established",
+            "ramp.seconds",
+            "ramp.per_second",
+            "messages.sent",
+            "messages.received",
+            "messages.wrong",
+            "messages.missed",
+            "messages.per_second",
+            "latency_us.connect.p50",
+            "latency_us.connect.p99",
+            "latency_us.connect.p999",
+            "latency_us.connect.max",
+            "latency_us.lateness.p50",
+            "latency_us.lateness.p99",
+            "latency_us.lateness.p999",
+            "latency_us.lateness.max",
+            "memory.server_rss_bytes_per_connection",
+            "memory.client_rss_bytes_per_connection",
+            "memory.slab_bytes_per_pair",
+            "cpu.server_seconds",
+            "cpu.client_seconds",
+            "cpu.machine_busy_percent",
+        ] {
+            let found = path
+                .split('.')
+                .try_fold(&value, |value, key| value.get(key));
+            assert!(found.is_some(), "{path} is missing");
+        }
+    }
+
+    #[test]
+    fn an_older_record_without_newer_keys_still_reads() {
+        let run: Run =
+            serde_json::from_str(r#"{"schema":"holdfast.run/1","verdict":"fail"}"#).expect("reads");
+        assert_eq!(run.verdict, Verdict::Fail);
+    }
+}

@@ -1,0 +1,293 @@
+//! What the kernel says, read from `/proc`.
+//!
+//! Purpose: one [`KernelSample`] of this namespace and machine, one [`ProcessSample`] of a child, cheap enough for
+//! every second beside a load that fills all cores.
+//! Invariants: a figure a kernel does not have reads as zero or `None`, never as an error. Sizes are bytes, CPU is
+//! in clock ticks of [`TICKS_PER_SECOND`]. The parsers take text, so tests need no kernel.
+//! Must not know: phases, runs, verdicts.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+/// USER_HZ: 100 in the ABI of every architecture this is built for.
+pub const TICKS_PER_SECOND: f64 = 100.0;
+
+/// The TcpExt counters worth keeping: each names a limit that a load can run into.
+pub const COUNTERS: &[&str] = &[
+    "ListenOverflows",
+    "ListenDrops",
+    "SyncookiesSent",
+    "TCPReqQFullDrop",
+    "TCPTimeWaitOverflow",
+    "TCPBacklogDrop",
+    "TCPAbortOnMemory",
+    "TCPAbortOnData",
+    "TCPAbortOnTimeout",
+    "TCPMemoryPressures",
+    "TCPLostRetransmit",
+    "TCPSynRetrans",
+    "TCPTimeouts",
+];
+
+/// The network namespace and the machine at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct KernelSample {
+    /// TCP sockets in the tables of this namespace.
+    pub tcp_inuse: u64,
+    /// TCP sockets without a process.
+    pub tcp_orphan: u64,
+    /// TCP connections in TIME_WAIT.
+    pub tcp_tw: u64,
+    /// TCP sockets allocated, on the whole machine.
+    pub tcp_alloc: u64,
+    /// Pages of socket memory in the sense of `tcp_mem`, on the whole machine.
+    pub tcp_mem_pages: u64,
+    /// Sockets in ESTABLISHED or CLOSE_WAIT (`CurrEstab`): two a connection when both ends are here.
+    pub established: u64,
+    /// Values of [`COUNTERS`] since the namespace exists.
+    pub counters: BTreeMap<String, u64>,
+    /// Kernel memory in slabs, bytes.
+    pub slab_bytes: u64,
+    /// The part of it that cannot be reclaimed, bytes.
+    pub slab_unreclaimable_bytes: u64,
+    /// What can still be allocated without swapping, bytes.
+    pub mem_available_bytes: u64,
+    /// All memory of the machine, bytes.
+    pub mem_total_bytes: u64,
+    /// Ticks in which a core did something, summed over cores.
+    pub busy_ticks: u64,
+    /// All ticks, summed over cores.
+    pub all_ticks: u64,
+}
+
+impl KernelSample {
+    /// Reads everything now.
+    #[must_use]
+    pub fn take() -> Self {
+        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let mut sample = Self::default();
+        sample.read_sockstat(&text("/proc/net/sockstat"));
+        sample.established = snmp(&text("/proc/net/snmp"), "Tcp")
+            .get("CurrEstab")
+            .copied()
+            .unwrap_or(0);
+        let all = snmp(&text("/proc/net/netstat"), "TcpExt");
+        sample.counters = COUNTERS
+            .iter()
+            .filter_map(|name| all.get(*name).map(|value| ((*name).to_string(), *value)))
+            .collect();
+        sample.read_meminfo(&text("/proc/meminfo"));
+        sample.read_stat(&text("/proc/stat"));
+        sample
+    }
+
+    /// One counter of [`COUNTERS`].
+    #[must_use]
+    pub fn counter(&self, name: &str) -> u64 {
+        self.counters.get(name).copied().unwrap_or(0)
+    }
+
+    fn read_sockstat(&mut self, text: &str) {
+        let Some(line) = text.lines().find_map(|line| line.strip_prefix("TCP:")) else {
+            return;
+        };
+        let mut words = line.split_whitespace();
+        while let (Some(name), Some(value)) = (words.next(), words.next()) {
+            let value = value.parse().unwrap_or(0);
+            match name {
+                "inuse" => self.tcp_inuse = value,
+                "orphan" => self.tcp_orphan = value,
+                "tw" => self.tcp_tw = value,
+                "alloc" => self.tcp_alloc = value,
+                "mem" => self.tcp_mem_pages = value,
+                _ => {}
+            }
+        }
+    }
+
+    fn read_meminfo(&mut self, text: &str) {
+        self.slab_bytes = kib_line(text, "Slab").unwrap_or(0);
+        self.slab_unreclaimable_bytes = kib_line(text, "SUnreclaim").unwrap_or(0);
+        self.mem_available_bytes = kib_line(text, "MemAvailable").unwrap_or(0);
+        self.mem_total_bytes = kib_line(text, "MemTotal").unwrap_or(0);
+    }
+
+    fn read_stat(&mut self, text: &str) {
+        let Some(line) = text.lines().find_map(|line| line.strip_prefix("cpu ")) else {
+            return;
+        };
+        // user nice system idle iowait irq softirq steal; guest time is inside user already
+        let ticks: Vec<u64> = line
+            .split_whitespace()
+            .take(8)
+            .map(|word| word.parse().unwrap_or(0))
+            .collect();
+        self.all_ticks = ticks.iter().sum();
+        let idle: u64 = ticks.iter().skip(3).take(2).sum();
+        self.busy_ticks = self.all_ticks - idle;
+    }
+
+    /// Percent of all cores that was busy between `earlier` and now; zero when no tick passed.
+    #[must_use]
+    pub fn busy_percent_since(&self, earlier: &Self) -> f64 {
+        let all = self.all_ticks.saturating_sub(earlier.all_ticks);
+        let busy = self.busy_ticks.saturating_sub(earlier.busy_ticks);
+        if all == 0 {
+            0.0
+        } else {
+            100.0 * busy as f64 / all as f64
+        }
+    }
+}
+
+/// One process at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProcessSample {
+    /// Time on a core, user and system, all threads, in ticks.
+    pub cpu_ticks: u64,
+    /// Resident memory, bytes.
+    pub rss_bytes: u64,
+    /// The part of it that is anonymous: heap, tables, stacks.
+    pub rss_anon_bytes: u64,
+    /// The part of it that is files: the program itself and its libraries.
+    pub rss_file_bytes: u64,
+}
+
+impl ProcessSample {
+    /// Reads a process by its id; `None` when it is gone.
+    #[must_use]
+    pub fn take(pid: u32) -> Option<Self> {
+        let cpu_ticks = cpu_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        Some(Self {
+            cpu_ticks,
+            rss_bytes: kib_line(&status, "VmRSS").unwrap_or(0),
+            rss_anon_bytes: kib_line(&status, "RssAnon").unwrap_or(0),
+            rss_file_bytes: kib_line(&status, "RssFile").unwrap_or(0),
+        })
+    }
+
+    /// CPU time in seconds.
+    #[must_use]
+    pub fn cpu_seconds(&self) -> f64 {
+        self.cpu_ticks as f64 / TICKS_PER_SECOND
+    }
+}
+
+/// utime + stime of `/proc/PID/stat`. The name in brackets may hold spaces and brackets; the last one closes it.
+#[must_use]
+pub fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// One group of `/proc/net/snmp` or `/proc/net/netstat`: a line of names, then a line of values.
+#[must_use]
+pub fn snmp(text: &str, group: &str) -> BTreeMap<String, u64> {
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(group)?.strip_prefix(':'));
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else {
+        return BTreeMap::new();
+    };
+    names
+        .split_whitespace()
+        .zip(values.split_whitespace())
+        // MaxConn is -1: signed, and of no interest
+        .filter_map(|(name, value)| Some((name.to_string(), value.parse().ok()?)))
+        .collect()
+}
+
+/// A line such as `Slab:  30028 kB`, in bytes.
+#[must_use]
+pub fn kib_line(text: &str, name: &str) -> Option<u64> {
+    let rest = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    rest.split_whitespace()
+        .next()?
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockstat() {
+        let mut sample = KernelSample::default();
+        sample.read_sockstat(
+            "sockets: used 11\nTCP: inuse 7 orphan 1 tw 5 alloc 9 mem 284\nUDP: inuse 3 mem 4\n",
+        );
+        assert_eq!(
+            (
+                sample.tcp_inuse,
+                sample.tcp_orphan,
+                sample.tcp_tw,
+                sample.tcp_alloc,
+                sample.tcp_mem_pages
+            ),
+            (7, 1, 5, 9, 284)
+        );
+        let mut empty = KernelSample::default();
+        empty.read_sockstat("");
+        assert_eq!(empty, KernelSample::default());
+    }
+
+    #[test]
+    fn snmp_groups() {
+        let text = "Ip: Forwarding\nIp: 1\nTcp: RtoMin MaxConn CurrEstab\nTcp: 200 -1 2000000\nTcpExt: ListenOverflows\nTcpExt: 12\n";
+        let tcp = snmp(text, "Tcp");
+        assert_eq!(tcp.get("CurrEstab"), Some(&2_000_000));
+        assert_eq!(tcp.get("MaxConn"), None);
+        assert_eq!(snmp(text, "TcpExt").get("ListenOverflows"), Some(&12));
+        assert!(snmp(text, "Udp").is_empty());
+        assert!(snmp("Tcp: OnlyNames\n", "Tcp").is_empty());
+    }
+
+    #[test]
+    fn process_stat_with_brackets_and_spaces_in_the_name() {
+        let stat =
+            "42 (a (b) c d) S 1 42 42 0 -1 4194304 100 0 0 0 150 25 0 0 20 0 3 0 999 1000 200";
+        assert_eq!(cpu_ticks(stat), Some(175));
+        assert_eq!(cpu_ticks("garbage"), None);
+        assert_eq!(cpu_ticks("1 (x) S 1"), None);
+    }
+
+    #[test]
+    fn meminfo_and_status() {
+        let text = "MemTotal:  24684000 kB\nMemAvailable: 100 kB\nSlab:   30 kB\nSReclaimable: 10 kB\nSUnreclaim: 20 kB\n";
+        let mut sample = KernelSample::default();
+        sample.read_meminfo(text);
+        assert_eq!(
+            (sample.mem_available_bytes, sample.slab_bytes),
+            (102_400, 30_720)
+        );
+        assert_eq!(sample.slab_unreclaimable_bytes, 20_480);
+        assert_eq!(kib_line("VmRSS:\t  12 kB\n", "VmRSS"), Some(12_288));
+        assert_eq!(kib_line(text, "Sla"), None);
+    }
+
+    #[test]
+    fn busy_is_what_is_neither_idle_nor_waiting() {
+        let mut a = KernelSample::default();
+        a.read_stat("cpu  100 0 100 700 100 0 0 0 50 0\ncpu0 1 1 1 1\n");
+        assert_eq!((a.busy_ticks, a.all_ticks), (200, 1000));
+        let mut b = KernelSample::default();
+        b.read_stat("cpu  200 0 200 800 100 0 0 0 50 0\n");
+        assert!((b.busy_percent_since(&a) - 66.666).abs() < 0.01);
+        assert!(a.busy_percent_since(&a).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn this_process_can_be_read() {
+        let own = ProcessSample::take(std::process::id()).expect("own /proc entry");
+        assert!(own.rss_bytes > 0 && own.rss_bytes >= own.rss_anon_bytes);
+        assert!(KernelSample::take().mem_total_bytes > 0);
+    }
+}
