@@ -1,1 +1,27 @@
-//! Holdfast engine.
+//! A thread-per-core io_uring engine with one small state slot per socket.
+//!
+//! A protocol is a [`Handler`]: a few callbacks on a state of some bytes. [`Engine::start`] runs one on every core, accepting from
+//! [`listen::listeners`] and dialling through a [`DialPlan`]. See `ARCHITECTURE.md` for the life of a connection.
+
+pub mod config;
+pub mod dial;
+pub mod error;
+pub mod handler;
+mod kernel;
+pub mod listen;
+pub mod ring;
+mod shard;
+pub mod slot;
+pub mod spread;
+pub mod stats;
+pub mod token;
+pub mod wheel;
+
+pub use config::Config;
+pub use dial::DialPlan;
+pub use error::{CloseReason, Error, OpenFailure};
+pub use handler::{Conn, Dial, Handler};
+pub use kernel::KernelRing;
+pub use kernel::os::allowed_cores;
+pub use spread::{Engine, Stop};
+pub use stats::Stats;

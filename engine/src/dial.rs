@@ -1,0 +1,191 @@
+//! Where connections come from and go to: source addresses, source ports, targets, and which of their combinations are in use.
+//!
+//! A *tuple* is one (source address, source port, target). The plan numbers all of them; each core thread owns those whose number
+//! leaves its own remainder, so threads never meet. Numbers run through targets first, then addresses, then ports: neighbours
+//! share a port, and one (address, port) serves all targets.
+//! Invariants: a tuple is handed out at most once until released; a thread goes round all of its tuples before one comes again, so a
+//! port rests as long as possible (TIME_WAIT).
+//! Must not know: slots, rings, pacing.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use crate::error::Error;
+
+/// All combinations a client may use. Shared by its threads.
+#[derive(Debug, Clone)]
+pub struct DialPlan {
+    sources: Vec<IpAddr>,
+    first_port: u16,
+    port_count: u32,
+    skipped_ports: Vec<u16>,
+    targets: Vec<SocketAddr>,
+    tuple_count: u64,
+}
+
+impl DialPlan {
+    /// A plan from `sources` and `ports` to `targets`. Ports the targets listen on are left out, so that a client never sits on the
+    /// port of a server on its own machine. Of very many combinations, the first `tuple_count_max` are used.
+    ///
+    /// # Errors
+    /// [`Error`] without sources, targets or ports, or with both address families mixed.
+    pub fn new(
+        sources: Vec<IpAddr>,
+        ports: RangeInclusive<u16>,
+        targets: Vec<SocketAddr>,
+        tuple_count_max: u64,
+    ) -> Result<Self, Error> {
+        let mut skipped_ports: Vec<u16> = targets.iter().map(SocketAddr::port).filter(|p| ports.contains(p)).collect();
+        skipped_ports.sort_unstable();
+        skipped_ports.dedup();
+        let port_count =
+            (u32::from(*ports.end()) + 1).saturating_sub(u32::from(*ports.start())) - skipped_ports.len() as u32;
+        if targets.is_empty() || sources.is_empty() || port_count == 0 {
+            return Err(Error::new(
+                format!("{} targets, {} sources, {port_count} ports give no address", targets.len(), sources.len()),
+                "name at least one of each: --target, --source, --ports",
+            ));
+        }
+        let is_ipv6 = targets[0].is_ipv6();
+        if targets.iter().any(|t| t.is_ipv6() != is_ipv6) || sources.iter().any(|s| s.is_ipv6() != is_ipv6) {
+            return Err(Error::new("IPv4 and IPv6 are mixed", "give sources and targets of one family"));
+        }
+        let all = sources.len() as u64 * u64::from(port_count) * targets.len() as u64;
+        let tuple_count = all.min(tuple_count_max).min(u64::from(u32::MAX));
+        Ok(DialPlan { sources, first_port: *ports.start(), port_count, skipped_ports, targets, tuple_count })
+    }
+
+    /// Connections the plan allows at once.
+    pub fn tuple_count(&self) -> u64 {
+        self.tuple_count
+    }
+
+    /// Ports used of each source address.
+    pub fn port_count(&self) -> u32 {
+        self.port_count
+    }
+
+    /// True if the targets are IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        self.targets[0].is_ipv6()
+    }
+
+    /// Source and target of tuple `number`.
+    pub fn tuple(&self, number: u64) -> (SocketAddr, SocketAddr) {
+        let target_count = self.targets.len() as u64;
+        let source_count = self.sources.len() as u64;
+        let target = self.targets[(number % target_count) as usize];
+        let source = self.sources[(number / target_count % source_count) as usize];
+        let mut port = self.first_port + (number / target_count / source_count) as u16;
+        for skipped in &self.skipped_ports {
+            if port >= *skipped {
+                port += 1;
+            }
+        }
+        (SocketAddr::new(source, port), target)
+    }
+}
+
+/// One thread's share of a plan, and which of it is in use.
+#[derive(Debug)]
+pub struct Tuples {
+    share: u64,
+    share_count: u64,
+    count: u64,
+    cursor: u64,
+    used_count: u64,
+    used: Vec<u64>,
+}
+
+impl Tuples {
+    /// The tuples of thread `share` of `share_count`.
+    pub fn new(plan: &DialPlan, share: u64, share_count: u64) -> Self {
+        let count = (plan.tuple_count() + share_count - 1 - share) / share_count;
+        Tuples { share, share_count, count, cursor: 0, used_count: 0, used: vec![0; count.div_ceil(64) as usize] }
+    }
+
+    /// Tuples of this thread, used or not.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The next free tuple: its number in this share and in the plan.
+    pub fn take(&mut self) -> Option<(u32, u64)> {
+        if self.used_count == self.count {
+            return None;
+        }
+        while self.used[(self.cursor / 64) as usize] >> (self.cursor % 64) & 1 == 1 {
+            self.cursor = (self.cursor + 1) % self.count;
+        }
+        let own = self.cursor;
+        self.cursor = (self.cursor + 1) % self.count;
+        self.used[(own / 64) as usize] |= 1 << (own % 64);
+        self.used_count += 1;
+        Some((own as u32, own * self.share_count + self.share))
+    }
+
+    /// Gives a tuple back, by its number in this share.
+    pub fn release(&mut self, own: u32) {
+        let bit = 1 << (own % 64);
+        let word = &mut self.used[own as usize / 64];
+        assert!(*word & bit != 0, "a tuple is released once");
+        *word &= !bit;
+        self.used_count -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn plan(sources: &[&str], ports: RangeInclusive<u16>, targets: &[&str]) -> Result<DialPlan, Error> {
+        let sources = sources.iter().map(|s| s.parse().unwrap()).collect();
+        DialPlan::new(sources, ports, targets.iter().map(|t| t.parse().unwrap()).collect(), u64::MAX)
+    }
+
+    #[test]
+    fn every_tuple_once_and_never_a_target_port() {
+        let plan = plan(&["127.0.0.1", "127.0.0.2"], 1000..=1009, &["127.0.0.1:1003", "127.0.0.9:1003"]).unwrap();
+        assert_eq!(plan.tuple_count(), 2 * 9 * 2);
+        let all: HashSet<_> = (0..plan.tuple_count()).map(|n| plan.tuple(n)).collect();
+        assert_eq!(all.len(), 36);
+        assert!(all.iter().all(|(source, _)| (1000..=1009).contains(&source.port()) && source.port() != 1003));
+    }
+
+    #[test]
+    fn all_64511_ports_of_one_address() {
+        let plan = plan(&["127.0.0.1"], 1024..=65535, &["127.0.0.1:7070"]).unwrap();
+        assert_eq!(plan.tuple_count(), 64_511);
+        assert_eq!(plan.tuple(64_510).0.port(), 65_535);
+    }
+
+    #[test]
+    fn shares_are_disjoint_and_complete() {
+        let plan = plan(&["127.0.0.1"], 2000..=2100, &["127.0.0.1:80"]).unwrap();
+        let mut seen = HashSet::new();
+        for share in 0..3 {
+            let mut tuples = Tuples::new(&plan, share, 3);
+            while let Some((_, number)) = tuples.take() {
+                assert!(seen.insert(number));
+            }
+        }
+        assert_eq!(seen.len(), 101);
+    }
+
+    #[test]
+    fn a_released_tuple_comes_last() {
+        let plan = plan(&["127.0.0.1"], 2000..=2002, &["127.0.0.1:80"]).unwrap();
+        let mut tuples = Tuples::new(&plan, 0, 1);
+        let first = tuples.take().unwrap().0;
+        tuples.release(first);
+        assert_eq!([1, 2, 0], [(); 3].map(|()| tuples.take().unwrap().0));
+        assert_eq!(tuples.take(), None);
+    }
+
+    #[test]
+    fn families_do_not_mix() {
+        assert!(plan(&["127.0.0.1"], 1..=2, &["[::1]:80"]).is_err());
+        assert!(plan(&[], 1..=2, &["127.0.0.1:80"]).is_err());
+    }
+}

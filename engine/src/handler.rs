@@ -1,0 +1,162 @@
+//! What a protocol is to the engine: a few callbacks on a small state.
+//!
+//! Invariants: a callback never re-enters the loop; it records intentions on [`Conn`] or [`Dial`], which the shard performs after it
+//! returns. Handlers hold no ring and no clock, so a test calls them directly.
+//! Must not know: rings, slots' links, threads.
+
+use crate::error::{CloseReason, OpenFailure};
+
+/// A protocol. One value for each core thread; its `State` lies in the slot of each connection.
+pub trait Handler: Send {
+    /// What the protocol keeps for a connection. 8 bytes make a 32-byte slot.
+    type State: Copy + Default + Send;
+    /// What the control plane reads from this handler.
+    type Report: Default + Send;
+
+    /// A connection opened: accepted, or dialled with the state given to [`Dial::connect`].
+    fn on_open(&mut self, conn: &mut Conn<'_, Self::State>);
+    /// Bytes arrived. Returns how many were used; the engine keeps the rest and hands them over again with what follows.
+    fn on_bytes(&mut self, conn: &mut Conn<'_, Self::State>, bytes: &[u8]) -> usize;
+    /// The connection's timer is due; it is off until set again.
+    fn on_timer(&mut self, conn: &mut Conn<'_, Self::State>);
+    /// The connection ended, for one reason.
+    fn on_close(&mut self, _state: &Self::State, _reason: CloseReason, _now_us: u64) {}
+    /// A dialled connection did not open.
+    fn on_open_failed(&mut self, _state: &Self::State, _failure: OpenFailure, _now_us: u64) {}
+    /// Once a turn: dial from here. Returns when it wants to be called next, in microseconds of engine time, if it does.
+    fn on_turn(&mut self, _dial: &mut Dial<'_, Self::State>) -> Option<u64> {
+        None
+    }
+    /// Brings `report` up to date. Called a few times a second and once at the end.
+    fn report(&mut self, _report: &mut Self::Report) {}
+}
+
+/// How to end a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Say our end, read on until the peer's.
+    InOrder,
+    /// Now, for this reason.
+    Now(CloseReason),
+}
+
+/// What to do with the connection's timer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TimerChange {
+    Keep,
+    Off,
+    At(u64),
+}
+
+/// One connection during one callback.
+pub struct Conn<'a, S> {
+    /// The handler's part of the slot.
+    pub state: &'a mut S,
+    now_us: u64,
+    is_blocked: bool,
+    outgoing: &'a mut Vec<u8>,
+    outgoing_static: &'static [u8],
+    timer: TimerChange,
+    ending: Option<Ending>,
+}
+
+/// What a callback wants done.
+pub(crate) struct Intentions {
+    pub outgoing_static: &'static [u8],
+    pub timer: TimerChange,
+    pub ending: Option<Ending>,
+}
+
+impl<'a, S> Conn<'a, S> {
+    /// A connection for one callback. `outgoing` must be empty; it receives bytes to send that are not static. Tests of
+    /// handlers make their own.
+    pub fn new(state: &'a mut S, now_us: u64, is_blocked: bool, outgoing: &'a mut Vec<u8>) -> Self {
+        debug_assert!(outgoing.is_empty());
+        Conn { state, now_us, is_blocked, outgoing, outgoing_static: &[], timer: TimerChange::Keep, ending: None }
+    }
+
+    /// Microseconds of engine time.
+    pub fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    /// True while bytes sent before have not been taken by the peer's side yet.
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
+    /// Sends bytes that live for ever, without copying them.
+    pub fn send_static(&mut self, bytes: &'static [u8]) {
+        if self.outgoing.is_empty() && self.outgoing_static.is_empty() {
+            self.outgoing_static = bytes;
+        } else {
+            self.send_copy(bytes);
+        }
+    }
+
+    /// Sends a copy of `bytes`.
+    pub fn send_copy(&mut self, bytes: &[u8]) {
+        self.outgoing.extend_from_slice(std::mem::take(&mut self.outgoing_static));
+        self.outgoing.extend_from_slice(bytes);
+    }
+
+    /// Sets the timer to a time in microseconds of engine time.
+    pub fn set_timer(&mut self, at_us: u64) {
+        self.timer = TimerChange::At(at_us);
+    }
+
+    /// Takes the timer off.
+    pub fn clear_timer(&mut self) {
+        self.timer = TimerChange::Off;
+    }
+
+    /// Ends the connection in order: what was sent before arrives, what the peer sends before its end is still handed over.
+    pub fn close(&mut self) {
+        self.ending.get_or_insert(Ending::InOrder);
+    }
+
+    /// Ends the connection at once, for `reason`.
+    pub fn cut(&mut self, reason: CloseReason) {
+        self.ending = Some(Ending::Now(reason));
+    }
+
+    pub(crate) fn into_intentions(self) -> Intentions {
+        Intentions { outgoing_static: self.outgoing_static, timer: self.timer, ending: self.ending }
+    }
+}
+
+/// Where a client starts connections from.
+pub struct Dial<'a, S> {
+    now_us: u64,
+    room: usize,
+    is_stopping: bool,
+    wanted: &'a mut Vec<S>,
+}
+
+impl<'a, S> Dial<'a, S> {
+    /// A dial for one callback.
+    pub fn new(now_us: u64, room: usize, is_stopping: bool, wanted: &'a mut Vec<S>) -> Self {
+        Dial { now_us, room, is_stopping, wanted }
+    }
+
+    /// Microseconds of engine time.
+    pub fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    /// True when the engine was told to stop: nothing may be dialled any more.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+
+    /// How many connections may be started in this turn.
+    pub fn room(&self) -> usize {
+        if self.is_stopping { 0 } else { self.room - self.wanted.len() }
+    }
+
+    /// Starts a connection whose slot begins with `state`. At most [`Dial::room`] times.
+    pub fn connect(&mut self, state: S) {
+        assert!(self.room() > 0);
+        self.wanted.push(state);
+    }
+}

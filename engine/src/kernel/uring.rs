@@ -1,0 +1,334 @@
+//! The kernel's ring behind the [`Ring`] seam.
+//!
+//! Invariants: made, entered and dropped by one thread (SINGLE_ISSUER); the ring is closed before its memory is unmapped (field
+//! order); every request that carries an address is either silent-and-immediate (it has finished when `enter` returns) or its
+//! address was copied by the kernel at submission (socket addresses), so nothing dangles.
+//! Must not know: slots' meaning, handlers, protocols.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::{IoUring, Probe, cqueue, opcode};
+
+use super::buffers::{BufferRing, Region};
+use crate::config::{BUFFER_COUNT, CQ_ENTRIES, Config, SQ_ENTRIES};
+use crate::error::Error;
+use crate::ring::{Completion, Request, Ring, Staged};
+use crate::token::Token;
+
+/// Most a socket address takes (sockaddr_in6).
+const ADDRESS_BYTES: usize = size_of::<libc::sockaddr_in6>();
+/// A place for the address of every queued request.
+const ADDRESSES_BYTES: usize = SQ_ENTRIES as usize * 32;
+/// Room for bytes to send that are not static, for one `enter`: each of the two halves.
+const STAGING_BYTES: usize = 64 * 1024;
+const BUFFER_GROUP: u16 = 0;
+/// The option values requests point to: they must outlive the requests, so they live for ever.
+static ONE: libc::c_int = 1;
+static LINGER_ZERO: [libc::c_int; 2] = [1, 0];
+
+const _: () = assert!(ADDRESS_BYTES <= 32);
+const _: () = assert!(size_of::<libc::linger>() == size_of::<[libc::c_int; 2]>());
+
+/// A ring of the kernel with its direct-descriptor table and its memory.
+pub struct KernelRing {
+    // The order matters: the ring goes first, then the memory it knows.
+    ring: IoUring,
+    region: Region,
+    buffers: BufferRing,
+    addresses_offset: usize,
+    staging_offset: usize,
+    staged_bytes: [usize; 2],
+    pushed: usize,
+    overflow_count: u64,
+}
+
+impl KernelRing {
+    /// A ring with a table of `config.ring_slots` direct descriptors, for the calling thread alone.
+    ///
+    /// # Errors
+    /// [`Error`] naming the missing feature, limit or setting.
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        let page = 4096;
+        let buffers_offset = BufferRing::entries_bytes(BUFFER_COUNT).next_multiple_of(page);
+        let addresses_offset = buffers_offset + usize::from(BUFFER_COUNT) * config.buffer_bytes as usize;
+        let staging_offset = (addresses_offset + ADDRESSES_BYTES).next_multiple_of(page);
+        let mut region = Region::new(staging_offset + 2 * STAGING_BYTES).map_err(|errno| {
+            Error::new(format!("no memory for a ring's buffers ({errno})"), "free memory or ask for fewer connections")
+        })?;
+        let buffers = BufferRing::new(&mut region, BUFFER_COUNT, config.buffer_bytes, buffers_offset);
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(CQ_ENTRIES)
+            .build(SQ_ENTRIES)
+            .map_err(setup_error)?;
+        ring.submitter().register_files_sparse(config.ring_slots).map_err(|e| {
+            Error::new(
+                format!("the kernel refuses a table of {} direct descriptors ({e})", config.ring_slots),
+                "raise the descriptor limit (ulimit -n) or use the default table size",
+            )
+        })?;
+        // SAFETY: the entries lie at the start of the region, which outlives the ring.
+        unsafe { ring.submitter().register_buf_ring_with_flags(region.address(0, 1) as u64, BUFFER_COUNT, BUFFER_GROUP, 0) }
+            .map_err(|e| Error::new(format!("no buffer rings in this kernel ({e})"), "run Linux 6.1 or newer"))?;
+        Ok(KernelRing {
+            ring,
+            region,
+            buffers,
+            addresses_offset,
+            staging_offset,
+            staged_bytes: [0; 2],
+            pushed: 0,
+            overflow_count: 0,
+        })
+    }
+
+    /// Checks, without keeping anything, that the kernel has what the engine needs.
+    ///
+    /// # Errors
+    /// [`Error`] naming the feature and the version that has it.
+    pub fn check(dials: bool) -> Result<(), Error> {
+        let ring: IoUring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(8).map_err(setup_error)?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe).map_err(setup_error)?;
+        let mut needed = vec![
+            (opcode::PollAdd::CODE, "POLL_ADD", "5.1"),
+            (opcode::Accept::CODE, "ACCEPT", "5.5"),
+            (opcode::Shutdown::CODE, "SHUTDOWN", "5.11"),
+            (opcode::Socket::CODE, "SOCKET", "5.19"),
+        ];
+        if dials {
+            needed.push((opcode::Bind::CODE, "BIND", "6.11"));
+        }
+        match needed.into_iter().find(|(code, ..)| !probe.is_supported(*code)) {
+            None => Ok(()),
+            Some((_, name, version)) => Err(Error::new(
+                format!("this kernel's io_uring has no {name} (Linux {version})"),
+                format!("run Linux {version} or newer"),
+            )),
+        }
+    }
+
+    fn write_address(&mut self, address: SocketAddr) -> (*const libc::sockaddr, libc::socklen_t) {
+        let offset = self.addresses_offset + (self.pushed % SQ_ENTRIES as usize) * 32;
+        let storage = nix::sys::socket::SockaddrStorage::from(address);
+        let length = nix::sys::socket::SockaddrLike::len(&storage) as usize;
+        let pointer = nix::sys::socket::SockaddrLike::as_ptr(&storage).cast::<u8>();
+        // SAFETY: `storage` is an initialised socket address of `length` bytes on this stack frame.
+        let bytes = unsafe { std::slice::from_raw_parts(pointer, length) };
+        self.region.slice_mut(offset, length).copy_from_slice(bytes);
+        (self.region.address(offset, length).cast(), length as libc::socklen_t)
+    }
+
+    fn entry(&mut self, request: Request) -> Entry {
+        const SILENT: Flags = Flags::SKIP_SUCCESS;
+        const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        let place = |slot| DestinationSlot::try_from_slot_target(slot).expect("slot indices are small");
+        match request {
+            Request::Listen { listener } => opcode::PollAdd::new(Fd(listener), libc::POLLIN as u32).build(),
+            Request::Accept { listener, slot } => {
+                opcode::Accept::new(Fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
+                    .file_index(Some(place(slot)))
+                    .build()
+            }
+            Request::Socket { slot, is_ipv6 } => {
+                let domain = if is_ipv6 { libc::AF_INET6 } else { libc::AF_INET };
+                opcode::Socket::new(domain, libc::SOCK_STREAM, 0).file_index(Some(place(slot))).build().flags(SILENT)
+            }
+            Request::ReuseAddress { slot } => opcode::SetSockOpt::new(
+                Fixed(slot),
+                libc::SOL_SOCKET as u32,
+                libc::SO_REUSEADDR as u32,
+                (&raw const ONE).cast(),
+                size_of_val(&ONE) as u32,
+            )
+            .build()
+            .flags(SILENT),
+            Request::ResetOnClose { slot } => opcode::SetSockOpt::new(
+                Fixed(slot),
+                libc::SOL_SOCKET as u32,
+                libc::SO_LINGER as u32,
+                (&raw const LINGER_ZERO).cast(),
+                size_of_val(&LINGER_ZERO) as u32,
+            )
+            .build()
+            .flags(SILENT),
+            Request::Bind { slot, source } => {
+                let (address, length) = self.write_address(source);
+                opcode::Bind::new(Fixed(slot), address, length).build().flags(SILENT | Flags::IO_LINK)
+            }
+            Request::Connect { slot, target } => {
+                let (address, length) = self.write_address(target);
+                opcode::Connect::new(Fixed(slot), address, length).build()
+            }
+            Request::Poll { slot, writable } => {
+                let mut mask = libc::POLLIN | libc::POLLRDHUP;
+                if writable {
+                    mask = libc::POLLOUT;
+                }
+                opcode::PollAdd::new(Fixed(slot), mask as u32).build()
+            }
+            Request::Recv { slot } => opcode::Recv::new(Fixed(slot), std::ptr::null_mut(), 0)
+                .buf_group(BUFFER_GROUP)
+                .flags(libc::MSG_DONTWAIT)
+                .build()
+                .flags(Flags::BUFFER_SELECT),
+            Request::SendStatic { slot, bytes } => {
+                opcode::Send::new(Fixed(slot), bytes.as_ptr(), bytes.len() as u32).flags(SEND_FLAGS).build().flags(SILENT)
+            }
+            Request::SendStaged { slot, staged } => {
+                let (offset, length) = (self.staging_offset + staged.offset as usize, staged.length as usize);
+                opcode::Send::new(Fixed(slot), self.region.address(offset, length), staged.length)
+                    .flags(SEND_FLAGS)
+                    .build()
+                    .flags(SILENT)
+            }
+            Request::Shutdown { slot, both } => {
+                opcode::Shutdown::new(Fixed(slot), if both { libc::SHUT_RDWR } else { libc::SHUT_WR })
+                    .build()
+                    .flags(SILENT)
+            }
+            Request::Close { slot } => opcode::Close::new(Fixed(slot)).build().flags(SILENT),
+            Request::Cancel { token } => opcode::AsyncCancel::new(token.to_bits()).build().flags(SILENT),
+        }
+    }
+}
+
+impl Ring for KernelRing {
+    #[inline]
+    fn push(&mut self, token: Token, request: Request) -> Result<(), Error> {
+        self.reserve(1)?;
+        let entry = self.entry(request).user_data(token.to_bits());
+        self.pushed += 1;
+        // SAFETY: `entry` points only to static bytes, to this ring's region, or to nothing; the region outlives the ring, staged
+        // bytes are kept until `enter` and addresses until the queue has gone round once, by which time the kernel copied them.
+        unsafe { self.ring.submission().push(&entry) }.expect("the queue was emptied if it was full");
+        Ok(())
+    }
+
+    #[inline]
+    fn wants_enter(&self) -> bool {
+        // SAFETY: only this thread uses the ring, and the queue is dropped at the end of the expression.
+        let queue = unsafe { self.ring.submission_shared() };
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
+    fn reserve(&mut self, count: usize) -> Result<(), Error> {
+        for _ in 0..8 {
+            let queue = self.ring.submission();
+            if queue.capacity() - queue.len() >= count {
+                return Ok(());
+            }
+            drop(queue);
+            self.enter(None)?;
+        }
+        Err(Error::new("the kernel takes no more requests from a full queue", "free memory; see dmesg"))
+    }
+
+    #[inline]
+    fn reap(&mut self) -> Option<Completion> {
+        let cqe = self.ring.completion().next()?;
+        let token = Token::from_bits(cqe.user_data()).expect("every request carries a token");
+        Some(Completion { token, result: cqe.result(), buffer: cqueue::buffer_select(cqe.flags()) })
+    }
+
+    fn bytes(&self, buffer: u16, length: usize) -> &[u8] {
+        assert!(length <= self.buffers.buffer_bytes());
+        self.region.slice(self.buffers.offset(buffer), length)
+    }
+
+    fn recycle(&mut self, buffer: u16) {
+        self.buffers.give(&mut self.region, buffer);
+    }
+
+    fn stage(&mut self, half: usize, bytes: &[u8]) -> Option<Staged> {
+        if bytes.len() > STAGING_BYTES - self.staged_bytes[half] {
+            return None;
+        }
+        let offset = half * STAGING_BYTES + self.staged_bytes[half];
+        self.region.slice_mut(self.staging_offset + offset, bytes.len()).copy_from_slice(bytes);
+        self.staged_bytes[half] += bytes.len();
+        Some(Staged { offset: offset as u32, length: bytes.len() as u32 })
+    }
+
+    fn staged(&self, staged: Staged) -> &[u8] {
+        self.region.slice(self.staging_offset + staged.offset as usize, staged.length as usize)
+    }
+
+    fn unstage(&mut self, half: usize) {
+        self.staged_bytes[half] = 0;
+    }
+
+    #[inline]
+    fn is_overflowing(&self) -> bool {
+        // SAFETY: as in `wants_enter`.
+        unsafe { self.ring.submission_shared() }.cq_overflow()
+    }
+
+    fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
+        if self.is_overflowing() {
+            self.overflow_count += 1;
+        }
+        let submitter = self.ring.submitter();
+        let result = match wait {
+            None => submitter.submit(),
+            Some(time) => {
+                let timespec = Timespec::new().sec(time.as_secs()).nsec(time.subsec_nanos());
+                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
+            }
+        };
+        match result {
+            Ok(_) => Ok(()),
+            // Time is over, a signal came, or completions must be reaped first: the caller's next turn does what is right.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+            Err(e) => Err(Error::new(format!("the kernel refuses to serve a ring ({e})"), "see dmesg")),
+        }
+    }
+
+    fn overflow_count(&self) -> u64 {
+        self.overflow_count
+    }
+}
+
+impl AsRawFd for KernelRing {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+}
+
+impl AsFd for KernelRing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring's descriptor is open as long as `self`.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+    }
+}
+
+fn setup_error(e: std::io::Error) -> Error {
+    match e.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => Error::new(
+            "io_uring is disabled here (by kernel.io_uring_disabled, seccomp or a container's profile)",
+            "sysctl -w kernel.io_uring_disabled=0, or allow the io_uring system calls in the container",
+        ),
+        Some(libc::ENOSYS) => {
+            Error::new("this kernel has no io_uring, or a container's profile hides it", "run Linux 6.1 or newer")
+        }
+        Some(libc::EINVAL) => Error::new(
+            "this kernel's io_uring has no SINGLE_ISSUER with DEFER_TASKRUN (Linux 6.1)",
+            "run Linux 6.1 or newer",
+        ),
+        Some(libc::EMFILE | libc::ENFILE) => {
+            Error::new("no descriptor left for a ring", "raise the descriptor limit: ulimit -n 20000")
+        }
+        Some(libc::ENOMEM) => Error::new(
+            "no memory for a ring (or the locked-memory limit is reached)",
+            "free memory, or raise it: ulimit -l unlimited",
+        ),
+        _ => Error::new(format!("io_uring cannot be set up ({e})"), "see dmesg"),
+    }
+}

@@ -1,0 +1,92 @@
+//! Listening sockets: one for each core thread and address, in one reuseport group.
+//!
+//! A group of our own processes would share connections with a stranger's listener, or with those of a killed process that is
+//! still dying, so an address is first bound without sharing: only a free address is taken.
+//! Invariants: after success every thread has one listener for every address.
+//! Must not know: rings, connections.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::error::Error;
+
+/// Most connections a listener keeps before they are accepted; the kernel lowers it to net.core.somaxconn.
+const BACKLOG: i32 = 65_535;
+
+/// Why an address could not be listened on.
+#[derive(Debug)]
+pub enum ListenError {
+    /// Somebody else listens there.
+    InUse(SocketAddr),
+    /// Anything else, with its remedy.
+    Other(Error),
+}
+
+/// Makes `thread_count` listeners for each address, `result[thread][address]`. With `cores`, the kernel prefers for each
+/// newcomer the listener of the thread on the core its packets arrive on. Port 0 takes any free port, the same for all threads.
+///
+/// # Errors
+/// [`ListenError`] naming the address and the remedy.
+pub fn listeners(
+    addresses: &[SocketAddr],
+    thread_count: usize,
+    cores: Option<&[usize]>,
+) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketAddr>), ListenError> {
+    let mut threads: Vec<Vec<OwnedFd>> = (0..thread_count).map(|_| Vec::new()).collect();
+    let mut bound = Vec::new();
+    for address in addresses {
+        let mut address = *address;
+        {
+            let probe = socket(address, false)?;
+            bind(&probe, address)?;
+            probe.listen(1).map_err(|e| other(address, &e))?;
+            if address.port() == 0 {
+                let local: TcpListener = probe.into();
+                address.set_port(local.local_addr().map_err(|e| other(address, &e))?.port());
+            }
+        }
+        for (thread, own) in threads.iter_mut().enumerate() {
+            let socket = socket(address, true)?;
+            if let Some(cores) = cores.filter(|c| !c.is_empty()) {
+                // A preference: without it the kernel spreads by hash.
+                let _ = socket.set_cpu_affinity(cores[thread % cores.len()]);
+            }
+            bind(&socket, address)?;
+            socket.listen(BACKLOG).map_err(|e| other(address, &e))?;
+            own.push(socket.into());
+        }
+        bound.push(address);
+    }
+    Ok((threads, bound))
+}
+
+fn socket(address: SocketAddr, shared: bool) -> Result<Socket, ListenError> {
+    let make = || -> std::io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(shared)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    make().map_err(|e| other(address, &e))
+}
+
+fn bind(socket: &Socket, address: SocketAddr) -> Result<(), ListenError> {
+    socket.bind(&address.into()).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => ListenError::InUse(address),
+        _ => other(address, &e),
+    })
+}
+
+fn other(address: SocketAddr, error: &std::io::Error) -> ListenError {
+    let next = match error.raw_os_error() {
+        Some(libc::EACCES) => "use a port above 1023, or sysctl -w net.ipv4.ip_unprivileged_port_start=0".to_owned(),
+        Some(libc::EADDRNOTAVAIL) => "use an address of this machine: ip address".to_owned(),
+        Some(libc::EADDRINUSE) => format!("see who listens there: ss -ltnp sport = {}", address.port()),
+        Some(libc::EMFILE | libc::ENFILE) => "raise the descriptor limit: ulimit -n 20000".to_owned(),
+        _ => "see dmesg".to_owned(),
+    };
+    ListenError::Other(Error::new(format!("cannot listen on {address} ({error})"), next))
+}

@@ -1,0 +1,107 @@
+//! The seam to the kernel: requests in, completions out. The kernel's rings implement it, and so can a simulated one.
+//!
+//! Invariants every implementation keeps: requests start in the order they were pushed; a request that must not wait (accept,
+//! socket, option, bind, receive, send, shutdown, close) has finished when the `enter` that submits it returns, so the bytes
+//! staged for it are free again; each request gives exactly one completion, but those marked silent give none when they succeed.
+//! Must not know: slots, phases, handlers.
+
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::token::Token;
+
+/// One request. `slot` is an index into the ring's direct-descriptor table.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)] // The fields say what they are; the requests say what they do.
+pub enum Request {
+    /// Wait until a listener has connections. One completion, then asked again.
+    Listen { listener: RawFd },
+    /// Take one connection from a listener into `slot`; EAGAIN when there is none.
+    Accept { listener: RawFd, slot: u32 },
+    /// Make a stream socket in `slot`. Silent.
+    Socket { slot: u32, is_ipv6: bool },
+    /// Let the socket's address be used beside connections that have it or had it (SO_REUSEADDR). Silent.
+    ReuseAddress { slot: u32 },
+    /// Make closing send a reset at once (SO_LINGER 0). Silent.
+    ResetOnClose { slot: u32 },
+    /// Give the socket its source address. Silent. Linked: the next request, which must be pushed without another between,
+    /// only starts if this one succeeded, and gives no completion otherwise.
+    Bind { slot: u32, source: SocketAddr },
+    /// Connect; may wait.
+    Connect { slot: u32, target: SocketAddr },
+    /// Wait until the connection has bytes, an end or an error, or with `writable` takes bytes. One completion.
+    Poll { slot: u32, writable: bool },
+    /// Receive what is there into a buffer of the ring; EAGAIN when nothing is, ENOBUFS when no buffer is free.
+    Recv { slot: u32 },
+    /// Send bytes that live for ever, whole or as far as the peer takes them now. Silent when whole.
+    SendStatic { slot: u32, bytes: &'static [u8] },
+    /// Send staged bytes, likewise.
+    SendStaged { slot: u32, staged: Staged },
+    /// End our side, or both sides. Silent.
+    Shutdown { slot: u32, both: bool },
+    /// Give up the descriptor in `slot`. Silent.
+    Close { slot: u32 },
+    /// Cancel the request with this token; that request completes with ECANCELED.
+    Cancel { token: Token },
+}
+
+/// Bytes copied to where the kernel may read them. There are two halves: while the requests that use one are under way, the
+/// other is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staged {
+    /// Offset in the staging region.
+    pub offset: u32,
+    /// Length in bytes.
+    pub length: u32,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Completion {
+    /// The request's token.
+    pub token: Token,
+    /// Not negative: success, a count or a mask; negative: minus errno.
+    pub result: i32,
+    /// The receive buffer that holds the bytes.
+    pub buffer: Option<u16>,
+}
+
+/// Requests in, completions out.
+pub trait Ring {
+    /// Queues a request, entering the kernel first when the queue is full.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to be entered at all.
+    fn push(&mut self, token: Token, request: Request) -> Result<(), Error>;
+    /// True if requests are queued, or the kernel holds completions back until it is entered.
+    fn wants_enter(&self) -> bool;
+    /// Submits what is queued, lets the kernel finish its work for this ring, and with `wait` sleeps until a completion or
+    /// until the time is over.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to be entered at all.
+    fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error>;
+    /// The next completion at hand.
+    fn reap(&mut self) -> Option<Completion>;
+    /// The first `length` bytes of a buffer a completion named.
+    fn bytes(&self, buffer: u16, length: usize) -> &[u8];
+    /// Gives a buffer back; its bytes are gone.
+    fn recycle(&mut self, buffer: u16);
+    /// Makes sure that `count` requests can be pushed without entering the kernel between them.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to be entered at all.
+    fn reserve(&mut self, count: usize) -> Result<(), Error>;
+    /// Copies bytes into `half` of the staging region; `None` when there is no room until it is emptied.
+    fn stage(&mut self, half: usize, bytes: &[u8]) -> Option<Staged>;
+    /// Staged bytes, until their half is emptied.
+    fn staged(&self, staged: Staged) -> &[u8];
+    /// Empties a half: no request under way uses it.
+    fn unstage(&mut self, half: usize);
+    /// True while completions wait in the kernel because the queue was full.
+    fn is_overflowing(&self) -> bool;
+    /// How often the completion queue has overflowed.
+    fn overflow_count(&self) -> u64;
+}

@@ -1,0 +1,527 @@
+//! Shards over cores: the loop of one core thread, and the threads of an engine.
+//!
+//! One thread drives all rings of its core. It makes another ring when its rings are full, so memory follows what is held, and the
+//! [`Gate`] alone bounds how many that is: no thread can be full while the engine has room.
+//! A thread with work looks again after `coalesce_us`, which lets work gather; one without sleeps until a ring has an event, a timer
+//! is due, or its orders are to be looked at.
+//! Invariants: a ring is made, used and dropped by its own thread; a connection is admitted by the gate before it is accepted.
+//! Must not know: protocols, and what a request looks like.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::config::{ACCEPT_BATCH_MAX, Config, ORDERS_INTERVAL_US, REPORT_INTERVAL_US, SPARE_SLOTS};
+use crate::dial::{DialPlan, Tuples};
+use crate::error::{Error, OpenFailure};
+use crate::handler::{Dial, Handler};
+use crate::kernel::{KernelRing, os};
+use crate::ring::Ring;
+use crate::shard::{Context, Shard};
+use crate::stats::Stats;
+
+/// Most attempts one thread has under way.
+const CONNECTING_MAX: usize = 1_024;
+/// Most attempts one thread starts in one turn: few enough that a heartbeat never waits long behind them.
+const DIALS_PER_TURN_MAX: usize = 256;
+
+/// Admission: how many connections are held, against how many may be.
+#[derive(Debug)]
+pub struct Gate {
+    capacity: u64,
+    held: AtomicU64,
+}
+
+impl Gate {
+    /// A gate for `capacity` connections.
+    pub fn new(capacity: u64) -> Self {
+        Gate { capacity, held: AtomicU64::new(0) }
+    }
+
+    /// Admits up to `wanted`; returns how many.
+    fn enter(&self, wanted: u32) -> u32 {
+        let mut granted = 0;
+        let _ = self.held.fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| {
+            granted = u64::from(wanted).min(self.capacity.saturating_sub(held)) as u32;
+            (granted > 0).then_some(held + u64::from(granted))
+        });
+        granted
+    }
+
+    /// One has left, or did not come.
+    pub(crate) fn leave(&self) {
+        let before = self.held.fetch_sub(1, Ordering::AcqRel);
+        assert!(before > 0, "nobody leaves who did not enter");
+    }
+}
+
+/// How an engine stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stop {
+    /// Not at all.
+    No = 0,
+    /// Nothing new; every connection ends in order.
+    InOrder = 1,
+    /// Every connection is cut.
+    Now = 2,
+}
+
+/// One core thread: its shards and its handler, over any ring.
+pub struct Core<'a, R, H: Handler, M> {
+    shards: Vec<Shard<R, H::State>>,
+    make_ring: M,
+    handler: H,
+    ctx: Context<'a, H::State>,
+    plan: Option<&'a DialPlan>,
+    listeners: Vec<Listener>,
+    filling: usize,
+    wanted: Vec<H::State>,
+    taken_in_a_row: u64,
+    stopping: Stop,
+    next_call_us: Option<u64>,
+}
+
+struct Listener {
+    fd: RawFd,
+    is_readable: bool,
+    is_armed: bool,
+    batch: u32,
+}
+
+/// What a turn leaves to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// There is more now.
+    Again,
+    /// Work was done; more is likely soon.
+    Busy,
+    /// Nothing until an event, or until this engine time.
+    IdleUntil(Option<u64>),
+}
+
+impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> {
+    /// A core without connections. `share` of `share_count` threads says which tuples of the plan are its own.
+    ///
+    /// # Errors
+    /// [`Error`] when its first ring cannot be made.
+    pub fn new(
+        config: &'a Config,
+        gate: &'a Gate,
+        handler: H,
+        mut make_ring: M,
+        listeners: &[RawFd],
+        plan: Option<(&'a DialPlan, u64, u64)>,
+    ) -> Result<Self, Error> {
+        let first = Shard::new(make_ring()?, config, 0);
+        let tuples = plan.map(|(plan, share, share_count)| Tuples::new(plan, share, share_count));
+        Ok(Core {
+            shards: vec![first],
+            make_ring,
+            handler,
+            ctx: Context {
+                config,
+                gate,
+                stats: Stats { shard_count: 1, ..Stats::default() },
+                now_us: 0,
+                tuples,
+                redial: Vec::new(),
+                listening: Vec::new(),
+                is_accept_dry: false,
+            },
+            plan: plan.map(|(plan, ..)| plan),
+            listeners: listeners
+                .iter()
+                .map(|fd| Listener { fd: *fd, is_readable: true, is_armed: false, batch: 8 })
+                .collect(),
+            filling: 0,
+            wanted: Vec::new(),
+            taken_in_a_row: 0,
+            stopping: Stop::No,
+            next_call_us: None,
+        })
+    }
+
+    /// The handler.
+    pub fn handler(&mut self) -> &mut H {
+        &mut self.handler
+    }
+
+    /// Counters so far.
+    pub fn stats(&mut self) -> &Stats {
+        let count = |f: fn(&Shard<R, H::State>) -> u64| self.shards.iter().map(f).sum();
+        self.ctx.stats.queue_overflows = count(|s| s.ring().overflow_count());
+        self.ctx.stats.shard_count = self.shards.len() as u64;
+        &self.ctx.stats
+    }
+
+    /// True when every slot is free.
+    pub fn is_empty(&self) -> bool {
+        self.shards.iter().all(|s| s.used_count() == 0) && self.ctx.redial.is_empty()
+    }
+
+    /// Stops, or stops harder. Listeners are closed by the caller first.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to serve.
+    pub fn stop(&mut self, how: Stop) -> Result<(), Error> {
+        if how as u8 <= self.stopping as u8 {
+            return Ok(());
+        }
+        self.stopping = how;
+        self.listeners.clear();
+        for state in std::mem::take(&mut self.ctx.redial) {
+            self.fail(&state, OpenFailure::Cancelled);
+        }
+        for shard in &mut self.shards {
+            match how {
+                Stop::InOrder => shard.start_drain(),
+                Stop::Now => shard.cut_all(&mut self.handler, &mut self.ctx)?,
+                Stop::No => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One turn of everything.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to serve, or a ring that is needed cannot be made and none is there.
+    pub fn turn(&mut self, now_us: u64) -> Result<Next, Error> {
+        self.ctx.now_us = now_us;
+        self.dial()?;
+        let mut worked = false;
+        for number in 0..self.listeners.len() {
+            worked |= self.accept(number)?;
+        }
+        for shard in &mut self.shards {
+            if shard.has_work(now_us) {
+                worked |= shard.turn(&mut self.handler, &mut self.ctx)?;
+            }
+        }
+        for number in self.ctx.listening.drain(..) {
+            if let Some(listener) = self.listeners.get_mut(number) {
+                listener.is_armed = false;
+                listener.is_readable = true;
+            }
+        }
+        if self.listeners.iter().any(|l| l.is_readable) || !self.ctx.redial.is_empty() {
+            return Ok(Next::Again);
+        }
+        if worked {
+            return Ok(Next::Busy);
+        }
+        let timers = self.shards.iter().filter_map(|s| s.next_due_us(now_us));
+        Ok(Next::IdleUntil(timers.chain(self.next_call_us).min()))
+    }
+
+    /// Takes connections from a listener, or arms it when it had no more.
+    fn accept(&mut self, number: usize) -> Result<bool, Error> {
+        let Listener { fd, is_readable, is_armed, batch } = self.listeners[number];
+        if !is_readable {
+            if !is_armed {
+                self.shards[0].listen(number, fd)?;
+                self.listeners[number].is_armed = true;
+            }
+            return Ok(false);
+        }
+        let granted = self.ctx.gate.enter(batch);
+        self.ctx.is_accept_dry = false;
+        let shard = if granted == 0 {
+            self.shards[0].refuse(fd, batch.min(SPARE_SLOTS), self.ctx.config)?;
+            0
+        } else {
+            match self.shard_with_room()? {
+                Some(shard) => {
+                    let count = granted.min(self.shards[shard].room());
+                    (count..granted).for_each(|_| self.ctx.gate.leave());
+                    self.shards[shard].accept(fd, count)?;
+                    shard
+                }
+                None => {
+                    (0..granted).for_each(|_| self.ctx.gate.leave());
+                    self.shards[0].refuse(fd, batch.min(SPARE_SLOTS), self.ctx.config)?;
+                    0
+                }
+            }
+        };
+        // Accepts never wait: after this turn of the shard it is known whether the listener had as many.
+        self.shards[shard].turn(&mut self.handler, &mut self.ctx)?;
+        let listener = &mut self.listeners[number];
+        if self.ctx.is_accept_dry {
+            listener.is_readable = false;
+            listener.batch = (batch / 2).max(8);
+        } else {
+            listener.batch = (batch * 2).min(ACCEPT_BATCH_MAX);
+        }
+        Ok(true)
+    }
+
+    /// A shard with a free slot, made if need be; `None` if none can be made.
+    fn shard_with_room(&mut self) -> Result<Option<usize>, Error> {
+        if self.shards[self.filling].room() == 0 {
+            match self.shards.iter().position(|s| s.room() > 0) {
+                Some(shard) => self.filling = shard,
+                None => match (self.make_ring)() {
+                    Ok(ring) => {
+                        self.shards.push(Shard::new(ring, self.ctx.config, self.ctx.now_us));
+                        self.filling = self.shards.len() - 1;
+                    }
+                    Err(_) => {
+                        self.ctx.stats.unexpected += 1;
+                        return Ok(None);
+                    }
+                },
+            }
+        }
+        Ok(Some(self.filling))
+    }
+
+    /// Starts the connections the handler wants, those that met a taken address first.
+    fn dial(&mut self) -> Result<(), Error> {
+        let Some(plan) = self.plan else { return Ok(()) };
+        let connecting = self.ctx.stats.connecting_now as usize;
+        let room = CONNECTING_MAX.saturating_sub(connecting).min(DIALS_PER_TURN_MAX);
+        self.wanted.append(&mut self.ctx.redial);
+        let again = self.wanted.len();
+        let is_stopping = self.stopping != Stop::No;
+        let mut dial = Dial::new(self.ctx.now_us, room + again, is_stopping, &mut self.wanted);
+        self.next_call_us = self.handler.on_turn(&mut dial);
+        self.ctx.stats.attempts += (self.wanted.len() - again) as u64;
+        // One that met a taken address says how crowded it is; a whole round of them, that there is no other.
+        if again == 0 {
+            self.taken_in_a_row = 0;
+        }
+        self.taken_in_a_row += again as u64;
+        let mut wanted = std::mem::take(&mut self.wanted);
+        for state in wanted.drain(..) {
+            let tuples = self.ctx.tuples.as_mut().expect("a core with a plan has tuples");
+            let is_exhausted = self.taken_in_a_row > tuples.count();
+            let Some((own, number)) = tuples.take().filter(|_| !is_exhausted) else {
+                self.fail(&state, OpenFailure::NoAddressLeft);
+                continue;
+            };
+            match self.shard_with_room()? {
+                Some(shard) => {
+                    let (source, target) = plan.tuple(number);
+                    self.shards[shard].dial(state, own, source, target, &mut self.ctx)?;
+                }
+                None => {
+                    self.ctx.tuples.as_mut().expect("as above").release(own);
+                    self.fail(&state, OpenFailure::NoDescriptor);
+                }
+            }
+        }
+        self.wanted = wanted;
+        Ok(())
+    }
+
+    fn fail(&mut self, state: &H::State, failure: OpenFailure) {
+        self.ctx.stats.failed[failure as usize] += 1;
+        self.handler.on_open_failed(state, failure, self.ctx.now_us);
+    }
+}
+
+/// What one core thread shows to the control plane.
+#[derive(Debug, Clone, Default)]
+pub struct CoreReport<P> {
+    /// Engine counters.
+    pub stats: Stats,
+    /// The handler's own report.
+    pub handler: P,
+    /// The thread has ended.
+    pub is_done: bool,
+}
+
+/// A running engine: its threads, its orders, its reports.
+pub struct Engine<P> {
+    threads: Vec<JoinHandle<Result<(), Error>>>,
+    stop: Arc<AtomicU8>,
+    board: Arc<Vec<Mutex<CoreReport<P>>>>,
+    started_at: Instant,
+}
+
+impl<P: Default + Send + 'static> Engine<P> {
+    /// Starts `config.thread_count` core threads, each with the handler `make_handler` gives for its number, and returns when all of
+    /// them run. `listeners[thread]` are accepted from; with a `plan`, handlers may dial.
+    ///
+    /// # Errors
+    /// [`Error`] of the first thread that could not start; the others are stopped.
+    pub fn start<H, F>(
+        config: Config,
+        listeners: Vec<Vec<OwnedFd>>,
+        plan: Option<DialPlan>,
+        mut make_handler: F,
+    ) -> Result<Self, Error>
+    where
+        H: Handler<Report = P> + 'static,
+        F: FnMut(usize) -> H,
+    {
+        config.check()?;
+        let config = Arc::new(config);
+        let gate = Arc::new(Gate::new(config.capacity));
+        let plan = plan.map(Arc::new);
+        let stop = Arc::new(AtomicU8::new(Stop::No as u8));
+        let board: Arc<Vec<_>> = Arc::new((0..config.thread_count).map(|_| Mutex::default()).collect());
+        let started_at = Instant::now();
+        let (ready_tx, ready_rx) = std::sync::mpsc::channel();
+        let mut listeners = listeners.into_iter();
+        let mut threads = Vec::new();
+        for number in 0..config.thread_count {
+            let own = CoreThread {
+                number,
+                config: Arc::clone(&config),
+                gate: Arc::clone(&gate),
+                plan: plan.clone(),
+                listeners: listeners.next().unwrap_or_default(),
+                stop: Arc::clone(&stop),
+                board: Arc::clone(&board),
+                started_at,
+            };
+            let (handler, ready) = (make_handler(number), ready_tx.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("core-{number}"))
+                .stack_size(512 * 1024)
+                .spawn(move || own.run(handler, &ready))
+                .map_err(|e| Error::new(format!("no thread to be had ({e})"), "raise the limit: ulimit -u"))?;
+            threads.push(thread);
+        }
+        drop(ready_tx);
+        let engine = Engine { threads, stop, board, started_at };
+        let started = ready_rx.iter().take(engine.threads.len()).filter(|ok| *ok).count();
+        if started < engine.threads.len() {
+            engine.stop(Stop::Now);
+            engine.join()?;
+            return Err(Error::new("a core thread could not start", "see the messages above"));
+        }
+        Ok(engine)
+    }
+
+    /// Microseconds of engine time.
+    pub fn now_us(&self) -> u64 {
+        self.started_at.elapsed().as_micros() as u64
+    }
+
+    /// Tells the threads to stop; a harder stop replaces a softer one.
+    pub fn stop(&self, how: Stop) {
+        self.stop.fetch_max(how as u8, Ordering::Release);
+    }
+
+    /// Every thread's last report, in turn. The threads go on meanwhile: one whose report is being read publishes a little later.
+    pub fn reports(&self) -> impl Iterator<Item = MutexGuard<'_, CoreReport<P>>> {
+        self.board.iter().map(|report| report.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// True when every thread has ended.
+    pub fn is_done(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for the threads to end. Reports stay readable before, so read them first, or share them.
+    ///
+    /// # Errors
+    /// The first [`Error`] a thread ended with.
+    pub fn join(self) -> Result<(), Error> {
+        let results = self.threads.into_iter().map(|t| t.join().expect("a core thread panicked"));
+        results.fold(Ok(()), |first, result| first.and(result))
+    }
+}
+
+struct CoreThread<P> {
+    number: usize,
+    config: Arc<Config>,
+    gate: Arc<Gate>,
+    plan: Option<Arc<DialPlan>>,
+    listeners: Vec<OwnedFd>,
+    stop: Arc<AtomicU8>,
+    board: Arc<Vec<Mutex<CoreReport<P>>>>,
+    started_at: Instant,
+}
+
+impl<P: Default + Send> CoreThread<P> {
+    fn run<H: Handler<Report = P>>(mut self, handler: H, ready: &std::sync::mpsc::Sender<bool>) -> Result<(), Error> {
+        let cores = &self.config.cores;
+        if !cores.is_empty() {
+            os::pin_to(cores[self.number % cores.len()]);
+        }
+        let config = Arc::clone(&self.config);
+        let gate = Arc::clone(&self.gate);
+        let plan = self.plan.clone();
+        let share = (self.number as u64, config.thread_count as u64);
+        let fds: Vec<RawFd> = self.listeners.iter().map(AsRawFd::as_raw_fd).collect();
+        let make_ring = || KernelRing::new(&config);
+        let core = Core::new(&config, &gate, handler, make_ring, &fds, plan.as_deref().map(|p| (p, share.0, share.1)));
+        let _ = ready.send(core.is_ok());
+        let mut core = core?;
+        let result = self.serve(&mut core);
+        if result.is_err() {
+            // The others cannot make up for this thread: end in order what they hold.
+            self.stop.fetch_max(Stop::InOrder as u8, Ordering::Release);
+        }
+        let mut report = self.board[self.number].lock().unwrap_or_else(PoisonError::into_inner);
+        report.stats = core.stats().clone();
+        core.handler().report(&mut report.handler);
+        report.is_done = true;
+        result
+    }
+
+    fn serve<H, M>(&mut self, core: &mut Core<'_, KernelRing, H, M>) -> Result<(), Error>
+    where
+        H: Handler<Report = P>,
+        M: FnMut() -> Result<KernelRing, Error>,
+    {
+        let mut next_report_us = 0;
+        loop {
+            let now_us = self.now_us();
+            let how = self.stop.load(Ordering::Acquire);
+            if how != Stop::No as u8 {
+                self.listeners.clear();
+                core.stop(if how == Stop::InOrder as u8 { Stop::InOrder } else { Stop::Now })?;
+            }
+            let next = core.turn(now_us)?;
+            if how != Stop::No as u8 && core.is_empty() {
+                return Ok(());
+            }
+            if now_us >= next_report_us {
+                next_report_us = now_us + REPORT_INTERVAL_US;
+                // Never wait for a reader: what it misses now comes a little later.
+                if let Ok(mut report) = self.board[self.number].try_lock() {
+                    report.stats = core.stats().clone();
+                    core.handler().report(&mut report.handler);
+                }
+            }
+            match next {
+                Next::Again => {}
+                Next::Busy if self.config.coalesce_us > 0 => {
+                    std::thread::sleep(Duration::from_micros(self.config.coalesce_us));
+                }
+                Next::Busy => {}
+                Next::IdleUntil(due_us) => {
+                    let until = due_us.unwrap_or(u64::MAX).min(now_us + ORDERS_INTERVAL_US);
+                    core.wait(Duration::from_micros(until.saturating_sub(self.now_us())))?;
+                }
+            }
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        self.started_at.elapsed().as_micros() as u64
+    }
+}
+
+impl<H: Handler, M: FnMut() -> Result<KernelRing, Error>> Core<'_, KernelRing, H, M> {
+    /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the kernel call that serves it.
+    fn wait(&mut self, timeout: Duration) -> Result<(), Error> {
+        if timeout.is_zero() {
+            return Ok(());
+        }
+        if let [shard] = &mut self.shards[..] {
+            return shard.enter(Some(timeout));
+        }
+        let rings: Vec<_> = self.shards.iter().map(|s| s.ring().as_fd()).collect();
+        os::wait_any(&rings, timeout);
+        Ok(())
+    }
+}
