@@ -132,7 +132,7 @@ fn enter_private(buckets: u64, lab: &mut LabRecord) -> Result<&'static str, Stri
             enter_user_namespace()?;
             unshare(CloneFlags::CLONE_NEWNET)
                 .map_err(|e| format!("unshare of the network as plain user: {e}"))?;
-            "private, inside a user namespace"
+            "private (user namespace)"
         }
         Err(e) => return Err(format!("unshare of the network: {e}")),
     };

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod child;
+pub mod console;
 pub mod folder;
 pub mod lab;
 pub mod longconn;

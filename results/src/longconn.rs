@@ -21,8 +21,8 @@ use crate::folder::{RunFolder, rfc3339, workspace};
 use crate::lab;
 use crate::refusal::Refusal;
 use crate::run::{
-    Asked, Connections, Cpu, CpuPhase, Kernel, Latencies, Machine, Memory, Messages, ProcessRecord,
-    Processes, RUN_SCHEMA, Ramp, Rlimit, Run, Verdict,
+    Asked, Connections, Cpu, CpuPhase, Hold, Kernel, Latencies, Machine, Memory, Messages,
+    ProcessRecord, Processes, RUN_SCHEMA, Ramp, Rlimit, Run, Verdict,
 };
 use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
@@ -546,12 +546,6 @@ impl<'a> Flow<'a> {
                 self.incidents.push("interrupted".into());
                 self.progress
                     .say("interrupted: closing in order (once more: kill)");
-                if self.phase == "close" {
-                    for signal in [Signal::SIGTERM] {
-                        self.client.iter().for_each(|c| c.signal(signal));
-                        self.server.iter().for_each(|s| s.signal(signal));
-                    }
-                }
             }
         }
         if let Some(server) = &mut self.server {
@@ -588,12 +582,15 @@ impl<'a> Flow<'a> {
             per_second(|r| r.opened),
             per_second(|r| r.messages_received),
         );
-        self.glance(opened, received, false);
+        if self.phase != "start" {
+            self.glance(opened, received, false);
+        }
         self.add_row(busy_percent).await;
     }
 
     fn glance(&mut self, opened_per_second: f64, messages_per_second: f64, is_change: bool) {
-        let client = self.latest.client_report.as_ref();
+        let heard = self.client.as_ref().map(Child::heard);
+        let client = heard.as_ref().and_then(|h| h.latest.as_ref());
         let glance = Glance {
             phase: self.phase,
             seconds: self.started.elapsed().as_secs_f64(),
@@ -683,6 +680,15 @@ impl<'a> Flow<'a> {
         {
             run.incidents.push(garbled);
         }
+        let histograms = self.folder.file("histograms.hlog");
+        if self
+            .client
+            .as_ref()
+            .is_some_and(|c| c.heard().final_raw.is_some())
+            && !histograms.exists()
+        {
+            run.incidents.push("the client left no histograms".into());
+        }
         let server = self.server_report().unwrap_or_default();
         let client = self
             .client
@@ -698,6 +704,9 @@ impl<'a> Flow<'a> {
             } else {
                 0.0
             },
+        };
+        run.hold = Hold {
+            seconds: self.hold_seconds(),
         };
         run.messages = Messages {
             sent: server.is_final.then_some(server.messages_sent),
@@ -731,6 +740,11 @@ impl<'a> Flow<'a> {
                 &client.anomalies,
             ),
         };
+    }
+
+    fn hold_seconds(&self) -> Option<f64> {
+        let (start, end) = (self.hold_start.as_ref()?, self.hold_end.as_ref()?);
+        Some(round(end.at.duration_since(start.at).as_secs_f64(), 3))
     }
 
     /// Received a second between the reports nearest to the hold's two ends, by the client's own clock.
@@ -926,11 +940,11 @@ fn connections(
         opened: client.opened,
         failed: nonzero(&client.failed),
         held_at_end: counts.client,
-        // Without a final report nobody knows how they ended: what opened and was not open at the end is lost.
+        // Without a final report nobody can say that any of them was held.
         lost: if client.is_final {
             ended_otherwise
         } else {
-            client.opened.saturating_sub(counts.client)
+            client.opened
         },
         ended: nonzero(&client.ended),
         server_open: counts.server,

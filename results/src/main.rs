@@ -29,6 +29,7 @@ enum What {
 
 #[derive(Debug, Args)]
 #[command(
+    args_override_self = true,
     after_help = "Exit codes: 0 passed, 1 fell short (run.json says in what), 2 not started, 130 interrupted."
 )]
 struct Longconn {
@@ -37,7 +38,7 @@ struct Longconn {
     users: Option<u64>,
 
     /// Users to open a second, a number or `max`
-    #[arg(long, short = 'r', value_name = "PER_SECOND", default_value = "max", value_parser = parse_rate)]
+    #[arg(long, short = 'r', value_name = "PER_SECOND", default_value = "max", value_parser = parse_rate, allow_negative_numbers = true)]
     rate: SpawnRate,
 
     /// Interval between two heartbeats to one connection (1s, 550s, 10m)

@@ -273,7 +273,7 @@ fn check_figures(o: &Options) -> Result<(), Refusal> {
         && !(RATE_MIN..=RATE_MAX).contains(&rate)
     {
         return Err(Refusal::new(
-            format!("a rate of {rate} users a second is outside {RATE_MIN} to {RATE_MAX}"),
+            format!("a rate of {rate:?} users a second is outside {RATE_MIN} to {RATE_MAX}"),
             "give another, --rate 2000, or as fast as it goes, --rate max",
         ));
     }

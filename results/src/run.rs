@@ -49,6 +49,8 @@ pub struct Run {
     pub connections: Connections,
     /// The opening.
     pub ramp: Ramp,
+    /// How long all were held.
+    pub hold: Hold,
     /// Heartbeats.
     pub messages: Messages,
     /// Latencies from the intended time, microseconds.
@@ -123,7 +125,7 @@ pub struct Asked {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LabRecord {
-    /// `private`, `private, inside a user namespace`, or `host`.
+    /// `private`, `private (user namespace)`, or `host`.
     pub namespace: String,
     /// Buckets of the table of established connections; negative: shared with the host; `null`: unknown.
     pub connection_hash_buckets: Option<i64>,
@@ -163,9 +165,9 @@ pub struct Connections {
     pub opened: u64,
     /// Attempts that failed, by kind.
     pub failed: BTreeMap<String, u64>,
-    /// Open at the end of the hold, as the client counts.
+    /// Open at the end of the hold, as the client counts. A run cut short is counted where it was cut.
     pub held_at_end: u64,
-    /// Opened connections that ended in anything else than `held`.
+    /// Opened connections that ended in anything else than `held`; all of them without the client's final report.
     pub lost: u64,
     /// How opened connections ended, by class, as the client counts.
     pub ended: BTreeMap<String, u64>,
@@ -193,6 +195,14 @@ pub struct Ramp {
     pub seconds: f64,
     /// Opened a second, over that time.
     pub per_second: f64,
+}
+
+/// The time after the ramp.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hold {
+    /// From the end of the ramp to the three counts; `null` if the run ended before them.
+    pub seconds: Option<f64>,
 }
 
 /// Heartbeats, from server to client.

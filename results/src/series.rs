@@ -20,7 +20,7 @@ pub const COLUMNS: &[&str] = &[
     "client_failed",
     "client_open",
     "server_open",
-    "kernel_established",
+    "kernel_established_sockets",
     "messages_sent",
     "messages_received",
     "messages_wrong",

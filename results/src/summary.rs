@@ -73,13 +73,16 @@ pub fn page(run: &Run, folder: &Path) -> String {
         Verdict::Pass => "PASS",
         Verdict::Fail => "FAIL",
     };
+    let held = match run.hold.seconds {
+        Some(seconds) => format!("held for {seconds:.0} s"),
+        None => "open when it was cut short".into(),
+    };
     let _ = writeln!(
         out,
-        "{verdict}  {}: {} of {} users held for {:.0} s, {} failed, {} lost",
+        "{verdict}  {}: {} of {} users {held}, {} failed, {} lost",
         run.name,
         count(c.held_at_end),
         count(c.asked),
-        run.asked.hold_seconds,
         count(failed),
         count(c.lost)
     );
@@ -165,10 +168,7 @@ pub fn page(run: &Run, folder: &Path) -> String {
         ),
         None => "connection table unknown".into(),
     };
-    row(
-        "network",
-        format!("{} namespace, {hash}", run.lab.namespace),
-    );
+    row("network", format!("{}, {hash}", run.lab.namespace));
     for note in &run.lab.notes {
         row("", note.clone());
     }

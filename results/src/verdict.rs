@@ -66,8 +66,13 @@ fn connections(run: &Run, reasons: &mut Vec<String>) {
     }
     let three = [c.held_at_end, c.server_open, c.kernel_established];
     if three.iter().any(|n| *n != c.asked) {
+        let moment = if run.hold.seconds.is_some() {
+            "at the end of the hold"
+        } else {
+            "when the run was cut short"
+        };
         reasons.push(format!(
-            "counts at the end of the hold are client {}, server {}, kernel {} instead of {} each",
+            "counts {moment} are client {}, server {}, kernel {} instead of {} each",
             count(three[0]),
             count(three[1]),
             count(three[2]),
@@ -109,7 +114,8 @@ fn messages(run: &Run, reasons: &mut Vec<String>) {
         Some(_) => {}
     }
     // Whole intervals that lie inside the hold with a second to spare: nobody can have had fewer messages than these.
-    let whole = ((run.asked.hold_seconds - 1.0) / run.asked.every_seconds).floor();
+    let held = run.hold.seconds.unwrap_or(0.0).min(run.asked.hold_seconds);
+    let whole = ((held - 1.0) / run.asked.every_seconds).floor();
     let due = if whole >= 1.0 {
         run.connections.held_at_end.saturating_mul(whole as u64)
     } else {
@@ -131,7 +137,11 @@ fn exits(run: &Run, reasons: &mut Vec<String>) {
         ("client", &run.processes.client),
     ] {
         if let Some(end) = bad_end(process) {
-            reasons.push(format!("the {name} {end}"));
+            let words = format!("the {name} {end}");
+            // An incident may have said it already, and when.
+            if !reasons.iter().any(|reason| reason.starts_with(&words)) {
+                reasons.push(words);
+            }
         }
         if !process.has_final_report {
             reasons.push(format!("the {name} left no final report"));
@@ -236,6 +246,7 @@ mod tests {
         run.asked.users = 1000;
         run.asked.every_seconds = 30.0;
         run.asked.hold_seconds = 60.0;
+        run.hold.seconds = Some(61.5);
         run.asked.message = "ok".into();
         let c = &mut run.connections;
         (

@@ -1,0 +1,171 @@
+//! What server and client have in common as programs: signals, the one-second tick, where reports go, how errors are said.
+//!
+//! Invariants: an error of usage or set-up is one line on standard error and exit code 2; standard output carries reports only;
+//! a closed standard output ends nothing.
+//! Must not know: engines, protocols, what a report contains.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+/// Exit code of errors of usage and set-up.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code of a run that fell short.
+pub const EXIT_SHORT: u8 = 1;
+
+/// How a program shows its progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Progress {
+    /// A line on a terminal, now and then a line elsewhere.
+    Auto,
+    /// One JSON report a line, every second, on standard output.
+    Json,
+    /// Nothing until the end.
+    None,
+}
+
+/// Says one error in one line and gives the exit code for it.
+pub fn refuse(error: &dyn Display) -> ExitCode {
+    eprintln!("error: {}", error.to_string().replace('\n', " "));
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// Asks the kernel to end this process when its parent ends, and ends it now if that has already happened.
+pub fn die_with_parent() -> io::Result<()> {
+    let parent = nix::unistd::getppid();
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    if nix::unistd::getppid() != parent || parent.as_raw() == 1 {
+        return Err(io::Error::other("the parent has ended"));
+    }
+    Ok(())
+}
+
+/// What a control plane waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A tenth of a second is over.
+    Tick,
+    /// SIGINT or SIGTERM came.
+    Stop,
+}
+
+/// Ticks and signals, for a tokio runtime.
+pub struct Events {
+    interval: Interval,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Events {
+    /// Listens for signals and starts ticking. Inside a runtime.
+    pub fn new() -> io::Result<Self> {
+        let mut interval = interval(Duration::from_millis(100));
+        interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        Ok(Events {
+            interval,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// The next event.
+    pub async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.interrupt.recv() => Event::Stop,
+            _ = self.terminate.recv() => Event::Stop,
+            _ = self.interval.tick() => Event::Tick,
+        }
+    }
+}
+
+/// Where reports go.
+#[derive(Debug)]
+pub struct Console {
+    progress: Progress,
+    file: Option<PathBuf>,
+    is_terminal: bool,
+    lines: u64,
+}
+
+impl Console {
+    /// A console. `file` is made now, so that a run is not lost to a folder that cannot be written.
+    ///
+    /// # Errors
+    /// One line naming the file and the cause.
+    pub fn new(progress: Progress, file: Option<&Path>) -> Result<Self, String> {
+        if let Some(file) = file {
+            std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(file)
+                .map_err(|e| {
+                    format!(
+                        "cannot write {} ({e}); next: name a file in a folder that exists",
+                        file.display()
+                    )
+                })?;
+        }
+        Ok(Console {
+            progress,
+            file: file.map(Path::to_owned),
+            is_terminal: io::stderr().is_terminal(),
+            lines: 0,
+        })
+    }
+
+    /// A remark before or after a run, for people.
+    pub fn say(&self, text: impl Display) {
+        if self.progress == Progress::Auto {
+            eprintln!("{text}");
+        }
+    }
+
+    /// A report on the way. `line` is its one-line form for people. Called once a second.
+    pub fn progress(&mut self, report: &impl Serialize, line: impl Display) {
+        self.lines += 1;
+        match self.progress {
+            Progress::Json => print_json(report),
+            Progress::Auto if self.is_terminal => eprint!("\r\x1b[K{line}"),
+            Progress::Auto if self.lines % 5 == 1 => eprintln!("{line}"),
+            Progress::Auto | Progress::None => {}
+        }
+    }
+
+    /// The last report.
+    ///
+    /// # Errors
+    /// One line when the file cannot be written; the report was printed all the same.
+    pub fn finish(&mut self, report: &impl Serialize, text: impl Display) -> Result<(), String> {
+        match self.progress {
+            Progress::Json => print_json(report),
+            Progress::Auto => {
+                if self.is_terminal {
+                    eprint!("\r\x1b[K");
+                }
+                println!("{text}");
+            }
+            Progress::None => {}
+        }
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let mut json = serde_json::to_string_pretty(report).expect("reports are plain data");
+        json.push('\n');
+        std::fs::write(file, json)
+            .map_err(|e| format!("cannot write {} ({e}); next: free space", file.display()))
+    }
+}
+
+fn print_json(report: &impl Serialize) {
+    let mut line = serde_json::to_string(report).expect("reports are plain data");
+    line.push('\n');
+    let mut out = io::stdout().lock();
+    // Whoever read this has gone; the run goes on, and says so by its exit code.
+    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+}

@@ -1,0 +1,309 @@
+//! The real `holdfast-bench`: what it refuses, and what it does with processes that fail, lie or will not end.
+//!
+//! The server and client here are shell scripts that print report lines: no connection is ever made, so no run can
+//! pass, and each test names what the bench must notice.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use holdfast_results::run::{RUN_SCHEMA, Run, Verdict};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A folder for one test with stand-ins for both programs, removed afterwards.
+struct Stage {
+    dir: PathBuf,
+}
+
+impl Stage {
+    fn new(name: &str, server: &str, client: &str) -> Self {
+        let dir =
+            std::env::temp_dir().join(format!("holdfast-bench-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("bin")).expect("a folder");
+        for (program, body) in [("holdfast-server", server), ("holdfast-client", client)] {
+            let path = dir.join("bin").join(program);
+            fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("a script");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+        }
+        Self { dir }
+    }
+
+    fn runs(&self) -> PathBuf {
+        self.dir.join("runs")
+    }
+
+    fn bench(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-bench"));
+        command
+            .arg("longconn")
+            .arg("--runs")
+            .arg(self.runs())
+            .arg("--bin-dir")
+            .arg(self.dir.join("bin"))
+            .args(["--users", "10", "--every", "1s", "--hold", "1s"])
+            .args(args)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn record(&self) -> Run {
+        let text = fs::read_to_string(self.runs().join("latest/run.json")).expect("a record");
+        serde_json::from_str(&text).expect("of this schema")
+    }
+
+    /// Nothing that this stage started still runs.
+    fn assert_nothing_runs(&self) {
+        let ours = self.dir.join("bin").display().to_string();
+        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            assert!(!line.contains(&ours), "left running: {line}");
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+const SERVER: &str = r#"
+line() { echo '{"schema":"holdfast.server.longconn/1","is_final":'$1',"at_us":1,"listen":[],"thread_count":1,"shard_count":1,"capacity":10,"ring_slots":10,"open_now":10,"open_max":10,"accepted":10,"refused_full":0,"accept_failed":{},"closed":{},"messages_sent":0,"bytes_received":0,"anomalies":{}}'; }
+trap 'line true; exit 0' TERM
+line false
+while :; do sleep 0.2; line false; done"#;
+
+const CLIENT: &str = r#"
+line() { echo '{"schema":"holdfast.client.longconn/1","is_final":'$1',"at_us":1,"thread_count":1,"shard_count":1,"users_asked":10,"attempts":10,"opened":10,"failed":{},"open_now":10,"connecting_now":0,"ended":{"held":10},"ramp_done":true,"ramp_seconds":0.1,"messages_received":0,"messages_wrong":0,"messages_missed":0,"messages_sent":0,"bytes_received":0,"connect_us":{"count":0,"p50":0,"p99":0,"p999":0,"max":0},"lateness_us":{"count":0,"p50":0,"p99":0,"p999":0,"max":0},"anomalies":{}}'; }
+trap 'line true; exit 0' TERM
+while :; do line false; sleep 0.2; done"#;
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Exit code 2 and one line that names the cause with `words` and the next command.
+fn assert_refused(output: &Output, words: &str) {
+    let said = stderr(output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let errors: Vec<_> = said
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(errors.len(), 1, "{said}");
+    assert!(
+        errors[0].contains(words) && errors[0].contains("; next: "),
+        "{said}"
+    );
+    assert!(output.stdout.is_empty());
+}
+
+fn entries(dir: &Path) -> usize {
+    fs::read_dir(dir).map_or(0, Iterator::count)
+}
+
+#[test]
+fn bad_flags_are_refused_in_one_line() {
+    let stage = Stage::new("flags", SERVER, CLIENT);
+    for (args, words) in [
+        (&["--users", "0"][..], "zero users"),
+        (&["--users", "many"], "not a whole number"),
+        (&["--users", "99999999999"], "more than one machine"),
+        (&["--users", "90000000"], "hold"),
+        (&["--rate", "0"], "a rate of 0"),
+        (&["--rate", "-5"], "a rate of -5"),
+        (&["--rate", "1e300"], "a rate of 1e300"),
+        (&["--rate", "NaN"], "a rate of NaN"),
+        (&["--rate", "fast"], "neither a number nor"),
+        (&["--every", "0s"], "an interval of 0s"),
+        (&["--every", "soon"], "--every"),
+        (&["--hold", "90years"], "a hold of 90years"),
+        (&["--hold", "0s"], "a hold of 0s"),
+        (&["--message", ""], "a message of 0 bytes"),
+        (&["--name", "../../etc"], "cannot end a folder's name"),
+        (&["--port", "0"], "--port"),
+        (&["--server-threads", "0"], "zero threads"),
+        (&["--nonsense"], "--nonsense"),
+        (
+            &["--bin-dir", "/nowhere"],
+            "/nowhere/holdfast-server is missing",
+        ),
+        (
+            &["--runs", "/proc/holdfast"],
+            "results folder /proc/holdfast cannot be written",
+        ),
+    ] {
+        assert_refused(&stage.bench(args).output().expect("runs"), words);
+    }
+    assert_eq!(entries(&stage.runs()), 0, "a refusal leaves no run");
+}
+
+#[test]
+fn a_process_that_refuses_is_quoted_and_leaves_no_run() {
+    let stage = Stage::new(
+        "refusing",
+        "echo noise >&2; echo 'error: port 999 is in use; next: ss -ltn' >&2; exit 2",
+        CLIENT,
+    );
+    assert_refused(
+        &stage.bench(&[]).output().expect("runs"),
+        "error: port 999 is in use",
+    );
+    assert_eq!(entries(&stage.runs()), 0);
+
+    let stage = Stage::new(
+        "refusing-client",
+        SERVER,
+        "echo 'error: malformed CIDR; next: --source auto' >&2; exit 2",
+    );
+    assert_refused(&stage.bench(&[]).output().expect("runs"), "malformed CIDR");
+    assert_eq!(entries(&stage.runs()), 0);
+    stage.assert_nothing_runs();
+}
+
+#[test]
+fn a_process_that_dies_is_named_with_its_last_words() {
+    let stage = Stage::new("dying", "echo 'thread panicked' >&2; exit 3", CLIENT);
+    let output = stage.bench(&[]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let run = stage.record();
+    assert!(
+        run.reasons
+            .iter()
+            .any(|r| r.contains("the server exited with code 3 during start: thread panicked")),
+        "{:?}",
+        run.reasons
+    );
+    assert!(stderr(&output).contains("server: thread panicked"));
+}
+
+#[test]
+fn counts_that_the_kernel_denies_do_not_pass() {
+    let stage = Stage::new("lying", SERVER, CLIENT);
+    let output = stage
+        .bench(&["--json", "--name", "lie"])
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let run = stage.record();
+    assert_eq!(
+        (run.schema.as_str(), run.verdict),
+        (RUN_SCHEMA, Verdict::Fail)
+    );
+    assert!(
+        run.reasons
+            .iter()
+            .any(|r| r.contains("client 10, server 10, kernel 0")),
+        "{:?}",
+        run.reasons
+    );
+    assert_eq!(
+        (
+            run.processes.server.exit_code,
+            run.processes.client.exit_code
+        ),
+        (Some(0), Some(0))
+    );
+    let printed: Run = serde_json::from_slice(&output.stdout).expect("run.json on standard output");
+    assert_eq!(printed, run);
+    let latest = stage.runs().join("latest");
+    assert!(
+        fs::read_link(&latest)
+            .expect("a link")
+            .display()
+            .to_string()
+            .ends_with("-longconn-lie")
+    );
+    for file in ["series.csv", "server.json", "client.json"] {
+        assert!(latest.join(file).is_file(), "{file}");
+    }
+    assert!(
+        !latest.join("server.stderr.log").exists(),
+        "an empty log is removed"
+    );
+    stage.assert_nothing_runs();
+}
+
+#[test]
+fn an_interrupt_ends_all_and_leaves_a_record() {
+    let stage = Stage::new("interrupt", SERVER, CLIENT);
+    let output = interrupted(&stage, &[Signal::SIGINT]);
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    let run = stage.record();
+    assert_eq!(run.verdict, Verdict::Fail);
+    assert!(
+        run.reasons.contains(&"interrupted".to_string()),
+        "{:?}",
+        run.reasons
+    );
+    stage.assert_nothing_runs();
+}
+
+#[test]
+fn a_second_interrupt_kills_what_will_not_end() {
+    let stage = Stage::new(
+        "stubborn",
+        &SERVER.replace("trap 'line true; exit 0' TERM", "trap '' TERM"),
+        CLIENT,
+    );
+    let started = Instant::now();
+    let output = interrupted(&stage, &[Signal::SIGTERM, Signal::SIGTERM]);
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "killed at the second signal, not at the end of the grace"
+    );
+    let run = stage.record();
+    assert_eq!(run.processes.server.signal, Some(9), "{:?}", run.reasons);
+    assert!(
+        run.reasons.iter().any(|r| r.contains("was killed")),
+        "{:?}",
+        run.reasons
+    );
+    stage.assert_nothing_runs();
+}
+
+/// Starts a long hold, sends `signals` a second apart once the hold has begun, and waits for the end.
+fn interrupted(stage: &Stage, signals: &[Signal]) -> Output {
+    let bench = stage
+        .bench(&["--hold", "10m"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let pid = Pid::from_raw(i32::try_from(bench.id()).expect("a pid"));
+    for signal in std::iter::once(None).chain(signals.iter().map(|s| Some(*s))) {
+        if let Some(signal) = signal {
+            kill(pid, signal).expect("still runs");
+        } else {
+            wait_for_hold(&stage.runs());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    bench.wait_with_output().expect("ends")
+}
+
+fn wait_for_hold(runs: &Path) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < until {
+        let is_held = fs::read_dir(runs)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| {
+                fs::read_to_string(entry.path().join("series.csv"))
+                    .is_ok_and(|text| text.contains(",hold,"))
+            });
+        if is_held {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the hold did not begin");
+}
