@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::folder::workspace;
 use crate::refusal::Refusal;
+use crate::run::Asked;
 use crate::sample::kib_line;
 use crate::summary::{bytes, count};
 
@@ -149,6 +150,24 @@ impl Plan {
             .label
             .as_ref()
             .map_or_else(|| "longconn".into(), |label| format!("longconn-{label}"))
+    }
+
+    /// The request as the record holds it.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        let o = &self.options;
+        Asked {
+            users: self.users,
+            spawn_rate_per_second: match o.rate {
+                SpawnRate::Max => None,
+                SpawnRate::PerSecond(rate) => Some(rate),
+            },
+            every_seconds: o.every.as_secs_f64(),
+            hold_seconds: self.hold.as_secs_f64(),
+            message: o.message.clone(),
+            source: o.source.clone(),
+            targets: self.targets(),
+        }
     }
 
     /// Addresses the client connects to.

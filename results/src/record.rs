@@ -1,0 +1,443 @@
+//! From what was seen to what is recorded.
+//!
+//! Purpose: [`Seen`] is all that the flow noticed; [`Seen::fill`] turns it, and the last reports of both processes, into
+//! the figures of a [`Run`].
+//! Invariants: reads only; asks the kernel nothing. What was not seen becomes `None`, never a zero.
+//! Must not know: how phases follow each other; whether figures are good.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use crate::child::{Child, Report};
+use crate::folder::RunFolder;
+use crate::plan::Plan;
+use crate::run::{
+    Connections, Cpu, CpuPhase, Hold, Kernel, Latencies, Memory, Messages, ProcessRecord,
+    Processes, Ramp, Run,
+};
+use crate::sample::{KernelSample, ProcessSample};
+use crate::wire::{ClientReport, ServerReport};
+
+/// Everything known at one moment that a phase begins or ends with.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    /// By the clock.
+    pub at: Instant,
+    /// The kernel.
+    pub kernel: KernelSample,
+    /// The server process.
+    pub server: Option<ProcessSample>,
+    /// The client process.
+    pub client: Option<ProcessSample>,
+    /// The client's latest line.
+    pub client_report: Option<ClientReport>,
+}
+
+/// The three counts, taken together at the end of the hold, and who counted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Open at the client.
+    pub client: u64,
+    /// Open at the server.
+    pub server: u64,
+    /// Established pairs.
+    pub kernel: u64,
+    /// The sockets behind them, both ends.
+    pub kernel_sockets: u64,
+}
+
+/// All that the flow noticed on its way.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Start of the run.
+    pub started: Instant,
+    /// The latest second.
+    pub latest: Mark,
+    /// The server listens, the client does not run yet.
+    pub baseline: Option<Mark>,
+    /// The client was just started.
+    pub ramp_start: Option<Mark>,
+    /// The ramp is done.
+    pub hold_start: Option<Mark>,
+    /// The three counts are taken; `None` for a run cut short.
+    pub hold_end: Option<Mark>,
+    /// The three counts, also of a run cut short.
+    pub counts: Option<Counts>,
+    /// The client right after its start.
+    pub client_base: Option<ProcessSample>,
+    /// Least memory available in any sample.
+    pub available_bytes_min: u64,
+    /// Most connections in TIME_WAIT in any sample.
+    pub time_wait_max: u64,
+    /// What went wrong that no count shows.
+    pub incidents: Vec<String>,
+}
+
+impl Seen {
+    /// Nothing yet, but the kernel as it is before the start.
+    #[must_use]
+    pub fn new(kernel: KernelSample) -> Self {
+        let now = Instant::now();
+        Self {
+            started: now,
+            available_bytes_min: kernel.mem_available_bytes,
+            time_wait_max: 0,
+            latest: Mark {
+                at: now,
+                kernel,
+                server: None,
+                client: None,
+                client_report: None,
+            },
+            baseline: None,
+            ramp_start: None,
+            hold_start: None,
+            hold_end: None,
+            counts: None,
+            client_base: None,
+            incidents: Vec::new(),
+        }
+    }
+
+    /// Replaces the latest second and returns the one before.
+    pub fn take_second(&mut self, now: Mark) -> Mark {
+        self.available_bytes_min = self.available_bytes_min.min(now.kernel.mem_available_bytes);
+        self.time_wait_max = self.time_wait_max.max(now.kernel.tcp_tw);
+        std::mem::replace(&mut self.latest, now)
+    }
+
+    /// What client, server and kernel count as open at `mark`.
+    #[must_use]
+    pub fn counts_at(&self, mark: &Mark, server_open: u64) -> Counts {
+        let base = self.baseline.as_ref().map_or(0, |m| m.kernel.established);
+        let kernel_sockets = mark.kernel.established.saturating_sub(base);
+        Counts {
+            client: mark.client_report.as_ref().map_or(0, |r| r.open_now),
+            server: server_open,
+            // Both ends are here, so a connection counts twice; the verdict sees an odd socket by the other figure.
+            kernel: kernel_sockets / 2,
+            kernel_sockets,
+        }
+    }
+
+    /// Fills in everything measured.
+    pub fn fill(
+        &self,
+        run: &mut Run,
+        plan: &Plan,
+        folder: &RunFolder,
+        server_child: Option<&Child<ServerReport>>,
+        client_child: Option<&Child<ClientReport>>,
+    ) {
+        run.seconds = round(self.started.elapsed().as_secs_f64(), 3);
+        run.incidents = self.incidents.clone();
+        for garbled in [garbled(server_child), garbled(client_child)]
+            .into_iter()
+            .flatten()
+        {
+            run.incidents.push(garbled);
+        }
+        let histograms = folder.file("histograms.hlog");
+        if client_child.is_some_and(|c| c.heard().final_raw.is_some()) && !histograms.exists() {
+            run.incidents.push("the client left no histograms".into());
+        }
+        let server = server_child
+            .and_then(|c| c.heard().latest.clone())
+            .unwrap_or_default();
+        let client = client_child
+            .and_then(|c| c.heard().latest.clone())
+            .unwrap_or_default();
+        let counts = self.counts.unwrap_or_default();
+        run.connections = connections(plan.users, &counts, &server, &client);
+        run.ramp = Ramp {
+            seconds: round(client.ramp_seconds, 4),
+            per_second: if client.ramp_seconds > 0.0 {
+                round(client.opened as f64 / client.ramp_seconds, 1)
+            } else {
+                0.0
+            },
+        };
+        run.hold = Hold {
+            seconds: self.hold_seconds(),
+        };
+        run.messages = Messages {
+            sent: server.is_final.then_some(server.messages_sent),
+            received: client.messages_received,
+            wrong: client.messages_wrong,
+            missed: client.messages_missed,
+            per_second: self.messages_per_second(),
+            due_per_second: round(counts.client as f64 / plan.options.every.as_secs_f64(), 1),
+        };
+        run.latency_us = Latencies {
+            connect: client.connect_us,
+            lateness: client.lateness_us,
+        };
+        run.memory = self.memory(&counts);
+        run.cpu = self.cpu(server_child.map(Child::cpu), client_child.map(Child::cpu));
+        run.kernel = self.kernel();
+        run.processes = Processes {
+            server: process_record(
+                server_child,
+                server.thread_count,
+                server.shard_count,
+                &server.anomalies,
+            ),
+            client: process_record(
+                client_child,
+                client.thread_count,
+                client.shard_count,
+                &client.anomalies,
+            ),
+        };
+    }
+
+    fn hold_seconds(&self) -> Option<f64> {
+        let (start, end) = (self.hold_start.as_ref()?, self.hold_end.as_ref()?);
+        Some(round(end.at.duration_since(start.at).as_secs_f64(), 3))
+    }
+
+    /// Received a second between the reports nearest to the hold's two ends, by the client's own clock.
+    fn messages_per_second(&self) -> Option<f64> {
+        let a = self.hold_start.as_ref()?.client_report.as_ref()?;
+        let b = self.hold_end.as_ref()?.client_report.as_ref()?;
+        let seconds = b.at_us.checked_sub(a.at_us).filter(|us| *us > 0)? as f64 / 1e6;
+        Some(round(
+            b.messages_received.saturating_sub(a.messages_received) as f64 / seconds,
+            1,
+        ))
+    }
+
+    fn memory(&self, counts: &Counts) -> Memory {
+        let mut memory = Memory {
+            available_bytes_min: Some(self.available_bytes_min),
+            ..Memory::default()
+        };
+        let Some(base) = &self.baseline else {
+            return memory;
+        };
+        memory.server_rss_base_bytes = base.server.map(|p| p.rss_bytes);
+        memory.client_rss_base_bytes = self.client_base.map(|p| p.rss_bytes);
+        memory.slab_base_bytes = Some(base.kernel.slab_bytes);
+        let Some(end) = &self.hold_end else {
+            return memory;
+        };
+        memory.server_rss_bytes = end.server.map(|p| p.rss_bytes);
+        memory.client_rss_bytes = end.client.map(|p| p.rss_bytes);
+        memory.slab_bytes = Some(end.kernel.slab_bytes);
+        let per = |bytes: f64, n: u64| (n > 0).then(|| round(bytes / n as f64, 2));
+        let growth = |now: Option<u64>, base: Option<u64>| Some(now? as f64 - base? as f64);
+        memory.server_rss_bytes_per_connection = memory
+            .server_rss_bytes
+            .and_then(|b| per(b as f64, counts.server));
+        memory.client_rss_bytes_per_connection = memory
+            .client_rss_bytes
+            .and_then(|b| per(b as f64, counts.client));
+        memory.server_rss_growth_bytes_per_connection =
+            growth(memory.server_rss_bytes, memory.server_rss_base_bytes)
+                .and_then(|b| per(b, counts.server));
+        memory.client_rss_growth_bytes_per_connection =
+            growth(memory.client_rss_bytes, memory.client_rss_base_bytes)
+                .and_then(|b| per(b, counts.client));
+        memory.slab_bytes_per_pair =
+            growth(memory.slab_bytes, memory.slab_base_bytes).and_then(|b| per(b, counts.kernel));
+        memory.machine_bytes_per_pair = growth(
+            Some(base.kernel.mem_available_bytes),
+            Some(end.kernel.mem_available_bytes),
+        )
+        .and_then(|b| per(b, counts.kernel));
+        memory
+    }
+
+    fn cpu(&self, server: Option<Duration>, client: Option<Duration>) -> Cpu {
+        let seconds = |cpu: Option<Duration>| round(cpu.unwrap_or_default().as_secs_f64(), 3);
+        let ramp_end = self.hold_start.as_ref();
+        Cpu {
+            server_seconds: seconds(server),
+            client_seconds: seconds(client),
+            machine_busy_percent: cpu_phase(self.ramp_start.as_ref(), self.hold_end.as_ref())
+                .map(|p| p.machine_busy_percent),
+            ramp: cpu_phase(self.ramp_start.as_ref(), ramp_end),
+            hold: cpu_phase(ramp_end, self.hold_end.as_ref()),
+        }
+    }
+
+    fn kernel(&self) -> Kernel {
+        let Some(base) = &self.baseline else {
+            return Kernel::default();
+        };
+        let growth = |(name, now): (&String, &u64)| {
+            (name.clone(), now.saturating_sub(base.kernel.counter(name)))
+        };
+        Kernel {
+            counters: self.latest.kernel.counters.iter().map(growth).collect(),
+            time_wait_max: self.time_wait_max,
+            established_base: base.kernel.established,
+        }
+    }
+}
+
+fn garbled<R: Report>(child: Option<&Child<R>>) -> Option<String> {
+    let child = child?;
+    let line = child.heard().not_understood.clone()?;
+    Some(format!(
+        "the {} printed a line that is no report: {line}",
+        child.name
+    ))
+}
+
+fn connections(
+    asked: u64,
+    counts: &Counts,
+    server: &ServerReport,
+    client: &ClientReport,
+) -> Connections {
+    let ended_otherwise: u64 = client
+        .ended
+        .iter()
+        .filter(|(class, _)| *class != "held")
+        .map(|(_, n)| n)
+        .sum();
+    Connections {
+        asked,
+        opened: client.opened,
+        failed: nonzero(&client.failed),
+        held_at_end: counts.client,
+        // Without a final report nobody can say that any of them was held.
+        lost: if client.is_final {
+            ended_otherwise
+        } else {
+            client.opened
+        },
+        ended: nonzero(&client.ended),
+        server_open: counts.server,
+        kernel_established: counts.kernel,
+        kernel_established_sockets: counts.kernel_sockets,
+        server_accepted: server.accepted,
+        server_refused_full: server.refused_full,
+        server_accept_failed: nonzero(&server.accept_failed),
+        server_closed: nonzero(&server.closed),
+    }
+}
+
+fn process_record<R: Report>(
+    child: Option<&Child<R>>,
+    thread_count: usize,
+    shard_count: usize,
+    anomalies: &BTreeMap<String, u64>,
+) -> ProcessRecord {
+    let Some(child) = child else {
+        return ProcessRecord::default();
+    };
+    ProcessRecord {
+        command: child.command.clone(),
+        exit_code: child.exit().and_then(|status| status.code()),
+        signal: child.exit().and_then(|status| status.signal()),
+        has_final_report: child.heard().final_raw.is_some(),
+        thread_count,
+        shard_count,
+        anomalies: nonzero(anomalies),
+    }
+}
+
+fn cpu_phase(from: Option<&Mark>, to: Option<&Mark>) -> Option<CpuPhase> {
+    let (from, to) = (from?, to?);
+    let spent = |a: Option<ProcessSample>, b: Option<ProcessSample>| {
+        b.map_or(0.0, |b| {
+            b.cpu_seconds() - a.map_or(0.0, |a| a.cpu_seconds())
+        })
+    };
+    Some(CpuPhase {
+        seconds: round(to.at.duration_since(from.at).as_secs_f64(), 3),
+        server_seconds: round(spent(from.server, to.server), 2),
+        client_seconds: round(spent(from.client, to.client), 2),
+        machine_busy_percent: round(to.kernel.busy_percent_since(&from.kernel), 1),
+    })
+}
+
+fn nonzero(map: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    map.iter()
+        .filter(|(_, n)| **n > 0)
+        .map(|(name, n)| (name.clone(), *n))
+        .collect()
+}
+
+fn round(value: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (value * scale).round() / scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(established: u64, available: u64) -> Mark {
+        let kernel = KernelSample {
+            established,
+            mem_available_bytes: available,
+            ..KernelSample::default()
+        };
+        let report = ClientReport {
+            open_now: 7,
+            ..ClientReport::default()
+        };
+        Mark {
+            at: Instant::now(),
+            kernel,
+            server: None,
+            client: None,
+            client_report: Some(report),
+        }
+    }
+
+    #[test]
+    fn the_kernel_counts_from_the_baseline_and_keeps_the_odd_socket() {
+        let mut seen = Seen::new(KernelSample::default());
+        seen.baseline = Some(mark(4, 0));
+        let counts = seen.counts_at(&mark(19, 0), 6);
+        assert_eq!(
+            (
+                counts.client,
+                counts.server,
+                counts.kernel,
+                counts.kernel_sockets
+            ),
+            (7, 6, 7, 15)
+        );
+    }
+
+    #[test]
+    fn extremes_are_kept_over_seconds() {
+        let mut seen = Seen::new(KernelSample {
+            mem_available_bytes: 100,
+            ..KernelSample::default()
+        });
+        for available in [90, 20, 50] {
+            seen.take_second(mark(0, available));
+        }
+        assert_eq!(
+            (
+                seen.available_bytes_min,
+                seen.latest.kernel.mem_available_bytes
+            ),
+            (20, 50)
+        );
+    }
+
+    #[test]
+    fn without_a_final_report_all_that_opened_is_lost() {
+        let counts = Counts::default();
+        let mut client = ClientReport {
+            opened: 10,
+            ..ClientReport::default()
+        };
+        client
+            .ended
+            .extend([("held".to_string(), 8), ("reset".to_string(), 2)]);
+        let lost =
+            |client: &ClientReport| connections(10, &counts, &ServerReport::default(), client).lost;
+        assert_eq!(lost(&client), 10);
+        client.is_final = true;
+        assert_eq!(lost(&client), 2);
+    }
+}
