@@ -83,6 +83,10 @@ pub trait Ring {
     /// # Errors
     /// [`Error`] when the kernel refuses to be entered at all.
     fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error>;
+    /// Microseconds of engine time.
+    fn now_us(&self) -> u64;
+    /// True if a completion is at hand.
+    fn has_completion(&self) -> bool;
     /// The next completion at hand.
     fn reap(&mut self) -> Option<Completion>;
     /// The first `length` bytes of a buffer a completion named.

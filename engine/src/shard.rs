@@ -116,6 +116,7 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
     /// True if a turn would do something now.
     pub fn has_work(&self, now_us: u64) -> bool {
         self.ring.wants_enter()
+            || self.ring.has_completion()
             || self.draining_from.is_some()
             || self.wheel.next_due_ticks().is_some_and(|t| {
                 (((now_us / TICK_US) as u32).wrapping_sub(self.wheel.now().wrapping_add(t)) as i32) >= 0
@@ -198,6 +199,7 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
                 break;
             }
             self.enter(None)?;
+            ctx.now_us = self.ring.now_us();
             worked = true;
         }
         Ok(worked)

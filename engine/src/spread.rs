@@ -451,7 +451,8 @@ impl<P: Default + Send> CoreThread<P> {
         let plan = self.plan.clone();
         let share = (self.number as u64, config.thread_count as u64);
         let fds: Vec<RawFd> = self.listeners.iter().map(AsRawFd::as_raw_fd).collect();
-        let make_ring = || KernelRing::new(&config);
+        let started_at = self.started_at;
+        let make_ring = || KernelRing::new(&config, started_at);
         let core = Core::new(&config, &gate, handler, make_ring, &fds, plan.as_deref().map(|p| (p, share.0, share.1)));
         let _ = ready.send(core.is_ok());
         let mut core = core?;
@@ -477,7 +478,10 @@ impl<P: Default + Send> CoreThread<P> {
             let now_us = self.now_us();
             let how = self.stop.load(Ordering::Acquire);
             if how != Stop::No as u8 {
-                self.listeners.clear();
+                // A ring that polls a listener keeps it open: shutting it down is what stops it from listening.
+                for listener in self.listeners.drain(..) {
+                    let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+                }
                 core.stop(if how == Stop::InOrder as u8 { Stop::InOrder } else { Stop::Now })?;
             }
             let next = core.turn(now_us)?;

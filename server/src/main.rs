@@ -1,2 +1,31 @@
-//! stub
-fn main() {}
+//! `holdfast-server`: protocols on the engine. This file is the table of its subcommands.
+//!
+//! Must not know: how a protocol works.
+#![forbid(unsafe_code)]
+
+mod longconn;
+mod port;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Holds very many TCP connections.
+#[derive(Parser)]
+#[command(name = "holdfast-server", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Hold long connections and push a message to each at an interval
+    Longconn(longconn::Flags),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Longconn(flags) => longconn::main(flags),
+    }
+}

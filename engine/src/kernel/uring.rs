@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
@@ -44,14 +44,16 @@ pub struct KernelRing {
     staged_bytes: [usize; 2],
     pushed: usize,
     overflow_count: u64,
+    started_at: Instant,
 }
 
 impl KernelRing {
-    /// A ring with a table of `config.ring_slots` direct descriptors, for the calling thread alone.
+    /// A ring with a table of `config.ring_slots` direct descriptors, for the calling thread alone. Its time counts from
+    /// `started_at`.
     ///
     /// # Errors
     /// [`Error`] naming the missing feature, limit or setting.
-    pub fn new(config: &Config) -> Result<Self, Error> {
+    pub fn new(config: &Config, started_at: Instant) -> Result<Self, Error> {
         let page = 4096;
         let buffers_offset = BufferRing::entries_bytes(BUFFER_COUNT).next_multiple_of(page);
         let addresses_offset = buffers_offset + usize::from(BUFFER_COUNT) * config.buffer_bytes as usize;
@@ -86,6 +88,7 @@ impl KernelRing {
             staged_bytes: [0; 2],
             pushed: 0,
             overflow_count: 0,
+            started_at,
         })
     }
 
@@ -133,9 +136,10 @@ impl KernelRing {
         match request {
             Request::Listen { listener } => opcode::PollAdd::new(Fd(listener), libc::POLLIN as u32).build(),
             Request::Accept { listener, slot } => {
-                opcode::Accept::new(Fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
+                let entry = opcode::Accept::new(Fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
                     .file_index(Some(place(slot)))
-                    .build()
+                    .build();
+                without_waiting(entry)
             }
             Request::Socket { slot, is_ipv6 } => {
                 let domain = if is_ipv6 { libc::AF_INET6 } else { libc::AF_INET };
@@ -200,6 +204,17 @@ impl KernelRing {
     }
 }
 
+/// Makes an accept give EAGAIN instead of waiting, whatever the listener's own flags: IORING_ACCEPT_DONTWAIT (Linux 6.10), which the
+/// crate cannot say.
+fn without_waiting(mut accept: Entry) -> Entry {
+    const IORING_ACCEPT_DONTWAIT: u16 = 1 << 1;
+    const _: () = assert!(size_of::<Entry>() == 64);
+    // SAFETY: an entry is a C struct around `io_uring_sqe`, whose second 16-bit word is `ioprio`; for an accept it carries these
+    // flags. The pointer is derived from a unique reference and stays inside it.
+    unsafe { (&raw mut accept).cast::<u16>().add(1).write(IORING_ACCEPT_DONTWAIT) };
+    accept
+}
+
 impl Ring for KernelRing {
     #[inline]
     fn push(&mut self, token: Token, request: Request) -> Result<(), Error> {
@@ -229,6 +244,17 @@ impl Ring for KernelRing {
             self.enter(None)?;
         }
         Err(Error::new("the kernel takes no more requests from a full queue", "free memory; see dmesg"))
+    }
+
+    #[inline]
+    fn now_us(&self) -> u64 {
+        self.started_at.elapsed().as_micros() as u64
+    }
+
+    #[inline]
+    fn has_completion(&self) -> bool {
+        // SAFETY: only this thread uses the ring, and the queue is dropped at the end of the expression.
+        !unsafe { self.ring.completion_shared() }.is_empty()
     }
 
     #[inline]

@@ -1,0 +1,129 @@
+//! Getting the port, also while the listeners of a killed server are still dying on it.
+//!
+//! A killed process that held a million sockets takes seconds to end, and its listeners go on taking newcomers, only to reset them.
+//! So a port in use is looked at: when a living process listens there that is the answer, when nobody living does it is waited for.
+//! Must not know: what is served.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use holdfast_engine::listen::{ListenError, listeners};
+use holdfast_results::console::Console;
+
+/// How long a dying listener is waited for.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long a listener without a visible owner is waited for when not every process can be looked into.
+const WAIT_UNSURE: Duration = Duration::from_secs(5);
+/// How long a living owner may take to turn out to be ending.
+const WAIT_OWNED: Duration = Duration::from_millis(500);
+
+/// Who listens on a port.
+#[derive(Debug, PartialEq, Eq)]
+enum Owner {
+    /// A living process: name and pid.
+    Process(String, u32),
+    /// No living process.
+    Nobody,
+    /// Not every process could be looked into.
+    Unsure,
+}
+
+/// Listeners for every thread and address.
+///
+/// # Errors
+/// One line naming who has the port, or why it cannot be had.
+pub fn listen(
+    addresses: &[SocketAddr],
+    thread_count: usize,
+    cores: Option<&[usize]>,
+    console: &Console,
+) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketAddr>), anyhow::Error> {
+    let since = Instant::now();
+    let mut was_said = false;
+    loop {
+        let address = match listeners(addresses, thread_count, cores) {
+            Ok(listeners) => return Ok(listeners),
+            Err(ListenError::Other(error)) => return Err(error.into()),
+            Err(ListenError::InUse(address)) => address,
+        };
+        let port = address.port();
+        let (patience, who) = match owner(port) {
+            Owner::Process(name, pid) => (WAIT_OWNED, format!("{name} (pid {pid}) listens there")),
+            Owner::Nobody => (WAIT_MAX, "a listener without a living process stays there".to_owned()),
+            Owner::Unsure => (WAIT_UNSURE, "another process listens there".to_owned()),
+        };
+        if since.elapsed() >= patience {
+            anyhow::bail!("port {port} is in use: {who}; next: end it, or choose another port with --listen");
+        }
+        if patience == WAIT_MAX && !was_said {
+            was_said = true;
+            console.say(format_args!("port {port}: waiting for the listeners of a process that is ending"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Looks for the living process that listens on `port`.
+fn owner(port: u16) -> Owner {
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+    let inodes: Vec<String> = tables
+        .iter()
+        .filter_map(|table| std::fs::read_to_string(table).ok())
+        .flat_map(|text| listening_inodes(&text, port))
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    let mut is_sure = true;
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Ok(fds) = std::fs::read_dir(process.path().join("fd")) else {
+            // Gone meanwhile, a zombie's empty table, or not ours to look into.
+            is_sure &= !process.path().join("fd").exists() || nix::unistd::geteuid().is_root();
+            continue;
+        };
+        let has_it = fds
+            .flatten()
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+            .any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()));
+        if has_it {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Owner::Process(name.trim().to_owned(), pid);
+        }
+    }
+    if is_sure { Owner::Nobody } else { Owner::Unsure }
+}
+
+/// Inodes of the sockets in state LISTEN on `port`, from the text of /proc/net/tcp or tcp6.
+fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
+    let local = format!(":{port:04X}");
+    table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let is_it = fields.len() > 9 && fields[1].ends_with(&local) && fields[3] == "0A";
+            is_it.then(|| fields[9].parse().ok()).flatten()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_listeners_of_the_port_only() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+            0: 00000000:1B9E 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n   \
+            1: 0100007F:1B9E 0100007F:0400 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 20 4 30 10 -1\n   \
+            2: 00000000:1B9F 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0 0 10 0\n";
+        assert_eq!(listening_inodes(table, 0x1B9E), [4711]);
+    }
+
+    #[test]
+    fn finds_this_process_by_its_listener() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(matches!(owner(port), Owner::Process(_, pid) if pid == std::process::id()));
+    }
+}
