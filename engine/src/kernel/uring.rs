@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode};
+use nix::sys::socket::{SockaddrIn, SockaddrIn6};
 
 use super::buffers::{BufferRing, Region};
 use crate::config::{BUFFER_COUNT, CQ_ENTRIES, Config, SQ_ENTRIES};
@@ -19,10 +20,10 @@ use crate::error::Error;
 use crate::ring::{Completion, Request, Ring, Staged};
 use crate::token::Token;
 
-/// Most a socket address takes (sockaddr_in6).
-const ADDRESS_BYTES: usize = size_of::<libc::sockaddr_in6>();
+/// Bytes from one address to the next: a sockaddr_in6 takes 28.
+const ADDRESS_STRIDE: usize = 32;
 /// A place for the address of every queued request.
-const ADDRESSES_BYTES: usize = SQ_ENTRIES as usize * 32;
+const ADDRESSES_BYTES: usize = SQ_ENTRIES as usize * ADDRESS_STRIDE;
 /// Room for bytes to send that are not static, for one `enter`: each of the two halves.
 const STAGING_BYTES: usize = 64 * 1024;
 const BUFFER_GROUP: u16 = 0;
@@ -30,7 +31,7 @@ const BUFFER_GROUP: u16 = 0;
 static ONE: libc::c_int = 1;
 static LINGER_ZERO: [libc::c_int; 2] = [1, 0];
 
-const _: () = assert!(ADDRESS_BYTES <= 32);
+const _: () = assert!(size_of::<libc::sockaddr_in6>() <= ADDRESS_STRIDE);
 const _: () = assert!(size_of::<libc::linger>() == size_of::<[libc::c_int; 2]>());
 
 /// A ring of the kernel with its direct-descriptor table and its memory.
@@ -119,14 +120,23 @@ impl KernelRing {
     }
 
     fn write_address(&mut self, address: SocketAddr) -> (*const libc::sockaddr, libc::socklen_t) {
-        let offset = self.addresses_offset + (self.pushed % SQ_ENTRIES as usize) * 32;
-        let storage = nix::sys::socket::SockaddrStorage::from(address);
-        let length = nix::sys::socket::SockaddrLike::len(&storage) as usize;
-        let pointer = nix::sys::socket::SockaddrLike::as_ptr(&storage).cast::<u8>();
-        // SAFETY: `storage` is an initialised socket address of `length` bytes on this stack frame.
-        let bytes = unsafe { std::slice::from_raw_parts(pointer, length) };
-        self.region.slice_mut(offset, length).copy_from_slice(bytes);
+        let offset = self.addresses_offset + (self.pushed % SQ_ENTRIES as usize) * ADDRESS_STRIDE;
+        let length = match address {
+            SocketAddr::V4(v4) => self.write_plain(offset, &libc::sockaddr_in::from(SockaddrIn::from(v4))),
+            SocketAddr::V6(v6) => self.write_plain(offset, &libc::sockaddr_in6::from(SockaddrIn6::from(v6))),
+        };
         (self.region.address(offset, length).cast(), length as libc::socklen_t)
+    }
+
+    /// Copies a socket address of the C kind into the region; returns its length.
+    fn write_plain<A: Copy>(&mut self, offset: usize, address: &A) -> usize {
+        let length = size_of::<A>();
+        // A longer one would run into its neighbour, which may still wait for its submission.
+        assert!(length <= ADDRESS_STRIDE);
+        // SAFETY: the two callers pass sockaddr_in and sockaddr_in6, C structs of integers without padding.
+        let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(address).cast::<u8>(), length) };
+        self.region.slice_mut(offset, length).copy_from_slice(bytes);
+        length
     }
 
     fn entry(&mut self, request: Request) -> Entry {
