@@ -21,4 +21,5 @@ pub mod sample;
 pub mod series;
 pub mod summary;
 pub mod verdict;
+pub mod warm;
 pub mod wire;

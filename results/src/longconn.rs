@@ -23,9 +23,10 @@ use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
 use crate::summary::{self, Glance, Progress};
 use crate::wire::{ClientReport, ServerReport};
+use crate::warm::{self, Warm};
 use crate::{lab, origin, verdict};
 
-pub use crate::plan::{Options, Plan, SpawnRate};
+pub use crate::plan::{Options, Plan, SpawnRate, WarmUp};
 
 /// Nothing is asked of a starting process for longer than this.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -33,6 +34,10 @@ const START_MAX: Duration = Duration::from_secs(60);
 const INTERRUPT_GRACE: Duration = Duration::from_secs(10);
 /// A killed process with millions of sockets takes its time to vanish.
 const KILL_MAX: Duration = Duration::from_secs(120);
+/// Memory a pair of connections takes, all of it: what is warmed and given back for each.
+const PAIR_BYTES: u64 = 8_600;
+/// Fewer users than this ramp too shortly to be worth warming for.
+const WARM_USERS_MIN: u64 = 100_000;
 /// How long after the hold the reports for the three counts may take.
 const COUNTS_MAX: Duration = Duration::from_secs(10);
 
@@ -214,14 +219,20 @@ impl<'a> Flow<'a> {
             return ended;
         }
         self.seen.baseline = Some(self.mark());
+        let mut warm = match self.warm_up().await {
+            Ok(warm) => warm,
+            Err(ended) => return ended,
+        };
         if let Err(refusal) = self.start_client() {
             return Ended::Refused(refusal);
         }
         self.phase = "ramp";
+        warm.release_with_ramp(PAIR_BYTES);
         self.seen.ramp_start = Some(self.mark());
         if let Some(ended) = self.until_ramped().await {
             return ended;
         }
+        drop(warm);
         self.phase = "hold";
         self.seen.hold_start = Some(self.mark());
         self.glance(0.0, 0.0, true);
@@ -229,6 +240,34 @@ impl<'a> Flow<'a> {
             return ended;
         }
         self.count_thrice().await
+    }
+
+    /// Has the machine's host back the memory of the ramp, where that makes a difference.
+    async fn warm_up(&mut self) -> Result<Warm, Ended> {
+        let is_wanted = match self.plan.options.warm {
+            WarmUp::Auto => warm::is_reporting_machine() && self.plan.users >= WARM_USERS_MIN,
+            WarmUp::On => true,
+            WarmUp::Off => false,
+        };
+        if !is_wanted {
+            return Ok(Warm::default());
+        }
+        let started = Instant::now();
+        let bytes = self.plan.users * PAIR_BYTES;
+        self.progress.say(&format!(
+            "warming {:.1} GiB: the host of this virtual machine backs memory only when it is touched (--warm off leaves it out)",
+            bytes as f64 / f64::from(1 << 30)
+        ));
+        let filling = std::thread::spawn(move || Warm::fill(bytes));
+        while !filling.is_finished() {
+            if let Some(ended) = self.interrupted().or_else(|| self.somebody_ended()) {
+                return Err(ended);
+            }
+            self.step_within(Duration::from_millis(100)).await;
+        }
+        let (warm, held) = filling.join().unwrap_or_default();
+        self.seen.warmed = (held, started.elapsed().as_secs_f64());
+        Ok(warm)
     }
 
     fn start_server(&mut self) -> Result<(), Refusal> {

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use holdfast_results::longconn::{self, Options, SpawnRate};
+use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
 use holdfast_results::refusal::Refusal;
 
 /// Loads a server with a client, both on this machine, and proves the result.
@@ -89,6 +89,11 @@ struct Longconn {
     #[arg(long)]
     no_namespace: bool,
 
+    /// Before the ramp, take and give back the memory it needs, so that the host of a virtual machine backs it: auto does so on
+    /// a virtual machine that reports free memory to its host
+    #[arg(long, value_enum, default_value = "auto")]
+    warm: WarmUp,
+
     /// Start even if memory will not suffice [default: off]
     #[arg(long)]
     force: bool,
@@ -136,6 +141,7 @@ impl From<Longconn> for Options {
             client_args: flags.client_arg,
             is_private: !flags.no_namespace,
             is_forced: flags.force,
+            warm: flags.warm,
             bin_dir: flags.bin_dir,
         }
     }

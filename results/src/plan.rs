@@ -70,7 +70,20 @@ pub struct Options {
     pub client_args: Vec<String>,
     pub is_private: bool,
     pub is_forced: bool,
+    pub warm: WarmUp,
     pub bin_dir: Option<PathBuf>,
+}
+
+/// Whether the memory of a run is warmed before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum WarmUp {
+    /// Where it makes a difference.
+    #[default]
+    Auto,
+    /// In any case.
+    On,
+    /// Never.
+    Off,
 }
 
 /// A checked request.
@@ -446,6 +459,7 @@ mod tests {
             client_args: vec![],
             is_private: true,
             is_forced: false,
+            warm: WarmUp::Off,
             bin_dir: None,
         }
     }

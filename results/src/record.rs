@@ -68,6 +68,8 @@ pub struct Seen {
     pub client_base: Option<ProcessSample>,
     /// Least memory available in any sample.
     pub available_bytes_min: u64,
+    /// Memory warmed before the ramp, bytes, and how long it took, seconds.
+    pub warmed: (u64, f64),
     /// Most connections in TIME_WAIT in any sample.
     pub time_wait_max: u64,
     /// What went wrong that no count shows.
@@ -82,6 +84,7 @@ impl Seen {
         Self {
             started: now,
             available_bytes_min: kernel.mem_available_bytes,
+            warmed: (0, 0.0),
             time_wait_max: 0,
             latest: Mark {
                 at: now,
@@ -211,6 +214,8 @@ impl Seen {
     fn memory(&self, counts: &Counts) -> Memory {
         let mut memory = Memory {
             available_bytes_min: Some(self.available_bytes_min),
+            warmed_bytes: self.warmed.0,
+            warmed_seconds: self.warmed.1,
             ..Memory::default()
         };
         let Some(base) = &self.baseline else {

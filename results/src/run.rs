@@ -263,6 +263,10 @@ pub struct Memory {
     pub slab_bytes: Option<u64>,
     /// Least memory available at any sample of the run.
     pub available_bytes_min: Option<u64>,
+    /// Memory touched before the ramp, so that a virtual machine's host backs it; 0: the run began as it was.
+    pub warmed_bytes: u64,
+    /// How long that took.
+    pub warmed_seconds: f64,
 }
 
 /// Time on cores.
