@@ -26,7 +26,7 @@ pub const CQ_ENTRIES: u32 = 2048;
 /// Receive buffers of one ring; also the most receives one ring has under way at a time.
 pub const BUFFER_COUNT: u16 = 64;
 /// Most accepts one shard submits in one go.
-pub const ACCEPT_BATCH_MAX: u32 = 128;
+pub const ACCEPT_BATCH_MAX: u32 = 1_024;
 /// Timer granularity, microseconds: a timer is never early and at most one tick late while the shard keeps up.
 pub const TICK_US: u64 = 1_000;
 /// The longest an idle core thread sleeps before it looks at its orders, microseconds.
@@ -38,7 +38,7 @@ const _: () = assert!(RING_SLOTS_MAX <= 1 << SLOT_INDEX_BITS);
 const _: () = assert!(RING_SLOTS_MIN > SPARE_SLOTS);
 const _: () = assert!(SQ_ENTRIES.is_power_of_two() && CQ_ENTRIES.is_power_of_two());
 const _: () = assert!(BUFFER_COUNT.is_power_of_two() && (BUFFER_COUNT as u32) < SQ_ENTRIES);
-const _: () = assert!(ACCEPT_BATCH_MAX <= SQ_ENTRIES && CQ_ENTRIES >= SQ_ENTRIES);
+const _: () = assert!(ACCEPT_BATCH_MAX <= CQ_ENTRIES && CQ_ENTRIES >= SQ_ENTRIES);
 
 /// What an [`Engine`](crate::Engine) is asked to be.
 #[derive(Debug, Clone)]

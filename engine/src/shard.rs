@@ -354,7 +354,7 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
     ) -> Result<(), Error> {
         if result < 0 {
             self.slots.release(slot);
-            ctx.gate.leave();
+            ctx.gate.give_back(1);
             if result == -libc::EAGAIN {
                 ctx.is_accept_dry = true;
             } else {
@@ -363,6 +363,7 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             return Ok(());
         }
         self.slots[slot].accepted();
+        ctx.gate.keep();
         ctx.stats.accepted += 1;
         self.on_open(handler, ctx, slot)
     }

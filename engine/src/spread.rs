@@ -23,36 +23,70 @@ use crate::shard::{Context, Shard};
 use crate::stats::Stats;
 
 /// Most attempts one thread has under way.
-const CONNECTING_MAX: usize = 1_024;
-/// Most attempts one thread starts in one turn: few enough that a heartbeat never waits long behind them.
-const DIALS_PER_TURN_MAX: usize = 256;
+const CONNECTING_MAX: usize = 2_048;
+/// Most attempts one thread starts in one turn: few enough that a heartbeat does not wait long behind them, enough that a
+/// thread whose turns are long with heartbeats still ramps.
+const DIALS_PER_TURN_MAX: usize = 1_024;
 
-/// Admission: how many connections are held, against how many may be.
+/// Admission: how many connections are held, against how many may be. A place is taken before an accept and kept or given
+/// back after it.
 #[derive(Debug)]
 pub struct Gate {
     capacity: u64,
-    held: AtomicU64,
+    /// Places taken, those of accepts under way included.
+    taken: AtomicU64,
+    /// Places of accepts under way.
+    under_way: AtomicU64,
+}
+
+/// What a gate says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    /// So many may be accepted now.
+    Granted(u32),
+    /// None now, but accepts under way may give places back.
+    Later,
+    /// Every place is held by a connection.
+    Full,
 }
 
 impl Gate {
     /// A gate for `capacity` connections.
     pub fn new(capacity: u64) -> Self {
-        Gate { capacity, held: AtomicU64::new(0) }
+        Gate { capacity, taken: AtomicU64::new(0), under_way: AtomicU64::new(0) }
     }
 
-    /// Admits up to `wanted`; returns how many.
-    fn enter(&self, wanted: u32) -> u32 {
+    /// Takes up to `wanted` places for accepts.
+    fn ask(&self, wanted: u32) -> Admission {
         let mut granted = 0;
-        let _ = self.held.fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| {
-            granted = u64::from(wanted).min(self.capacity.saturating_sub(held)) as u32;
-            (granted > 0).then_some(held + u64::from(granted))
+        // Counted as under way before they are taken, so that another thread never takes them for connections.
+        self.under_way.fetch_add(u64::from(wanted), Ordering::AcqRel);
+        let _ = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
+            granted = u64::from(wanted).min(self.capacity.saturating_sub(taken)) as u32;
+            (granted > 0).then_some(taken + u64::from(granted))
         });
-        granted
+        let under_way = self.under_way.fetch_sub(u64::from(wanted - granted), Ordering::AcqRel);
+        match granted {
+            0 if under_way > u64::from(wanted) => Admission::Later,
+            0 => Admission::Full,
+            _ => Admission::Granted(granted),
+        }
     }
 
-    /// One has left, or did not come.
+    /// An accept has become a connection: its place is held.
+    pub(crate) fn keep(&self) {
+        self.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// `count` accepts have not become connections.
+    pub(crate) fn give_back(&self, count: u32) {
+        self.taken.fetch_sub(u64::from(count), Ordering::AcqRel);
+        self.under_way.fetch_sub(u64::from(count), Ordering::AcqRel);
+    }
+
+    /// A connection has ended.
     pub(crate) fn leave(&self) {
-        let before = self.held.fetch_sub(1, Ordering::AcqRel);
+        let before = self.taken.fetch_sub(1, Ordering::AcqRel);
         assert!(before > 0, "nobody leaves who did not enter");
     }
 }
@@ -227,24 +261,26 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             }
             return Ok(false);
         }
-        let granted = self.ctx.gate.enter(batch);
         self.ctx.is_accept_dry = false;
-        let shard = if granted == 0 {
-            self.shards[0].refuse(fd, batch.min(SPARE_SLOTS), self.ctx.config)?;
-            0
-        } else {
-            match self.shard_with_room()? {
-                Some(shard) => {
-                    let count = granted.min(self.shards[shard].room());
-                    (count..granted).for_each(|_| self.ctx.gate.leave());
-                    self.shards[shard].accept(fd, count)?;
-                    shard
-                }
-                None => {
-                    (0..granted).for_each(|_| self.ctx.gate.leave());
-                    self.shards[0].refuse(fd, batch.min(SPARE_SLOTS), self.ctx.config)?;
-                    0
-                }
+        let room = match self.ctx.gate.ask(batch) {
+            // Another thread's accepts hold the last places: look again when it knows whether it needs them.
+            Admission::Later => return Ok(false),
+            Admission::Full => None,
+            Admission::Granted(granted) => {
+                let shard = self.shard_with_room()?;
+                let count = shard.map_or(0, |s| granted.min(self.shards[s].room()));
+                self.ctx.gate.give_back(granted - count);
+                shard.map(|s| (s, count))
+            }
+        };
+        let shard = match room {
+            Some((shard, count)) => {
+                self.shards[shard].accept(fd, count)?;
+                shard
+            }
+            None => {
+                self.shards[0].refuse(fd, batch.min(SPARE_SLOTS), self.ctx.config)?;
+                0
             }
         };
         // Accepts never wait: after this turn of the shard it is known whether the listener had as many.
@@ -527,5 +563,25 @@ impl<H: Handler, M: FnMut() -> Result<KernelRing, Error>> Core<'_, KernelRing, H
         let rings: Vec<_> = self.shards.iter().map(|s| s.ring().as_fd()).collect();
         os::wait_any(&rings, timeout);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_is_full_only_of_connections() {
+        let gate = Gate::new(10);
+        assert_eq!(gate.ask(8), Admission::Granted(8));
+        assert_eq!(gate.ask(8), Admission::Granted(2));
+        assert_eq!(gate.ask(8), Admission::Later, "accepts under way may give places back");
+        (0..8).for_each(|_| gate.keep());
+        gate.give_back(2);
+        assert_eq!(gate.ask(8), Admission::Granted(2));
+        (0..2).for_each(|_| gate.keep());
+        assert_eq!(gate.ask(8), Admission::Full);
+        gate.leave();
+        assert_eq!(gate.ask(8), Admission::Granted(1));
     }
 }

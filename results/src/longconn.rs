@@ -38,6 +38,10 @@ const KILL_MAX: Duration = Duration::from_secs(120);
 const PAIR_BYTES: u64 = 8_600;
 /// Fewer users than this ramp too shortly to be worth warming for.
 const WARM_USERS_MIN: u64 = 100_000;
+/// How long an earlier run's sockets are waited for.
+const QUIET_MAX: Duration = Duration::from_secs(20);
+/// Slabs that shrink by less than this in half a second are quiet.
+const QUIET_BYTES: u64 = 2 << 20;
 /// How long after the hold the reports for the three counts may take.
 const COUNTS_MAX: Duration = Duration::from_secs(10);
 
@@ -218,6 +222,9 @@ impl<'a> Flow<'a> {
         if let Some(ended) = self.until_listening().await {
             return ended;
         }
+        if let Some(ended) = self.until_quiet().await {
+            return ended;
+        }
         self.seen.baseline = Some(self.mark());
         let mut warm = match self.warm_up().await {
             Ok(warm) => warm,
@@ -240,6 +247,25 @@ impl<'a> Flow<'a> {
             return ended;
         }
         self.count_thrice().await
+    }
+
+    /// Waits until the kernel has freed what an earlier run left: sockets are freed long after their process has ended, and a
+    /// baseline taken before that would make this run's look small.
+    async fn until_quiet(&mut self) -> Option<Ended> {
+        let started = Instant::now();
+        let mut before = KernelSample::take().slab_bytes;
+        while started.elapsed() < QUIET_MAX {
+            self.step_within(Duration::from_millis(500)).await;
+            if let Some(ended) = self.interrupted().or_else(|| self.somebody_ended()) {
+                return Some(ended);
+            }
+            let now = KernelSample::take().slab_bytes;
+            if before.saturating_sub(now) < QUIET_BYTES {
+                return None;
+            }
+            before = now;
+        }
+        None
     }
 
     /// Has the machine's host back the memory of the ramp, where that makes a difference.

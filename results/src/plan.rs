@@ -20,7 +20,7 @@ pub const RESERVE_BYTES: u64 = 512 << 20;
 /// Users without `--users`.
 pub const USERS_DEFAULT: u64 = 1_000_000;
 /// Loopback addresses the client connects to: 127.0.0.1 and following. One is enough: sources can be any of 127.0.0.0/8.
-pub const TARGET_COUNT: u8 = 1;
+pub const TARGET_COUNT: u8 = 16;
 
 const USERS_MAX: u64 = 100_000_000;
 const RATE_MIN: f64 = 0.01;

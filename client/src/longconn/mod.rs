@@ -198,9 +198,6 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         users: AtomicU64::new(flags.users),
         spawn_rate_milli: AtomicU64::new(flags.spawn_rate),
     });
-    let engine = Engine::start(engine_config, Vec::new(), Some(plan), |share| {
-        Users::new(config, Arc::clone(&load), share, thread_count)
-    })?;
     let view = View {
         base: ClientReport {
             schema: CLIENT_SCHEMA.to_owned(),
@@ -211,7 +208,14 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         connect_us: histogram(),
         lateness_us: histogram(),
     };
-    tokio_uring::start(supervise(engine, view, &mut console, flags.run_time, histogram_log))
+    tokio_uring::start(async {
+        // Before the first user: whoever sees one may ask for the end already, and gets the figures.
+        let events = Events::new()?;
+        let engine = Engine::start(engine_config, Vec::new(), Some(plan), |share| {
+            Users::new(config, Arc::clone(&load), share, thread_count)
+        })?;
+        supervise(engine, events, view, &mut console, flags.run_time, histogram_log).await
+    })
 }
 
 /// Everything users may connect from and to, or what is missing.
@@ -241,12 +245,12 @@ struct View {
 
 async fn supervise(
     engine: Engine<UserReport>,
+    mut events: Events,
     mut view: View,
     console: &mut Console,
     run_time: Option<Duration>,
     histogram_log: Option<File>,
 ) -> Result<ExitCode, anyhow::Error> {
-    let mut events = Events::new()?;
     let mut out = histogram_log.map(BufWriter::new);
     let mut serializer = V2DeflateSerializer::new();
     let mut log = match &mut out {
