@@ -1,0 +1,261 @@
+//! Handlers on a running engine: real sockets, the public API only. The echo example is one of them.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use holdfast_engine::{CloseReason, Config, Conn, Engine, Handler, Stats, Stop, listen};
+
+#[path = "../examples/echo.rs"]
+#[allow(dead_code)] // Its main.
+mod echo;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const CARRY_BYTES_MAX: usize = 4_096;
+
+/// An engine with one handler a thread, stopped with the value.
+struct Running<P: Default + Send + 'static> {
+    engine: Option<Engine<P>>,
+    address: SocketAddr,
+}
+
+impl<P: Default + Send + 'static> Running<P> {
+    fn start<H: Handler<Report = P> + 'static>(make_handler: impl FnMut(usize) -> H) -> Self {
+        let config = Config {
+            capacity: 100,
+            thread_count: 2,
+            ring_slots: 100,
+            buffer_bytes: 64,
+            carry_bytes_max: CARRY_BYTES_MAX,
+            ..Config::default()
+        };
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (listeners, bound) = listen::listeners(&[anywhere], 2, None).expect("a port");
+        let engine = Engine::start(config, listeners, None, make_handler).expect("an engine");
+        Running {
+            engine: Some(engine),
+            address: bound[0],
+        }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        self.engine
+            .as_ref()
+            .unwrap()
+            .reports()
+            .for_each(|report| stats.merge(&report.stats));
+        stats
+    }
+
+    fn until_closed(&self, reason: CloseReason, count: u64) {
+        let since = Instant::now();
+        while self.stats().closed[reason as usize] != count {
+            assert!(
+                since.elapsed() < PATIENCE,
+                "{reason:?} {count} times: {:?}",
+                self.stats()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl<P: Default + Send + 'static> Drop for Running<P> {
+    fn drop(&mut self) {
+        let engine = self.engine.take().unwrap();
+        engine.stop(Stop::Now);
+        let ended = engine.join();
+        assert!(ended.is_ok() || std::thread::panicking(), "{ended:?}");
+    }
+}
+
+/// Answers each whole line with the same in capitals, and uses nothing of an unfinished one.
+struct Lines;
+
+impl Handler for Lines {
+    type State = u32;
+    type Report = ();
+
+    fn on_open(&mut self, _: &mut Conn<'_, u32>) {}
+
+    fn on_bytes(&mut self, conn: &mut Conn<'_, u32>, bytes: &[u8]) -> usize {
+        let Some(end) = bytes.iter().position(|b| *b == b'\n').map(|i| i + 1) else {
+            return 0;
+        };
+        *conn.state += 1;
+        let answer = format!(
+            "{} {}",
+            conn.state,
+            String::from_utf8_lossy(&bytes[..end]).to_uppercase()
+        );
+        conn.send_copy(answer.as_bytes());
+        // More whole lines may follow in the same bytes.
+        end + if end < bytes.len() {
+            self.on_bytes(conn, &bytes[end..])
+        } else {
+            0
+        }
+    }
+
+    fn on_timer(&mut self, _: &mut Conn<'_, u32>) {}
+}
+
+fn answers(peer: &mut TcpStream, expected: &str) {
+    let mut back = vec![0; expected.len()];
+    peer.read_exact(&mut back).expect("an answer");
+    assert_eq!(String::from_utf8_lossy(&back), expected);
+}
+
+#[test]
+fn the_example_echoes() {
+    let running = Running::start(|_| echo::Echo);
+    let mut peers: Vec<_> = (0..20).map(|_| running.connect()).collect();
+    for (number, peer) in peers.iter_mut().enumerate() {
+        peer.write_all(format!("hello {number:02}").as_bytes())
+            .unwrap();
+    }
+    for (number, peer) in peers.iter_mut().enumerate() {
+        answers(peer, &format!("hello {number:02}"));
+    }
+    for peer in &mut peers {
+        peer.write_all(b"last").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        let mut back = Vec::new();
+        peer.read_to_end(&mut back).expect("FIN");
+        assert_eq!(back, b"last");
+    }
+    running.until_closed(CloseReason::PeerClosed, 20);
+    assert_eq!(running.stats().accepted, 20);
+}
+
+#[test]
+fn what_a_handler_leaves_comes_again_with_what_follows() {
+    let running = Running::start(|_| Lines);
+    let mut peer = running.connect();
+    for byte in b"a line, byte by byte\n" {
+        peer.write_all(&[*byte]).unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    answers(&mut peer, "1 A LINE, BYTE BY BYTE\n");
+    peer.write_all(b"two\nthree\nand the beginning of").unwrap();
+    answers(&mut peer, "2 TWO\n3 THREE\n");
+    peer.write_all(b" four\n").unwrap();
+    answers(&mut peer, "4 AND THE BEGINNING OF FOUR\n");
+    // As long as a carry may be, over many receive buffers.
+    let long = "x".repeat(CARRY_BYTES_MAX);
+    peer.write_all(long.as_bytes()).unwrap();
+    peer.write_all(b"\n").unwrap();
+    answers(&mut peer, &format!("5 {}\n", long.to_uppercase()));
+}
+
+#[test]
+fn a_message_longer_than_the_carry_ends_the_connection_and_no_other() {
+    let running = Running::start(|_| Lines);
+    let mut other = running.connect();
+    other.write_all(b"begun").unwrap();
+    let mut peer = running.connect();
+    peer.set_write_timeout(Some(PATIENCE)).unwrap();
+    // The server may end it while this is under way.
+    let _ = peer.write_all(&vec![b'x'; CARRY_BYTES_MAX + 1]);
+    match peer.read(&mut [0]) {
+        Ok(count) => assert_eq!(count, 0),
+        Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset),
+    }
+    running.until_closed(CloseReason::TooMuch, 1);
+    other.write_all(b" and ended\n").unwrap();
+    answers(&mut other, "1 BEGUN AND ENDED\n");
+}
+
+/// Greets, and ends at once or after the first byte.
+struct Goodbye {
+    is_at_once: bool,
+}
+
+impl Handler for Goodbye {
+    type State = ();
+    type Report = Vec<CloseReason>;
+
+    fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
+        conn.send_static(b"good");
+        if self.is_at_once {
+            conn.send_copy(b"bye");
+            conn.close();
+        }
+    }
+
+    fn on_bytes(&mut self, conn: &mut Conn<'_, ()>, bytes: &[u8]) -> usize {
+        conn.send_static(b"bye");
+        conn.close();
+        bytes.len()
+    }
+
+    fn on_timer(&mut self, _: &mut Conn<'_, ()>) {}
+}
+
+#[test]
+fn what_was_sent_before_a_close_arrives_before_the_end() {
+    for is_at_once in [true, false] {
+        let running = Running::start(|_| Goodbye { is_at_once });
+        for number in 1..=20 {
+            let mut peer = running.connect();
+            if !is_at_once {
+                peer.write_all(b"!").unwrap();
+            }
+            let mut heard = Vec::new();
+            peer.read_to_end(&mut heard).expect("FIN");
+            assert_eq!(heard, b"goodbye");
+            drop(peer);
+            running.until_closed(CloseReason::ByUs, number);
+        }
+    }
+}
+
+/// Sends more than a carry holds, without being asked.
+struct Flood;
+
+impl Handler for Flood {
+    type State = ();
+    type Report = ();
+
+    fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
+        conn.set_timer(conn.now_us());
+    }
+
+    fn on_bytes(&mut self, _: &mut Conn<'_, ()>, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, ()>) {
+        conn.send_copy(&[b'f'; 4_096]);
+        conn.set_timer(conn.now_us() + 1_000);
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_take_more_than_a_carry_is_stalled() {
+    let running = Running::start(|_| Flood);
+    let deaf = running.connect();
+    let mut reading = running.connect();
+    let mut piece = [0; 65_536];
+    let since = Instant::now();
+    while running.stats().closed[CloseReason::Stalled as usize] == 0 {
+        assert!(reading.read(&mut piece).expect("served") > 0);
+        assert!(since.elapsed() < PATIENCE, "{:?}", running.stats());
+    }
+    assert_eq!(
+        (
+            running.stats().open_now,
+            running.stats().closed[CloseReason::Stalled as usize]
+        ),
+        (1, 1)
+    );
+    drop(deaf);
+}
