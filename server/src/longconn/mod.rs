@@ -215,7 +215,8 @@ fn report(engine: &Engine<holder::HolderReport>, base: &ServerReport, is_final: 
         at_us: engine.now_us(),
         shard_count: stats.shard_count as usize,
         open_now: stats.open_now,
-        open_max: stats.open_max,
+        // The sum of the threads' peaks, which need not have been at the same time; the gate lets no more than this be open.
+        open_max: stats.open_max.min(base.capacity),
         accepted: stats.accepted,
         refused_full: stats.refused_full,
         accept_failed: named(&mut stats.accept_failed_by_label()),
