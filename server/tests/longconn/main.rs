@@ -1,0 +1,14 @@
+//! `holdfast-server longconn` through its public doors: the real program, real sockets, peers of the test's own.
+#![forbid(unsafe_code)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod capacity;
+mod clients;
+mod holding;
+mod pressure;
+mod refusals;
+
+/// The program this package makes.
+const OWN_PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-server");
