@@ -36,6 +36,10 @@ const INTERRUPT_GRACE: Duration = Duration::from_secs(10);
 const KILL_MAX: Duration = Duration::from_secs(120);
 /// Memory a pair of connections takes, all of it: what is warmed and given back for each.
 const PAIR_BYTES: u64 = 8_600;
+/// What the client asks to be free for each user before it starts, rounded up.
+const CLIENT_BYTES: u64 = 4_400;
+/// Memory the warm-up leaves alone besides.
+const WARM_LEFT_BYTES: u64 = 1 << 30;
 /// Fewer users than this ramp too shortly to be worth warming for.
 const WARM_USERS_MIN: u64 = 100_000;
 /// How long an earlier run's sockets are waited for.
@@ -279,7 +283,10 @@ impl<'a> Flow<'a> {
             return Ok(Warm::default());
         }
         let started = Instant::now();
-        let bytes = self.plan.users * PAIR_BYTES;
+        // The client refuses to start unless memory for its own sockets is free at that moment.
+        let left_free = self.plan.users * CLIENT_BYTES + WARM_LEFT_BYTES;
+        let available = KernelSample::take().mem_available_bytes;
+        let bytes = (self.plan.users * PAIR_BYTES).min(available.saturating_sub(left_free));
         self.progress.say(&format!(
             "warming {:.1} GiB: the host of this virtual machine backs memory only when it is touched (--warm off leaves it out)",
             bytes as f64 / f64::from(1 << 30)
