@@ -43,6 +43,10 @@ BENCH_LONGCONN = $(strip \
 	$(if $(SOURCE),--source $(SOURCE)) \
 	$(ARGS))
 
+.PHONY: drill
+drill: build ## Kill client and server at a million connections, and see that nothing is lost silently (USERS=1000000)
+	results/drills/longconn $(USERS)
+
 # The dev profile: its overflow checks and debug assertions are worth more to a test than speed. The binaries are
 # built first because the tests of one package run those of another, from the folder the tests themselves are in.
 .PHONY: test

@@ -26,6 +26,8 @@ use crate::wheel::Wheel;
 
 /// Rounds of submit and dispatch in one turn.
 const ROUNDS_MAX: usize = 16;
+/// Most connections of one shard that drain at a time when all are to end, while their peers answer.
+const DRAINING_MAX: u32 = 128;
 
 /// What the shards of one thread share.
 pub(crate) struct Context<'a, S> {
@@ -83,6 +85,8 @@ pub(crate) struct Shard<R, S> {
     carries: HashMap<u32, Carry>,
     outgoing: Vec<u8>,
     draining_from: Option<u32>,
+    draining_now: u32,
+    draining_max: u32,
 }
 
 impl<R: Ring, S: Copy + Default> Shard<R, S> {
@@ -98,6 +102,8 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             carries: HashMap::new(),
             outgoing: Vec::new(),
             draining_from: None,
+            draining_now: 0,
+            draining_max: DRAINING_MAX,
         }
     }
 
@@ -232,17 +238,19 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         Ok(())
     }
 
+    /// Ends connections in order, each when there is room among those that are draining: a connection's time to drain is its
+    /// own, not its place in a queue of a million.
     fn drain_some<H: Handler<State = S>>(&mut self, handler: &mut H, ctx: &mut Context<'_, S>) -> Result<(), Error> {
-        let Some(from) = self.draining_from else { return Ok(()) };
-        let until = self.slots.touched_count().min(from + 256);
-        for slot in from..until {
+        let Some(mut slot) = self.draining_from else { return Ok(()) };
+        while slot < self.slots.touched_count() && self.draining_now < self.draining_max {
             match self.slots[slot].phase {
                 Phase::Open => self.end_in_order(handler, ctx, slot)?,
                 Phase::Connecting => self.give_up_connecting(slot, libc::ECANCELED)?,
                 _ => {}
             }
+            slot += 1;
         }
-        self.draining_from = (until < self.slots.touched_count()).then_some(until);
+        self.draining_from = (slot < self.slots.touched_count()).then_some(slot);
         Ok(())
     }
 
@@ -561,7 +569,12 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
                 self.end(handler, ctx, slot, CloseReason::Cut)
             }
             Phase::Open => self.call(handler, ctx, slot, |handler, conn| handler.on_timer(conn)),
-            Phase::Draining => self.end(handler, ctx, slot, CloseReason::Cut),
+            Phase::Draining => {
+                // Peers that do not answer would hold up the others batch after batch: from now on all drain at once, so that a
+                // stop takes two drain time-outs at most beyond the work it is.
+                self.draining_max = u32::MAX;
+                self.end(handler, ctx, slot, CloseReason::Cut)
+            }
             Phase::Free | Phase::Closing => unreachable!("a slot in this phase is off the wheel"),
         }
     }
@@ -823,6 +836,7 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             return Ok(());
         }
         self.slots[slot].start_draining();
+        self.draining_now += 1;
         let token = Token::new(Op::Shutdown, slot, self.slots[slot].generation);
         self.ring.push(token, Request::Shutdown { slot, both: false })?;
         self.park(slot)
@@ -840,6 +854,9 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             return Ok(());
         }
         self.wheel.clear(&mut self.slots, slot);
+        if self.slots[slot].phase == Phase::Draining {
+            self.draining_now -= 1;
+        }
         self.slots[slot].start_closing(reason as u16);
         if self.slots[slot].flags & flag::IN_FLIGHT != 0 {
             let token = Token::new(Op::Shutdown, slot, self.slots[slot].generation);

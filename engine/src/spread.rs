@@ -29,14 +29,14 @@ const CONNECTING_MAX: usize = 2_048;
 const DIALS_PER_TURN_MAX: usize = 1_024;
 
 /// Admission: how many connections are held, against how many may be. A place is taken before an accept and kept or given
-/// back after it.
+/// back after it. Full is said on the sight of one number alone, `held`: two read one after the other need not belong together.
 #[derive(Debug)]
 pub struct Gate {
     capacity: u64,
-    /// Places taken, those of accepts under way included.
+    /// Places taken, those of accepts under way included. Never less than `held`.
     taken: AtomicU64,
-    /// Places of accepts under way.
-    under_way: AtomicU64,
+    /// Places of connections.
+    held: AtomicU64,
 }
 
 /// What a gate says.
@@ -53,41 +53,38 @@ enum Admission {
 impl Gate {
     /// A gate for `capacity` connections.
     pub fn new(capacity: u64) -> Self {
-        Gate { capacity, taken: AtomicU64::new(0), under_way: AtomicU64::new(0) }
+        Gate { capacity, taken: AtomicU64::new(0), held: AtomicU64::new(0) }
     }
 
     /// Takes up to `wanted` places for accepts.
     fn ask(&self, wanted: u32) -> Admission {
         let mut granted = 0;
-        // Counted as under way before they are taken, so that another thread never takes them for connections.
-        self.under_way.fetch_add(u64::from(wanted), Ordering::AcqRel);
         let _ = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
             granted = u64::from(wanted).min(self.capacity.saturating_sub(taken)) as u32;
             (granted > 0).then_some(taken + u64::from(granted))
         });
-        let under_way = self.under_way.fetch_sub(u64::from(wanted - granted), Ordering::AcqRel);
         match granted {
-            0 if under_way > u64::from(wanted) => Admission::Later,
-            0 => Admission::Full,
+            0 if self.held.load(Ordering::Acquire) >= self.capacity => Admission::Full,
+            0 => Admission::Later,
             _ => Admission::Granted(granted),
         }
     }
 
     /// An accept has become a connection: its place is held.
     pub(crate) fn keep(&self) {
-        self.under_way.fetch_sub(1, Ordering::AcqRel);
+        self.held.fetch_add(1, Ordering::AcqRel);
     }
 
     /// `count` accepts have not become connections.
     pub(crate) fn give_back(&self, count: u32) {
         self.taken.fetch_sub(u64::from(count), Ordering::AcqRel);
-        self.under_way.fetch_sub(u64::from(count), Ordering::AcqRel);
     }
 
     /// A connection has ended.
     pub(crate) fn leave(&self) {
-        let before = self.taken.fetch_sub(1, Ordering::AcqRel);
+        let before = self.held.fetch_sub(1, Ordering::AcqRel);
         assert!(before > 0, "nobody leaves who did not enter");
+        self.taken.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -583,5 +580,31 @@ mod tests {
         assert_eq!(gate.ask(8), Admission::Full);
         gate.leave();
         assert_eq!(gate.ask(8), Admission::Granted(1));
+    }
+
+    #[test]
+    fn a_gate_with_room_never_says_full_whoever_asks_beside() {
+        for _ in 0..5_000 {
+            let gate = Gate::new(8);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        // Each thread has 2 newcomers, so that all fit, and asks for 8 places for each.
+                        let mut waiting = 2;
+                        while waiting > 0 {
+                            match gate.ask(8) {
+                                Admission::Granted(count) => {
+                                    gate.keep();
+                                    (1..count).for_each(|_| gate.give_back(1));
+                                    waiting -= 1;
+                                }
+                                Admission::Later => {}
+                                Admission::Full => panic!("refused with {waiting} of 8 not there yet"),
+                            }
+                        }
+                    });
+                }
+            });
+        }
     }
 }
