@@ -26,7 +26,9 @@ pub enum Source {
 /// # Errors
 /// What is wrong, and an example.
 pub fn parse(text: &str) -> Result<Source, String> {
-    let wrong = |what: &str| format!("{what}; next: give an address, FIRST-LAST, a range such as 127.0.1.0/28, or auto");
+    let wrong = |what: &str| {
+        format!("{what}; next: give an address, FIRST-LAST, a range such as 127.0.1.0/28, or auto")
+    };
     if text == "auto" {
         return Ok(Source::Auto);
     }
@@ -35,8 +37,14 @@ pub fn parse(text: &str) -> Result<Source, String> {
         return Ok(Source::Range(net.network(), net.broadcast()));
     }
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let first: IpAddr = first.trim().parse().map_err(|_| wrong("not an IP address"))?;
-    let last: IpAddr = last.trim().parse().map_err(|_| wrong("not an IP address"))?;
+    let first: IpAddr = first
+        .trim()
+        .parse()
+        .map_err(|_| wrong("not an IP address"))?;
+    let last: IpAddr = last
+        .trim()
+        .parse()
+        .map_err(|_| wrong("not an IP address"))?;
     if first.is_ipv6() != last.is_ipv6() || first > last {
         return Err(wrong("the last address comes before the first"));
     }
@@ -51,7 +59,10 @@ pub fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     match (first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
         (Ok(first), Ok(last)) if first > 0 && first <= last => Ok(first..=last),
-        _ => Err("not a range of ports from 1 to 65535; next: give FIRST-LAST, such as 1024-65535".to_owned()),
+        _ => Err(
+            "not a range of ports from 1 to 65535; next: give FIRST-LAST, such as 1024-65535"
+                .to_owned(),
+        ),
     }
 }
 
@@ -59,7 +70,11 @@ pub fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
 ///
 /// # Errors
 /// One line when no address fits the targets' family.
-pub fn addresses(sources: &[Source], targets: &[SocketAddr], needed: u64) -> Result<Vec<IpAddr>, anyhow::Error> {
+pub fn addresses(
+    sources: &[Source],
+    targets: &[SocketAddr],
+    needed: u64,
+) -> Result<Vec<IpAddr>, anyhow::Error> {
     let is_ipv6 = targets.first().is_some_and(SocketAddr::is_ipv6);
     let is_loopback = targets.iter().all(|t| t.ip().is_loopback());
     let limit = needed.clamp(1, ADDRESSES_MAX) as usize;
@@ -68,9 +83,10 @@ pub fn addresses(sources: &[Source], targets: &[SocketAddr], needed: u64) -> Res
     for source in sources {
         let items: Box<dyn Iterator<Item = IpAddr>> = match source {
             Source::Range(first, last) => range(*first, *last),
-            Source::Auto if is_loopback && !is_ipv6 => {
-                range(Ipv4Addr::new(127, 0, 0, 1).into(), Ipv4Addr::new(127, 255, 255, 254).into())
-            }
+            Source::Auto if is_loopback && !is_ipv6 => range(
+                Ipv4Addr::new(127, 0, 0, 1).into(),
+                Ipv4Addr::new(127, 255, 255, 254).into(),
+            ),
             Source::Auto => Box::new(interface_addresses(is_loopback).into_iter()),
         };
         for address in items.take(ADDRESSES_MAX as usize) {
@@ -86,7 +102,9 @@ pub fn addresses(sources: &[Source], targets: &[SocketAddr], needed: u64) -> Res
         anyhow::bail!(
             "no IPv{} source address for {}; next: name one of this machine's with --source (see: ip address)",
             if is_ipv6 { 6 } else { 4 },
-            targets.first().map_or_else(String::new, ToString::to_string),
+            targets
+                .first()
+                .map_or_else(String::new, ToString::to_string),
         );
     }
     Ok(found)
@@ -98,7 +116,8 @@ fn range(first: IpAddr, last: IpAddr) -> Box<dyn Iterator<Item = IpAddr>> {
             Box::new((u32::from(first)..=u32::from(last)).map(|bits| Ipv4Addr::from(bits).into()))
         }
         (IpAddr::V6(first), IpAddr::V6(last)) => Box::new(
-            (u128::from(first)..=u128::from(last)).map(|bits| std::net::Ipv6Addr::from(bits).into()),
+            (u128::from(first)..=u128::from(last))
+                .map(|bits| std::net::Ipv6Addr::from(bits).into()),
         ),
         _ => unreachable!("parse compared the families"),
     }
@@ -132,10 +151,21 @@ mod tests {
 
     #[test]
     fn addresses_ranges_and_nets() {
-        assert_eq!(expand("127.0.0.9", "127.0.0.1:1", 5).unwrap(), ["127.0.0.9"]);
-        assert_eq!(expand("127.0.0.254-127.0.1.1", "127.0.0.1:1", 99).unwrap().len(), 4);
+        assert_eq!(
+            expand("127.0.0.9", "127.0.0.1:1", 5).unwrap(),
+            ["127.0.0.9"]
+        );
+        assert_eq!(
+            expand("127.0.0.254-127.0.1.1", "127.0.0.1:1", 99)
+                .unwrap()
+                .len(),
+            4
+        );
         assert_eq!(expand("127.0.1.0/28", "127.0.0.1:1", 99).unwrap().len(), 16);
-        assert_eq!(expand("10.0.0.0/8", "127.0.0.1:1", 3).unwrap(), ["10.0.0.0", "10.0.0.1", "10.0.0.2"]);
+        assert_eq!(
+            expand("10.0.0.0/8", "127.0.0.1:1", 3).unwrap(),
+            ["10.0.0.0", "10.0.0.1", "10.0.0.2"]
+        );
         assert_eq!(expand("fd00::/126", "[fd00::9]:1", 99).unwrap().len(), 4);
     }
 
@@ -147,10 +177,21 @@ mod tests {
 
     #[test]
     fn nonsense_is_named() {
-        for text in ["", "x", "127.0.0.1/33", "127.0.0.2-127.0.0.1", "127.0.0.1-::1", "127.0.0.1/"] {
+        for text in [
+            "",
+            "x",
+            "127.0.0.1/33",
+            "127.0.0.2-127.0.0.1",
+            "127.0.0.1-::1",
+            "127.0.0.1/",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
-        assert!(expand("fd00::1", "127.0.0.1:1", 1).unwrap_err().contains("IPv4"));
+        assert!(
+            expand("fd00::1", "127.0.0.1:1", 1)
+                .unwrap_err()
+                .contains("IPv4")
+        );
         for text in ["", "0-9", "9-8", "70000", "1-", "-1"] {
             assert!(parse_ports(text).is_err(), "{text}");
         }

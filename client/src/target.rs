@@ -18,7 +18,9 @@ pub fn resolve(texts: &[String]) -> Result<Vec<SocketAddr>, anyhow::Error> {
         let family = targets.first().or(found.first()).map(SocketAddr::is_ipv6);
         found.retain(|a| Some(a.is_ipv6()) == family);
         if found.is_empty() {
-            anyhow::bail!("target '{text}' has no address of the first target's family; next: give targets of one family");
+            anyhow::bail!(
+                "target '{text}' has no address of the first target's family; next: give targets of one family"
+            );
         }
         if found.iter().any(|a| a.port() == 0) {
             anyhow::bail!("target '{text}' has port 0; next: give the port the server listens on");
@@ -40,7 +42,12 @@ mod tests {
 
     #[test]
     fn both_families_alone_but_not_together() {
-        assert_eq!(resolve_all(&["127.0.0.1:80", "127.0.0.2:80", "127.0.0.1:80"]).unwrap().len(), 2);
+        assert_eq!(
+            resolve_all(&["127.0.0.1:80", "127.0.0.2:80", "127.0.0.1:80"])
+                .unwrap()
+                .len(),
+            2
+        );
         assert_eq!(resolve_all(&["[::1]:80"]).unwrap().len(), 1);
         assert!(resolve_all(&["127.0.0.1:80", "[::1]:80"]).is_err());
         assert!(resolve_all(&["127.0.0.1"]).is_err());

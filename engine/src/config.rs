@@ -87,7 +87,10 @@ impl Config {
     /// [`Error`] for a zero or absurd size.
     pub fn check(&self) -> Result<(), Error> {
         if self.capacity == 0 {
-            return Err(Error::new("a capacity of 0 connections holds nothing", "ask for at least 1"));
+            return Err(Error::new(
+                "a capacity of 0 connections holds nothing",
+                "ask for at least 1",
+            ));
         }
         if self.thread_count == 0 || self.thread_count > 1_024 {
             return Err(Error::new(
@@ -97,7 +100,10 @@ impl Config {
         }
         if self.ring_slots < RING_SLOTS_MIN {
             return Err(Error::new(
-                format!("a table of {} descriptors is too small to work with", self.ring_slots),
+                format!(
+                    "a table of {} descriptors is too small to work with",
+                    self.ring_slots
+                ),
                 format!("raise the descriptor limit to {RING_SLOTS_MIN} or more: ulimit -n 20000"),
             ));
         }

@@ -35,24 +35,44 @@ impl DialPlan {
         targets: Vec<SocketAddr>,
         tuple_count_max: u64,
     ) -> Result<Self, Error> {
-        let mut skipped_ports: Vec<u16> = targets.iter().map(SocketAddr::port).filter(|p| ports.contains(p)).collect();
+        let mut skipped_ports: Vec<u16> = targets
+            .iter()
+            .map(SocketAddr::port)
+            .filter(|p| ports.contains(p))
+            .collect();
         skipped_ports.sort_unstable();
         skipped_ports.dedup();
-        let port_count =
-            (u32::from(*ports.end()) + 1).saturating_sub(u32::from(*ports.start())) - skipped_ports.len() as u32;
+        let port_count = (u32::from(*ports.end()) + 1).saturating_sub(u32::from(*ports.start()))
+            - skipped_ports.len() as u32;
         if targets.is_empty() || sources.is_empty() || port_count == 0 {
             return Err(Error::new(
-                format!("{} targets, {} sources, {port_count} ports give no address", targets.len(), sources.len()),
+                format!(
+                    "{} targets, {} sources, {port_count} ports give no address",
+                    targets.len(),
+                    sources.len()
+                ),
                 "name at least one of each: --target, --source, --ports",
             ));
         }
         let is_ipv6 = targets[0].is_ipv6();
-        if targets.iter().any(|t| t.is_ipv6() != is_ipv6) || sources.iter().any(|s| s.is_ipv6() != is_ipv6) {
-            return Err(Error::new("IPv4 and IPv6 are mixed", "give sources and targets of one family"));
+        if targets.iter().any(|t| t.is_ipv6() != is_ipv6)
+            || sources.iter().any(|s| s.is_ipv6() != is_ipv6)
+        {
+            return Err(Error::new(
+                "IPv4 and IPv6 are mixed",
+                "give sources and targets of one family",
+            ));
         }
         let all = sources.len() as u64 * u64::from(port_count) * targets.len() as u64;
         let tuple_count = all.min(tuple_count_max).min(u64::from(u32::MAX));
-        Ok(DialPlan { sources, first_port: *ports.start(), port_count, skipped_ports, targets, tuple_count })
+        Ok(DialPlan {
+            sources,
+            first_port: *ports.start(),
+            port_count,
+            skipped_ports,
+            targets,
+            tuple_count,
+        })
     }
 
     /// Connections the plan allows at once.
@@ -101,7 +121,14 @@ impl Tuples {
     /// The tuples of thread `share` of `share_count`.
     pub fn new(plan: &DialPlan, share: u64, share_count: u64) -> Self {
         let count = (plan.tuple_count() + share_count - 1 - share) / share_count;
-        Tuples { share, share_count, count, cursor: 0, used_count: 0, used: vec![0; count.div_ceil(64) as usize] }
+        Tuples {
+            share,
+            share_count,
+            count,
+            cursor: 0,
+            used_count: 0,
+            used: vec![0; count.div_ceil(64) as usize],
+        }
     }
 
     /// Tuples of this thread, used or not.
@@ -139,18 +166,35 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    fn plan(sources: &[&str], ports: RangeInclusive<u16>, targets: &[&str]) -> Result<DialPlan, Error> {
+    fn plan(
+        sources: &[&str],
+        ports: RangeInclusive<u16>,
+        targets: &[&str],
+    ) -> Result<DialPlan, Error> {
         let sources = sources.iter().map(|s| s.parse().unwrap()).collect();
-        DialPlan::new(sources, ports, targets.iter().map(|t| t.parse().unwrap()).collect(), u64::MAX)
+        DialPlan::new(
+            sources,
+            ports,
+            targets.iter().map(|t| t.parse().unwrap()).collect(),
+            u64::MAX,
+        )
     }
 
     #[test]
     fn every_tuple_once_and_never_a_target_port() {
-        let plan = plan(&["127.0.0.1", "127.0.0.2"], 1000..=1009, &["127.0.0.1:1003", "127.0.0.9:1003"]).unwrap();
+        let plan = plan(
+            &["127.0.0.1", "127.0.0.2"],
+            1000..=1009,
+            &["127.0.0.1:1003", "127.0.0.9:1003"],
+        )
+        .unwrap();
         assert_eq!(plan.tuple_count(), 2 * 9 * 2);
         let all: HashSet<_> = (0..plan.tuple_count()).map(|n| plan.tuple(n)).collect();
         assert_eq!(all.len(), 36);
-        assert!(all.iter().all(|(source, _)| (1000..=1009).contains(&source.port()) && source.port() != 1003));
+        assert!(
+            all.iter()
+                .all(|(source, _)| (1000..=1009).contains(&source.port()) && source.port() != 1003)
+        );
     }
 
     #[test]

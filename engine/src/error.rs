@@ -16,7 +16,10 @@ pub struct Error {
 impl Error {
     /// An error with its cause and its remedy.
     pub fn new(cause: impl Into<String>, next: impl Into<String>) -> Self {
-        Error { cause: cause.into(), next: next.into() }
+        Error {
+            cause: cause.into(),
+            next: next.into(),
+        }
     }
 }
 

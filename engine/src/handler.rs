@@ -72,7 +72,15 @@ impl<'a, S> Conn<'a, S> {
     /// handlers make their own.
     pub fn new(state: &'a mut S, now_us: u64, is_blocked: bool, outgoing: &'a mut Vec<u8>) -> Self {
         debug_assert!(outgoing.is_empty());
-        Conn { state, now_us, is_blocked, outgoing, outgoing_static: &[], timer: TimerChange::Keep, ending: None }
+        Conn {
+            state,
+            now_us,
+            is_blocked,
+            outgoing,
+            outgoing_static: &[],
+            timer: TimerChange::Keep,
+            ending: None,
+        }
     }
 
     /// Microseconds of engine time.
@@ -96,7 +104,8 @@ impl<'a, S> Conn<'a, S> {
 
     /// Sends a copy of `bytes`.
     pub fn send_copy(&mut self, bytes: &[u8]) {
-        self.outgoing.extend_from_slice(std::mem::take(&mut self.outgoing_static));
+        self.outgoing
+            .extend_from_slice(std::mem::take(&mut self.outgoing_static));
         self.outgoing.extend_from_slice(bytes);
     }
 
@@ -121,7 +130,11 @@ impl<'a, S> Conn<'a, S> {
     }
 
     pub(crate) fn into_intentions(self) -> Intentions {
-        Intentions { outgoing_static: self.outgoing_static, timer: self.timer, ending: self.ending }
+        Intentions {
+            outgoing_static: self.outgoing_static,
+            timer: self.timer,
+            ending: self.ending,
+        }
     }
 }
 
@@ -136,7 +149,12 @@ pub struct Dial<'a, S> {
 impl<'a, S> Dial<'a, S> {
     /// A dial for one callback.
     pub fn new(now_us: u64, room: usize, is_stopping: bool, wanted: &'a mut Vec<S>) -> Self {
-        Dial { now_us, room, is_stopping, wanted }
+        Dial {
+            now_us,
+            room,
+            is_stopping,
+            wanted,
+        }
     }
 
     /// Microseconds of engine time.
@@ -151,7 +169,11 @@ impl<'a, S> Dial<'a, S> {
 
     /// How many connections may be started in this turn.
     pub fn room(&self) -> usize {
-        if self.is_stopping { 0 } else { self.room - self.wanted.len() }
+        if self.is_stopping {
+            0
+        } else {
+            self.room - self.wanted.len()
+        }
     }
 
     /// Starts a connection whose slot begins with `state`. At most [`Dial::room`] times.

@@ -64,7 +64,11 @@ pub fn listeners(
 
 fn socket(address: SocketAddr, shared: bool) -> Result<Socket, ListenError> {
     let make = || -> std::io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(shared)?;
         socket.set_nonblocking(true)?;
@@ -82,11 +86,20 @@ fn bind(socket: &Socket, address: SocketAddr) -> Result<(), ListenError> {
 
 fn other(address: SocketAddr, error: &std::io::Error) -> ListenError {
     let next = match error.raw_os_error() {
-        Some(libc::EACCES) => "use a port above 1023, or sysctl -w net.ipv4.ip_unprivileged_port_start=0".to_owned(),
+        Some(libc::EACCES) => {
+            "use a port above 1023, or sysctl -w net.ipv4.ip_unprivileged_port_start=0".to_owned()
+        }
         Some(libc::EADDRNOTAVAIL) => "use an address of this machine: ip address".to_owned(),
-        Some(libc::EADDRINUSE) => format!("see who listens there: ss -ltnp sport = {}", address.port()),
-        Some(libc::EMFILE | libc::ENFILE) => "raise the descriptor limit: ulimit -n 20000".to_owned(),
+        Some(libc::EADDRINUSE) => {
+            format!("see who listens there: ss -ltnp sport = {}", address.port())
+        }
+        Some(libc::EMFILE | libc::ENFILE) => {
+            "raise the descriptor limit: ulimit -n 20000".to_owned()
+        }
         _ => "see dmesg".to_owned(),
     };
-    ListenError::Other(Error::new(format!("cannot listen on {address} ({error})"), next))
+    ListenError::Other(Error::new(
+        format!("cannot listen on {address} ({error})"),
+        next,
+    ))
 }

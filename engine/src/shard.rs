@@ -55,7 +55,10 @@ struct Carry {
 
 impl Carry {
     fn is_empty(&self) -> bool {
-        self.outgoing.is_empty() && self.incoming.is_empty() && !self.is_closing_after && !self.is_read_paused
+        self.outgoing.is_empty()
+            && self.incoming.is_empty()
+            && !self.is_closing_after
+            && !self.is_read_paused
     }
 }
 
@@ -125,7 +128,8 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             || self.ring.has_completion()
             || self.draining_from.is_some()
             || self.wheel.next_due_ticks().is_some_and(|t| {
-                (((now_us / TICK_US) as u32).wrapping_sub(self.wheel.now().wrapping_add(t)) as i32) >= 0
+                (((now_us / TICK_US) as u32).wrapping_sub(self.wheel.now().wrapping_add(t)) as i32)
+                    >= 0
             })
     }
 
@@ -140,13 +144,19 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
 
     /// Waits for a listener to have connections.
     pub fn listen(&mut self, number: usize, listener: RawFd) -> Result<(), Error> {
-        self.ring.push(Token::new(Op::Listen, number as u32, 0), Request::Listen { listener })
+        self.ring.push(
+            Token::new(Op::Listen, number as u32, 0),
+            Request::Listen { listener },
+        )
     }
 
     /// Takes up to `count` connections from a listener. The gate has room for them, and so has this shard.
     pub fn accept(&mut self, listener: RawFd, count: u32) -> Result<(), Error> {
         for _ in 0..count {
-            let slot = self.slots.take().expect("the caller asked for no more than there is room");
+            let slot = self
+                .slots
+                .take()
+                .expect("the caller asked for no more than there is room");
             let token = Token::new(Op::Accept, slot, self.slots[slot].generation);
             self.ring.push(token, Request::Accept { listener, slot })?;
         }
@@ -157,9 +167,16 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
     pub fn refuse(&mut self, listener: RawFd, count: u32, config: &Config) -> Result<(), Error> {
         for spare in 0..count {
             let slot = config.ring_capacity() + spare;
-            self.ring.push(Token::new(Op::Refuse, slot, 0), Request::Accept { listener, slot })?;
-            self.ring.push(Token::new(Op::Refuse, slot, 1), Request::ResetOnClose { slot })?;
-            self.ring.push(Token::new(Op::Refuse, slot, 1), Request::Close { slot })?;
+            self.ring.push(
+                Token::new(Op::Refuse, slot, 0),
+                Request::Accept { listener, slot },
+            )?;
+            self.ring.push(
+                Token::new(Op::Refuse, slot, 1),
+                Request::ResetOnClose { slot },
+            )?;
+            self.ring
+                .push(Token::new(Op::Refuse, slot, 1), Request::Close { slot })?;
         }
         Ok(())
     }
@@ -173,17 +190,35 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         target: SocketAddr,
         ctx: &mut Context<'_, S>,
     ) -> Result<(), Error> {
-        let slot = self.slots.take().expect("the caller asked a shard with room");
+        let slot = self
+            .slots
+            .take()
+            .expect("the caller asked a shard with room");
         self.slots[slot].start_connecting(state, own_tuple);
         let generation = self.slots[slot].generation;
         ctx.stats.connecting_now += 1;
         self.ring.reserve(4)?;
         let is_ipv6 = target.is_ipv6();
-        self.ring.push(Token::new(Op::Socket, slot, generation), Request::Socket { slot, is_ipv6 })?;
-        self.ring.push(Token::new(Op::Option, slot, generation), Request::ReuseAddress { slot })?;
-        self.ring.push(Token::new(Op::Bind, slot, generation), Request::Bind { slot, source })?;
-        self.ring.push(Token::new(Op::Connect, slot, generation), Request::Connect { slot, target })?;
-        self.set_timer(slot, ctx.now_us + ctx.config.connect_timeout.as_micros() as u64);
+        self.ring.push(
+            Token::new(Op::Socket, slot, generation),
+            Request::Socket { slot, is_ipv6 },
+        )?;
+        self.ring.push(
+            Token::new(Op::Option, slot, generation),
+            Request::ReuseAddress { slot },
+        )?;
+        self.ring.push(
+            Token::new(Op::Bind, slot, generation),
+            Request::Bind { slot, source },
+        )?;
+        self.ring.push(
+            Token::new(Op::Connect, slot, generation),
+            Request::Connect { slot, target },
+        )?;
+        self.set_timer(
+            slot,
+            ctx.now_us + ctx.config.connect_timeout.as_micros() as u64,
+        );
         Ok(())
     }
 
@@ -226,7 +261,11 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
     }
 
     /// Cuts every connection at once.
-    pub fn cut_all<H: Handler<State = S>>(&mut self, handler: &mut H, ctx: &mut Context<'_, S>) -> Result<(), Error> {
+    pub fn cut_all<H: Handler<State = S>>(
+        &mut self,
+        handler: &mut H,
+        ctx: &mut Context<'_, S>,
+    ) -> Result<(), Error> {
         self.draining_from = None;
         for slot in 0..self.slots.touched_count() {
             match self.slots[slot].phase {
@@ -240,8 +279,14 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
 
     /// Ends connections in order, each when there is room among those that are draining: a connection's time to drain is its
     /// own, not its place in a queue of a million.
-    fn drain_some<H: Handler<State = S>>(&mut self, handler: &mut H, ctx: &mut Context<'_, S>) -> Result<(), Error> {
-        let Some(mut slot) = self.draining_from else { return Ok(()) };
+    fn drain_some<H: Handler<State = S>>(
+        &mut self,
+        handler: &mut H,
+        ctx: &mut Context<'_, S>,
+    ) -> Result<(), Error> {
+        let Some(mut slot) = self.draining_from else {
+            return Ok(());
+        };
         while slot < self.slots.touched_count() && self.draining_now < self.draining_max {
             match self.slots[slot].phase {
                 Phase::Open => self.end_in_order(handler, ctx, slot)?,
@@ -254,7 +299,11 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         Ok(())
     }
 
-    fn expire<H: Handler<State = S>>(&mut self, handler: &mut H, ctx: &mut Context<'_, S>) -> Result<(), Error> {
+    fn expire<H: Handler<State = S>>(
+        &mut self,
+        handler: &mut H,
+        ctx: &mut Context<'_, S>,
+    ) -> Result<(), Error> {
         let now = (ctx.now_us / TICK_US) as u32;
         while let Some(slot) = self.wheel.expire(&mut self.slots, now) {
             self.on_timer(handler, ctx, slot)?;
@@ -263,7 +312,11 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
     }
 
     /// Hands every completion at hand to its callback.
-    fn dispatch<H: Handler<State = S>>(&mut self, handler: &mut H, ctx: &mut Context<'_, S>) -> Result<bool, Error> {
+    fn dispatch<H: Handler<State = S>>(
+        &mut self,
+        handler: &mut H,
+        ctx: &mut Context<'_, S>,
+    ) -> Result<bool, Error> {
         let mut worked = false;
         while let Some(completion) = self.ring.reap() {
             worked = true;
@@ -276,7 +329,11 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
     }
 
     /// Every failure of the sends submitted by the last `enter` has been seen: the others went out whole.
-    fn settle<H: Handler<State = S>>(&mut self, handler: &mut H, ctx: &mut Context<'_, S>) -> Result<(), Error> {
+    fn settle<H: Handler<State = S>>(
+        &mut self,
+        handler: &mut H,
+        ctx: &mut Context<'_, S>,
+    ) -> Result<(), Error> {
         let settled = 1 - self.half;
         let mut records = std::mem::take(&mut self.sends[settled]);
         for record in records.drain(..) {
@@ -286,7 +343,9 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             }
             self.slots[slot].clear(flag::SENDING);
             if self.slots[slot].has(flag::CARRY) && self.slots[slot].phase == Phase::Open {
-                if let (SendSource::Carry(staged), Some(carry)) = (record.source, self.carries.get_mut(&slot)) {
+                if let (SendSource::Carry(staged), Some(carry)) =
+                    (record.source, self.carries.get_mut(&slot))
+                {
                     carry.outgoing.drain(..staged.length as usize);
                 }
                 self.flush_carry(handler, ctx, slot)?;
@@ -303,7 +362,11 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         ctx: &mut Context<'_, S>,
         completion: Completion,
     ) -> Result<(), Error> {
-        let Completion { token, result, buffer } = completion;
+        let Completion {
+            token,
+            result,
+            buffer,
+        } = completion;
         let slot = token.slot();
         match token.op() {
             Op::Listen => {
@@ -320,7 +383,11 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             }
             _ => {}
         }
-        if self.slots.at(slot).is_none_or(|s| s.generation != token.generation() || is_stale(s.phase, token.op())) {
+        if self
+            .slots
+            .at(slot)
+            .is_none_or(|s| s.generation != token.generation() || is_stale(s.phase, token.op()))
+        {
             if let Some(buffer) = buffer {
                 self.give_back(buffer);
             }
@@ -394,11 +461,18 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         }
         let earlier = self.slots[slot].dial_failure();
         let is_taken = earlier.is_none()
-            && (result == -libc::EADDRINUSE || (op == Op::Connect && result == -libc::EADDRNOTAVAIL));
+            && (result == -libc::EADDRINUSE
+                || (op == Op::Connect && result == -libc::EADDRNOTAVAIL));
         let state = self.slots[slot].state;
-        let has_socket = !matches!(earlier, Some(OpenFailure::NoDescriptor | OpenFailure::NoMemory));
+        let has_socket = !matches!(
+            earlier,
+            Some(OpenFailure::NoDescriptor | OpenFailure::NoMemory)
+        );
         if has_socket {
-            self.ring.push(Token::new(Op::Close, slot, self.slots[slot].generation), Request::Close { slot })?;
+            self.ring.push(
+                Token::new(Op::Close, slot, self.slots[slot].generation),
+                Request::Close { slot },
+            )?;
         }
         self.release(ctx, slot);
         if is_taken {
@@ -427,10 +501,18 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
     /// Waits for the connection's next bytes, if it is still to be read.
     fn park(&mut self, slot: u32) -> Result<(), Error> {
         let entry = &mut self.slots[slot];
-        if matches!(entry.phase, Phase::Open | Phase::Draining) && entry.flags & (flag::POLL | flag::RECV) == 0 {
+        if matches!(entry.phase, Phase::Open | Phase::Draining)
+            && entry.flags & (flag::POLL | flag::RECV) == 0
+        {
             entry.set(flag::POLL);
             let token = Token::new(Op::Poll, slot, entry.generation);
-            self.ring.push(token, Request::Poll { slot, writable: false })?;
+            self.ring.push(
+                token,
+                Request::Poll {
+                    slot,
+                    writable: false,
+                },
+            )?;
         }
         Ok(())
     }
@@ -449,7 +531,11 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         if result < 0 {
             return self.end(handler, ctx, slot, CloseReason::from_errno(-result));
         }
-        if let Some(carry) = self.carries.get_mut(&slot).filter(|c| !c.outgoing.is_empty()) {
+        if let Some(carry) = self
+            .carries
+            .get_mut(&slot)
+            .filter(|c| !c.outgoing.is_empty())
+        {
             // Back-pressure: a peer that does not take our bytes is not read either.
             carry.is_read_paused = true;
             return Ok(());
@@ -461,14 +547,18 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
     fn want_receive(&mut self, slot: u32) {
         let entry = &mut self.slots[slot];
         entry.set(flag::RECV);
-        self.readable.push_back(Token::new(Op::Recv, slot, entry.generation));
+        self.readable
+            .push_back(Token::new(Op::Recv, slot, entry.generation));
     }
 
     fn start_receives(&mut self) -> Result<(), Error> {
         while self.buffers_free > 0 {
-            let Some(token) = self.readable.pop_front() else { break };
+            let Some(token) = self.readable.pop_front() else {
+                break;
+            };
             self.buffers_free -= 1;
-            self.ring.push(token, Request::Recv { slot: token.slot() })?;
+            self.ring
+                .push(token, Request::Recv { slot: token.slot() })?;
         }
         Ok(())
     }
@@ -530,7 +620,11 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
     ) -> Result<(), Error> {
         // The bytes are lent to the handler from the ring's memory, so the rest of the shard is borrowed apart from it.
         let is_blocked = self.is_blocked(slot);
-        let mut joined = self.carries.get_mut(&slot).map(|c| std::mem::take(&mut c.incoming)).unwrap_or_default();
+        let mut joined = self
+            .carries
+            .get_mut(&slot)
+            .map(|c| std::mem::take(&mut c.incoming))
+            .unwrap_or_default();
         let fresh = self.ring.bytes(buffer, length);
         let bytes = if joined.is_empty() {
             fresh
@@ -538,11 +632,23 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             joined.extend_from_slice(fresh);
             &joined
         };
-        let mut conn = Conn::new(&mut self.slots[slot].state, ctx.now_us, is_blocked, &mut self.outgoing);
+        let mut conn = Conn::new(
+            &mut self.slots[slot].state,
+            ctx.now_us,
+            is_blocked,
+            &mut self.outgoing,
+        );
         let used = handler.on_bytes(&mut conn, bytes);
         let intentions = conn.into_intentions();
-        assert!(used <= bytes.len(), "a handler cannot use more than it was given");
-        let rest = if used < bytes.len() { bytes[used..].to_vec() } else { Vec::new() };
+        assert!(
+            used <= bytes.len(),
+            "a handler cannot use more than it was given"
+        );
+        let rest = if used < bytes.len() {
+            bytes[used..].to_vec()
+        } else {
+            Vec::new()
+        };
         self.give_back(buffer);
         if !rest.is_empty() {
             if rest.len() > ctx.config.carry_bytes_max {
@@ -588,7 +694,12 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         callback: impl FnOnce(&mut H, &mut Conn<'_, S>),
     ) -> Result<(), Error> {
         let is_blocked = self.is_blocked(slot);
-        let mut conn = Conn::new(&mut self.slots[slot].state, ctx.now_us, is_blocked, &mut self.outgoing);
+        let mut conn = Conn::new(
+            &mut self.slots[slot].state,
+            ctx.now_us,
+            is_blocked,
+            &mut self.outgoing,
+        );
         callback(handler, &mut conn);
         let intentions = conn.into_intentions();
         self.perform(handler, ctx, slot, intentions)
@@ -631,13 +742,18 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
     }
 
     fn set_timer(&mut self, slot: u32, at_us: u64) {
-        self.wheel.set(&mut self.slots, slot, at_us.div_ceil(TICK_US) as u32);
+        self.wheel
+            .set(&mut self.slots, slot, at_us.div_ceil(TICK_US) as u32);
     }
 
     // ---- sending ----------------------------------------------------------------------------------------------------
 
     fn is_blocked(&self, slot: u32) -> bool {
-        self.slots[slot].has(flag::CARRY) && self.carries.get(&slot).is_some_and(|c| !c.outgoing.is_empty())
+        self.slots[slot].has(flag::CARRY)
+            && self
+                .carries
+                .get(&slot)
+                .is_some_and(|c| !c.outgoing.is_empty())
     }
 
     fn send_static<H: Handler<State = S>>(
@@ -650,7 +766,12 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         if self.slots[slot].has(flag::SENDING) || self.is_blocked(slot) {
             return self.carry_out(handler, ctx, slot, bytes);
         }
-        self.submit_send(ctx, slot, Request::SendStatic { slot, bytes }, SendSource::Static(bytes))
+        self.submit_send(
+            ctx,
+            slot,
+            Request::SendStatic { slot, bytes },
+            SendSource::Static(bytes),
+        )
     }
 
     fn send_copy<H: Handler<State = S>>(
@@ -664,9 +785,12 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             return self.carry_out(handler, ctx, slot, bytes);
         }
         match self.ring.stage(self.half, bytes) {
-            Some(staged) => {
-                self.submit_send(ctx, slot, Request::SendStaged { slot, staged }, SendSource::Staged(staged))
-            }
+            Some(staged) => self.submit_send(
+                ctx,
+                slot,
+                Request::SendStaged { slot, staged },
+                SendSource::Staged(staged),
+            ),
             None => {
                 self.carry_out(handler, ctx, slot, bytes)?;
                 self.want_writable(slot)
@@ -684,8 +808,13 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         let generation = self.slots[slot].generation;
         self.slots[slot].set(flag::SENDING);
         ctx.stats.sends += 1;
-        self.sends[self.half].push(SendRecord { slot, generation, source });
-        self.ring.push(Token::new(Op::Send, slot, generation), request)
+        self.sends[self.half].push(SendRecord {
+            slot,
+            generation,
+            source,
+        });
+        self.ring
+            .push(Token::new(Op::Send, slot, generation), request)
     }
 
     /// Keeps bytes the peer does not take yet; too many end the connection.
@@ -725,12 +854,22 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         let taken = result.max(0) as usize;
         let is_ours = |r: &&SendRecord| r.slot == slot && r.generation == token.generation();
         let [first, second] = &self.sends;
-        let record = first.iter().chain(second).find(is_ours).expect("a send is on record until it is settled");
+        let record = first
+            .iter()
+            .chain(second)
+            .find(is_ours)
+            .expect("a send is on record until it is settled");
         let carry = self.carries.entry(slot).or_default();
         match record.source {
-            SendSource::Static(bytes) => bytes[taken..].iter().rev().for_each(|b| carry.outgoing.push_front(*b)),
+            SendSource::Static(bytes) => bytes[taken..]
+                .iter()
+                .rev()
+                .for_each(|b| carry.outgoing.push_front(*b)),
             SendSource::Staged(staged) => {
-                self.ring.staged(staged)[taken..].iter().rev().for_each(|b| carry.outgoing.push_front(*b));
+                self.ring.staged(staged)[taken..]
+                    .iter()
+                    .rev()
+                    .for_each(|b| carry.outgoing.push_front(*b));
             }
             SendSource::Carry(_) => drop(carry.outgoing.drain(..taken)),
         }
@@ -750,7 +889,13 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         if entry.phase == Phase::Open && !entry.has(flag::WRITABLE) {
             entry.set(flag::WRITABLE);
             let token = Token::new(Op::Writable, slot, entry.generation);
-            self.ring.push(token, Request::Poll { slot, writable: true })?;
+            self.ring.push(
+                token,
+                Request::Poll {
+                    slot,
+                    writable: true,
+                },
+            )?;
         }
         Ok(())
     }
@@ -776,16 +921,21 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         ctx: &mut Context<'_, S>,
         slot: u32,
     ) -> Result<(), Error> {
-        let Some(carry) = self.carries.get_mut(&slot) else { return Ok(()) };
+        let Some(carry) = self.carries.get_mut(&slot) else {
+            return Ok(());
+        };
         if self.slots[slot].flags & (flag::SENDING | flag::WRITABLE) != 0 {
             return Ok(());
         }
         if !carry.outgoing.is_empty() {
             let staged = self.ring.stage(self.half, carry.outgoing.make_contiguous());
             return match staged {
-                Some(staged) => {
-                    self.submit_send(ctx, slot, Request::SendStaged { slot, staged }, SendSource::Carry(staged))
-                }
+                Some(staged) => self.submit_send(
+                    ctx,
+                    slot,
+                    Request::SendStaged { slot, staged },
+                    SendSource::Carry(staged),
+                ),
                 None => self.want_writable(slot),
             };
         }
@@ -802,7 +952,8 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
     }
 
     fn drop_carry_if_empty(&mut self, slot: u32) {
-        if self.slots[slot].has(flag::CARRY) && self.carries.get(&slot).is_none_or(Carry::is_empty) {
+        if self.slots[slot].has(flag::CARRY) && self.carries.get(&slot).is_none_or(Carry::is_empty)
+        {
             self.carries.remove(&slot);
             self.slots[slot].clear(flag::CARRY);
         }
@@ -829,7 +980,10 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         ctx: &mut Context<'_, S>,
         slot: u32,
     ) -> Result<(), Error> {
-        self.set_timer(slot, ctx.now_us + ctx.config.drain_timeout.as_micros() as u64);
+        self.set_timer(
+            slot,
+            ctx.now_us + ctx.config.drain_timeout.as_micros() as u64,
+        );
         if self.is_blocked(slot) || self.slots[slot].has(flag::SENDING) {
             self.slots[slot].set(flag::CARRY);
             self.carries.entry(slot).or_default().is_closing_after = true;
@@ -838,7 +992,8 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         self.slots[slot].start_draining();
         self.draining_now += 1;
         let token = Token::new(Op::Shutdown, slot, self.slots[slot].generation);
-        self.ring.push(token, Request::Shutdown { slot, both: false })?;
+        self.ring
+            .push(token, Request::Shutdown { slot, both: false })?;
         self.park(slot)
     }
 
@@ -860,7 +1015,9 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         self.slots[slot].start_closing(reason as u16);
         if self.slots[slot].flags & flag::IN_FLIGHT != 0 {
             let token = Token::new(Op::Shutdown, slot, self.slots[slot].generation);
-            return self.ring.push(token, Request::Shutdown { slot, both: true });
+            return self
+                .ring
+                .push(token, Request::Shutdown { slot, both: true });
         }
         self.try_finish(handler, ctx, slot)
     }
@@ -875,7 +1032,10 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             return Ok(());
         }
         let reason = CloseReason::ALL[usize::from(self.slots[slot].errno)];
-        self.ring.push(Token::new(Op::Close, slot, self.slots[slot].generation), Request::Close { slot })?;
+        self.ring.push(
+            Token::new(Op::Close, slot, self.slots[slot].generation),
+            Request::Close { slot },
+        )?;
         ctx.stats.open_now -= 1;
         ctx.stats.closed[reason as usize] += 1;
         let state = self.slots[slot].state;
@@ -893,7 +1053,10 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         }
         let own_tuple = self.slots[slot].tuple;
         if own_tuple != NONE {
-            ctx.tuples.as_mut().expect("only a dialled slot has a tuple").release(own_tuple);
+            ctx.tuples
+                .as_mut()
+                .expect("only a dialled slot has a tuple")
+                .release(own_tuple);
         }
         self.slots.release(slot);
     }
@@ -903,7 +1066,10 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
 fn is_stale(phase: Phase, op: Op) -> bool {
     match phase {
         Phase::Free => op != Op::Accept,
-        Phase::Connecting => !matches!(op, Op::Socket | Op::Option | Op::Bind | Op::Connect | Op::Cancel),
+        Phase::Connecting => !matches!(
+            op,
+            Op::Socket | Op::Option | Op::Bind | Op::Connect | Op::Cancel
+        ),
         Phase::Open | Phase::Draining | Phase::Closing => {
             matches!(op, Op::Accept | Op::Socket | Op::Bind | Op::Connect)
         }

@@ -173,7 +173,12 @@ pub struct Slots<S> {
 impl<S: Copy + Default> Slots<S> {
     /// A table for `capacity` connections; memory is taken now and touched as it is used.
     pub fn new(capacity: u32) -> Self {
-        Slots { slots: Vec::with_capacity(capacity as usize), capacity, free: NONE, used_count: 0 }
+        Slots {
+            slots: Vec::with_capacity(capacity as usize),
+            capacity,
+            free: NONE,
+            used_count: 0,
+        }
     }
 
     /// Slots not free.
@@ -250,10 +255,16 @@ mod tests {
     #[test]
     fn takes_in_order_then_last_released_first_then_none() {
         let mut slots = Slots::<u64>::new(3);
-        assert_eq!((slots.take(), slots.take(), slots.take(), slots.take()), (Some(0), Some(1), Some(2), None));
+        assert_eq!(
+            (slots.take(), slots.take(), slots.take(), slots.take()),
+            (Some(0), Some(1), Some(2), None)
+        );
         slots.release(1);
         slots.release(0);
-        assert_eq!((slots.room(), slots.take(), slots.take(), slots.take()), (2, Some(0), Some(1), None));
+        assert_eq!(
+            (slots.room(), slots.take(), slots.take(), slots.take()),
+            (2, Some(0), Some(1), None)
+        );
     }
 
     #[test]

@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::config::{ACCEPT_BATCH_MAX, Config, ORDERS_INTERVAL_US, REPORT_INTERVAL_US, SPARE_SLOTS};
+use crate::config::{
+    ACCEPT_BATCH_MAX, Config, ORDERS_INTERVAL_US, REPORT_INTERVAL_US, SPARE_SLOTS,
+};
 use crate::dial::{DialPlan, Tuples};
 use crate::error::{Error, OpenFailure};
 use crate::handler::{Dial, Handler};
@@ -53,16 +55,22 @@ enum Admission {
 impl Gate {
     /// A gate for `capacity` connections.
     pub fn new(capacity: u64) -> Self {
-        Gate { capacity, taken: AtomicU64::new(0), held: AtomicU64::new(0) }
+        Gate {
+            capacity,
+            taken: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+        }
     }
 
     /// Takes up to `wanted` places for accepts.
     fn ask(&self, wanted: u32) -> Admission {
         let mut granted = 0;
-        let _ = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
-            granted = u64::from(wanted).min(self.capacity.saturating_sub(taken)) as u32;
-            (granted > 0).then_some(taken + u64::from(granted))
-        });
+        let _ = self
+            .taken
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
+                granted = u64::from(wanted).min(self.capacity.saturating_sub(taken)) as u32;
+                (granted > 0).then_some(taken + u64::from(granted))
+            });
         match granted {
             0 if self.held.load(Ordering::Acquire) >= self.capacity => Admission::Full,
             0 => Admission::Later,
@@ -155,7 +163,10 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             ctx: Context {
                 config,
                 gate,
-                stats: Stats { shard_count: 1, ..Stats::default() },
+                stats: Stats {
+                    shard_count: 1,
+                    ..Stats::default()
+                },
                 now_us: 0,
                 tuples,
                 redial: Vec::new(),
@@ -165,7 +176,12 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             plan: plan.map(|(plan, ..)| plan),
             listeners: listeners
                 .iter()
-                .map(|fd| Listener { fd: *fd, is_readable: true, is_armed: false, batch: 8 })
+                .map(|fd| Listener {
+                    fd: *fd,
+                    is_readable: true,
+                    is_armed: false,
+                    batch: 8,
+                })
                 .collect(),
             filling: 0,
             wanted: Vec::new(),
@@ -182,8 +198,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
 
     /// Counters so far.
     pub fn stats(&mut self) -> &Stats {
-        let count = |f: fn(&Shard<R, H::State>) -> u64| self.shards.iter().map(f).sum();
-        self.ctx.stats.queue_overflows = count(|s| s.ring().overflow_count());
+        self.ctx.stats.queue_overflows =
+            self.shards.iter().map(|s| s.ring().overflow_count()).sum();
         self.ctx.stats.shard_count = self.shards.len() as u64;
         &self.ctx.stats
     }
@@ -250,7 +266,12 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
 
     /// Takes connections from a listener, or arms it when it had no more.
     fn accept(&mut self, number: usize) -> Result<bool, Error> {
-        let Listener { fd, is_readable, is_armed, batch } = self.listeners[number];
+        let Listener {
+            fd,
+            is_readable,
+            is_armed,
+            batch,
+        } = self.listeners[number];
         if !is_readable {
             if !is_armed {
                 self.shards[0].listen(number, fd)?;
@@ -299,7 +320,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 Some(shard) => self.filling = shard,
                 None => match (self.make_ring)() {
                     Ok(ring) => {
-                        self.shards.push(Shard::new(ring, self.ctx.config, self.ctx.now_us));
+                        self.shards
+                            .push(Shard::new(ring, self.ctx.config, self.ctx.now_us));
                         self.filling = self.shards.len() - 1;
                     }
                     Err(_) => {
@@ -316,7 +338,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     fn dial(&mut self) -> Result<(), Error> {
         let Some(plan) = self.plan else { return Ok(()) };
         let connecting = self.ctx.stats.connecting_now as usize;
-        let room = CONNECTING_MAX.saturating_sub(connecting).min(DIALS_PER_TURN_MAX);
+        let room = CONNECTING_MAX
+            .saturating_sub(connecting)
+            .min(DIALS_PER_TURN_MAX);
         self.wanted.append(&mut self.ctx.redial);
         let again = self.wanted.len();
         let is_stopping = self.stopping != Stop::No;
@@ -330,7 +354,11 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         self.taken_in_a_row += again as u64;
         let mut wanted = std::mem::take(&mut self.wanted);
         for state in wanted.drain(..) {
-            let tuples = self.ctx.tuples.as_mut().expect("a core with a plan has tuples");
+            let tuples = self
+                .ctx
+                .tuples
+                .as_mut()
+                .expect("a core with a plan has tuples");
             let is_exhausted = self.taken_in_a_row > tuples.count();
             let Some((own, number)) = tuples.take().filter(|_| !is_exhausted) else {
                 self.fail(&state, OpenFailure::NoAddressLeft);
@@ -397,7 +425,8 @@ impl<P: Default + Send + 'static> Engine<P> {
         let gate = Arc::new(Gate::new(config.capacity));
         let plan = plan.map(Arc::new);
         let stop = Arc::new(AtomicU8::new(Stop::No as u8));
-        let board: Arc<Vec<_>> = Arc::new((0..config.thread_count).map(|_| Mutex::default()).collect());
+        let board: Arc<Vec<_>> =
+            Arc::new((0..config.thread_count).map(|_| Mutex::default()).collect());
         let started_at = Instant::now();
         let (ready_tx, ready_rx) = std::sync::mpsc::channel();
         let mut listeners = listeners.into_iter();
@@ -418,16 +447,33 @@ impl<P: Default + Send + 'static> Engine<P> {
                 .name(format!("core-{number}"))
                 .stack_size(512 * 1024)
                 .spawn(move || own.run(handler, &ready))
-                .map_err(|e| Error::new(format!("no thread to be had ({e})"), "raise the limit: ulimit -u"))?;
+                .map_err(|e| {
+                    Error::new(
+                        format!("no thread to be had ({e})"),
+                        "raise the limit: ulimit -u",
+                    )
+                })?;
             threads.push(thread);
         }
         drop(ready_tx);
-        let engine = Engine { threads, stop, board, started_at };
-        let started = ready_rx.iter().take(engine.threads.len()).filter(|ok| *ok).count();
+        let engine = Engine {
+            threads,
+            stop,
+            board,
+            started_at,
+        };
+        let started = ready_rx
+            .iter()
+            .take(engine.threads.len())
+            .filter(|ok| *ok)
+            .count();
         if started < engine.threads.len() {
             engine.stop(Stop::Now);
             engine.join()?;
-            return Err(Error::new("a core thread could not start", "see the messages above"));
+            return Err(Error::new(
+                "a core thread could not start",
+                "see the messages above",
+            ));
         }
         Ok(engine)
     }
@@ -444,7 +490,9 @@ impl<P: Default + Send + 'static> Engine<P> {
 
     /// Every thread's last report, in turn. The threads go on meanwhile: one whose report is being read publishes a little later.
     pub fn reports(&self) -> impl Iterator<Item = MutexGuard<'_, CoreReport<P>>> {
-        self.board.iter().map(|report| report.lock().unwrap_or_else(PoisonError::into_inner))
+        self.board
+            .iter()
+            .map(|report| report.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// True when every thread has ended.
@@ -457,8 +505,13 @@ impl<P: Default + Send + 'static> Engine<P> {
     /// # Errors
     /// The first [`Error`] a thread ended with.
     pub fn join(self) -> Result<(), Error> {
-        let results = self.threads.into_iter().map(|t| t.join().expect("a core thread panicked"));
-        results.fold(Ok(()), |first, result| first.and(result))
+        // All of them first: an error must not leave a thread behind.
+        let results: Vec<_> = self
+            .threads
+            .into_iter()
+            .map(|t| t.join().expect("a core thread panicked"))
+            .collect();
+        results.into_iter().collect()
     }
 }
 
@@ -474,7 +527,11 @@ struct CoreThread<P> {
 }
 
 impl<P: Default + Send> CoreThread<P> {
-    fn run<H: Handler<Report = P>>(mut self, handler: H, ready: &std::sync::mpsc::Sender<bool>) -> Result<(), Error> {
+    fn run<H: Handler<Report = P>>(
+        mut self,
+        handler: H,
+        ready: &std::sync::mpsc::Sender<bool>,
+    ) -> Result<(), Error> {
         let cores = &self.config.cores;
         if !cores.is_empty() {
             os::pin_to(cores[self.number % cores.len()]);
@@ -486,7 +543,14 @@ impl<P: Default + Send> CoreThread<P> {
         let fds: Vec<RawFd> = self.listeners.iter().map(AsRawFd::as_raw_fd).collect();
         let started_at = self.started_at;
         let make_ring = || KernelRing::new(&config, started_at);
-        let core = Core::new(&config, &gate, handler, make_ring, &fds, plan.as_deref().map(|p| (p, share.0, share.1)));
+        let core = Core::new(
+            &config,
+            &gate,
+            handler,
+            make_ring,
+            &fds,
+            plan.as_deref().map(|p| (p, share.0, share.1)),
+        );
         let _ = ready.send(core.is_ok());
         let mut core = core?;
         let result = self.serve(&mut core);
@@ -494,7 +558,9 @@ impl<P: Default + Send> CoreThread<P> {
             // The others cannot make up for this thread: end in order what they hold.
             self.stop.fetch_max(Stop::InOrder as u8, Ordering::Release);
         }
-        let mut report = self.board[self.number].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut report = self.board[self.number]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         report.stats = core.stats().clone();
         core.handler().report(&mut report.handler);
         report.is_done = true;
@@ -513,9 +579,16 @@ impl<P: Default + Send> CoreThread<P> {
             if how != Stop::No as u8 {
                 // A ring that polls a listener keeps it open: shutting it down is what stops it from listening.
                 for listener in self.listeners.drain(..) {
-                    let _ = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+                    let _ = nix::sys::socket::shutdown(
+                        listener.as_raw_fd(),
+                        nix::sys::socket::Shutdown::Both,
+                    );
                 }
-                core.stop(if how == Stop::InOrder as u8 { Stop::InOrder } else { Stop::Now })?;
+                core.stop(if how == Stop::InOrder as u8 {
+                    Stop::InOrder
+                } else {
+                    Stop::Now
+                })?;
             }
             let next = core.turn(now_us)?;
             if how != Stop::No as u8 && core.is_empty() {
@@ -572,7 +645,11 @@ mod tests {
         let gate = Gate::new(10);
         assert_eq!(gate.ask(8), Admission::Granted(8));
         assert_eq!(gate.ask(8), Admission::Granted(2));
-        assert_eq!(gate.ask(8), Admission::Later, "accepts under way may give places back");
+        assert_eq!(
+            gate.ask(8),
+            Admission::Later,
+            "accepts under way may give places back"
+        );
         (0..8).for_each(|_| gate.keep());
         gate.give_back(2);
         assert_eq!(gate.ask(8), Admission::Granted(2));
@@ -599,7 +676,9 @@ mod tests {
                                     waiting -= 1;
                                 }
                                 Admission::Later => {}
-                                Admission::Full => panic!("refused with {waiting} of 8 not there yet"),
+                                Admission::Full => {
+                                    panic!("refused with {waiting} of 8 not there yet")
+                                }
                             }
                         }
                     });

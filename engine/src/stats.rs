@@ -86,17 +86,26 @@ impl Stats {
 
     /// Ended connections by label, those that occurred.
     pub fn closed_by_label(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        CloseReason::ALL.iter().map(|r| (r.label(), self.closed[*r as usize])).filter(|(_, n)| *n > 0)
+        CloseReason::ALL
+            .iter()
+            .map(|r| (r.label(), self.closed[*r as usize]))
+            .filter(|(_, n)| *n > 0)
     }
 
     /// Failed attempts by label, those that occurred.
     pub fn failed_by_label(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        OpenFailure::ALL.iter().map(|f| (f.label(), self.failed[*f as usize])).filter(|(_, n)| *n > 0)
+        OpenFailure::ALL
+            .iter()
+            .map(|f| (f.label(), self.failed[*f as usize]))
+            .filter(|(_, n)| *n > 0)
     }
 
     /// Failed accepts by label, those that occurred.
     pub fn accept_failed_by_label(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        OpenFailure::ALL.iter().map(|f| (f.label(), self.accept_failed[*f as usize])).filter(|(_, n)| *n > 0)
+        OpenFailure::ALL
+            .iter()
+            .map(|f| (f.label(), self.accept_failed[*f as usize]))
+            .filter(|(_, n)| *n > 0)
     }
 }
 

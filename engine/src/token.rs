@@ -110,8 +110,12 @@ mod tests {
         for op in OPS {
             for slot in [0, 1, 19_999, (1 << SLOT_INDEX_BITS) - 1] {
                 for generation in [0, 1, u32::MAX] {
-                    let token = Token::from_bits(Token::new(op, slot, generation).to_bits()).unwrap();
-                    assert_eq!((token.op(), token.slot(), token.generation()), (op, slot, generation));
+                    let token =
+                        Token::from_bits(Token::new(op, slot, generation).to_bits()).unwrap();
+                    assert_eq!(
+                        (token.op(), token.slot(), token.generation()),
+                        (op, slot, generation)
+                    );
                 }
             }
         }

@@ -32,7 +32,10 @@ impl Wheel {
     /// A wheel that stands at tick `now`.
     pub fn new(now: u32) -> Self {
         Wheel {
-            buckets: [Bucket { head: NONE, tail: NONE }; BUCKETS * LEVELS],
+            buckets: [Bucket {
+                head: NONE,
+                tail: NONE,
+            }; BUCKETS * LEVELS],
             occupied: [0; BUCKETS / 64],
             now,
             count: 0,
@@ -48,7 +51,11 @@ impl Wheel {
     pub fn set<S: Copy + Default>(&mut self, slots: &mut Slots<S>, index: u32, deadline: u32) {
         self.clear(slots, index);
         let ahead = deadline.wrapping_sub(self.now) as i32;
-        slots[index].deadline = if ahead < 1 { self.now.wrapping_add(1) } else { deadline };
+        slots[index].deadline = if ahead < 1 {
+            self.now.wrapping_add(1)
+        } else {
+            deadline
+        };
         slots[index].set(flag::TIMED);
         self.count += 1;
         self.link(slots, index);
@@ -112,7 +119,10 @@ impl Wheel {
             }
             let at = level * BUCKETS + (self.now >> (BITS * level as u32)) as usize % BUCKETS;
             let mut index = self.buckets[at].head;
-            self.buckets[at] = Bucket { head: NONE, tail: NONE };
+            self.buckets[at] = Bucket {
+                head: NONE,
+                tail: NONE,
+            };
             while index != NONE {
                 let next = slots[index].next;
                 self.link(slots, index);
@@ -189,7 +199,9 @@ mod tests {
 
     /// A small generator, so that the test needs no crate and repeats.
     fn random(seed: &mut u64) -> u32 {
-        *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        *seed = seed
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (*seed >> 33) as u32
     }
 
@@ -214,13 +226,20 @@ mod tests {
                         due[index as usize] = Some(deadline);
                     }
                 }
-                now = now.wrapping_add(random(&mut seed) % [2, 40, 5_000][random(&mut seed) as usize % 3]);
+                now = now.wrapping_add(
+                    random(&mut seed) % [2, 40, 5_000][random(&mut seed) as usize % 3],
+                );
                 while let Some(index) = wheel.expire(&mut slots, now) {
-                    let deadline = due[index as usize].take().expect("expired once and only if set");
+                    let deadline = due[index as usize]
+                        .take()
+                        .expect("expired once and only if set");
                     assert!(now.wrapping_sub(deadline) as i32 >= 0, "early");
                     assert_eq!(wheel.now(), deadline, "handed out at its own tick");
                 }
-                assert!(due.iter().flatten().all(|d| d.wrapping_sub(now) as i32 > 0), "late");
+                assert!(
+                    due.iter().flatten().all(|d| d.wrapping_sub(now) as i32 > 0),
+                    "late"
+                );
                 assert_eq!(wheel.count() as usize, due.iter().flatten().count());
             }
         }
@@ -245,6 +264,10 @@ mod tests {
         wheel.set(&mut slots, 0, 120);
         assert_eq!(wheel.next_due_ticks(), Some(20));
         wheel.set(&mut slots, 0, 300);
-        assert_eq!(wheel.next_due_ticks(), Some(156), "until the cascade at 256");
+        assert_eq!(
+            wheel.next_due_ticks(),
+            Some(156),
+            "until the cascade at 256"
+        );
     }
 }

@@ -22,8 +22,8 @@ use crate::run::{RUN_SCHEMA, Run, Verdict};
 use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
 use crate::summary::{self, Glance, Progress};
-use crate::wire::{ClientReport, ServerReport};
 use crate::warm::{self, Warm};
+use crate::wire::{ClientReport, ServerReport};
 use crate::{lab, origin, verdict};
 
 pub use crate::plan::{Options, Plan, SpawnRate, WarmUp};
@@ -44,8 +44,9 @@ const WARM_LEFT_BYTES: u64 = 1 << 30;
 const WARM_USERS_MIN: u64 = 100_000;
 /// How long an earlier run's sockets are waited for.
 const QUIET_MAX: Duration = Duration::from_secs(20);
-/// Slabs that shrink by less than this in half a second are quiet.
+/// Slabs that shrink by less than this in half a second, so many times in a row, are quiet.
 const QUIET_BYTES: u64 = 2 << 20;
+const QUIET_COUNT: u32 = 4;
 /// How long after the hold the reports for the three counts may take.
 const COUNTS_MAX: Duration = Duration::from_secs(10);
 
@@ -258,13 +259,23 @@ impl<'a> Flow<'a> {
     async fn until_quiet(&mut self) -> Option<Ended> {
         let started = Instant::now();
         let mut before = KernelSample::take().slab_bytes;
+        let mut quiet_count = 0;
         while started.elapsed() < QUIET_MAX {
-            self.step_within(Duration::from_millis(500)).await;
-            if let Some(ended) = self.interrupted().or_else(|| self.somebody_ended()) {
-                return Some(ended);
+            let until = Instant::now() + Duration::from_millis(500);
+            while Instant::now() < until {
+                self.step_within(until.saturating_duration_since(Instant::now()))
+                    .await;
+                if let Some(ended) = self.interrupted().or_else(|| self.somebody_ended()) {
+                    return Some(ended);
+                }
             }
             let now = KernelSample::take().slab_bytes;
-            if before.saturating_sub(now) < QUIET_BYTES {
+            quiet_count = if before.saturating_sub(now) < QUIET_BYTES {
+                quiet_count + 1
+            } else {
+                0
+            };
+            if quiet_count == QUIET_COUNT {
                 return None;
             }
             before = now;

@@ -30,7 +30,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 #[must_use]
 pub fn is_reporting_machine() -> bool {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let is_virtual = cpuinfo.lines().any(|l| l.starts_with("flags") && l.split_whitespace().any(|f| f == "hypervisor"));
+    let is_virtual = cpuinfo
+        .lines()
+        .any(|l| l.starts_with("flags") && l.split_whitespace().any(|f| f == "hypervisor"));
     is_virtual && std::path::Path::new("/sys/module/page_reporting").exists()
 }
 
@@ -48,12 +50,23 @@ impl Warm {
         let thread_count = std::thread::available_parallelism().map_or(1, usize::from);
         let share = bytes as usize / thread_count;
         let parts: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..thread_count).map(|_| scope.spawn(move || fill_share(share))).collect();
-            threads.into_iter().map(|t| t.join().unwrap_or_default()).collect()
+            let threads: Vec<_> = (0..thread_count)
+                .map(|_| scope.spawn(move || fill_share(share)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|t| t.join().unwrap_or_default())
+                .collect()
         });
         let held = parts.iter().map(|(_, bytes)| *bytes as u64).sum();
         let pairs = parts.into_iter().flat_map(|(pairs, _)| pairs).collect();
-        (Warm { pairs, releaser: None }, held)
+        (
+            Warm {
+                pairs,
+                releaser: None,
+            },
+            held,
+        )
     }
 
     /// Gives back as the connections of this network namespace grow, `bytes_per_pair` for each pair, and a little ahead.
@@ -89,9 +102,13 @@ fn fill_share(bytes: usize) -> (Vec<(UnixStream, UnixStream)>, usize) {
     let chunk = vec![1u8; CHUNK_BYTES];
     let (mut pairs, mut held) = (Vec::new(), 0);
     while held < bytes {
-        let Ok((mut writer, reader)) = UnixStream::pair() else { break };
+        let Ok((mut writer, reader)) = UnixStream::pair() else {
+            break;
+        };
         // The kernel doubles it, and counts its own overhead against it.
-        if setsockopt(&writer, SndBufForce, &PAIR_BYTES).is_err() || writer.set_nonblocking(true).is_err() {
+        if setsockopt(&writer, SndBufForce, &PAIR_BYTES).is_err()
+            || writer.set_nonblocking(true).is_err()
+        {
             break;
         }
         let mut queued = 0;
@@ -114,7 +131,9 @@ fn fill_share(bytes: usize) -> (Vec<(UnixStream, UnixStream)>, usize) {
 /// Sockets in use, from /proc/net/sockstat.
 fn tcp_in_use(text: &str) -> u64 {
     let line = text.lines().find_map(|l| l.strip_prefix("TCP: inuse "));
-    line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0)
+    line.and_then(|l| l.split_whitespace().next())
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

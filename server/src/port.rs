@@ -50,15 +50,22 @@ pub fn listen(
         let port = address.port();
         let (patience, who) = match owner(port) {
             Owner::Process(name, pid) => (WAIT_OWNED, format!("{name} (pid {pid}) listens there")),
-            Owner::Nobody => (WAIT_MAX, "a listener without a living process stays there".to_owned()),
+            Owner::Nobody => (
+                WAIT_MAX,
+                "a listener without a living process stays there".to_owned(),
+            ),
             Owner::Unsure => (WAIT_UNSURE, "another process listens there".to_owned()),
         };
         if since.elapsed() >= patience {
-            anyhow::bail!("port {port} is in use: {who}; next: end it, or choose another port with --listen");
+            anyhow::bail!(
+                "port {port} is in use: {who}; next: end it, or choose another port with --listen"
+            );
         }
         if patience == WAIT_MAX && !was_said {
             was_said = true;
-            console.say(format_args!("port {port}: waiting for the listeners of a process that is ending"));
+            console.say(format_args!(
+                "port {port}: waiting for the listeners of a process that is ending"
+            ));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -75,7 +82,13 @@ fn owner(port: u16) -> Owner {
         .collect();
     let mut is_sure = true;
     for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
         let Ok(fds) = std::fs::read_dir(process.path().join("fd")) else {
             // Gone meanwhile, a zombie's empty table, or not ours to look into.
             is_sure &= !process.path().join("fd").exists() || nix::unistd::geteuid().is_root();
@@ -84,13 +97,21 @@ fn owner(port: u16) -> Owner {
         let has_it = fds
             .flatten()
             .filter_map(|fd| std::fs::read_link(fd.path()).ok())
-            .any(|link| inodes.iter().any(|inode| link.as_os_str() == inode.as_str()));
+            .any(|link| {
+                inodes
+                    .iter()
+                    .any(|inode| link.as_os_str() == inode.as_str())
+            });
         if has_it {
             let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             return Owner::Process(name.trim().to_owned(), pid);
         }
     }
-    if is_sure { Owner::Nobody } else { Owner::Unsure }
+    if is_sure {
+        Owner::Nobody
+    } else {
+        Owner::Unsure
+    }
 }
 
 /// Inodes of the sockets in state LISTEN on `port`, from the text of /proc/net/tcp or tcp6.

@@ -107,7 +107,9 @@ fn parse_rate(text: &str) -> Result<u64, String> {
     }
     match text.parse::<f64>() {
         Ok(rate) if (0.001..=100_000_000.0).contains(&rate) => Ok((rate * 1_000.0).round() as u64),
-        _ => Err("not a rate; next: give users a second from 0.001 to 100000000, or max".to_owned()),
+        _ => {
+            Err("not a rate; next: give users a second from 0.001 to 100000000, or max".to_owned())
+        }
     }
 }
 
@@ -121,7 +123,8 @@ pub fn main(flags: Flags) -> ExitCode {
 
 fn interval_us(name: &str, time: Duration, is_zero_allowed: bool) -> Result<u64, anyhow::Error> {
     let longest = Duration::from_secs(4 * 3_600);
-    if (time.is_zero() && is_zero_allowed) || (Duration::from_millis(10)..=longest).contains(&time) {
+    if (time.is_zero() && is_zero_allowed) || (Duration::from_millis(10)..=longest).contains(&time)
+    {
         return Ok(time.as_millis() as u64 * 1_000);
     }
     anyhow::bail!("{name} {time:?} is out of range; next: give 10ms to 4h")
@@ -129,7 +132,10 @@ fn interval_us(name: &str, time: Duration, is_zero_allowed: bool) -> Result<u64,
 
 fn message(name: &str, text: String) -> Result<&'static [u8], anyhow::Error> {
     if text.len() > 16_384 {
-        anyhow::bail!("{name} of {} bytes is too long; next: give at most 16,384 bytes", text.len());
+        anyhow::bail!(
+            "{name} of {} bytes is too long; next: give at most 16,384 bytes",
+            text.len()
+        );
     }
     Ok(Box::leak(text.into_bytes().into_boxed_slice()))
 }
@@ -142,9 +148,10 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         every_us: interval_us("--every", flags.every, true)?,
         expect: message("--expect", flags.expect)?,
         send: match (flags.send, flags.send_every) {
-            (Some(text), Some(every)) => {
-                Some((message("--send", text)?, interval_us("--send-every", every, false)?))
-            }
+            (Some(text), Some(every)) => Some((
+                message("--send", text)?,
+                interval_us("--send-every", every, false)?,
+            )),
             _ => None,
         },
         reconnect_us: if flags.reconnect {
@@ -156,10 +163,14 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     interval_us("--connect-timeout", flags.connect_timeout, false)?;
     interval_us("--drain-timeout", flags.drain_timeout, false)?;
-    let mut console = Console::new(flags.progress, flags.json.as_deref()).map_err(anyhow::Error::msg)?;
+    let mut console =
+        Console::new(flags.progress, flags.json.as_deref()).map_err(anyhow::Error::msg)?;
     let histogram_log = flags.histogram_log.as_ref().map(|path| {
         File::create(path).map_err(|e| {
-            anyhow::anyhow!("cannot write {} ({e}); next: name a file in a folder that exists", path.display())
+            anyhow::anyhow!(
+                "cannot write {} ({e}); next: name a file in a folder that exists",
+                path.display()
+            )
         })
     });
     let histogram_log = histogram_log.transpose()?;
@@ -214,7 +225,15 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         let engine = Engine::start(engine_config, Vec::new(), Some(plan), |share| {
             Users::new(config, Arc::clone(&load), share, thread_count)
         })?;
-        supervise(engine, events, view, &mut console, flags.run_time, histogram_log).await
+        supervise(
+            engine,
+            events,
+            view,
+            &mut console,
+            flags.run_time,
+            histogram_log,
+        )
+        .await
     })
 }
 
@@ -269,7 +288,11 @@ async fn supervise(
     let mut last = ClientReport::default();
     loop {
         let is_done = engine.is_done();
-        let event = if is_done { Event::Tick } else { events.next().await };
+        let event = if is_done {
+            Event::Tick
+        } else {
+            events.next().await
+        };
         let now_us = engine.now_us();
         let is_over = stops == 0 && run_time.is_some_and(|t| u128::from(now_us) >= t.as_micros());
         if event == Event::Stop || is_over {
@@ -280,16 +303,26 @@ async fn supervise(
             let from_us = std::mem::replace(&mut printed_us, now_us);
             let (report, connect_us, lateness_us) = view.gather(&engine, is_done);
             if let Some(log) = &mut log {
-                let (start, length) = (Duration::from_micros(from_us), Duration::from_micros(now_us - from_us));
+                let (start, length) = (
+                    Duration::from_micros(from_us),
+                    Duration::from_micros(now_us - from_us),
+                );
                 for (tag, histogram) in [("connect", &connect_us), ("lateness", &lateness_us)] {
                     if !histogram.is_empty() {
                         log.write_histogram(histogram, start, length, Tag::new(tag))
-                            .map_err(|e| anyhow::anyhow!("cannot write the histogram log ({e:?}); next: free space"))?;
+                            .map_err(|e| {
+                                anyhow::anyhow!(
+                                    "cannot write the histogram log ({e:?}); next: free space"
+                                )
+                            })?;
                     }
                 }
             }
             if !is_done {
-                console.progress(&report, line(&report, &last, (now_us - from_us) as f64 / 1e6));
+                console.progress(
+                    &report,
+                    line(&report, &last, (now_us - from_us) as f64 / 1e6),
+                );
             }
             last = report;
         }
@@ -303,15 +336,28 @@ async fn supervise(
     ended?;
     written.map_err(anyhow::Error::msg)?;
     let lost = last.opened - last.ended.get("held").copied().unwrap_or(0);
-    let fell_short = last.failed.values().sum::<u64>() + lost + (last.users_asked - last.opened.min(last.users_asked));
-    Ok(if fell_short == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_SHORT) })
+    let fell_short = last.failed.values().sum::<u64>()
+        + lost
+        + (last.users_asked - last.opened.min(last.users_asked));
+    Ok(if fell_short == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_SHORT)
+    })
 }
 
 impl View {
     /// The report as of now, and the histograms of the time since the last one.
-    fn gather(&mut self, engine: &Engine<UserReport>, is_final: bool) -> (ClientReport, Histogram<u64>, Histogram<u64>) {
+    fn gather(
+        &mut self,
+        engine: &Engine<UserReport>,
+        is_final: bool,
+    ) -> (ClientReport, Histogram<u64>, Histogram<u64>) {
         let mut stats = Stats::default();
-        let mut all = UserReport { is_ramped: true, ..UserReport::default() };
+        let mut all = UserReport {
+            is_ramped: true,
+            ..UserReport::default()
+        };
         for mut core in engine.reports() {
             stats.merge(&core.stats);
             let own = &mut core.handler;
@@ -327,17 +373,25 @@ impl View {
                 (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
                 (a, b) => a.or(b),
             };
-            for (sum, part) in
-                [(&mut all.connect_us, &mut own.connect_us), (&mut all.lateness_us, &mut own.lateness_us)]
-            {
+            for (sum, part) in [
+                (&mut all.connect_us, &mut own.connect_us),
+                (&mut all.lateness_us, &mut own.lateness_us),
+            ] {
                 sum.add(&*part).expect("all have the same bounds");
                 part.reset();
             }
         }
-        self.connect_us.add(&all.connect_us).expect("all have the same bounds");
-        self.lateness_us.add(&all.lateness_us).expect("all have the same bounds");
+        self.connect_us
+            .add(&all.connect_us)
+            .expect("all have the same bounds");
+        self.lateness_us
+            .add(&all.lateness_us)
+            .expect("all have the same bounds");
         let named = |pairs: &mut dyn Iterator<Item = (&'static str, u64)>| {
-            pairs.filter(|(_, n)| *n > 0).map(|(k, v)| (k.to_owned(), v)).collect()
+            pairs
+                .filter(|(_, n)| *n > 0)
+                .map(|(k, v)| (k.to_owned(), v))
+                .collect()
         };
         let report = ClientReport {
             is_final,
@@ -348,9 +402,15 @@ impl View {
             failed: named(&mut stats.failed_by_label()),
             open_now: stats.open_now,
             connecting_now: stats.connecting_now,
-            ended: named(&mut Ended::ALL.iter().map(|(ended, name)| (*name, all.ended[*ended as usize]))),
+            ended: named(
+                &mut Ended::ALL
+                    .iter()
+                    .map(|(ended, name)| (*name, all.ended[*ended as usize])),
+            ),
             ramp_done: all.is_ramped,
-            ramp_seconds: all.ramp_us.map_or(0.0, |(first, last)| (last - first) as f64 / 1e6),
+            ramp_seconds: all
+                .ramp_us
+                .map_or(0.0, |(first, last)| (last - first) as f64 / 1e6),
             messages_received: all.received,
             messages_wrong: all.wrong,
             messages_missed: all.missed,
@@ -358,7 +418,11 @@ impl View {
             bytes_received: stats.bytes_received,
             connect_us: latency(&self.connect_us),
             lateness_us: latency(&self.lateness_us),
-            anomalies: stats.anomalies().into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+            anomalies: stats
+                .anomalies()
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v))
+                .collect(),
             ..self.base.clone()
         };
         (report, all.connect_us, all.lateness_us)
@@ -376,7 +440,9 @@ fn latency(histogram: &Histogram<u64>) -> Latency {
 }
 
 fn line(now: &ClientReport, before: &ClientReport, seconds: f64) -> String {
-    let rate = |now: u64, before: u64| grouped((now.saturating_sub(before) as f64 / seconds.max(0.001)) as u64);
+    let rate = |now: u64, before: u64| {
+        grouped((now.saturating_sub(before) as f64 / seconds.max(0.001)) as u64)
+    };
     format!(
         "{:>7.0}s  open {} of {}  +{}/s  failed {}  lost {}  messages {} ({}/s)  late p99 {} us",
         now.at_us as f64 / 1e6,
@@ -384,7 +450,13 @@ fn line(now: &ClientReport, before: &ClientReport, seconds: f64) -> String {
         grouped(now.users_asked),
         rate(now.opened, before.opened),
         grouped(now.failed.values().sum()),
-        grouped(now.ended.iter().filter(|(k, _)| *k != "held").map(|(_, n)| n).sum()),
+        grouped(
+            now.ended
+                .iter()
+                .filter(|(k, _)| *k != "held")
+                .map(|(_, n)| n)
+                .sum()
+        ),
         grouped(now.messages_received),
         rate(now.messages_received, before.messages_received),
         grouped(now.lateness_us.p99),
@@ -400,7 +472,11 @@ fn summary(report: &ClientReport) -> String {
         grouped((report.opened as f64 / report.ramp_seconds.max(0.001)) as u64),
         grouped(report.failed.values().sum()),
     );
-    for (what, counts) in [("failed", &report.failed), ("ended", &report.ended), ("anomalies", &report.anomalies)] {
+    for (what, counts) in [
+        ("failed", &report.failed),
+        ("ended", &report.ended),
+        ("anomalies", &report.anomalies),
+    ] {
         for (name, count) in counts.iter().filter(|(_, n)| **n > 0) {
             text += &format!("\n{what}: {name} {}", grouped(*count));
         }
@@ -412,7 +488,10 @@ fn summary(report: &ClientReport) -> String {
         grouped(report.messages_missed),
         grouped(report.messages_sent),
     );
-    for (what, l) in [("connect", report.connect_us), ("lateness", report.lateness_us)] {
+    for (what, l) in [
+        ("connect", report.connect_us),
+        ("lateness", report.lateness_us),
+    ] {
         if l.count > 0 {
             text += &format!(
                 "\n{what}: p50 {} us, p99 {} us, p99.9 {} us, max {} us",

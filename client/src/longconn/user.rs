@@ -6,8 +6,8 @@
 //! but for those that wait to reconnect.
 //! Must not know: rings, threads, clocks, output.
 
-use std::collections::BinaryHeap;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -205,7 +205,8 @@ impl Users {
         };
         // User k of this thread is due at from + (k * threads + share) / rate, so that threads take turns.
         let due_us = |k: u64| {
-            let place = u128::from(k - from_count) * u128::from(self.share_count) + u128::from(self.share);
+            let place =
+                u128::from(k - from_count) * u128::from(self.share_count) + u128::from(self.share);
             from_us + (place * 1_000_000_000 / u128::from(rate_milli.max(1))) as u64
         };
         let elapsed = u128::from(now_us - from_us) * u128::from(rate_milli);
@@ -218,20 +219,28 @@ impl Users {
     }
 
     fn random_fraction(&mut self) -> f64 {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Puts a user back in line, if users reconnect.
     fn come_again(&mut self, retries: u16, now_us: u64) {
-        let Some((first_us, longest_us)) = self.config.reconnect_us else { return };
+        let Some((first_us, longest_us)) = self.config.reconnect_us else {
+            return;
+        };
         if self.stopping_us.is_some() {
             return;
         }
-        let pause_us = first_us.saturating_mul(1 << retries.min(20)).min(longest_us);
+        let pause_us = first_us
+            .saturating_mul(1 << retries.min(20))
+            .min(longest_us);
         // Half to whole, so that users who were lost together do not come back together.
         let pause_us = (pause_us as f64 * (0.5 + 0.5 * self.random_fraction())) as u64;
-        self.waiting.push(Reverse((now_us + pause_us, (retries + 1).min(255))));
+        self.waiting
+            .push(Reverse((now_us + pause_us, (retries + 1).min(255))));
     }
 
     fn on_message(&mut self, user: &mut User, now: Step) {
@@ -248,12 +257,16 @@ impl Users {
         let late = now.wrapping_sub(user.at) as i32;
         if user.flags & ANCHORED == 0 || late < 0 {
             // Before now, only the latest possible time was known: this message fixes the grid.
-            self.mine.lateness_us.saturating_record(late.max(0) as u64 * STEP_US);
+            self.mine
+                .lateness_us
+                .saturating_record(late.max(0) as u64 * STEP_US);
             user.flags |= ANCHORED;
             user.at = now.wrapping_add(every);
             return;
         }
-        self.mine.lateness_us.saturating_record(late as u64 * STEP_US);
+        self.mine
+            .lateness_us
+            .saturating_record(late as u64 * STEP_US);
         let missed = late as u32 / every;
         if missed > 0 {
             self.mine.missed += u64::from(missed);
@@ -278,10 +291,19 @@ impl Handler for Users {
             self.waiting.clear();
             return None;
         }
-        while dial.room() > 0 && self.waiting.peek().is_some_and(|Reverse((due_us, _))| *due_us <= now_us) {
+        while dial.room() > 0
+            && self
+                .waiting
+                .peek()
+                .is_some_and(|Reverse((due_us, _))| *due_us <= now_us)
+        {
             let Reverse((due_us, retries)) = self.waiting.pop().expect("peeked");
             self.under_way += 1;
-            dial.connect(User { at: step(due_us), position: 0, flags: retries << RETRIES_SHIFT });
+            dial.connect(User {
+                at: step(due_us),
+                position: 0,
+                flags: retries << RETRIES_SHIFT,
+            });
         }
         let (paced, due_us) = self.pace(now_us);
         let target = self.target();
@@ -291,7 +313,9 @@ impl Handler for Users {
                 // The intended start of this very user, not of the batch.
                 Some(next_us) => {
                     let rate_milli = self.load.spawn_rate_milli.load(Ordering::Relaxed);
-                    let behind = u128::from(paced - self.started) * u128::from(self.share_count) * 1_000_000_000;
+                    let behind = u128::from(paced - self.started)
+                        * u128::from(self.share_count)
+                        * 1_000_000_000;
                     next_us.saturating_sub((behind / u128::from(rate_milli.max(1))) as u64)
                 }
                 None => now_us,
@@ -299,9 +323,17 @@ impl Handler for Users {
             self.mine.ramp_us.get_or_insert((now_us, now_us));
             self.started += 1;
             self.under_way += 1;
-            dial.connect(User { at: step(intended_us), position: 0, flags: 0 });
+            dial.connect(User {
+                at: step(intended_us),
+                position: 0,
+                flags: 0,
+            });
         }
-        let next_user_us = if self.started < target { due_us.or(Some(now_us)) } else { None };
+        let next_user_us = if self.started < target {
+            due_us.or(Some(now_us))
+        } else {
+            None
+        };
         let next_again_us = self.waiting.peek().map(|Reverse((due_us, _))| *due_us);
         next_user_us.into_iter().chain(next_again_us).min()
     }
@@ -313,8 +345,14 @@ impl Handler for Users {
             *last_us = now_us;
         }
         let took = step(now_us).wrapping_sub(conn.state.at) as i32;
-        self.mine.connect_us.saturating_record(took.max(0) as u64 * STEP_US);
-        *conn.state = User { at: step(now_us + self.config.every_us), position: 0, flags: 0 };
+        self.mine
+            .connect_us
+            .saturating_record(took.max(0) as u64 * STEP_US);
+        *conn.state = User {
+            at: step(now_us + self.config.every_us),
+            position: 0,
+            flags: 0,
+        };
         if let Some((_, every_us)) = self.config.send {
             let first_us = (every_us as f64 * self.random_fraction()) as u64;
             conn.set_timer(now_us + first_us);
@@ -357,7 +395,9 @@ impl Handler for Users {
     }
 
     fn on_timer(&mut self, conn: &mut Conn<'_, User>) {
-        let Some((message, every_us)) = self.config.send else { return };
+        let Some((message, every_us)) = self.config.send else {
+            return;
+        };
         if conn.is_blocked() {
             return conn.cut(CloseReason::Stalled);
         }
@@ -387,7 +427,10 @@ impl Handler for Users {
             CloseReason::ByUs if self.stopping_us.is_some() => Ended::Held,
             CloseReason::ByUs => Ended::ClosedByUs,
             CloseReason::Cut => Ended::Cut,
-            CloseReason::Stalled | CloseReason::Idle | CloseReason::TooMuch | CloseReason::Other => Ended::Other,
+            CloseReason::Stalled
+            | CloseReason::Idle
+            | CloseReason::TooMuch
+            | CloseReason::Other => Ended::Other,
         };
         self.mine.ended[ended as usize] += 1;
         if reason != CloseReason::ByUs {
@@ -421,8 +464,16 @@ mod tests {
     use super::*;
 
     fn users(rate_milli: u64, every_us: u64) -> Users {
-        let load = Load { users: AtomicU64::new(1_000), spawn_rate_milli: AtomicU64::new(rate_milli) };
-        let config = UserConfig { expect: b"ok", every_us, send: None, reconnect_us: None };
+        let load = Load {
+            users: AtomicU64::new(1_000),
+            spawn_rate_milli: AtomicU64::new(rate_milli),
+        };
+        let config = UserConfig {
+            expect: b"ok",
+            every_us,
+            send: None,
+            reconnect_us: None,
+        };
         Users::new(config, Arc::new(load), 0, 1)
     }
 
@@ -485,7 +536,10 @@ mod tests {
             receive(&mut users, &mut user, at_us, b"ok");
         }
         assert_eq!((users.mine.missed, users.mine.received), (0, 4));
-        assert!((49_900..=50_100).contains(&users.mine.lateness_us.max()), "the third was 50 ms late");
+        assert!(
+            (49_900..=50_100).contains(&users.mine.lateness_us.max()),
+            "the third was 50 ms late"
+        );
         receive(&mut users, &mut user, 6_500_000, b"ok");
         assert_eq!(users.mine.missed, 2, "those due at 4.4 and 5.4");
     }

@@ -28,14 +28,27 @@ impl Region {
     pub fn new(length: usize) -> nix::Result<Self> {
         let length = NonZeroUsize::new(length).ok_or(nix::Error::EINVAL)?;
         // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no memory in use.
-        let base =
-            unsafe { mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)? };
-        Ok(Region { base: base.cast(), length })
+        let base = unsafe {
+            mmap_anonymous(
+                None,
+                length,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE,
+            )?
+        };
+        Ok(Region {
+            base: base.cast(),
+            length,
+        })
     }
 
     /// The address of `offset`, with `length` bytes inside the region.
     pub fn address(&self, offset: usize, length: usize) -> *mut u8 {
-        assert!(offset.checked_add(length).is_some_and(|end| end <= self.length.get()));
+        assert!(
+            offset
+                .checked_add(length)
+                .is_some_and(|end| end <= self.length.get())
+        );
         // SAFETY: asserted to lie inside the mapping.
         unsafe { self.base.as_ptr().add(offset) }
     }
@@ -78,7 +91,12 @@ impl BufferRing {
 
     /// Fills the entries at the start of `region`; buffer `i` lies at `buffers_offset + i * buffer_bytes`.
     pub fn new(region: &mut Region, count: u16, buffer_bytes: u32, buffers_offset: usize) -> Self {
-        let mut ring = BufferRing { count, buffer_bytes, buffers_offset, tail: 0 };
+        let mut ring = BufferRing {
+            count,
+            buffer_bytes,
+            buffers_offset,
+            tail: 0,
+        };
         for buffer in 0..count {
             ring.give(region, buffer);
         }
@@ -89,7 +107,9 @@ impl BufferRing {
     pub fn give(&mut self, region: &mut Region, buffer: u16) {
         assert!(buffer < self.count);
         let address = region.address(self.offset(buffer), self.buffer_bytes as usize) as u64;
-        let entries = region.address(0, Self::entries_bytes(self.count)).cast::<BufRingEntry>();
+        let entries = region
+            .address(0, Self::entries_bytes(self.count))
+            .cast::<BufRingEntry>();
         // SAFETY: the entry lies inside the entries (masked index), which lie at the page-aligned start of the region; the kernel
         // does not read it before the tail passes it, and only this thread writes.
         unsafe {

@@ -13,7 +13,9 @@ use nix::unistd::Pid;
 /// Cores this process may run on, by number.
 pub fn allowed_cores() -> Vec<usize> {
     match sched_getaffinity(Pid::from_raw(0)) {
-        Ok(set) => (0..CpuSet::count()).filter(|core| set.is_set(*core).unwrap_or(false)).collect(),
+        Ok(set) => (0..CpuSet::count())
+            .filter(|core| set.is_set(*core).unwrap_or(false))
+            .collect(),
         Err(_) => vec![0],
     }
 }
@@ -28,7 +30,10 @@ pub fn pin_to(core: usize) {
 
 /// Sleeps until one of `rings` has work or `timeout` is over.
 pub fn wait_any(rings: &[BorrowedFd<'_>], timeout: Duration) {
-    let mut fds: Vec<PollFd<'_>> = rings.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let mut fds: Vec<PollFd<'_>> = rings
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
     // An error here is a signal or a lack of memory; both end the sleep, and the next turn goes on.
     let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None);
 }

@@ -57,12 +57,21 @@ impl KernelRing {
     pub fn new(config: &Config, started_at: Instant) -> Result<Self, Error> {
         let page = 4096;
         let buffers_offset = BufferRing::entries_bytes(BUFFER_COUNT).next_multiple_of(page);
-        let addresses_offset = buffers_offset + usize::from(BUFFER_COUNT) * config.buffer_bytes as usize;
+        let addresses_offset =
+            buffers_offset + usize::from(BUFFER_COUNT) * config.buffer_bytes as usize;
         let staging_offset = (addresses_offset + ADDRESSES_BYTES).next_multiple_of(page);
         let mut region = Region::new(staging_offset + 2 * STAGING_BYTES).map_err(|errno| {
-            Error::new(format!("no memory for a ring's buffers ({errno})"), "free memory or ask for fewer connections")
+            Error::new(
+                format!("no memory for a ring's buffers ({errno})"),
+                "free memory or ask for fewer connections",
+            )
         })?;
-        let buffers = BufferRing::new(&mut region, BUFFER_COUNT, config.buffer_bytes, buffers_offset);
+        let buffers = BufferRing::new(
+            &mut region,
+            BUFFER_COUNT,
+            config.buffer_bytes,
+            buffers_offset,
+        );
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -71,15 +80,32 @@ impl KernelRing {
             .setup_cqsize(CQ_ENTRIES)
             .build(SQ_ENTRIES)
             .map_err(setup_error)?;
-        ring.submitter().register_files_sparse(config.ring_slots).map_err(|e| {
+        ring.submitter()
+            .register_files_sparse(config.ring_slots)
+            .map_err(|e| {
+                Error::new(
+                    format!(
+                        "the kernel refuses a table of {} direct descriptors ({e})",
+                        config.ring_slots
+                    ),
+                    "raise the descriptor limit (ulimit -n) or use the default table size",
+                )
+            })?;
+        // SAFETY: the entries lie at the start of the region, which outlives the ring.
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(
+                region.address(0, 1) as u64,
+                BUFFER_COUNT,
+                BUFFER_GROUP,
+                0,
+            )
+        }
+        .map_err(|e| {
             Error::new(
-                format!("the kernel refuses a table of {} direct descriptors ({e})", config.ring_slots),
-                "raise the descriptor limit (ulimit -n) or use the default table size",
+                format!("no buffer rings in this kernel ({e})"),
+                "run Linux 6.1 or newer",
             )
         })?;
-        // SAFETY: the entries lie at the start of the region, which outlives the ring.
-        unsafe { ring.submitter().register_buf_ring_with_flags(region.address(0, 1) as u64, BUFFER_COUNT, BUFFER_GROUP, 0) }
-            .map_err(|e| Error::new(format!("no buffer rings in this kernel ({e})"), "run Linux 6.1 or newer"))?;
         Ok(KernelRing {
             ring,
             region,
@@ -98,9 +124,15 @@ impl KernelRing {
     /// # Errors
     /// [`Error`] naming the feature and the version that has it.
     pub fn check(dials: bool) -> Result<(), Error> {
-        let ring: IoUring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(8).map_err(setup_error)?;
+        let ring: IoUring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(8)
+            .map_err(setup_error)?;
         let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe).map_err(setup_error)?;
+        ring.submitter()
+            .register_probe(&mut probe)
+            .map_err(setup_error)?;
         let mut needed = vec![
             (opcode::PollAdd::CODE, "POLL_ADD", "5.1"),
             (opcode::Accept::CODE, "ACCEPT", "5.5"),
@@ -110,7 +142,10 @@ impl KernelRing {
         if dials {
             needed.push((opcode::Bind::CODE, "BIND", "6.11"));
         }
-        match needed.into_iter().find(|(code, ..)| !probe.is_supported(*code)) {
+        match needed
+            .into_iter()
+            .find(|(code, ..)| !probe.is_supported(*code))
+        {
             None => Ok(()),
             Some((_, name, version)) => Err(Error::new(
                 format!("this kernel's io_uring has no {name} (Linux {version})"),
@@ -122,10 +157,17 @@ impl KernelRing {
     fn write_address(&mut self, address: SocketAddr) -> (*const libc::sockaddr, libc::socklen_t) {
         let offset = self.addresses_offset + (self.pushed % SQ_ENTRIES as usize) * ADDRESS_STRIDE;
         let length = match address {
-            SocketAddr::V4(v4) => self.write_plain(offset, &libc::sockaddr_in::from(SockaddrIn::from(v4))),
-            SocketAddr::V6(v6) => self.write_plain(offset, &libc::sockaddr_in6::from(SockaddrIn6::from(v6))),
+            SocketAddr::V4(v4) => {
+                self.write_plain(offset, &libc::sockaddr_in::from(SockaddrIn::from(v4)))
+            }
+            SocketAddr::V6(v6) => {
+                self.write_plain(offset, &libc::sockaddr_in6::from(SockaddrIn6::from(v6)))
+            }
         };
-        (self.region.address(offset, length).cast(), length as libc::socklen_t)
+        (
+            self.region.address(offset, length).cast(),
+            length as libc::socklen_t,
+        )
     }
 
     /// Copies a socket address of the C kind into the region; returns its length.
@@ -134,7 +176,8 @@ impl KernelRing {
         // A longer one would run into its neighbour, which may still wait for its submission.
         assert!(length <= ADDRESS_STRIDE);
         // SAFETY: the two callers pass sockaddr_in and sockaddr_in6, C structs of integers without padding.
-        let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(address).cast::<u8>(), length) };
+        let bytes =
+            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(address).cast::<u8>(), length) };
         self.region.slice_mut(offset, length).copy_from_slice(bytes);
         length
     }
@@ -142,18 +185,29 @@ impl KernelRing {
     fn entry(&mut self, request: Request) -> Entry {
         const SILENT: Flags = Flags::SKIP_SUCCESS;
         const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
-        let place = |slot| DestinationSlot::try_from_slot_target(slot).expect("slot indices are small");
+        let place =
+            |slot| DestinationSlot::try_from_slot_target(slot).expect("slot indices are small");
         match request {
-            Request::Listen { listener } => opcode::PollAdd::new(Fd(listener), libc::POLLIN as u32).build(),
+            Request::Listen { listener } => {
+                opcode::PollAdd::new(Fd(listener), libc::POLLIN as u32).build()
+            }
             Request::Accept { listener, slot } => {
-                let entry = opcode::Accept::new(Fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
-                    .file_index(Some(place(slot)))
-                    .build();
+                let entry =
+                    opcode::Accept::new(Fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
+                        .file_index(Some(place(slot)))
+                        .build();
                 without_waiting(entry)
             }
             Request::Socket { slot, is_ipv6 } => {
-                let domain = if is_ipv6 { libc::AF_INET6 } else { libc::AF_INET };
-                opcode::Socket::new(domain, libc::SOCK_STREAM, 0).file_index(Some(place(slot))).build().flags(SILENT)
+                let domain = if is_ipv6 {
+                    libc::AF_INET6
+                } else {
+                    libc::AF_INET
+                };
+                opcode::Socket::new(domain, libc::SOCK_STREAM, 0)
+                    .file_index(Some(place(slot)))
+                    .build()
+                    .flags(SILENT)
             }
             Request::ReuseAddress { slot } => opcode::SetSockOpt::new(
                 Fixed(slot),
@@ -175,7 +229,9 @@ impl KernelRing {
             .flags(SILENT),
             Request::Bind { slot, source } => {
                 let (address, length) = self.write_address(source);
-                opcode::Bind::new(Fixed(slot), address, length).build().flags(SILENT | Flags::IO_LINK)
+                opcode::Bind::new(Fixed(slot), address, length)
+                    .build()
+                    .flags(SILENT | Flags::IO_LINK)
             }
             Request::Connect { slot, target } => {
                 let (address, length) = self.write_address(target);
@@ -194,22 +250,35 @@ impl KernelRing {
                 .build()
                 .flags(Flags::BUFFER_SELECT),
             Request::SendStatic { slot, bytes } => {
-                opcode::Send::new(Fixed(slot), bytes.as_ptr(), bytes.len() as u32).flags(SEND_FLAGS).build().flags(SILENT)
-            }
-            Request::SendStaged { slot, staged } => {
-                let (offset, length) = (self.staging_offset + staged.offset as usize, staged.length as usize);
-                opcode::Send::new(Fixed(slot), self.region.address(offset, length), staged.length)
+                opcode::Send::new(Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
                     .flags(SEND_FLAGS)
                     .build()
                     .flags(SILENT)
             }
-            Request::Shutdown { slot, both } => {
-                opcode::Shutdown::new(Fixed(slot), if both { libc::SHUT_RDWR } else { libc::SHUT_WR })
-                    .build()
-                    .flags(SILENT)
+            Request::SendStaged { slot, staged } => {
+                let (offset, length) = (
+                    self.staging_offset + staged.offset as usize,
+                    staged.length as usize,
+                );
+                opcode::Send::new(
+                    Fixed(slot),
+                    self.region.address(offset, length),
+                    staged.length,
+                )
+                .flags(SEND_FLAGS)
+                .build()
+                .flags(SILENT)
             }
+            Request::Shutdown { slot, both } => opcode::Shutdown::new(
+                Fixed(slot),
+                if both { libc::SHUT_RDWR } else { libc::SHUT_WR },
+            )
+            .build()
+            .flags(SILENT),
             Request::Close { slot } => opcode::Close::new(Fixed(slot)).build().flags(SILENT),
-            Request::Cancel { token } => opcode::AsyncCancel::new(token.to_bits()).build().flags(SILENT),
+            Request::Cancel { token } => opcode::AsyncCancel::new(token.to_bits())
+                .build()
+                .flags(SILENT),
         }
     }
 }
@@ -221,7 +290,12 @@ fn without_waiting(mut accept: Entry) -> Entry {
     const _: () = assert!(size_of::<Entry>() == 64);
     // SAFETY: an entry is a C struct around `io_uring_sqe`, whose second 16-bit word is `ioprio`; for an accept it carries these
     // flags. The pointer is derived from a unique reference and stays inside it.
-    unsafe { (&raw mut accept).cast::<u16>().add(1).write(IORING_ACCEPT_DONTWAIT) };
+    unsafe {
+        (&raw mut accept)
+            .cast::<u16>()
+            .add(1)
+            .write(IORING_ACCEPT_DONTWAIT)
+    };
     accept
 }
 
@@ -233,7 +307,8 @@ impl Ring for KernelRing {
         self.pushed += 1;
         // SAFETY: `entry` points only to static bytes, to this ring's region, or to nothing; the region outlives the ring, staged
         // bytes are kept until `enter` and addresses until the queue has gone round once, by which time the kernel copied them.
-        unsafe { self.ring.submission().push(&entry) }.expect("the queue was emptied if it was full");
+        unsafe { self.ring.submission().push(&entry) }
+            .expect("the queue was emptied if it was full");
         Ok(())
     }
 
@@ -253,7 +328,10 @@ impl Ring for KernelRing {
             drop(queue);
             self.enter(None)?;
         }
-        Err(Error::new("the kernel takes no more requests from a full queue", "free memory; see dmesg"))
+        Err(Error::new(
+            "the kernel takes no more requests from a full queue",
+            "free memory; see dmesg",
+        ))
     }
 
     #[inline]
@@ -271,7 +349,11 @@ impl Ring for KernelRing {
     fn reap(&mut self) -> Option<Completion> {
         let cqe = self.ring.completion().next()?;
         let token = Token::from_bits(cqe.user_data()).expect("every request carries a token");
-        Some(Completion { token, result: cqe.result(), buffer: cqueue::buffer_select(cqe.flags()) })
+        Some(Completion {
+            token,
+            result: cqe.result(),
+            buffer: cqueue::buffer_select(cqe.flags()),
+        })
     }
 
     fn bytes(&self, buffer: u16, length: usize) -> &[u8] {
@@ -288,13 +370,21 @@ impl Ring for KernelRing {
             return None;
         }
         let offset = half * STAGING_BYTES + self.staged_bytes[half];
-        self.region.slice_mut(self.staging_offset + offset, bytes.len()).copy_from_slice(bytes);
+        self.region
+            .slice_mut(self.staging_offset + offset, bytes.len())
+            .copy_from_slice(bytes);
         self.staged_bytes[half] += bytes.len();
-        Some(Staged { offset: offset as u32, length: bytes.len() as u32 })
+        Some(Staged {
+            offset: offset as u32,
+            length: bytes.len() as u32,
+        })
     }
 
     fn staged(&self, staged: Staged) -> &[u8] {
-        self.region.slice(self.staging_offset + staged.offset as usize, staged.length as usize)
+        self.region.slice(
+            self.staging_offset + staged.offset as usize,
+            staged.length as usize,
+        )
     }
 
     fn unstage(&mut self, half: usize) {
@@ -315,15 +405,27 @@ impl Ring for KernelRing {
         let result = match wait {
             None => submitter.submit(),
             Some(time) => {
-                let timespec = Timespec::new().sec(time.as_secs()).nsec(time.subsec_nanos());
+                let timespec = Timespec::new()
+                    .sec(time.as_secs())
+                    .nsec(time.subsec_nanos());
                 submitter.submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
             }
         };
         match result {
             Ok(_) => Ok(()),
             // Time is over, a signal came, or completions must be reaped first: the caller's next turn does what is right.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
-            Err(e) => Err(Error::new(format!("the kernel refuses to serve a ring ({e})"), "see dmesg")),
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) =>
+            {
+                Ok(())
+            }
+            Err(e) => Err(Error::new(
+                format!("the kernel refuses to serve a ring ({e})"),
+                "see dmesg",
+            )),
         }
     }
 
@@ -351,16 +453,18 @@ fn setup_error(e: std::io::Error) -> Error {
             "io_uring is disabled here (by kernel.io_uring_disabled, seccomp or a container's profile)",
             "sysctl -w kernel.io_uring_disabled=0, or allow the io_uring system calls in the container",
         ),
-        Some(libc::ENOSYS) => {
-            Error::new("this kernel has no io_uring, or a container's profile hides it", "run Linux 6.1 or newer")
-        }
+        Some(libc::ENOSYS) => Error::new(
+            "this kernel has no io_uring, or a container's profile hides it",
+            "run Linux 6.1 or newer",
+        ),
         Some(libc::EINVAL) => Error::new(
             "this kernel's io_uring has no SINGLE_ISSUER with DEFER_TASKRUN (Linux 6.1)",
             "run Linux 6.1 or newer",
         ),
-        Some(libc::EMFILE | libc::ENFILE) => {
-            Error::new("no descriptor left for a ring", "raise the descriptor limit: ulimit -n 20000")
-        }
+        Some(libc::EMFILE | libc::ENFILE) => Error::new(
+            "no descriptor left for a ring",
+            "raise the descriptor limit: ulimit -n 20000",
+        ),
         Some(libc::ENOMEM) => Error::new(
             "no memory for a ring (or the locked-memory limit is reached)",
             "free memory, or raise it: ulimit -l unlimited",

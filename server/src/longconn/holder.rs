@@ -13,7 +13,7 @@ const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Connections of one flock: they came one after the other, lie side by side in our memory and the kernel's, and are pushed
 /// to one after the other, so that one page walked to serves several.
-const FLOCK: u64 = 16;
+const FLOCK: u64 = 64;
 /// The connections before this one are each on their own, so that few are spread evenly too. A multiple of [`FLOCK`].
 const FLOCK_FROM: u64 = 4_096;
 
@@ -57,7 +57,11 @@ pub struct Holder {
 impl Holder {
     /// A holder that has held nothing yet.
     pub fn new(config: HolderConfig) -> Self {
-        Holder { config, count: 0, report: HolderReport::default() }
+        Holder {
+            config,
+            count: 0,
+            report: HolderReport::default(),
+        }
     }
 
     /// The first push of the next connection: at its place in the interval, within one interval from now.
@@ -69,9 +73,13 @@ impl Holder {
         };
         let fraction = step.wrapping_mul(GOLDEN);
         self.count += 1;
-        let place_us = (u128::from(fraction) * u128::from(every_us) >> 64) as u64;
+        let place_us = ((u128::from(fraction) * u128::from(every_us)) >> 64) as u64;
         let at_us = now_us - now_us % every_us + place_us;
-        if at_us <= now_us { at_us + every_us } else { at_us }
+        if at_us <= now_us {
+            at_us + every_us
+        } else {
+            at_us
+        }
     }
 
     /// Sets the timer to what comes first: the push or the end of patience. `beat_us` is the time of the next push.
@@ -114,10 +122,10 @@ impl Handler for Holder {
     fn on_timer(&mut self, conn: &mut Conn<'_, Held>) {
         let now_us = conn.now_us();
         let now_ms = millis(now_us);
-        if let Some(timeout_us) = self.config.idle_timeout_us {
-            if u64::from(now_ms.wrapping_sub(conn.state.heard_ms)) * 1_000 >= timeout_us {
-                return conn.cut(CloseReason::Idle);
-            }
+        if let Some(timeout_us) = self.config.idle_timeout_us
+            && u64::from(now_ms.wrapping_sub(conn.state.heard_ms)) * 1_000 >= timeout_us
+        {
+            return conn.cut(CloseReason::Idle);
         }
         let mut beat_us = None;
         if self.config.every_us > 0 {
@@ -150,7 +158,12 @@ mod tests {
     const EVERY_US: u64 = 1_000_000;
 
     fn holder() -> Holder {
-        Holder::new(HolderConfig { message: b"ok", every_us: EVERY_US, idle_timeout_us: None, echo: false })
+        Holder::new(HolderConfig {
+            message: b"ok",
+            every_us: EVERY_US,
+            idle_timeout_us: None,
+            echo: false,
+        })
     }
 
     #[test]
@@ -164,8 +177,15 @@ mod tests {
                 tenths[(at_us % EVERY_US / 100_000) as usize] += 1;
             }
             let even = connections / 10;
-            let tolerated = if connections <= FLOCK_FROM { 2 } else { 3 * FLOCK };
-            assert!(tenths.iter().all(|n| n.abs_diff(even) <= tolerated), "{tenths:?}");
+            let tolerated = if connections <= FLOCK_FROM {
+                2
+            } else {
+                3 * FLOCK
+            };
+            assert!(
+                tenths.iter().all(|n| n.abs_diff(even) <= tolerated),
+                "{tenths:?}"
+            );
         }
     }
 

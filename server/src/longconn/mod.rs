@@ -28,7 +28,12 @@ const CONNECTIONS_DEFAULT: u64 = 1_000_000;
 #[derive(Args)]
 pub struct Flags {
     /// Address and port to listen on; repeat or separate by commas
-    #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:7070", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "0.0.0.0:7070",
+        value_delimiter = ','
+    )]
     listen: Vec<String>,
     /// Connections held at most; more are reset at once and counted [default: 1000000, or what memory allows]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
@@ -90,13 +95,22 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             flags.message.len()
         );
     }
-    if !flags.every.is_zero() && !(Duration::from_millis(10)..=Duration::from_secs(86_400)).contains(&flags.every) {
-        anyhow::bail!("--every {:?} is out of range; next: give 10ms to 24h, or 0s for no messages", flags.every);
+    if !flags.every.is_zero()
+        && !(Duration::from_millis(10)..=Duration::from_secs(86_400)).contains(&flags.every)
+    {
+        anyhow::bail!(
+            "--every {:?} is out of range; next: give 10ms to 24h, or 0s for no messages",
+            flags.every
+        );
     }
-    if flags.idle_timeout.is_some_and(|t| !(Duration::from_millis(10)..=Duration::from_secs(86_400)).contains(&t)) {
+    if flags
+        .idle_timeout
+        .is_some_and(|t| !(Duration::from_millis(10)..=Duration::from_secs(86_400)).contains(&t))
+    {
         anyhow::bail!("--idle-timeout is out of range; next: give 10ms to 24h, or leave it out");
     }
-    let mut console = Console::new(flags.progress, flags.json.as_deref()).map_err(anyhow::Error::msg)?;
+    let mut console =
+        Console::new(flags.progress, flags.json.as_deref()).map_err(anyhow::Error::msg)?;
     let machine = Machine::read()?;
     preflight::check_kernel(&machine, "io_uring's ACCEPT_DONTWAIT", (6, 10))?;
     preflight::check_io_uring(&machine)?;
@@ -128,7 +142,11 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     config.check()?;
     let cores_of_listeners = flags.local_accept.then_some(&cores[..]);
     let (listeners, bound) = port::listen(&addresses, thread_count, cores_of_listeners, &console)?;
-    console.say(format_args!("{nofile}; {} rings of {} when full", config.ring_count(), config.ring_slots));
+    console.say(format_args!(
+        "{nofile}; {} rings of {} when full",
+        config.ring_count(),
+        config.ring_slots
+    ));
     let ring_slots = config.ring_slots;
     let holder = HolderConfig {
         message: Box::leak(flags.message.into_bytes().into_boxed_slice()),
@@ -140,7 +158,11 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     console.say(format_args!(
         "holding up to {} connections on {} with {thread_count} threads; Ctrl-C ends them in order",
         grouped(capacity),
-        bound.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        bound
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", "),
     ));
     let base = ServerReport {
         schema: SERVER_SCHEMA.to_owned(),
@@ -200,16 +222,25 @@ async fn supervise(
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(engine: &Engine<holder::HolderReport>, base: &ServerReport, is_final: bool) -> ServerReport {
+fn report(
+    engine: &Engine<holder::HolderReport>,
+    base: &ServerReport,
+    is_final: bool,
+) -> ServerReport {
     let mut stats = Stats::default();
     let mut skipped = 0;
     for report in engine.reports() {
         stats.merge(&report.stats);
         skipped += report.handler.skipped;
     }
-    let named = |pairs: &mut dyn Iterator<Item = (&'static str, u64)>| pairs.map(|(k, v)| (k.to_owned(), v)).collect();
+    let named = |pairs: &mut dyn Iterator<Item = (&'static str, u64)>| {
+        pairs.map(|(k, v)| (k.to_owned(), v)).collect()
+    };
     let mut anomalies = stats.anomalies().to_vec();
-    anomalies.extend([("messages_skipped", skipped), ("sends_short", stats.sends_short)]);
+    anomalies.extend([
+        ("messages_skipped", skipped),
+        ("sends_short", stats.sends_short),
+    ]);
     ServerReport {
         is_final,
         at_us: engine.now_us(),
@@ -248,9 +279,11 @@ fn summary(report: &ServerReport) -> String {
         grouped(report.refused_full),
         grouped(report.messages_sent),
     );
-    for (what, counts) in
-        [("ended", &report.closed), ("accept failed", &report.accept_failed), ("anomalies", &report.anomalies)]
-    {
+    for (what, counts) in [
+        ("ended", &report.closed),
+        ("accept failed", &report.accept_failed),
+        ("anomalies", &report.anomalies),
+    ] {
         for (name, count) in counts.iter().filter(|(_, n)| **n > 0) {
             text += &format!("\n{what}: {name} {}", grouped(*count));
         }
