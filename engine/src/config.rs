@@ -60,7 +60,8 @@ pub struct Config {
     pub coalesce_us: u64,
     /// How long a connection attempt may take.
     pub connect_timeout: Duration,
-    /// How long a connection closed by us may take to hear the peer's end before it is cut.
+    /// How long a connection closed by us may take to hear the peer's end before it is cut. When all are to end at once: how long
+    /// after the last one that did.
     pub drain_timeout: Duration,
 }
 

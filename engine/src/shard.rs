@@ -26,8 +26,8 @@ use crate::wheel::Wheel;
 
 /// Rounds of submit and dispatch in one turn.
 const ROUNDS_MAX: usize = 16;
-/// Most connections of one shard that drain at a time when all are to end, while their peers answer.
-const DRAINING_MAX: u32 = 128;
+/// Connections of one shard that are asked to end in one turn, when all are to.
+const DRAINS_PER_TURN: u32 = 256;
 
 /// What the shards of one thread share.
 pub(crate) struct Context<'a, S> {
@@ -42,6 +42,10 @@ pub(crate) struct Context<'a, S> {
     pub listening: Vec<usize>,
     /// A listener had no more connections.
     pub is_accept_dry: bool,
+    /// When a connection last ended in order, engine time.
+    pub last_end_us: u64,
+    /// All connections are to end.
+    pub is_stopping: bool,
 }
 
 /// What a connection carries over: bytes its peer does not take yet, and bytes of an unfinished message.
@@ -88,8 +92,6 @@ pub(crate) struct Shard<R, S> {
     carries: HashMap<u32, Carry>,
     outgoing: Vec<u8>,
     draining_from: Option<u32>,
-    draining_now: u32,
-    draining_max: u32,
 }
 
 impl<R: Ring, S: Copy + Default> Shard<R, S> {
@@ -105,8 +107,6 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             carries: HashMap::new(),
             outgoing: Vec::new(),
             draining_from: None,
-            draining_now: 0,
-            draining_max: DRAINING_MAX,
         }
     }
 
@@ -277,25 +277,23 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         Ok(())
     }
 
-    /// Ends connections in order, each when there is room among those that are draining: a connection's time to drain is its
-    /// own, not its place in a queue of a million.
     fn drain_some<H: Handler<State = S>>(
         &mut self,
         handler: &mut H,
         ctx: &mut Context<'_, S>,
     ) -> Result<(), Error> {
-        let Some(mut slot) = self.draining_from else {
+        let Some(from) = self.draining_from else {
             return Ok(());
         };
-        while slot < self.slots.touched_count() && self.draining_now < self.draining_max {
+        let until = self.slots.touched_count().min(from + DRAINS_PER_TURN);
+        for slot in from..until {
             match self.slots[slot].phase {
                 Phase::Open => self.end_in_order(handler, ctx, slot)?,
                 Phase::Connecting => self.give_up_connecting(slot, libc::ECANCELED)?,
                 _ => {}
             }
-            slot += 1;
         }
-        self.draining_from = (slot < self.slots.touched_count()).then_some(slot);
+        self.draining_from = (until < self.slots.touched_count()).then_some(until);
         Ok(())
     }
 
@@ -676,9 +674,12 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             }
             Phase::Open => self.call(handler, ctx, slot, |handler, conn| handler.on_timer(conn)),
             Phase::Draining => {
-                // Peers that do not answer would hold up the others batch after batch: from now on all drain at once, so that a
-                // stop takes two drain time-outs at most beyond the work it is.
-                self.draining_max = u32::MAX;
+                // Ending a million at once takes longer than one may take: nobody is cut while ends still come back.
+                let patient_until = ctx.last_end_us + ctx.config.drain_timeout.as_micros() as u64;
+                if ctx.is_stopping && patient_until > ctx.now_us {
+                    self.set_timer(slot, patient_until);
+                    return Ok(());
+                }
                 self.end(handler, ctx, slot, CloseReason::Cut)
             }
             Phase::Free | Phase::Closing => unreachable!("a slot in this phase is off the wheel"),
@@ -990,7 +991,6 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             return Ok(());
         }
         self.slots[slot].start_draining();
-        self.draining_now += 1;
         let token = Token::new(Op::Shutdown, slot, self.slots[slot].generation);
         self.ring
             .push(token, Request::Shutdown { slot, both: false })?;
@@ -1009,9 +1009,6 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
             return Ok(());
         }
         self.wheel.clear(&mut self.slots, slot);
-        if self.slots[slot].phase == Phase::Draining {
-            self.draining_now -= 1;
-        }
         self.slots[slot].start_closing(reason as u16);
         if self.slots[slot].flags & flag::IN_FLIGHT != 0 {
             let token = Token::new(Op::Shutdown, slot, self.slots[slot].generation);
@@ -1038,6 +1035,9 @@ impl<R: Ring, S: Copy + Default> Shard<R, S> {
         )?;
         ctx.stats.open_now -= 1;
         ctx.stats.closed[reason as usize] += 1;
+        if matches!(reason, CloseReason::ByUs | CloseReason::PeerClosed) {
+            ctx.last_end_us = ctx.now_us;
+        }
         let state = self.slots[slot].state;
         self.release(ctx, slot);
         handler.on_close(&state, reason, ctx.now_us);

@@ -172,6 +172,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 redial: Vec::new(),
                 listening: Vec::new(),
                 is_accept_dry: false,
+                last_end_us: 0,
+                is_stopping: false,
             },
             plan: plan.map(|(plan, ..)| plan),
             listeners: listeners
@@ -218,6 +220,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             return Ok(());
         }
         self.stopping = how;
+        self.ctx.is_stopping = true;
         self.listeners.clear();
         for state in std::mem::take(&mut self.ctx.redial) {
             self.fail(&state, OpenFailure::Cancelled);

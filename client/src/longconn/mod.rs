@@ -74,7 +74,7 @@ pub struct Flags {
     /// How long one attempt may take
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     connect_timeout: Duration,
-    /// How long connections may take to end in order; then they are cut
+    /// At the end, connections are cut when none has ended in order for this long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
     /// Core threads [default: one for each core this process may use]

@@ -50,7 +50,7 @@ pub struct Flags {
     /// End connections whose peer sent nothing for this long [default: never]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     idle_timeout: Option<Duration>,
-    /// How long connections may take to end in order after SIGTERM or SIGINT; then they are cut
+    /// After SIGTERM or SIGINT, connections are cut when none has ended in order for this long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
     /// Core threads [default: one for each core this process may use]
