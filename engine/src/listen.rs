@@ -12,6 +12,22 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::Error;
 
+impl std::fmt::Display for ListenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ListenError::InUse(address) => {
+                write!(
+                    f,
+                    "{address} is in use; next: end who listens there, or use another port"
+                )
+            }
+            ListenError::Other(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
+
 /// Most connections a listener keeps before they are accepted; the kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
 

@@ -351,7 +351,7 @@ impl Handler for Users {
         *conn.state = User {
             at: step(now_us + self.config.every_us),
             position: 0,
-            flags: 0,
+            flags: conn.state.flags,
         };
         if let Some((_, every_us)) = self.config.send {
             let first_us = (every_us as f64 * self.random_fraction()) as u64;
@@ -368,6 +368,8 @@ impl Handler for Users {
         let now = step(conn.now_us());
         let expect = self.config.expect;
         let user = &mut *conn.state;
+        // A server that talks is one worth coming back to soon.
+        user.flags &= (1 << RETRIES_SHIFT) - 1;
         if expect.is_empty() {
             self.on_message(user, now);
             return bytes.len();
@@ -434,7 +436,7 @@ impl Handler for Users {
         };
         self.mine.ended[ended as usize] += 1;
         if reason != CloseReason::ByUs {
-            self.come_again(0, now_us);
+            self.come_again(state.flags >> RETRIES_SHIFT, now_us);
         }
     }
 
@@ -542,6 +544,35 @@ mod tests {
         );
         receive(&mut users, &mut user, 6_500_000, b"ok");
         assert_eq!(users.mine.missed, 2, "those due at 4.4 and 5.4");
+    }
+
+    #[test]
+    fn a_server_that_only_closes_is_come_back_to_ever_later() {
+        let mut users = users(Load::MAX, 0);
+        users.config.reconnect_us = Some((1_000_000, 60_000_000));
+        let mut outgoing = Vec::new();
+        let mut user = opened(&mut users, 0);
+        let mut last_pause_us = 0;
+        for _ in 0..3 {
+            users.on_close(&user, CloseReason::PeerClosed, 0);
+            let Reverse((due_us, retries)) = users.waiting.pop().expect("it comes again");
+            assert!(due_us > last_pause_us, "{due_us} after {last_pause_us}");
+            // At most twice the half of the pause before.
+            last_pause_us = due_us;
+            user = User {
+                at: 0,
+                position: 0,
+                flags: retries << RETRIES_SHIFT,
+            };
+            users.under_way += 1;
+            users.on_open(&mut Conn::new(&mut user, 0, false, &mut outgoing));
+        }
+        receive(&mut users, &mut user, 0, b"ok");
+        users.on_close(&user, CloseReason::PeerClosed, 0);
+        assert!(
+            users.waiting.pop().expect("again").0.0 <= 1_000_000,
+            "it talked: back to the first pause"
+        );
     }
 
     #[test]
