@@ -7,7 +7,7 @@
 //! Invariants: a ring is made, used and dropped by its own thread; a connection is admitted by the gate before it is accepted.
 //! Must not know: protocols, and what a request looks like.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -545,7 +545,15 @@ impl<P: Default + Send> CoreThread<P> {
         let share = (self.number as u64, config.thread_count as u64);
         let fds: Vec<RawFd> = self.listeners.iter().map(AsRawFd::as_raw_fd).collect();
         let started_at = self.started_at;
-        let make_ring = || KernelRing::new(&config, started_at);
+        let bell = os::Bell::new();
+        let bell = match bell {
+            Ok(bell) => bell,
+            Err(error) => {
+                let _ = ready.send(false);
+                return Err(error);
+            }
+        };
+        let make_ring = || KernelRing::new(&config, started_at, &bell);
         let core = Core::new(
             &config,
             &gate,
@@ -556,7 +564,7 @@ impl<P: Default + Send> CoreThread<P> {
         );
         let _ = ready.send(core.is_ok());
         let mut core = core?;
-        let result = self.serve(&mut core);
+        let result = self.serve(&mut core, &bell);
         if result.is_err() {
             // The others cannot make up for this thread: end in order what they hold.
             self.stop.fetch_max(Stop::InOrder as u8, Ordering::Release);
@@ -570,7 +578,11 @@ impl<P: Default + Send> CoreThread<P> {
         result
     }
 
-    fn serve<H, M>(&mut self, core: &mut Core<'_, KernelRing, H, M>) -> Result<(), Error>
+    fn serve<H, M>(
+        &mut self,
+        core: &mut Core<'_, KernelRing, H, M>,
+        bell: &os::Bell,
+    ) -> Result<(), Error>
     where
         H: Handler<Report = P>,
         M: FnMut() -> Result<KernelRing, Error>,
@@ -613,7 +625,10 @@ impl<P: Default + Send> CoreThread<P> {
                 Next::Busy => {}
                 Next::IdleUntil(due_us) => {
                     let until = due_us.unwrap_or(u64::MAX).min(now_us + ORDERS_INTERVAL_US);
-                    core.wait(Duration::from_micros(until.saturating_sub(self.now_us())))?;
+                    core.wait(
+                        bell,
+                        Duration::from_micros(until.saturating_sub(self.now_us())),
+                    )?;
                 }
             }
         }
@@ -626,15 +641,16 @@ impl<P: Default + Send> CoreThread<P> {
 
 impl<H: Handler, M: FnMut() -> Result<KernelRing, Error>> Core<'_, KernelRing, H, M> {
     /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the kernel call that serves it.
-    fn wait(&mut self, timeout: Duration) -> Result<(), Error> {
+    fn wait(&mut self, bell: &os::Bell, timeout: Duration) -> Result<(), Error> {
         if timeout.is_zero() {
             return Ok(());
         }
         if let [shard] = &mut self.shards[..] {
             return shard.enter(Some(timeout));
         }
-        let rings: Vec<_> = self.shards.iter().map(|s| s.ring().as_fd()).collect();
-        os::wait_any(&rings, timeout);
+        if !self.shards.iter().any(|s| s.has_work(self.ctx.now_us)) {
+            bell.wait(timeout);
+        }
         Ok(())
     }
 }

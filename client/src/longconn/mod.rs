@@ -43,7 +43,7 @@ pub struct Flags {
     /// Users to start a second, or max
     #[arg(short = 'r', long, value_name = "RATE", default_value = "max", value_parser = parse_rate)]
     spawn_rate: u64,
-    /// End after this time, ramp included [default: at SIGINT or SIGTERM]
+    /// End after this time, ramp included [default: at SIGINT or SIGTERM, or when nobody is left]
     #[arg(short = 't', long, value_name = "TIME", value_parser = humantime::parse_duration)]
     run_time: Option<Duration>,
     /// Source addresses: an address, FIRST-LAST, a CIDR range, or auto (what the interfaces have; for loopback targets, as much of
@@ -231,6 +231,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             view,
             &mut console,
             flags.run_time,
+            flags.reconnect,
             histogram_log,
         )
         .await
@@ -268,6 +269,7 @@ async fn supervise(
     mut view: View,
     console: &mut Console,
     run_time: Option<Duration>,
+    comes_again: bool,
     histogram_log: Option<File>,
 ) -> Result<ExitCode, anyhow::Error> {
     let mut out = histogram_log.map(BufWriter::new);
@@ -317,6 +319,11 @@ async fn supervise(
                             })?;
                     }
                 }
+            }
+            if stops == 0 && !comes_again && has_nobody_left(&report) {
+                // All are lost, and none comes back: there is nothing to wait for.
+                stops = 1;
+                engine.stop(Stop::InOrder);
             }
             if !is_done {
                 console.progress(
@@ -427,6 +434,13 @@ impl View {
         };
         (report, all.connect_us, all.lateness_us)
     }
+}
+
+/// True if every user was tried and none is open or under way any more.
+fn has_nobody_left(report: &ClientReport) -> bool {
+    report.ramp_done
+        && report.attempts >= report.users_asked
+        && report.open_now + report.connecting_now == 0
 }
 
 fn latency(histogram: &Histogram<u64>) -> Latency {

@@ -2,11 +2,13 @@
 //!
 //! Must not know: slots, handlers, protocols.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use crate::error::Error;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 
@@ -28,12 +30,41 @@ pub fn pin_to(core: usize) {
     }
 }
 
-/// Sleeps until one of `rings` has work or `timeout` is over.
-pub fn wait_any(rings: &[BorrowedFd<'_>], timeout: Duration) {
-    let mut fds: Vec<PollFd<'_>> = rings
-        .iter()
-        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
-        .collect();
-    // An error here is a signal or a lack of memory; both end the sleep, and the next turn goes on.
-    let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None);
+/// The bell of one thread: its rings ring it when they have work, and the thread sleeps on it alone.
+///
+/// A ring whose work is deferred to its thread (DEFER_TASKRUN) does not become readable for `poll` when work is queued, so a
+/// thread with several rings cannot sleep on the rings themselves; their event descriptor is signalled even so.
+#[derive(Debug)]
+pub struct Bell {
+    event: EventFd,
+}
+
+impl Bell {
+    /// A bell nobody has rung.
+    ///
+    /// # Errors
+    /// [`Error`] when no descriptor is left.
+    pub fn new() -> Result<Self, Error> {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let event = EventFd::from_value_and_flags(0, flags).map_err(|errno| {
+            Error::new(
+                format!("no descriptor left for a thread ({errno})"),
+                "raise the descriptor limit: ulimit -n 20000",
+            )
+        })?;
+        Ok(Bell { event })
+    }
+
+    /// What a ring is told to signal.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    /// Sleeps until it is rung or `timeout` is over, and silences it.
+    pub fn wait(&self, timeout: Duration) {
+        let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
+        // An error here is a signal or a lack of memory; both end the sleep, and the next turn goes on.
+        let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None);
+        let _ = self.event.read();
+    }
 }

@@ -6,7 +6,7 @@
 //! Must not know: slots' meaning, handlers, protocols.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use io_uring::squeue::{Entry, Flags};
@@ -15,6 +15,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode};
 use nix::sys::socket::{SockaddrIn, SockaddrIn6};
 
 use super::buffers::{BufferRing, Region};
+use super::os::Bell;
 use crate::config::{BUFFER_COUNT, CQ_ENTRIES, Config, SQ_ENTRIES};
 use crate::error::Error;
 use crate::ring::{Completion, Request, Ring, Staged};
@@ -50,11 +51,11 @@ pub struct KernelRing {
 
 impl KernelRing {
     /// A ring with a table of `config.ring_slots` direct descriptors, for the calling thread alone. Its time counts from
-    /// `started_at`.
+    /// `started_at`; it rings `bell` when it has work.
     ///
     /// # Errors
     /// [`Error`] naming the missing feature, limit or setting.
-    pub fn new(config: &Config, started_at: Instant) -> Result<Self, Error> {
+    pub fn new(config: &Config, started_at: Instant, bell: &Bell) -> Result<Self, Error> {
         let page = 4096;
         let buffers_offset = BufferRing::entries_bytes(BUFFER_COUNT).next_multiple_of(page);
         let addresses_offset =
@@ -91,6 +92,9 @@ impl KernelRing {
                     "raise the descriptor limit (ulimit -n) or use the default table size",
                 )
             })?;
+        ring.submitter()
+            .register_eventfd(bell.fd().as_raw_fd())
+            .map_err(setup_error)?;
         // SAFETY: the entries lie at the start of the region, which outlives the ring.
         unsafe {
             ring.submitter().register_buf_ring_with_flags(
@@ -431,19 +435,6 @@ impl Ring for KernelRing {
 
     fn overflow_count(&self) -> u64 {
         self.overflow_count
-    }
-}
-
-impl AsRawFd for KernelRing {
-    fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
-    }
-}
-
-impl AsFd for KernelRing {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring's descriptor is open as long as `self`.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 }
 
