@@ -12,19 +12,7 @@ use std::time::{Duration, Instant};
 use crate::run::{CpuPhase, Run, Verdict};
 use crate::wire::Latency;
 
-/// `1234567` as `1,234,567`.
-#[must_use]
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+pub use holdfast_sysctl::grouped as count;
 
 /// Bytes in the unit that reads best.
 #[must_use]

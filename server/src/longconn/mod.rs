@@ -206,9 +206,8 @@ async fn supervise(
                 engine.stop(if stops == 1 { Stop::InOrder } else { Stop::Now });
             }
             Event::Tick if engine.now_us() - printed_us >= 1_000_000 => {
-                let before_us = std::mem::replace(&mut printed_us, engine.now_us());
+                printed_us = engine.now_us();
                 let report = report(&engine, &base, false);
-                let _ = before_us;
                 console.progress(&report, line(&report));
             }
             Event::Tick => {}
