@@ -118,3 +118,111 @@ pub struct Latency {
     /// Largest value.
     pub max: u64,
 }
+
+/// What `holdfast-server http` reports. Counts are since the start unless a name says `now`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HttpServerReport {
+    /// Always [`HTTP_SERVER_SCHEMA`].
+    pub schema: String,
+    /// True in the last report of a process and in `--json` files.
+    pub is_final: bool,
+    /// Microseconds since the process started.
+    pub at_us: u64,
+    /// Addresses listened on.
+    pub listen: Vec<String>,
+    /// Core threads.
+    pub thread_count: usize,
+    /// Rings made so far; more come as connections need them.
+    pub shard_count: usize,
+    /// Connections this server agrees to hold at once.
+    pub capacity: u64,
+    /// Direct descriptors in one ring's table.
+    pub ring_slots: u32,
+    /// Connections open now.
+    pub open_now: u64,
+    /// Most connections ever open at once.
+    pub open_max: u64,
+    /// Connections accepted and held (refused ones are not in here).
+    pub accepted: u64,
+    /// Connections turned away because the capacity was reached.
+    pub refused_full: u64,
+    /// Accepts that failed, by kind.
+    pub accept_failed: BTreeMap<String, u64>,
+    /// Connections that ended, by reason.
+    pub closed: BTreeMap<String, u64>,
+    /// Responses by status code, refusals (400, 408, ...) included. 100 is not counted.
+    pub responses: BTreeMap<String, u64>,
+    /// Connections ended by a time-out, by which: header, body, write, idle.
+    pub timed_out: BTreeMap<String, u64>,
+    /// Bytes peers sent.
+    pub bytes_received: u64,
+    /// What should not happen in numbers, by name: stale completions, buffer shortages, queue overflows.
+    pub anomalies: BTreeMap<String, u64>,
+}
+
+/// [`HttpServerReport::schema`].
+pub const HTTP_SERVER_SCHEMA: &str = "holdfast.server.http/1";
+
+/// What `holdfast-client http` reports.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HttpClientReport {
+    /// Always [`HTTP_CLIENT_SCHEMA`].
+    pub schema: String,
+    /// True in the last report of a process and in `--json` files.
+    pub is_final: bool,
+    /// Microseconds since the process started.
+    pub at_us: u64,
+    /// Core threads.
+    pub thread_count: usize,
+    /// Rings made so far.
+    pub shard_count: usize,
+    /// Users asked for.
+    pub users_asked: u64,
+    /// Connection attempts begun.
+    pub attempts: u64,
+    /// Attempts that opened.
+    pub opened: u64,
+    /// Attempts that failed, by kind.
+    pub failed: BTreeMap<String, u64>,
+    /// Connections open now.
+    pub open_now: u64,
+    /// Attempts begun and not yet ended.
+    pub connecting_now: u64,
+    /// Every user has been started and no first attempt is under way.
+    pub ramp_done: bool,
+    /// From the first attempt to the last user's opening, seconds.
+    pub ramp_seconds: f64,
+    /// Requests begun: sent, or meant to be sent on a connection that did not open.
+    pub requests: u64,
+    /// Requests begun and without an outcome yet; 0 in the final report.
+    pub pending_now: u64,
+    /// What became of each request, one class each: ok, wrong_status, wrong_body, malformed, timed_out, reset, closed_early,
+    /// refused, no_address_left, stopped (still under way when the run ended), ...
+    pub outcomes: BTreeMap<String, u64>,
+    /// Responses by status code.
+    pub responses: BTreeMap<String, u64>,
+    /// Open model: requests that are due and not sent yet, now.
+    pub backlog_now: u64,
+    /// Open model: the most there ever were.
+    pub backlog_max: u64,
+    /// The part of the run that is measured: from the end of `--warm-up` to the stop, seconds so far.
+    pub measured_seconds: f64,
+    /// Requests with the outcome ok in that part.
+    pub measured_ok: u64,
+    /// Requests with any other outcome but `stopped` in that part.
+    pub measured_failed: u64,
+    /// Latency of ok requests in that part, from the time they were due; in the closed model, with what a stalled server kept from
+    /// being asked filled in (HdrHistogram's correction for coordinated omission).
+    pub latency_us: Latency,
+    /// The same from the time they were really sent, uncorrected.
+    pub latency_raw_us: Latency,
+    /// Connect time from the intended start.
+    pub connect_us: Latency,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// What should not happen in numbers, by name.
+    pub anomalies: BTreeMap<String, u64>,
+}
+
+/// [`HttpClientReport::schema`].
+pub const HTTP_CLIENT_SCHEMA: &str = "holdfast.client.http/1";
