@@ -23,8 +23,10 @@ pub const RING_SLOTS_MIN: u32 = SPARE_SLOTS * 2;
 pub const SQ_ENTRIES: u32 = 256;
 /// Completion entries of one ring (16 bytes each). What does not fit waits in the kernel's overflow list, in order.
 pub const CQ_ENTRIES: u32 = 2048;
-/// Receive buffers of one ring; also the most receives one ring has under way at a time.
+/// Receive buffers a ring begins with. More come into use when they run short, up to [`Config::buffer_count_max`].
 pub const BUFFER_COUNT: u16 = 64;
+/// Most receive buffers the kernel lets one ring have.
+pub const BUFFER_COUNT_MAX: u16 = 32_768;
 /// Most accepts one shard submits in one go.
 pub const ACCEPT_BATCH_MAX: u32 = 1_024;
 /// Timer granularity, microseconds: a timer is never early and at most one tick late while the shard keeps up.
@@ -51,9 +53,20 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Direct descriptors in one ring's table, spare ones included: at most RLIMIT_NOFILE and [`RING_SLOTS_MAX`].
     pub ring_slots: u32,
-    /// Size of one receive buffer, bytes. There are [`BUFFER_COUNT`] for a ring, none for a connection.
+    /// Size of one receive buffer, bytes. There are [`BUFFER_COUNT`] or more for a ring, none for a connection.
     pub buffer_bytes: u32,
-    /// Most bytes kept for one connection whose peer does not read, or whose message is not complete.
+    /// Most receive buffers of one ring, a power of two from [`BUFFER_COUNT`] to [`BUFFER_COUNT_MAX`]. Memory follows use.
+    pub buffer_count_max: u16,
+    /// Room for bytes to send that are not static, for one entry into the kernel, twice; bytes. Memory follows use.
+    pub staging_bytes: usize,
+    /// How long a connection that receives is kept ready to receive in the kernel (864 bytes there) before it is parked on a poll
+    /// (256). Zero parks at once: right for connections that are nearly always idle.
+    pub park_after: Duration,
+    /// Hand over what arrives also while the peer does not take what was sent. A client that may be answered before it has sent
+    /// everything wants this; a server is safer without: who does not read is not read.
+    pub reads_while_blocked: bool,
+    /// Most bytes kept for one connection whose peer does not read, or whose message is not complete. Static bytes are not kept, so
+    /// they do not count.
     pub carry_bytes_max: usize,
     /// How long a busy thread lets work gather before it looks again, microseconds. 0 looks at once: lower latency, more
     /// wake-ups. A thread without work sleeps until an event in any case.
@@ -73,6 +86,10 @@ impl Default for Config {
             cores: Vec::new(),
             ring_slots: 20_000,
             buffer_bytes: 2_048,
+            buffer_count_max: BUFFER_COUNT,
+            staging_bytes: 64 * 1024,
+            park_after: Duration::ZERO,
+            reads_while_blocked: false,
             carry_bytes_max: 16_384,
             coalesce_us: 1_000,
             connect_timeout: Duration::from_secs(30),
@@ -112,6 +129,20 @@ impl Config {
             return Err(Error::new(
                 format!("a receive buffer of {} bytes", self.buffer_bytes),
                 "ask for 1 to 1,048,576",
+            ));
+        }
+        if !self.buffer_count_max.is_power_of_two()
+            || !(BUFFER_COUNT..=BUFFER_COUNT_MAX).contains(&self.buffer_count_max)
+        {
+            return Err(Error::new(
+                format!("{} receive buffers for a ring", self.buffer_count_max),
+                format!("ask for a power of two from {BUFFER_COUNT} to {BUFFER_COUNT_MAX}"),
+            ));
+        }
+        if self.staging_bytes == 0 || self.staging_bytes > 1 << 28 {
+            return Err(Error::new(
+                format!("{} bytes of room for what is sent", self.staging_bytes),
+                "ask for 1 to 268,435,456",
             ));
         }
         Ok(())

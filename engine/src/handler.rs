@@ -8,17 +8,26 @@ use crate::error::{CloseReason, OpenFailure};
 
 /// A protocol. One value for each core thread; its `State` lies in the slot of each connection.
 pub trait Handler: Send {
-    /// What the protocol keeps for a connection. 8 bytes make a 32-byte slot.
+    /// What the protocol keeps for a connection. 8 bytes make a 32-byte slot, 40 a cache line.
     type State: Copy + Default + Send;
     /// What the control plane reads from this handler.
     type Report: Default + Send;
 
     /// A connection opened: accepted, or dialled with the state given to [`Dial::connect`].
     fn on_open(&mut self, conn: &mut Conn<'_, Self::State>);
-    /// Bytes arrived. Returns how many were used; the engine keeps the rest and hands them over again with what follows.
+    /// Bytes arrived. Returns how many were used; the engine keeps the rest and hands them over again with what follows, or after
+    /// [`Conn::pause`] when what was sent has been taken.
     fn on_bytes(&mut self, conn: &mut Conn<'_, Self::State>, bytes: &[u8]) -> usize;
     /// The connection's timer is due; it is off until set again.
     fn on_timer(&mut self, conn: &mut Conn<'_, Self::State>);
+    /// The peer does not take what was sent, or took only a part: the rest is kept until there is room. Limits how long with a timer.
+    fn on_blocked(&mut self, _conn: &mut Conn<'_, Self::State>) {}
+    /// A blocked peer has taken everything.
+    fn on_sent(&mut self, _conn: &mut Conn<'_, Self::State>) {}
+    /// The engine is to stop in order: end this connection now, or soon.
+    fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {
+        conn.close();
+    }
     /// The connection ended, for one reason.
     fn on_close(&mut self, _state: &Self::State, _reason: CloseReason, _now_us: u64) {}
     /// A dialled connection did not open.
@@ -36,6 +45,8 @@ pub trait Handler: Send {
 pub(crate) enum Ending {
     /// Say our end, read on until the peer's.
     InOrder,
+    /// As soon as what was sent is with the kernel.
+    AfterSent,
     /// Now, for this reason.
     Now(CloseReason),
 }
@@ -56,13 +67,19 @@ pub struct Conn<'a, S> {
     is_blocked: bool,
     outgoing: &'a mut Vec<u8>,
     outgoing_static: &'static [u8],
+    is_pausing: bool,
     timer: TimerChange,
     ending: Option<Ending>,
 }
 
+/// Static bytes behind others are copied if they are no more than this: one send less is worth it.
+const COPY_BYTES_MAX: usize = 4_096;
+
 /// What a callback wants done.
 pub(crate) struct Intentions {
+    /// Sent after what was copied.
     pub outgoing_static: &'static [u8],
+    pub is_pausing: bool,
     pub timer: TimerChange,
     pub ending: Option<Ending>,
 }
@@ -78,6 +95,7 @@ impl<'a, S> Conn<'a, S> {
             is_blocked,
             outgoing,
             outgoing_static: &[],
+            is_pausing: false,
             timer: TimerChange::Keep,
             ending: None,
         }
@@ -93,9 +111,10 @@ impl<'a, S> Conn<'a, S> {
         self.is_blocked
     }
 
-    /// Sends bytes that live for ever, without copying them.
+    /// Sends bytes that live for ever, without copying them unless they are few and not the first.
     pub fn send_static(&mut self, bytes: &'static [u8]) {
-        if self.outgoing.is_empty() && self.outgoing_static.is_empty() {
+        let is_alone = self.outgoing.is_empty() || bytes.len() > COPY_BYTES_MAX;
+        if is_alone && self.outgoing_static.is_empty() {
             self.outgoing_static = bytes;
         } else {
             self.send_copy(bytes);
@@ -119,6 +138,22 @@ impl<'a, S> Conn<'a, S> {
         self.timer = TimerChange::Off;
     }
 
+    /// Bytes sent by this callback so far.
+    pub fn sent_bytes(&self) -> usize {
+        self.outgoing.len() + self.outgoing_static.len()
+    }
+
+    /// Is given nothing more before what it has sent is with the kernel; then what [`Handler::on_bytes`] left, again.
+    pub fn pause(&mut self) {
+        self.is_pausing = true;
+    }
+
+    /// Ends the connection as soon as what was sent is with the kernel, without waiting for the peer's end. Right after a peer said
+    /// that it sends no more; one that still does may lose what it was sent.
+    pub fn close_after_sent(&mut self) {
+        self.ending.get_or_insert(Ending::AfterSent);
+    }
+
     /// Ends the connection in order: what was sent before arrives, what the peer sends before its end is still handed over.
     pub fn close(&mut self) {
         self.ending.get_or_insert(Ending::InOrder);
@@ -132,6 +167,7 @@ impl<'a, S> Conn<'a, S> {
     pub(crate) fn into_intentions(self) -> Intentions {
         Intentions {
             outgoing_static: self.outgoing_static,
+            is_pausing: self.is_pausing,
             timer: self.timer,
             ending: self.ending,
         }

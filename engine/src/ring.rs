@@ -2,7 +2,8 @@
 //!
 //! Invariants every implementation keeps: requests start in the order they were pushed; a request that must not wait (accept,
 //! socket, option, bind, receive, send, shutdown, close) has finished when the `enter` that submits it returns, so the bytes
-//! staged for it are free again; each request gives exactly one completion, but those marked silent give none when they succeed.
+//! staged for it are free again; each request gives exactly one completion, but those marked silent give none when they succeed, and a stream
+//! gives several.
 //! Must not know: slots, phases, handlers.
 
 use std::net::SocketAddr;
@@ -35,6 +36,11 @@ pub enum Request {
     Poll { slot: u32, writable: bool },
     /// Receive what is there into a buffer of the ring; EAGAIN when nothing is, ENOBUFS when no buffer is free.
     Recv { slot: u32 },
+    /// Wait for bytes and receive them into a buffer of the ring. One completion.
+    RecvNext { slot: u32 },
+    /// Receive whatever comes, each time into a buffer of the ring, until the end, an error, a shortage of buffers or a cancel. Gives
+    /// completions that say there are more, and a last one that does not.
+    RecvStream { slot: u32 },
     /// Send bytes that live for ever, whole or as far as the peer takes them now. Silent when whole.
     SendStatic { slot: u32, bytes: &'static [u8] },
     /// Send staged bytes, likewise.
@@ -66,6 +72,8 @@ pub struct Completion {
     pub result: i32,
     /// The receive buffer that holds the bytes.
     pub buffer: Option<u16>,
+    /// The request goes on and will give another completion.
+    pub has_more: bool,
 }
 
 /// Requests in, completions out.
@@ -93,6 +101,8 @@ pub trait Ring {
     fn bytes(&self, buffer: u16, length: usize) -> &[u8];
     /// Gives a buffer back; its bytes are gone.
     fn recycle(&mut self, buffer: u16);
+    /// Brings more buffers into use, as many again; returns how many, 0 when all are.
+    fn add_buffers(&mut self) -> u16;
     /// Makes sure that `count` requests can be pushed without entering the kernel between them.
     ///
     /// # Errors

@@ -40,21 +40,39 @@ pub enum Phase {
 /// Bits of [`Slot::flags`].
 pub mod flag {
     /// A poll is in flight.
-    pub const POLL: u8 = 1;
+    pub const POLL: u16 = 1;
     /// A receive is in flight or queued.
-    pub const RECV: u8 = 2;
+    pub const RECV: u16 = 2;
     /// On the wheel.
-    pub const TIMED: u8 = 4;
+    pub const TIMED: u16 = 4;
     /// Has an entry in the shard's carry map.
-    pub const CARRY: u8 = 8;
+    pub const CARRY: u16 = 8;
     /// Was taken from a listener.
-    pub const ACCEPTED: u8 = 16;
+    pub const ACCEPTED: u16 = 16;
     /// A send was submitted and may still fail.
-    pub const SENDING: u8 = 32;
+    pub const SENDING: u16 = 32;
     /// A poll for room to send is in flight.
-    pub const WRITABLE: u8 = 64;
+    pub const WRITABLE: u16 = 64;
+    /// The receive in flight waits in the kernel for bytes (the connection is hot).
+    pub const HOT: u16 = 128;
+    /// Received before, so that it is worth a stream.
+    pub const WARM: u16 = 256;
+    /// Received since the last sweep.
+    pub const HEARD: u16 = 512;
+    /// Was silent for longer than a hot connection may be: its next wait is a poll.
+    pub const COLD: u16 = 1024;
+    /// The receive in flight is being cancelled.
+    pub const CANCELLED: u16 = 2048;
+    /// To be ended in order once what was sent is with the kernel.
+    pub const END_IN_ORDER: u16 = 4096;
+    /// To be ended at once when what was sent is with the kernel.
+    pub const END_AFTER_SENT: u16 = 8192;
+    /// The peer sends no more, and is still owed something.
+    pub const PEER_ENDED: u16 = 16384;
     /// Any request that must end before the descriptor is closed.
-    pub const IN_FLIGHT: u8 = POLL | RECV | WRITABLE;
+    pub const IN_FLIGHT: u16 = POLL | RECV | WRITABLE;
+    /// Waits for sends to be settled before it ends.
+    pub const ENDING: u16 = END_IN_ORDER | END_AFTER_SENT;
 }
 
 /// One connection: 24 bytes of the engine and the handler's state.
@@ -73,10 +91,10 @@ pub struct Slot<S> {
     pub tuple: u32,
     /// Where it is in its life.
     pub phase: Phase,
-    /// See [`flag`].
-    pub flags: u8,
     /// The first error of a dial, or the number of the reason it is closing for.
-    pub errno: u16,
+    pub errno: u8,
+    /// See [`flag`].
+    pub flags: u16,
     /// The handler's part.
     pub state: S,
 }
@@ -93,27 +111,27 @@ impl<S: Copy + Default> Slot<S> {
             deadline: 0,
             tuple: NONE,
             phase: Phase::Free,
-            flags: 0,
             errno: 0,
+            flags: 0,
             state: S::default(),
         }
     }
 
     /// True if all of `bits` are set.
     #[inline]
-    pub fn has(&self, bits: u8) -> bool {
+    pub fn has(&self, bits: u16) -> bool {
         self.flags & bits == bits
     }
 
     /// Sets `bits`.
     #[inline]
-    pub fn set(&mut self, bits: u8) {
+    pub fn set(&mut self, bits: u16) {
         self.flags |= bits;
     }
 
     /// Clears `bits`.
     #[inline]
-    pub fn clear(&mut self, bits: u8) {
+    pub fn clear(&mut self, bits: u16) {
         self.flags &= !bits;
     }
 
@@ -149,7 +167,7 @@ impl<S: Copy + Default> Slot<S> {
     }
 
     /// Open or Draining to Closing.
-    pub fn start_closing(&mut self, reason: u16) {
+    pub fn start_closing(&mut self, reason: u8) {
         assert!(matches!(self.phase, Phase::Open | Phase::Draining));
         self.phase = Phase::Closing;
         self.errno = reason;

@@ -30,6 +30,9 @@ const CONNECTING_MAX: usize = 2_048;
 /// thread whose turns are long with heartbeats still ramps.
 const DIALS_PER_TURN_MAX: usize = 1_024;
 
+/// Fewest accepts tried at a time: one too many costs little, a thousand too few a round each.
+const ACCEPT_BATCH_MIN: u32 = 4;
+
 /// Admission: how many connections are held, against how many may be. A place is taken before an accept and kept or given
 /// back after it. Full is said on the sight of one number alone, `held`: two read one after the other need not belong together.
 #[derive(Debug)]
@@ -110,10 +113,9 @@ pub enum Stop {
 
 /// One core thread: its shards and its handler, over any ring.
 pub struct Core<'a, R, H: Handler, M> {
-    shards: Vec<Shard<R, H::State>>,
+    shards: Vec<Shard<R, H>>,
     make_ring: M,
-    handler: H,
-    ctx: Context<'a, H::State>,
+    ctx: Context<'a, H>,
     plan: Option<&'a DialPlan>,
     listeners: Vec<Listener>,
     filling: usize,
@@ -159,8 +161,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(Core {
             shards: vec![first],
             make_ring,
-            handler,
             ctx: Context {
+                handler,
                 config,
                 gate,
                 stats: Stats {
@@ -182,7 +184,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                     fd: *fd,
                     is_readable: true,
                     is_armed: false,
-                    batch: 8,
+                    batch: ACCEPT_BATCH_MIN,
                 })
                 .collect(),
             filling: 0,
@@ -195,7 +197,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
 
     /// The handler.
     pub fn handler(&mut self) -> &mut H {
-        &mut self.handler
+        &mut self.ctx.handler
     }
 
     /// Counters so far.
@@ -221,6 +223,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
         self.stopping = how;
         self.ctx.is_stopping = true;
+        self.ctx.last_end_us = self.ctx.last_end_us.max(self.ctx.now_us);
         self.listeners.clear();
         for state in std::mem::take(&mut self.ctx.redial) {
             self.fail(&state, OpenFailure::Cancelled);
@@ -228,7 +231,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         for shard in &mut self.shards {
             match how {
                 Stop::InOrder => shard.start_drain(),
-                Stop::Now => shard.cut_all(&mut self.handler, &mut self.ctx)?,
+                Stop::Now => shard.cut_all(&mut self.ctx)?,
                 Stop::No => {}
             }
         }
@@ -246,9 +249,11 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         for number in 0..self.listeners.len() {
             worked |= self.accept(number)?;
         }
+        self.cut_the_last()?;
+        let may_leave = self.waits_in_the_ring() && !self.has_more_now();
         for shard in &mut self.shards {
             if shard.has_work(now_us) {
-                worked |= shard.turn(&mut self.handler, &mut self.ctx)?;
+                worked |= shard.turn(&mut self.ctx, may_leave)?;
             }
         }
         for number in self.ctx.listening.drain(..) {
@@ -257,14 +262,35 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 listener.is_readable = true;
             }
         }
-        if self.listeners.iter().any(|l| l.is_readable) || !self.ctx.redial.is_empty() {
+        if self.has_more_now() {
             return Ok(Next::Again);
         }
-        if worked {
+        if worked && !self.waits_in_the_ring() {
             return Ok(Next::Busy);
         }
         let timers = self.shards.iter().filter_map(|s| s.next_due_us(now_us));
         Ok(Next::IdleUntil(timers.chain(self.next_call_us).min()))
+    }
+
+    fn has_more_now(&self) -> bool {
+        self.listeners.iter().any(|l| l.is_readable) || !self.ctx.redial.is_empty()
+    }
+
+    /// True if the one entry into the kernel that submits also sleeps: there is one ring, and no work is to gather meanwhile.
+    fn waits_in_the_ring(&self) -> bool {
+        self.shards.len() == 1 && self.ctx.config.coalesce_us == 0
+    }
+
+    /// When all are to end and none has for as long as one may take, the rest is cut.
+    fn cut_the_last(&mut self) -> Result<(), Error> {
+        let patience_us = self.ctx.config.drain_timeout.as_micros() as u64;
+        if self.stopping == Stop::InOrder && self.ctx.now_us > self.ctx.last_end_us + patience_us {
+            self.stopping = Stop::Now;
+            for shard in &mut self.shards {
+                shard.cut_all(&mut self.ctx)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes connections from a listener, or arms it when it had no more.
@@ -305,11 +331,13 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             }
         };
         // Accepts never wait: after this turn of the shard it is known whether the listener had as many.
-        self.shards[shard].turn(&mut self.handler, &mut self.ctx)?;
+        self.shards[shard].turn(&mut self.ctx, false)?;
         let listener = &mut self.listeners[number];
         if self.ctx.is_accept_dry {
             listener.is_readable = false;
-            listener.batch = (batch / 2).max(8);
+            listener.is_armed = true;
+            listener.batch = (batch / 2).max(ACCEPT_BATCH_MIN);
+            self.shards[0].listen(number, fd)?;
         } else {
             listener.batch = (batch * 2).min(ACCEPT_BATCH_MAX);
         }
@@ -348,7 +376,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let again = self.wanted.len();
         let is_stopping = self.stopping != Stop::No;
         let mut dial = Dial::new(self.ctx.now_us, room + again, is_stopping, &mut self.wanted);
-        self.next_call_us = self.handler.on_turn(&mut dial);
+        self.next_call_us = self.ctx.handler.on_turn(&mut dial);
         self.ctx.stats.attempts += (self.wanted.len() - again) as u64;
         // One that met a taken address says how crowded it is; a whole round of them, that there is no other.
         if again == 0 {
@@ -384,7 +412,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
 
     fn fail(&mut self, state: &H::State, failure: OpenFailure) {
         self.ctx.stats.failed[failure as usize] += 1;
-        self.handler.on_open_failed(state, failure, self.ctx.now_us);
+        let now_us = self.ctx.now_us;
+        self.ctx.handler.on_open_failed(state, failure, now_us);
     }
 }
 
@@ -642,11 +671,11 @@ impl<P: Default + Send> CoreThread<P> {
 impl<H: Handler, M: FnMut() -> Result<KernelRing, Error>> Core<'_, KernelRing, H, M> {
     /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the kernel call that serves it.
     fn wait(&mut self, bell: &os::Bell, timeout: Duration) -> Result<(), Error> {
+        if let [shard] = &mut self.shards[..] {
+            return shard.enter((!timeout.is_zero()).then_some(timeout));
+        }
         if timeout.is_zero() {
             return Ok(());
-        }
-        if let [shard] = &mut self.shards[..] {
-            return shard.enter(Some(timeout));
         }
         if !self.shards.iter().any(|s| s.has_work(self.ctx.now_us)) {
             bell.wait(timeout);

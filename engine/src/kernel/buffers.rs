@@ -77,7 +77,10 @@ impl Drop for Region {
 /// The buffer ring: tells the kernel which buffers it may fill. Entries lie at the start of the region.
 #[derive(Debug)]
 pub struct BufferRing {
+    /// Entries; a power of two.
     count: u16,
+    /// Buffers in use: these are with the kernel or the program, the others have not been touched.
+    used_count: u16,
     buffer_bytes: u32,
     buffers_offset: usize,
     tail: u16,
@@ -89,23 +92,44 @@ impl BufferRing {
         usize::from(count) * size_of::<BufRingEntry>()
     }
 
-    /// Fills the entries at the start of `region`; buffer `i` lies at `buffers_offset + i * buffer_bytes`.
-    pub fn new(region: &mut Region, count: u16, buffer_bytes: u32, buffers_offset: usize) -> Self {
+    /// A ring of `count` entries at the start of `region`, of which the first `used_count` buffers are in use; buffer `i` lies at
+    /// `buffers_offset + i * buffer_bytes`.
+    pub fn new(
+        region: &mut Region,
+        count: u16,
+        used_count: u16,
+        buffer_bytes: u32,
+        buffers_offset: usize,
+    ) -> Self {
         let mut ring = BufferRing {
             count,
+            used_count: 0,
             buffer_bytes,
             buffers_offset,
             tail: 0,
         };
-        for buffer in 0..count {
-            ring.give(region, buffer);
-        }
+        ring.add(region, used_count);
         ring
+    }
+
+    /// Brings up to `more` buffers into use; returns how many.
+    pub fn add(&mut self, region: &mut Region, more: u16) -> u16 {
+        let from = self.used_count;
+        self.used_count = self.count.min(from.saturating_add(more));
+        for buffer in from..self.used_count {
+            self.give(region, buffer);
+        }
+        self.used_count - from
+    }
+
+    /// Buffers in use.
+    pub fn used_count(&self) -> u16 {
+        self.used_count
     }
 
     /// Gives `buffer` to the kernel.
     pub fn give(&mut self, region: &mut Region, buffer: u16) {
-        assert!(buffer < self.count);
+        assert!(buffer < self.used_count);
         let address = region.address(self.offset(buffer), self.buffer_bytes as usize) as u64;
         let entries = region
             .address(0, Self::entries_bytes(self.count))

@@ -25,8 +25,6 @@ use crate::token::Token;
 const ADDRESS_STRIDE: usize = 32;
 /// A place for the address of every queued request.
 const ADDRESSES_BYTES: usize = SQ_ENTRIES as usize * ADDRESS_STRIDE;
-/// Room for bytes to send that are not static, for one `enter`: each of the two halves.
-const STAGING_BYTES: usize = 64 * 1024;
 const BUFFER_GROUP: u16 = 0;
 /// The option values requests point to: they must outlive the requests, so they live for ever.
 static ONE: libc::c_int = 1;
@@ -43,6 +41,8 @@ pub struct KernelRing {
     buffers: BufferRing,
     addresses_offset: usize,
     staging_offset: usize,
+    /// Of one half.
+    staging_bytes: usize,
     staged_bytes: [usize; 2],
     pushed: usize,
     overflow_count: u64,
@@ -57,18 +57,21 @@ impl KernelRing {
     /// [`Error`] naming the missing feature, limit or setting.
     pub fn new(config: &Config, started_at: Instant, bell: &Bell) -> Result<Self, Error> {
         let page = 4096;
-        let buffers_offset = BufferRing::entries_bytes(BUFFER_COUNT).next_multiple_of(page);
+        let buffer_count = config.buffer_count_max;
+        let buffers_offset = BufferRing::entries_bytes(buffer_count).next_multiple_of(page);
         let addresses_offset =
-            buffers_offset + usize::from(BUFFER_COUNT) * config.buffer_bytes as usize;
+            buffers_offset + usize::from(buffer_count) * config.buffer_bytes as usize;
         let staging_offset = (addresses_offset + ADDRESSES_BYTES).next_multiple_of(page);
-        let mut region = Region::new(staging_offset + 2 * STAGING_BYTES).map_err(|errno| {
-            Error::new(
-                format!("no memory for a ring's buffers ({errno})"),
-                "free memory or ask for fewer connections",
-            )
-        })?;
+        let mut region =
+            Region::new(staging_offset + 2 * config.staging_bytes).map_err(|errno| {
+                Error::new(
+                    format!("no memory for a ring's buffers ({errno})"),
+                    "free memory or ask for fewer connections",
+                )
+            })?;
         let buffers = BufferRing::new(
             &mut region,
+            buffer_count,
             BUFFER_COUNT,
             config.buffer_bytes,
             buffers_offset,
@@ -99,7 +102,7 @@ impl KernelRing {
         unsafe {
             ring.submitter().register_buf_ring_with_flags(
                 region.address(0, 1) as u64,
-                BUFFER_COUNT,
+                buffer_count,
                 BUFFER_GROUP,
                 0,
             )
@@ -116,6 +119,7 @@ impl KernelRing {
             buffers,
             addresses_offset,
             staging_offset,
+            staging_bytes: config.staging_bytes,
             staged_bytes: [0; 2],
             pushed: 0,
             overflow_count: 0,
@@ -253,6 +257,13 @@ impl KernelRing {
                 .flags(libc::MSG_DONTWAIT)
                 .build()
                 .flags(Flags::BUFFER_SELECT),
+            Request::RecvNext { slot } => opcode::Recv::new(Fixed(slot), std::ptr::null_mut(), 0)
+                .buf_group(BUFFER_GROUP)
+                .build()
+                .flags(Flags::BUFFER_SELECT),
+            Request::RecvStream { slot } => {
+                opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build()
+            }
             Request::SendStatic { slot, bytes } => {
                 opcode::Send::new(Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
                     .flags(SEND_FLAGS)
@@ -357,6 +368,7 @@ impl Ring for KernelRing {
             token,
             result: cqe.result(),
             buffer: cqueue::buffer_select(cqe.flags()),
+            has_more: cqueue::more(cqe.flags()),
         })
     }
 
@@ -369,11 +381,16 @@ impl Ring for KernelRing {
         self.buffers.give(&mut self.region, buffer);
     }
 
+    fn add_buffers(&mut self) -> u16 {
+        self.buffers
+            .add(&mut self.region, self.buffers.used_count())
+    }
+
     fn stage(&mut self, half: usize, bytes: &[u8]) -> Option<Staged> {
-        if bytes.len() > STAGING_BYTES - self.staged_bytes[half] {
+        if bytes.len() > self.staging_bytes - self.staged_bytes[half] {
             return None;
         }
-        let offset = half * STAGING_BYTES + self.staged_bytes[half];
+        let offset = half * self.staging_bytes + self.staged_bytes[half];
         self.region
             .slice_mut(self.staging_offset + offset, bytes.len())
             .copy_from_slice(bytes);

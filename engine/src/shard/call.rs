@@ -1,0 +1,100 @@
+//! Calling the handler, and doing what it wants done.
+//!
+//! Invariants: a handler is called between other work, never from inside another callback.
+//! Must not know: what a handler is for.
+
+use super::{Context, Shard};
+use crate::config::TICK_US;
+use crate::error::{CloseReason, Error};
+use crate::handler::{Conn, Ending, Handler, Intentions, TimerChange};
+use crate::ring::Ring;
+use crate::slot::{Phase, flag};
+
+impl<R: Ring, H: Handler> Shard<R, H> {
+    pub(super) fn on_timer(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        match self.slots[slot].phase {
+            Phase::Connecting => self.give_up_connecting(slot, libc::ETIMEDOUT),
+            Phase::Open if self.slots[slot].flags & flag::ENDING != 0 => {
+                self.end(ctx, slot, CloseReason::Cut)
+            }
+            Phase::Open => self.call(ctx, slot, |handler, conn| handler.on_timer(conn)),
+            Phase::Draining => {
+                // Ending a million at once takes longer than one may take: nobody is cut while ends still come back.
+                let patient_until = ctx.last_end_us + ctx.config.drain_timeout.as_micros() as u64;
+                if ctx.is_stopping && patient_until > ctx.now_us {
+                    self.set_timer(slot, patient_until);
+                    return Ok(());
+                }
+                self.end(ctx, slot, CloseReason::Cut)
+            }
+            Phase::Free | Phase::Closing => unreachable!("a slot in this phase is off the wheel"),
+        }
+    }
+
+    /// Runs one callback on a connection and does what it wants done.
+    pub(super) fn call(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        callback: impl FnOnce(&mut H, &mut Conn<'_, H::State>),
+    ) -> Result<(), Error> {
+        let is_blocked = self.is_blocked(slot);
+        let mut conn = Conn::new(
+            &mut self.slots[slot].state,
+            ctx.now_us,
+            is_blocked,
+            &mut self.outgoing,
+        );
+        callback(&mut ctx.handler, &mut conn);
+        let intentions = conn.into_intentions();
+        self.perform(ctx, slot, intentions)
+    }
+
+    pub(super) fn perform(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        intentions: Intentions,
+    ) -> Result<(), Error> {
+        if self.slots[slot].phase != Phase::Open {
+            // Draining: what arrives still counts, but nothing more is sent, and the timer is the drain's.
+            self.outgoing.clear();
+            return match intentions.ending {
+                Some(Ending::Now(reason)) => self.end(ctx, slot, reason),
+                _ => Ok(()),
+            };
+        }
+        match intentions.timer {
+            TimerChange::Keep => {}
+            TimerChange::Off => self.wheel.clear(&mut self.slots, slot),
+            TimerChange::At(at_us) => self.set_timer(slot, at_us),
+        }
+        if !self.outgoing.is_empty() {
+            let mut outgoing = std::mem::take(&mut self.outgoing);
+            self.send_copy(ctx, slot, &outgoing)?;
+            outgoing.clear();
+            self.outgoing = outgoing;
+        }
+        if !intentions.outgoing_static.is_empty() {
+            self.send_static(ctx, slot, intentions.outgoing_static)?;
+        }
+        if self.slots[slot].phase != Phase::Open {
+            return Ok(());
+        }
+        if intentions.is_pausing && (self.slots[slot].has(flag::SENDING) || self.is_blocked(slot)) {
+            self.carry_mut(slot).is_paused = true;
+            self.must_settle = true;
+        }
+        match intentions.ending {
+            None => Ok(()),
+            Some(Ending::InOrder) => self.end_in_order(ctx, slot),
+            Some(Ending::AfterSent) => self.end_after_sent(ctx, slot),
+            Some(Ending::Now(reason)) => self.end(ctx, slot, reason),
+        }
+    }
+
+    pub(super) fn set_timer(&mut self, slot: u32, at_us: u64) {
+        self.wheel
+            .set(&mut self.slots, slot, at_us.div_ceil(TICK_US) as u32);
+    }
+}

@@ -1,0 +1,157 @@
+//! How a connection ends.
+//!
+//! Invariants: an end is counted once, with the first reason; the descriptor is closed when nothing of the connection is in flight.
+//! Must not know: why a handler wants an end.
+
+use super::{Context, Shard};
+use crate::error::{CloseReason, Error};
+use crate::handler::Handler;
+use crate::ring::{Request, Ring};
+use crate::slot::{NONE, Phase, flag};
+use crate::token::Op;
+
+/// Connections of one shard that are asked to end in one turn, when all are to.
+const DRAINS_PER_TURN: u32 = 256;
+
+impl<R: Ring, H: Handler> Shard<R, H> {
+    /// Asks every open connection to end in order, a few each turn.
+    pub fn start_drain(&mut self) {
+        self.draining_from = Some(0);
+    }
+
+    /// Cuts every connection at once.
+    pub fn cut_all(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+        self.draining_from = None;
+        for slot in 0..self.slots.touched_count() {
+            match self.slots[slot].phase {
+                Phase::Open | Phase::Draining => self.end(ctx, slot, CloseReason::Cut)?,
+                Phase::Connecting => self.give_up_connecting(slot, libc::ECANCELED)?,
+                Phase::Free | Phase::Closing => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn drain_some(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+        let Some(from) = self.draining_from else {
+            return Ok(());
+        };
+        let until = self.slots.touched_count().min(from + DRAINS_PER_TURN);
+        for slot in from..until {
+            match self.slots[slot].phase {
+                Phase::Open => self.call(ctx, slot, |handler, conn| handler.on_stop(conn))?,
+                Phase::Connecting => self.give_up_connecting(slot, libc::ECANCELED)?,
+                _ => {}
+            }
+        }
+        self.draining_from = (until < self.slots.touched_count()).then_some(until);
+        Ok(())
+    }
+
+    /// Stops an attempt; its completion brings the end.
+    pub(super) fn give_up_connecting(&mut self, slot: u32, errno: i32) -> Result<(), Error> {
+        self.wheel.clear(&mut self.slots, slot);
+        if self.slots[slot].errno == 0 {
+            self.slots[slot].errno = errno as u8;
+        }
+        let token = self.token(Op::Connect, slot);
+        let cancel = self.token(Op::Cancel, slot);
+        self.ring.push(cancel, Request::Cancel { token })
+    }
+
+    /// Says our end and reads on until the peer's.
+    pub(super) fn end_in_order(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+    ) -> Result<(), Error> {
+        self.set_timer(
+            slot,
+            ctx.now_us + ctx.config.drain_timeout.as_micros() as u64,
+        );
+        if self.is_blocked(slot) || self.slots[slot].has(flag::SENDING) {
+            self.slots[slot].set(flag::END_IN_ORDER);
+            self.must_settle = true;
+            return Ok(());
+        }
+        if self.slots[slot].has(flag::PEER_ENDED) {
+            return self.end(ctx, slot, CloseReason::ByUs);
+        }
+        self.slots[slot].start_draining();
+        self.ring.push(
+            self.token(Op::Shutdown, slot),
+            Request::Shutdown { slot, both: false },
+        )?;
+        self.arm(ctx, slot)
+    }
+
+    /// Ends it as soon as what was sent is with the kernel, without waiting for the peer.
+    pub(super) fn end_after_sent(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+    ) -> Result<(), Error> {
+        if !self.is_blocked(slot) && !self.slots[slot].has(flag::SENDING) {
+            return self.end(ctx, slot, CloseReason::ByUs);
+        }
+        self.slots[slot].set(flag::END_AFTER_SENT);
+        self.must_settle = true;
+        Ok(())
+    }
+
+    /// Ends a connection at once: when nothing of it is in flight now, else when that has come back.
+    pub(super) fn end(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        reason: CloseReason,
+    ) -> Result<(), Error> {
+        if self.slots[slot].phase == Phase::Closing {
+            return Ok(());
+        }
+        self.wheel.clear(&mut self.slots, slot);
+        self.slots[slot].start_closing(reason as u8);
+        if self.slots[slot].flags & flag::IN_FLIGHT != 0 {
+            let token = self.token(Op::Shutdown, slot);
+            return self
+                .ring
+                .push(token, Request::Shutdown { slot, both: true });
+        }
+        self.try_finish(ctx, slot)
+    }
+
+    pub(super) fn try_finish(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        if self.slots[slot].flags & flag::IN_FLIGHT != 0 {
+            return Ok(());
+        }
+        let reason = CloseReason::ALL[usize::from(self.slots[slot].errno)];
+        self.ring
+            .push(self.token(Op::Close, slot), Request::Close { slot })?;
+        ctx.stats.open_now -= 1;
+        ctx.stats.closed[reason as usize] += 1;
+        if matches!(reason, CloseReason::ByUs | CloseReason::PeerClosed) {
+            ctx.last_end_us = ctx.now_us;
+        }
+        let state = self.slots[slot].state;
+        self.release(ctx, slot);
+        ctx.handler.on_close(&state, reason, ctx.now_us);
+        Ok(())
+    }
+
+    /// Frees the slot. Safe before the close is submitted: requests run in order, so whatever takes the slot next comes after it.
+    pub(super) fn release(&mut self, ctx: &mut Context<'_, H>, slot: u32) {
+        self.carries.remove(&slot);
+        self.slots[slot].clear(flag::CARRY);
+        if self.slots[slot].has(flag::ACCEPTED) {
+            ctx.gate.leave();
+        }
+        let own_tuple = self.slots[slot].tuple;
+        if own_tuple != NONE {
+            ctx.tuples
+                .as_mut()
+                .expect("only a dialled slot has a tuple")
+                .release(own_tuple);
+        }
+        self.slots.release(slot);
+    }
+}

@@ -1,0 +1,156 @@
+//! How a connection begins: taken from a listener, or dialled.
+//!
+//! Invariants: a slot is taken before the request that may fill it is pushed, and given back when it did not.
+//! Must not know: what is received or sent.
+
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+
+use super::{Context, Shard};
+use crate::config::Config;
+use crate::error::{Error, OpenFailure};
+use crate::handler::Handler;
+use crate::ring::{Request, Ring};
+use crate::token::{Op, Token};
+
+impl<R: Ring, H: Handler> Shard<R, H> {
+    /// Waits for a listener to have connections.
+    pub fn listen(&mut self, number: usize, listener: RawFd) -> Result<(), Error> {
+        self.ring.push(
+            Token::new(Op::Listen, number as u32, 0),
+            Request::Listen { listener },
+        )
+    }
+
+    /// Takes up to `count` connections from a listener. The gate has room for them, and so has this shard.
+    pub fn accept(&mut self, listener: RawFd, count: u32) -> Result<(), Error> {
+        for _ in 0..count {
+            let slot = self
+                .slots
+                .take()
+                .expect("the caller asked for no more than there is room");
+            let token = self.token(Op::Accept, slot);
+            self.ring.push(token, Request::Accept { listener, slot })?;
+        }
+        Ok(())
+    }
+
+    /// Takes up to `count` connections from a listener and resets them at once. They pass through the spare slots.
+    pub fn refuse(&mut self, listener: RawFd, count: u32, config: &Config) -> Result<(), Error> {
+        for spare in 0..count {
+            let slot = config.ring_capacity() + spare;
+            self.ring.push(
+                Token::new(Op::Refuse, slot, 0),
+                Request::Accept { listener, slot },
+            )?;
+            self.ring.push(
+                Token::new(Op::Refuse, slot, 1),
+                Request::ResetOnClose { slot },
+            )?;
+            self.ring
+                .push(Token::new(Op::Refuse, slot, 1), Request::Close { slot })?;
+        }
+        Ok(())
+    }
+
+    /// Starts a connection. There is room.
+    pub fn dial(
+        &mut self,
+        state: H::State,
+        own_tuple: u32,
+        source: SocketAddr,
+        target: SocketAddr,
+        ctx: &mut Context<'_, H>,
+    ) -> Result<(), Error> {
+        let slot = self
+            .slots
+            .take()
+            .expect("the caller asked a shard with room");
+        self.slots[slot].start_connecting(state, own_tuple);
+        ctx.stats.connecting_now += 1;
+        self.ring.reserve(4)?;
+        let is_ipv6 = target.is_ipv6();
+        for (op, request) in [
+            (Op::Socket, Request::Socket { slot, is_ipv6 }),
+            (Op::Option, Request::ReuseAddress { slot }),
+            (Op::Bind, Request::Bind { slot, source }),
+            (Op::Connect, Request::Connect { slot, target }),
+        ] {
+            self.ring.push(self.token(op, slot), request)?;
+        }
+        self.set_timer(
+            slot,
+            ctx.now_us + ctx.config.connect_timeout.as_micros() as u64,
+        );
+        Ok(())
+    }
+
+    pub(super) fn on_accept(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        result: i32,
+    ) -> Result<(), Error> {
+        if result < 0 {
+            self.slots.release(slot);
+            ctx.gate.give_back(1);
+            if result == -libc::EAGAIN {
+                ctx.is_accept_dry = true;
+            } else {
+                ctx.stats.accept_failed[OpenFailure::from_errno(-result) as usize] += 1;
+            }
+            return Ok(());
+        }
+        self.slots[slot].accepted();
+        ctx.gate.keep();
+        ctx.stats.accepted += 1;
+        self.on_open(ctx, slot)
+    }
+
+    /// An attempt ended: the bind failed, or the connect did or did not.
+    pub(super) fn on_connect(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        result: i32,
+        op: Op,
+    ) -> Result<(), Error> {
+        self.wheel.clear(&mut self.slots, slot);
+        ctx.stats.connecting_now -= 1;
+        if result >= 0 && self.slots[slot].errno == 0 {
+            self.slots[slot].connected();
+            ctx.stats.opened += 1;
+            return self.on_open(ctx, slot);
+        }
+        let earlier = self.slots[slot].dial_failure();
+        let is_taken = earlier.is_none()
+            && (result == -libc::EADDRINUSE
+                || (op == Op::Connect && result == -libc::EADDRNOTAVAIL));
+        let state = self.slots[slot].state;
+        let has_socket = !matches!(
+            earlier,
+            Some(OpenFailure::NoDescriptor | OpenFailure::NoMemory)
+        );
+        if has_socket {
+            self.ring
+                .push(self.token(Op::Close, slot), Request::Close { slot })?;
+        }
+        self.release(ctx, slot);
+        if is_taken {
+            ctx.stats.address_in_use += 1;
+            ctx.redial.push(state);
+        } else {
+            let failure = earlier.unwrap_or_else(|| OpenFailure::from_errno(-result));
+            ctx.stats.failed[failure as usize] += 1;
+            ctx.handler.on_open_failed(&state, failure, ctx.now_us);
+        }
+        Ok(())
+    }
+
+    fn on_open(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        ctx.stats.open_now += 1;
+        ctx.stats.open_max = ctx.stats.open_max.max(ctx.stats.open_now);
+        self.call(ctx, slot, |handler, conn| handler.on_open(conn))?;
+        self.arm(ctx, slot)
+    }
+}

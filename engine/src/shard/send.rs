@@ -1,0 +1,380 @@
+//! How bytes go out.
+//!
+//! A send is submitted, and unless its completion says that it came short, it went out whole: `settle` knows when all that failed
+//! have been heard of. What a peer does not take at once is kept, in pieces, and sent when there is room.
+//! Invariants: at most one send of a connection is under way, so bytes leave in order; what is kept for a connection is bounded by
+//! `Config::carry_bytes_max`, static bytes apart, which cost only the piece that names them.
+//! Must not know: what the bytes mean.
+
+use std::collections::VecDeque;
+
+use super::{Context, Shard};
+use crate::error::{CloseReason, Error};
+use crate::handler::Handler;
+use crate::ring::{Request, Ring, Staged};
+use crate::slot::{Phase, flag};
+use crate::token::{Op, Token};
+
+/// What a piece costs beside its bytes.
+const PIECE_BYTES: usize = size_of::<Piece>();
+/// Most bytes of a kept piece that are staged for one send.
+const STAGED_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes that wait for the peer to take those before them.
+pub(super) enum Piece {
+    /// Bytes of our own, those before `from` taken already.
+    Copied {
+        bytes: Vec<u8>,
+        from: usize,
+    },
+    Static(&'static [u8]),
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        match self {
+            Piece::Copied { bytes, from } => bytes.len() - from,
+            Piece::Static(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// What a connection carries over.
+#[derive(Default)]
+pub(super) struct Carry {
+    /// What is to be sent, in order.
+    pub outgoing: VecDeque<Piece>,
+    /// What was received and not used yet.
+    pub incoming: Vec<u8>,
+    /// The handler wants nothing more before what it sent is with the kernel.
+    pub is_paused: bool,
+    /// No receive is armed until the handler may be given bytes again.
+    pub is_read_paused: bool,
+    /// The handler was told that the peer does not take what was sent.
+    was_blocked: bool,
+}
+
+impl Carry {
+    fn is_empty(&self) -> bool {
+        self.outgoing.is_empty()
+            && self.incoming.is_empty()
+            && !self.is_paused
+            && !self.is_read_paused
+            && !self.was_blocked
+    }
+
+    /// Our memory that waits for the peer.
+    fn kept_bytes(&self) -> usize {
+        let piece_bytes = |piece: &Piece| match piece {
+            Piece::Copied { bytes, .. } => PIECE_BYTES + bytes.len(),
+            Piece::Static(_) => PIECE_BYTES,
+        };
+        self.outgoing.iter().map(piece_bytes).sum()
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if let Some(Piece::Copied { bytes: last, .. }) = self.outgoing.back_mut() {
+            last.extend_from_slice(bytes);
+        } else {
+            self.push_first_or_last(bytes.to_vec(), false);
+        }
+    }
+
+    fn push_first_or_last(&mut self, bytes: Vec<u8>, is_first: bool) {
+        let piece = Piece::Copied { bytes, from: 0 };
+        if is_first {
+            self.outgoing.push_front(piece);
+        } else {
+            self.outgoing.push_back(piece);
+        }
+    }
+
+    /// The first `count` bytes have been taken.
+    fn take(&mut self, count: usize) {
+        let Some(piece) = self.outgoing.front_mut() else {
+            return;
+        };
+        if count >= piece.len() {
+            self.outgoing.pop_front();
+            return;
+        }
+        match piece {
+            Piece::Copied { from, .. } => *from += count,
+            Piece::Static(bytes) => *bytes = &bytes[count..],
+        }
+    }
+}
+
+/// A send under way.
+pub(super) struct SendRecord {
+    slot: u32,
+    generation: u32,
+    source: SendSource,
+}
+
+#[derive(Clone, Copy)]
+enum SendSource {
+    Static(&'static [u8]),
+    Staged(Staged),
+    /// So many bytes from the front of what is carried.
+    Carry(usize),
+}
+
+impl<R: Ring, H: Handler> Shard<R, H> {
+    /// The connection's carry, made if it has none.
+    pub(super) fn carry_mut(&mut self, slot: u32) -> &mut Carry {
+        self.slots[slot].set(flag::CARRY);
+        self.carries.entry(slot).or_default()
+    }
+
+    pub(super) fn drop_carry_if_empty(&mut self, slot: u32) {
+        if self.slots[slot].has(flag::CARRY) && self.carries.get(&slot).is_none_or(Carry::is_empty)
+        {
+            self.carries.remove(&slot);
+            self.slots[slot].clear(flag::CARRY);
+        }
+    }
+
+    pub(super) fn send_static(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        bytes: &'static [u8],
+    ) -> Result<(), Error> {
+        if self.slots[slot].has(flag::SENDING) || self.is_blocked(slot) {
+            self.carry_mut(slot)
+                .outgoing
+                .push_back(Piece::Static(bytes));
+            return self.check_carry(ctx, slot);
+        }
+        let request = Request::SendStatic { slot, bytes };
+        self.submit_send(ctx, slot, request, SendSource::Static(bytes))
+    }
+
+    pub(super) fn send_copy(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        if !self.slots[slot].has(flag::SENDING) && !self.is_blocked(slot) {
+            if let Some(staged) = self.ring.stage(self.half, bytes) {
+                let request = Request::SendStaged { slot, staged };
+                return self.submit_send(ctx, slot, request, SendSource::Staged(staged));
+            }
+            // No room until the kernel has been entered; the poll completes right after that.
+            self.want_writable(slot)?;
+        }
+        self.carry_mut(slot).push(bytes);
+        self.check_carry(ctx, slot)
+    }
+
+    /// Something more is carried: too much ends the connection.
+    fn check_carry(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        self.must_settle = true;
+        if self.carry_mut(slot).kept_bytes() > ctx.config.carry_bytes_max {
+            return self.end(ctx, slot, CloseReason::Stalled);
+        }
+        Ok(())
+    }
+
+    fn submit_send(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        request: Request,
+        source: SendSource,
+    ) -> Result<(), Error> {
+        let generation = self.slots[slot].generation;
+        self.slots[slot].set(flag::SENDING);
+        ctx.stats.sends += 1;
+        self.sends[self.half].push(SendRecord {
+            slot,
+            generation,
+            source,
+        });
+        self.ring.push(self.token(Op::Send, slot), request)
+    }
+
+    /// Every failure of the sends submitted by the last `enter` has been seen: the others went out whole.
+    pub(super) fn settle(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+        let settled = 1 - self.half;
+        let mut records = std::mem::take(&mut self.sends[settled]);
+        if self.sends[self.half].is_empty() {
+            self.must_settle = false;
+        }
+        for record in records.drain(..) {
+            let slot = record.slot;
+            let entry = &mut self.slots[slot];
+            if entry.generation != record.generation {
+                continue;
+            }
+            entry.clear(flag::SENDING);
+            let has_followup = entry.flags & (flag::CARRY | flag::ENDING | flag::PEER_ENDED) != 0;
+            if has_followup && entry.phase == Phase::Open {
+                if let SendSource::Carry(count) = record.source {
+                    self.carry_mut(slot).take(count);
+                }
+                self.flush(ctx, slot)?;
+            }
+        }
+        self.sends[settled] = records;
+        self.ring.unstage(settled);
+        Ok(())
+    }
+
+    /// The kernel took less than all: keep the rest until there is room.
+    pub(super) fn on_send_short(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        token: Token,
+        result: i32,
+    ) -> Result<(), Error> {
+        let slot = token.slot();
+        ctx.stats.sends -= 1;
+        ctx.stats.sends_short += 1;
+        if self.slots[slot].phase != Phase::Open {
+            return Ok(());
+        }
+        if result < 0 && result != -libc::EAGAIN && result != -libc::EINTR {
+            return self.end(ctx, slot, CloseReason::from_errno(-result));
+        }
+        let taken = result.max(0) as usize;
+        let is_ours = |r: &SendRecord| r.slot == slot && r.generation == token.generation();
+        let source = self
+            .sends
+            .iter()
+            .flatten()
+            .find(|r| is_ours(r))
+            .expect("a send is on record until it is settled")
+            .source;
+        self.sends
+            .iter_mut()
+            .for_each(|half| half.retain(|r| !is_ours(r)));
+        self.slots[slot].clear(flag::SENDING);
+        match source {
+            SendSource::Static(bytes) => {
+                let rest = Piece::Static(&bytes[taken..]);
+                self.carry_mut(slot).outgoing.push_front(rest);
+            }
+            SendSource::Staged(staged) => {
+                let rest = self.ring.staged(staged)[taken..].to_vec();
+                self.carry_mut(slot).push_first_or_last(rest, true);
+            }
+            SendSource::Carry(_) => self.carry_mut(slot).take(taken),
+        }
+        self.check_carry(ctx, slot)?;
+        self.want_writable(slot)?;
+        if self.slots[slot].phase != Phase::Open {
+            return Ok(());
+        }
+        // Word of it only when something moved: a peer that reads slowly is another than one that does not read.
+        let carry = self.carry_mut(slot);
+        if taken > 0 || !carry.was_blocked {
+            carry.was_blocked = true;
+            return self.call(ctx, slot, |handler, conn| handler.on_blocked(conn));
+        }
+        Ok(())
+    }
+
+    fn want_writable(&mut self, slot: u32) -> Result<(), Error> {
+        let entry = &mut self.slots[slot];
+        if entry.phase == Phase::Open && !entry.has(flag::WRITABLE) {
+            entry.set(flag::WRITABLE);
+            let token = self.token(Op::Writable, slot);
+            let writable = true;
+            self.ring.push(token, Request::Poll { slot, writable })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_writable(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        self.slots[slot].clear(flag::WRITABLE);
+        match self.slots[slot].phase {
+            Phase::Closing => self.try_finish(ctx, slot),
+            Phase::Open => self.flush(ctx, slot),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends what was kept, or when nothing is left takes up what waited for that.
+    fn flush(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        if self.slots[slot].flags & (flag::SENDING | flag::WRITABLE) != 0 {
+            return Ok(());
+        }
+        if self.slots[slot].has(flag::CARRY) {
+            if self.is_blocked(slot) {
+                return self.send_kept(ctx, slot);
+            }
+            self.take_up(ctx, slot)?;
+        }
+        // What was taken up may have brought new sends: then this comes again when they are settled.
+        let entry = &self.slots[slot];
+        if entry.phase != Phase::Open || entry.has(flag::SENDING) || entry.has(flag::CARRY) {
+            return Ok(());
+        }
+        if entry.has(flag::END_AFTER_SENT) {
+            self.end(ctx, slot, CloseReason::ByUs)
+        } else if entry.has(flag::END_IN_ORDER) {
+            self.end_in_order(ctx, slot)
+        } else if entry.has(flag::PEER_ENDED) {
+            self.end(ctx, slot, CloseReason::PeerClosed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Everything is with the kernel: the handler goes on.
+    fn take_up(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        let carry = self.carry_mut(slot);
+        let was_held = std::mem::take(&mut carry.is_paused) | carry.was_blocked;
+        let is_read_paused = std::mem::take(&mut carry.is_read_paused);
+        let has_bytes = !carry.incoming.is_empty();
+        let was_blocked = std::mem::take(&mut carry.was_blocked);
+        let is_ending = self.slots[slot].flags & flag::ENDING != 0;
+        if was_blocked && !is_ending {
+            self.call(ctx, slot, |handler, conn| handler.on_sent(conn))?;
+        }
+        if (was_held || is_read_paused) && has_bytes && !is_ending {
+            if self.slots[slot].phase == Phase::Open && self.slots[slot].has(flag::CARRY) {
+                self.hand_over_again(ctx, slot)?;
+            }
+        } else if is_ending {
+            self.carry_mut(slot).incoming.clear();
+        }
+        if self.slots[slot].phase == Phase::Open {
+            self.drop_carry_if_empty(slot);
+            if self.slots[slot].has(flag::PEER_ENDED)
+                && !self.slots[slot].has(flag::SENDING)
+                && !self.is_blocked(slot)
+            {
+                // What is left is a message that will never be whole.
+                self.carries.remove(&slot);
+                self.slots[slot].clear(flag::CARRY);
+            }
+            if is_read_paused {
+                self.arm(ctx, slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the first piece of what was kept.
+    fn send_kept(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        self.must_settle = true;
+        let half = self.half;
+        let carry = &self.carries[&slot];
+        let (request, count) = match carry.outgoing.front().expect("a blocked one has a piece") {
+            Piece::Static(bytes) => (Request::SendStatic { slot, bytes }, bytes.len()),
+            Piece::Copied { bytes, from } => {
+                let rest = &bytes[*from..];
+                let rest = &rest[..rest.len().min(STAGED_BYTES_MAX)];
+                match self.ring.stage(half, rest) {
+                    Some(staged) => (Request::SendStaged { slot, staged }, rest.len()),
+                    None => return self.want_writable(slot),
+                }
+            }
+        };
+        self.submit_send(ctx, slot, request, SendSource::Carry(count))
+    }
+}
