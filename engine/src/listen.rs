@@ -88,6 +88,8 @@ fn socket(address: SocketAddr, shared: bool) -> Result<Socket, ListenError> {
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(shared)?;
         socket.set_nonblocking(true)?;
+        // Accepted sockets inherit it: what a handler sends in one go is a whole, and not to wait for an acknowledgement.
+        socket.set_tcp_nodelay(true)?;
         Ok(socket)
     };
     make().map_err(|e| other(address, &e))

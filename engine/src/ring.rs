@@ -21,6 +21,8 @@ pub enum Request {
     Listen { listener: RawFd },
     /// Take one connection from a listener into `slot`; EAGAIN when there is none.
     Accept { listener: RawFd, slot: u32 },
+    /// Take every connection that comes, each into a free slot the kernel picks and gives as the result, until an error.
+    AcceptStream { listener: RawFd },
     /// Make a stream socket in `slot`. Silent.
     Socket { slot: u32, is_ipv6: bool },
     /// Let the socket's address be used beside connections that have it or had it (SO_REUSEADDR). Silent.
@@ -86,7 +88,7 @@ pub trait Ring {
     /// True if requests are queued, or the kernel holds completions back until it is entered.
     fn wants_enter(&self) -> bool;
     /// Submits what is queued, lets the kernel finish its work for this ring, and with `wait` sleeps until a completion or
-    /// until the time is over.
+    /// until the time is over; [`Duration::MAX`] never is.
     ///
     /// # Errors
     /// [`Error`] when the kernel refuses to be entered at all.

@@ -3,6 +3,8 @@
 //! Must not know: how a protocol works.
 #![forbid(unsafe_code)]
 
+mod http;
+mod launch;
 mod longconn;
 mod port;
 
@@ -22,10 +24,13 @@ struct Cli {
 enum Command {
     /// Hold long connections and push a message to each at an interval
     Longconn(longconn::Flags),
+    /// Answer every HTTP/1.1 request with the same response
+    Http(Box<http::Flags>),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Longconn(flags) => longconn::main(flags),
+        Command::Http(flags) => http::main(*flags),
     }
 }

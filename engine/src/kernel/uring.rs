@@ -56,6 +56,19 @@ impl KernelRing {
     /// # Errors
     /// [`Error`] naming the missing feature, limit or setting.
     pub fn new(config: &Config, started_at: Instant, bell: &Bell) -> Result<Self, Error> {
+        let own = Self::without_bell(config, started_at)?;
+        own.ring
+            .submitter()
+            .register_eventfd(bell.fd().as_raw_fd())
+            .map_err(setup_error)?;
+        Ok(own)
+    }
+
+    /// Likewise, for a thread that sleeps in this ring alone: no bell, so none is paid for.
+    ///
+    /// # Errors
+    /// As for [`KernelRing::new`].
+    pub fn without_bell(config: &Config, started_at: Instant) -> Result<Self, Error> {
         let page = 4096;
         let buffer_count = config.buffer_count_max;
         let buffers_offset = BufferRing::entries_bytes(buffer_count).next_multiple_of(page);
@@ -95,9 +108,6 @@ impl KernelRing {
                     "raise the descriptor limit (ulimit -n) or use the default table size",
                 )
             })?;
-        ring.submitter()
-            .register_eventfd(bell.fd().as_raw_fd())
-            .map_err(setup_error)?;
         // SAFETY: the entries lie at the start of the region, which outlives the ring.
         unsafe {
             ring.submitter().register_buf_ring_with_flags(
@@ -206,6 +216,9 @@ impl KernelRing {
                         .build();
                 without_waiting(entry)
             }
+            Request::AcceptStream { listener } => opcode::AcceptMulti::new(Fd(listener))
+                .allocate_file_index(true)
+                .build(),
             Request::Socket { slot, is_ipv6 } => {
                 let domain = if is_ipv6 {
                     libc::AF_INET6
@@ -425,6 +438,7 @@ impl Ring for KernelRing {
         let submitter = self.ring.submitter();
         let result = match wait {
             None => submitter.submit(),
+            Some(Duration::MAX) => submitter.submit_and_wait(1),
             Some(time) => {
                 let timespec = Timespec::new()
                     .sec(time.as_secs())

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::error::{Error, OpenFailure};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring};
+use crate::slot::Phase;
 use crate::token::{Op, Token};
 
 impl<R: Ring, H: Handler> Shard<R, H> {
@@ -151,6 +152,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         ctx.stats.open_now += 1;
         ctx.stats.open_max = ctx.stats.open_max.max(ctx.stats.open_now);
         self.call(ctx, slot, |handler, conn| handler.on_open(conn))?;
+        if ctx.is_stopping && self.slots[slot].phase == Phase::Open {
+            // It opened while the others were already being told.
+            self.call(ctx, slot, |handler, conn| handler.on_stop(conn))?;
+        }
         self.arm(ctx, slot)
     }
 }

@@ -217,6 +217,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             carry
                 .incoming
                 .extend_from_slice(self.ring.bytes(buffer, length));
+            carry.has_held = true;
             self.ring.recycle(buffer);
             if carry.incoming.len() > held_bytes_max(ctx.config) {
                 return self.end(ctx, slot, CloseReason::TooMuch);

@@ -48,6 +48,8 @@ pub(super) struct Carry {
     pub incoming: Vec<u8>,
     /// The handler wants nothing more before what it sent is with the kernel.
     pub is_paused: bool,
+    /// Something of `incoming` was kept back from the handler.
+    pub has_held: bool,
     /// No receive is armed until the handler may be given bytes again.
     pub is_read_paused: bool,
     /// The handler was told that the peer does not take what was sent.
@@ -327,7 +329,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Everything is with the kernel: the handler goes on.
     fn take_up(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         let carry = self.carry_mut(slot);
-        let was_held = std::mem::take(&mut carry.is_paused) | carry.was_blocked;
+        let was_held =
+            std::mem::take(&mut carry.is_paused) | std::mem::take(&mut carry.has_held);
         let is_read_paused = std::mem::take(&mut carry.is_read_paused);
         let has_bytes = !carry.incoming.is_empty();
         let was_blocked = std::mem::take(&mut carry.was_blocked);
@@ -335,7 +338,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if was_blocked && !is_ending {
             self.call(ctx, slot, |handler, conn| handler.on_sent(conn))?;
         }
-        if (was_held || is_read_paused) && has_bytes && !is_ending {
+        if was_held && has_bytes && !is_ending {
             if self.slots[slot].phase == Phase::Open && self.slots[slot].has(flag::CARRY) {
                 self.hand_over_again(ctx, slot)?;
             }

@@ -1,0 +1,285 @@
+//! `holdfast-server http`: its own flags, and its figures.
+//!
+//! Must not know: rings, slots, how a request is read.
+
+mod responder;
+mod response;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use holdfast_engine::{Config, Engine};
+use holdfast_http1::Limits;
+use holdfast_results::wire::{HTTP_SERVER_SCHEMA, HttpServerReport};
+use holdfast_sysctl::grouped;
+
+use crate::launch::{self, Launch, Telling, Wants, gather, listed, named};
+use responder::{Limit, REFUSALS, Responder, ResponderReport, Timeouts};
+use response::{Responses, Template, WallClock, has_body};
+
+/// What one connection costs here at most: kernel socket, direct descriptor, waiting receive, and 64 bytes of ours.
+const BYTES_PER_CONNECTION: u64 = 3_829 + 40 + 864 + 128;
+/// A body larger than this is better served by something that reads files; bytes.
+const BODY_BYTES_MAX: usize = 1 << 30;
+
+/// Flags of `holdfast-server http`.
+#[derive(Args)]
+pub struct Flags {
+    /// The response's body
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "ok",
+        conflicts_with = "body_file"
+    )]
+    body: String,
+    /// The response's body from a file, read once at the start
+    #[arg(long, value_name = "FILE")]
+    body_file: Option<PathBuf>,
+    /// The response's status
+    #[arg(long, value_name = "CODE", default_value_t = 200, value_parser = clap::value_parser!(u16).range(200..=599))]
+    status: u16,
+    /// One more header of the response; may be repeated [default: Content-Type: text/plain; charset=utf-8]
+    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
+    header: Vec<(String, String)>,
+    /// Longest request head, bytes; 431 beyond
+    #[arg(long, value_name = "BYTES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(256..=65_536))]
+    head_max: u32,
+    /// Longest request target, bytes; 414 beyond
+    #[arg(long, value_name = "BYTES", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    target_max: u32,
+    /// Most header lines of a request; 431 beyond
+    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=128))]
+    headers_max: u16,
+    /// Longest request body, bytes, dropped as it comes; 413 beyond
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
+    body_max: u64,
+    /// Longest time from a request's first byte to the end of its head; 408 beyond
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    header_timeout: Duration,
+    /// Longest time from a request's first byte to the end of its body; 408 beyond
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    read_timeout: Duration,
+    /// Longest time a peer may take none of a response that waits for it
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    write_timeout: Duration,
+    /// Longest time without a request
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    idle_timeout: Duration,
+    #[command(flatten)]
+    launch: launch::LaunchFlags,
+}
+
+/// A header line, refused if it could break the response or is the server's own.
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let next = "next: give NAME: VALUE, such as 'Cache-Control: no-store'";
+    let (name, value) = text
+        .split_once(':')
+        .ok_or_else(|| format!("no colon; {next}"))?;
+    let value = value.trim_matches([' ', '\t']);
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(format!("'{name}' is no header name; {next}"));
+    }
+    if value.bytes().any(|b| b != b'\t' && (b < b' ' || b == 127)) {
+        return Err(format!("a control character in the value; {next}"));
+    }
+    let own = ["content-length", "transfer-encoding", "connection", "date"];
+    if own.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+        return Err(format!("{name} is set by the server; next: leave it out"));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Runs the subcommand.
+pub fn main(flags: Flags) -> ExitCode {
+    launch::run(|| run(flags))
+}
+
+fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
+    let template = template(&flags)?;
+    let milliseconds =
+        |name, time| launch::check_time(name, time).map(|time_us| (time_us / 1_000) as u32);
+    let timeouts = Timeouts {
+        header_ms: milliseconds("--header-timeout", flags.header_timeout)?,
+        read_ms: milliseconds("--read-timeout", flags.read_timeout)?,
+        write_ms: milliseconds("--write-timeout", flags.write_timeout)?,
+        idle_ms: milliseconds("--idle-timeout", flags.idle_timeout)?,
+    };
+    let limits = Limits {
+        head_bytes_max: flags.head_max as usize,
+        target_bytes_max: flags.target_max as usize,
+        header_count_max: usize::from(flags.headers_max),
+        body_bytes_max: flags.body_max,
+    };
+    let wants = Wants {
+        port: 8080,
+        connection_bytes: BYTES_PER_CONNECTION,
+        config: Config {
+            buffer_bytes: 2_048,
+            buffer_count_max: 1_024,
+            staging_bytes: 512 * 1024,
+            carry_bytes_max: limits.head_bytes_max + 128 * 1024,
+            coalesce_us: 0,
+            park_after: Duration::from_secs(1),
+            ..Config::default()
+        },
+    };
+    let launch = Launch::new(flags.launch, wants)?;
+    let base = HttpServerReport {
+        schema: HTTP_SERVER_SCHEMA.to_owned(),
+        listen: launch.addresses(),
+        thread_count: launch.config.thread_count,
+        capacity: launch.config.capacity,
+        ring_slots: launch.config.ring_slots,
+        ..HttpServerReport::default()
+    };
+    let clock = WallClock::default();
+    clock.set(0);
+    let status = template.status;
+    let ready = launch.ready("answering");
+    let engine = Engine::start(launch.config, launch.listeners, None, |_| {
+        let responses = Responses::new(template.clone(), clock.clone());
+        Responder::new(responses, limits, timeouts)
+    })?;
+    launch.console.say(ready);
+    let tale = Tale {
+        base,
+        status,
+        clock,
+        before: (0, 0),
+        per_second: 0,
+    };
+    tokio_uring::start(launch::supervise(engine, launch.console, tale))
+}
+
+/// The response as it was asked for.
+fn template(flags: &Flags) -> Result<Template, anyhow::Error> {
+    let body = match &flags.body_file {
+        None => flags.body.clone().into_bytes(),
+        Some(file) => std::fs::read(file).map_err(|e| {
+            anyhow::anyhow!(
+                "cannot read {} ({e}); next: name a file with --body-file, or give --body TEXT",
+                file.display()
+            )
+        })?,
+    };
+    if body.len() > BODY_BYTES_MAX {
+        anyhow::bail!(
+            "a body of {} bytes; next: give one of 1 GiB at most",
+            body.len()
+        );
+    }
+    let mut lines: Vec<String> = flags
+        .header
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    let has_type = |(name, _): &(String, String)| name.eq_ignore_ascii_case("content-type");
+    if has_body(flags.status) && !flags.header.iter().any(has_type) {
+        lines.insert(0, "Content-Type: text/plain; charset=utf-8\r\n".to_owned());
+    }
+    Ok(Template {
+        status: flags.status,
+        headers: lines.concat(),
+        body: Box::leak(body.into_boxed_slice()),
+    })
+}
+
+/// The report, with what does not change and what was told last.
+struct Tale {
+    base: HttpServerReport,
+    status: u16,
+    clock: WallClock,
+    /// Engine time and responses of the last report.
+    before: (u64, u64),
+    per_second: u64,
+}
+
+impl Telling<ResponderReport> for Tale {
+    type Report = HttpServerReport;
+
+    fn report(&mut self, engine: &Engine<ResponderReport>, is_final: bool) -> HttpServerReport {
+        let now_us = engine.now_us();
+        self.clock.set(now_us);
+        let mut all = ResponderReport::default();
+        let stats = gather(engine, |mine: &ResponderReport| {
+            all.answered += mine.answered;
+            add(&mut all.refused, &mine.refused);
+            add(&mut all.timed_out, &mine.timed_out);
+        });
+        let mut responses = named(
+            REFUSALS
+                .iter()
+                .zip(all.refused)
+                .filter(|(_, count)| *count > 0),
+        );
+        if all.answered > 0 {
+            *responses.entry(self.status.to_string()).or_default() += all.answered;
+        }
+        let mut anomalies = stats.anomalies().to_vec();
+        anomalies.push(("sends_short", stats.sends_short));
+        let answered: u64 = responses.values().sum();
+        let (before_us, before) = std::mem::replace(&mut self.before, (now_us, answered));
+        self.per_second = (answered - before) * 1_000_000 / (now_us - before_us).max(1);
+        HttpServerReport {
+            is_final,
+            at_us: now_us,
+            shard_count: stats.shard_count as usize,
+            open_now: stats.open_now,
+            // As in longconn: the sum of the threads' peaks, of which the gate lets no more than this be open.
+            open_max: stats.open_max.min(self.base.capacity),
+            accepted: stats.accepted,
+            refused_full: stats.refused_full,
+            accept_failed: named(stats.accept_failed_by_label()),
+            closed: named(stats.closed_by_label()),
+            responses,
+            timed_out: named(
+                Limit::ALL
+                    .iter()
+                    .map(|(limit, name)| (name, all.timed_out[*limit as usize]))
+                    .filter(|(_, count)| *count > 0),
+            ),
+            bytes_received: stats.bytes_received,
+            anomalies: named(anomalies),
+            ..self.base.clone()
+        }
+    }
+
+    fn line(&self, report: &HttpServerReport) -> String {
+        format!(
+            "{:>7.0}s  open {}  accepted {}  refused {}  ended {}  responses {} ({}/s)",
+            report.at_us as f64 / 1e6,
+            grouped(report.open_now),
+            grouped(report.accepted),
+            grouped(report.refused_full),
+            grouped(report.closed.values().sum()),
+            grouped(report.responses.values().sum()),
+            grouped(self.per_second),
+        )
+    }
+
+    fn summary(&self, report: &HttpServerReport) -> String {
+        format!(
+            "responses {}, connections accepted {}, open {} at most, refused {} for want of room",
+            grouped(report.responses.values().sum()),
+            grouped(report.accepted),
+            grouped(report.open_max),
+            grouped(report.refused_full),
+        ) + &listed([
+            ("responses", &report.responses),
+            ("timed out", &report.timed_out),
+            ("ended", &report.closed),
+            ("accept failed", &report.accept_failed),
+            ("anomalies", &report.anomalies),
+        ])
+    }
+}
+
+fn add(into: &mut [u64], from: &[u64]) {
+    for (a, b) in into.iter_mut().zip(from) {
+        *a += b;
+    }
+}

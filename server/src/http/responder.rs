@@ -1,0 +1,394 @@
+//! The responder: reads requests, drops their bodies, answers each with the same response.
+//!
+//! ```text
+//!          bytes                 head whole, body to come          body over
+//!   Idle ────────► Head ────────────────────────────────► Body ─────────────► Idle (answered)
+//!     │              │ refused (400, 408, 413, ...)          │
+//!     └──────────────┴───────────────► Closing ◄─────────────┘  the last answer said so; what still comes is dropped
+//! ```
+//!
+//! Invariants: every request whose end was seen is answered once, in order; a refusal is the last thing a connection is told; a
+//! connection between requests owns no buffer; each phase has a limit in time, and the timer is moved only when a phase begins in
+//! the middle of a buffer, so whole requests cost no timer.
+//! Must not know: rings, threads, clocks.
+
+use holdfast_engine::{CloseReason, Conn, Handler};
+use holdfast_http1::{Body, Chunked, Limits, Refusal, RequestHead, parse_request};
+
+use super::response::{Future, Responses};
+
+/// What one call may queue for a peer before it waits for the kernel to take it, bytes. Below the engine's carry limit.
+const QUEUE_BYTES_MAX: usize = 32 * 1024;
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// How long a connection must have been idle to be ended at once when the server stops; others are answered first.
+const STOP_GRACE_MS: u32 = 500;
+/// The statuses a request can be refused with.
+pub const REFUSALS: [u16; 8] = [400, 408, 413, 414, 417, 431, 501, 505];
+
+/// How long each phase of a connection may take, milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// From the first byte of a head to its last.
+    pub header_ms: u32,
+    /// From the first byte of a request to its last.
+    pub read_ms: u32,
+    /// Without the peer taking any of a response that waits.
+    pub write_ms: u32,
+    /// Without a request.
+    pub idle_ms: u32,
+}
+
+/// Which limit a connection met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// [`Timeouts::header_ms`].
+    Header,
+    /// [`Timeouts::read_ms`].
+    Read,
+    /// [`Timeouts::write_ms`].
+    Write,
+    /// [`Timeouts::idle_ms`].
+    Idle,
+}
+
+impl Limit {
+    /// Every one with its name in reports.
+    pub const ALL: [(Limit, &'static str); 4] = [
+        (Limit::Header, "header"),
+        (Limit::Read, "body"),
+        (Limit::Write, "write"),
+        (Limit::Idle, "idle"),
+    ];
+}
+
+/// What the control plane reads.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ResponderReport {
+    /// Requests answered with the response.
+    pub answered: u64,
+    /// Requests refused, by place in [`REFUSALS`].
+    pub refused: [u64; REFUSALS.len()],
+    /// Connections ended by a limit in time, by [`Limit`] number.
+    pub timed_out: [u64; Limit::ALL.len()],
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Idle,
+    Head,
+    Body,
+    Closing,
+}
+
+/// How the body under way is framed.
+#[derive(Debug, Clone, Copy)]
+enum Framing {
+    Length,
+    Chunked(Chunked),
+}
+
+/// 32 bytes a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Talk {
+    /// Body bytes to come, or room left for chunks.
+    left: u64,
+    framing: Framing,
+    /// When the phase began, milliseconds of engine time; compared by difference.
+    since_ms: u32,
+    phase: Phase,
+    is_blocked: bool,
+    is_stopping: bool,
+    /// Of the request under way.
+    is_head: bool,
+    future: Future,
+}
+
+const _: () = assert!(size_of::<Talk>() <= 40);
+
+impl Default for Talk {
+    fn default() -> Self {
+        Talk {
+            left: 0,
+            framing: Framing::Length,
+            since_ms: 0,
+            phase: Phase::Idle,
+            is_blocked: false,
+            is_stopping: false,
+            is_head: false,
+            future: Future::Stays,
+        }
+    }
+}
+
+/// One thread's responder.
+pub struct Responder {
+    responses: Responses,
+    limits: Limits,
+    timeouts: Timeouts,
+    mine: ResponderReport,
+}
+
+fn millis(us: u64) -> u32 {
+    (us / 1_000) as u32
+}
+
+fn after(now_us: u64, ms: u32) -> u64 {
+    now_us + u64::from(ms) * 1_000
+}
+
+impl Responder {
+    /// A responder that has answered nothing yet.
+    pub fn new(responses: Responses, limits: Limits, timeouts: Timeouts) -> Self {
+        Responder {
+            responses,
+            limits,
+            timeouts,
+            mine: ResponderReport::default(),
+        }
+    }
+
+    /// A head is whole. Its request is answered now, or when its body is over.
+    fn on_head(&mut self, conn: &mut Conn<'_, Talk>, head: RequestHead, is_last: bool) {
+        let now_us = conn.now_us();
+        let talk = &mut *conn.state;
+        talk.is_head = head.is_head;
+        talk.future = match (head.keep_alive, head.is_http10) {
+            (false, _) => Future::Ends,
+            (true, true) => Future::StaysSaid,
+            (true, false) => Future::Stays,
+        };
+        let (framing, left) = match head.body {
+            Body::Length(length) => (Framing::Length, length),
+            Body::Chunked => (
+                Framing::Chunked(Chunked::default()),
+                self.limits.body_bytes_max,
+            ),
+            Body::None | Body::UntilClose => return self.answer(conn, is_last),
+        };
+        talk.framing = framing;
+        talk.left = left;
+        if talk.phase == Phase::Idle {
+            // The whole head came at once: the request began now.
+            talk.since_ms = millis(now_us);
+        }
+        talk.phase = Phase::Body;
+        if is_last {
+            let passed_ms = millis(now_us).wrapping_sub(talk.since_ms);
+            conn.set_timer(after(
+                now_us,
+                self.timeouts.read_ms.saturating_sub(passed_ms),
+            ));
+            if head.expects_continue {
+                conn.send_static(CONTINUE);
+            }
+        }
+    }
+
+    /// Drops body bytes; returns how many. The request is answered when they were the last.
+    fn on_body(&mut self, conn: &mut Conn<'_, Talk>, bytes: &[u8]) -> usize {
+        let talk = &mut *conn.state;
+        let (used, is_over) = match &mut talk.framing {
+            Framing::Length => {
+                let used = talk.left.min(bytes.len() as u64);
+                talk.left -= used;
+                (used as usize, talk.left == 0)
+            }
+            Framing::Chunked(chunked) => {
+                let step = match chunked.step(bytes) {
+                    Ok(step) => step,
+                    Err(malformed) => {
+                        self.refuse(
+                            conn,
+                            Refusal {
+                                status: 400,
+                                why: malformed.0,
+                            },
+                        );
+                        return bytes.len();
+                    }
+                };
+                // What frames the chunks counts too: it could be made most of the body.
+                let Some(left) = talk.left.checked_sub(step.used as u64) else {
+                    let why = "the body is longer than this server reads";
+                    self.refuse(conn, Refusal { status: 413, why });
+                    return bytes.len();
+                };
+                talk.left = left;
+                (step.used, step.is_done)
+            }
+        };
+        if is_over {
+            self.answer(conn, used == bytes.len());
+        }
+        used
+    }
+
+    /// Answers the request under way. `is_last`: nothing of another has arrived.
+    fn answer(&mut self, conn: &mut Conn<'_, Talk>, is_last: bool) {
+        let now_ms = millis(conn.now_us());
+        let talk = &mut *conn.state;
+        let is_asked_for = talk.future == Future::Ends;
+        let future = if talk.is_stopping && is_last {
+            Future::Ends
+        } else {
+            talk.future
+        };
+        let is_head = talk.is_head;
+        let was_waited_for = talk.phase != Phase::Idle;
+        talk.since_ms = now_ms;
+        talk.phase = if future == Future::Ends {
+            Phase::Closing
+        } else {
+            Phase::Idle
+        };
+        let (bytes, tail) = self.responses.whole(future, is_head);
+        conn.send_copy(bytes);
+        if !tail.is_empty() {
+            conn.send_static(tail);
+        }
+        self.mine.answered += 1;
+        if future != Future::Ends {
+            if was_waited_for {
+                conn.set_timer(after(conn.now_us(), self.timeouts.idle_ms));
+            }
+            return;
+        }
+        if is_asked_for && is_last {
+            conn.close_after_sent();
+        } else {
+            conn.close();
+        }
+    }
+
+    /// Says no, for the last time.
+    fn refuse(&mut self, conn: &mut Conn<'_, Talk>, refusal: Refusal) {
+        conn.state.phase = Phase::Closing;
+        if let Some(place) = REFUSALS.iter().position(|s| *s == refusal.status) {
+            self.mine.refused[place] += 1;
+        }
+        conn.send_copy(&self.responses.refusal(refusal.status, refusal.why));
+        conn.close();
+    }
+
+    fn time_out(&mut self, conn: &mut Conn<'_, Talk>, limit: Limit) {
+        self.mine.timed_out[limit as usize] += 1;
+        match limit {
+            Limit::Write => conn.cut(CloseReason::Stalled),
+            Limit::Idle => {
+                conn.state.phase = Phase::Closing;
+                conn.close();
+            }
+            Limit::Header | Limit::Read => {
+                self.responses.refresh(conn.now_us());
+                let why = "the request took too long to arrive";
+                self.refuse(conn, Refusal { status: 408, why });
+            }
+        }
+    }
+
+    /// The limit of what the connection is doing.
+    fn limit(&self, talk: &Talk) -> (Limit, u32) {
+        if talk.is_blocked {
+            return (Limit::Write, self.timeouts.write_ms);
+        }
+        match talk.phase {
+            Phase::Idle if talk.is_stopping => (Limit::Idle, STOP_GRACE_MS),
+            Phase::Idle | Phase::Closing => (Limit::Idle, self.timeouts.idle_ms),
+            Phase::Head => (Limit::Header, self.timeouts.header_ms),
+            Phase::Body => (Limit::Read, self.timeouts.read_ms),
+        }
+    }
+}
+
+impl Handler for Responder {
+    type State = Talk;
+    type Report = ResponderReport;
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Talk>) {
+        let now_us = conn.now_us();
+        conn.state.since_ms = millis(now_us);
+        conn.set_timer(after(now_us, self.timeouts.idle_ms));
+    }
+
+    fn on_bytes(&mut self, conn: &mut Conn<'_, Talk>, bytes: &[u8]) -> usize {
+        let now_us = conn.now_us();
+        self.responses.refresh(now_us);
+        let mut used = 0;
+        while used < bytes.len() {
+            let rest = &bytes[used..];
+            match conn.state.phase {
+                Phase::Closing => return bytes.len(),
+                Phase::Body => used += self.on_body(conn, rest),
+                Phase::Idle | Phase::Head => match parse_request(rest, &self.limits) {
+                    Ok(Some(head)) => {
+                        used += head.length;
+                        self.on_head(conn, head, used == bytes.len());
+                    }
+                    Ok(None) => {
+                        if conn.state.phase == Phase::Idle {
+                            conn.state.phase = Phase::Head;
+                            conn.state.since_ms = millis(now_us);
+                            conn.set_timer(after(now_us, self.timeouts.header_ms));
+                        }
+                        return used;
+                    }
+                    Err(refusal) => {
+                        self.refuse(conn, refusal);
+                        return bytes.len();
+                    }
+                },
+            }
+            let has_tail = conn.sent_bytes() > QUEUE_BYTES_MAX;
+            if has_tail && used < bytes.len() && conn.state.phase != Phase::Closing {
+                conn.pause();
+                return used;
+            }
+        }
+        used
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, Talk>) {
+        let now_us = conn.now_us();
+        let (limit, limit_ms) = self.limit(conn.state);
+        let passed_ms = millis(now_us).wrapping_sub(conn.state.since_ms);
+        if passed_ms >= limit_ms {
+            self.time_out(conn, limit);
+        } else {
+            conn.set_timer(after(now_us, limit_ms - passed_ms));
+        }
+    }
+
+    fn on_blocked(&mut self, conn: &mut Conn<'_, Talk>) {
+        let now_us = conn.now_us();
+        conn.state.is_blocked = true;
+        conn.state.since_ms = millis(now_us);
+        conn.set_timer(after(now_us, self.timeouts.write_ms));
+    }
+
+    fn on_sent(&mut self, conn: &mut Conn<'_, Talk>) {
+        let now_us = conn.now_us();
+        conn.state.is_blocked = false;
+        conn.state.since_ms = millis(now_us);
+        conn.set_timer(after(now_us, self.limit(conn.state).1));
+    }
+
+    fn on_stop(&mut self, conn: &mut Conn<'_, Talk>) {
+        let now_us = conn.now_us();
+        conn.state.is_stopping = true;
+        let idle_ms = millis(now_us).wrapping_sub(conn.state.since_ms);
+        if conn.state.phase != Phase::Idle || conn.state.is_blocked {
+            return;
+        }
+        if idle_ms >= STOP_GRACE_MS {
+            conn.state.phase = Phase::Closing;
+            conn.close();
+        } else {
+            conn.set_timer(after(now_us, STOP_GRACE_MS - idle_ms));
+        }
+    }
+
+    fn report(&mut self, report: &mut ResponderReport) {
+        *report = self.mine;
+    }
+}

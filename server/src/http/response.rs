@@ -1,0 +1,241 @@
+//! The response, rendered.
+//!
+//! It is the same for every request, but for the Date (rendered once a second), the body (not for HEAD) and the Connection header; so
+//! each kind lies ready as bytes, and answering is copying.
+//! Invariants: a rendered response is whole and correctly framed; the date in it is at most a second old while the control plane runs.
+//! Must not know: connections, requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use holdfast_http1::status_reason;
+
+/// Bodies up to this are rendered with their head, larger ones sent from where they lie; bytes.
+const INLINE_BYTES_MAX: usize = 4_096;
+
+/// What every request is answered with.
+#[derive(Debug, Clone)]
+pub struct Template {
+    /// Status code.
+    pub status: u16,
+    /// Header lines besides those rendered here, each with its CRLF.
+    pub headers: String,
+    /// The body.
+    pub body: &'static [u8],
+}
+
+/// What the connection is told about its future.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Future {
+    /// It goes on, as HTTP/1.1 has it unsaid.
+    #[default]
+    Stays,
+    /// It goes on, which HTTP/1.0 must be told.
+    StaysSaid,
+    /// It ends.
+    Ends,
+}
+
+const FUTURES: [(Future, &str); 3] = [
+    (Future::Stays, ""),
+    (Future::StaysSaid, "Connection: keep-alive\r\n"),
+    (Future::Ends, "Connection: close\r\n"),
+];
+
+/// Unix time of engine time 0, microseconds: the control plane keeps it right when the clock is stepped.
+#[derive(Debug, Clone, Default)]
+pub struct WallClock(Arc<AtomicI64>);
+
+impl WallClock {
+    /// Says that it is now `now_us` of engine time.
+    pub fn set(&self, now_us: u64) {
+        let unix_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_micros() as i64);
+        self.0.store(unix_us - now_us as i64, Ordering::Relaxed);
+    }
+
+    /// The Unix time at `now_us` of engine time, seconds.
+    fn unix_seconds(&self, now_us: u64) -> u64 {
+        let unix_us = self.0.load(Ordering::Relaxed) + now_us as i64;
+        (unix_us.max(0) / 1_000_000) as u64
+    }
+}
+
+/// Rendered responses of one thread.
+pub struct Responses {
+    template: Template,
+    clock: WallClock,
+    /// With the body inside, if it is small; by [`Future`].
+    whole: [Vec<u8>; 3],
+    /// Where the body begins in each.
+    head_bytes: [usize; 3],
+    /// The body when it is not inside.
+    tail: &'static [u8],
+    date: String,
+    second: u64,
+    /// Engine time until which the date holds.
+    fresh_until_us: u64,
+}
+
+impl Responses {
+    /// Responses that will be rendered at the first use.
+    pub fn new(template: Template, clock: WallClock) -> Self {
+        let has_body = has_body(template.status);
+        let is_inline = template.body.len() <= INLINE_BYTES_MAX;
+        Responses {
+            tail: if has_body && !is_inline {
+                template.body
+            } else {
+                &[]
+            },
+            template,
+            clock,
+            whole: Default::default(),
+            head_bytes: [0; 3],
+            date: String::new(),
+            second: u64::MAX,
+            fresh_until_us: 0,
+        }
+    }
+
+    /// Brings the date up to now. Cheap while the second is the same.
+    #[inline]
+    pub fn refresh(&mut self, now_us: u64) {
+        if now_us >= self.fresh_until_us {
+            self.render(now_us);
+        }
+    }
+
+    fn render(&mut self, now_us: u64) {
+        // Looked at ten times a second, because engine seconds and those of the wall begin at different times.
+        self.fresh_until_us = now_us + 100_000;
+        let second = self.clock.unix_seconds(now_us);
+        if second == self.second {
+            return;
+        }
+        self.second = second;
+        self.date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
+        for (number, (_, line)) in FUTURES.iter().enumerate() {
+            let whole = &mut self.whole[number];
+            whole.clear();
+            push_head(
+                whole,
+                self.template.status,
+                &self.date,
+                line,
+                &self.template.headers,
+                self.template.body.len(),
+            );
+            self.head_bytes[number] = whole.len();
+            if has_body(self.template.status) && self.tail.is_empty() {
+                whole.extend_from_slice(self.template.body);
+            }
+        }
+    }
+
+    /// The response: bytes to copy, and what follows them from where it lies. After a [`Responses::refresh`].
+    #[inline]
+    pub fn whole(&self, future: Future, is_head: bool) -> (&[u8], &'static [u8]) {
+        let number = future as usize;
+        if is_head {
+            return (&self.whole[number][..self.head_bytes[number]], &[]);
+        }
+        (&self.whole[number], self.tail)
+    }
+
+    /// A refusal: status, no more requests, a body that says why for whoever looks.
+    pub fn refusal(&self, status: u16, why: &str) -> Vec<u8> {
+        let body = format!("{status} {}: {why}\n", status_reason(status));
+        let mut bytes = Vec::new();
+        let headers = "Content-Type: text/plain; charset=utf-8\r\n";
+        push_head(
+            &mut bytes,
+            status,
+            &self.date,
+            FUTURES[Future::Ends as usize].1,
+            headers,
+            body.len(),
+        );
+        bytes.extend_from_slice(body.as_bytes());
+        bytes
+    }
+}
+
+/// True if responses with this status have a body (RFC 9110, 6.4.1).
+pub fn has_body(status: u16) -> bool {
+    !matches!(status, 100..=199 | 204 | 304)
+}
+
+fn push_head(
+    into: &mut Vec<u8>,
+    status: u16,
+    date: &str,
+    connection: &str,
+    headers: &str,
+    body_bytes: usize,
+) {
+    let reason = status_reason(status);
+    let mut head = format!("HTTP/1.1 {status} {reason}\r\nDate: {date}\r\n{connection}{headers}");
+    if has_body(status) {
+        head += &format!("Content-Length: {body_bytes}\r\n");
+    }
+    head += "\r\n";
+    into.extend_from_slice(head.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn responses(status: u16, body: &'static [u8]) -> Responses {
+        let clock = WallClock::default();
+        clock.0.store(784_111_777_000_000, Ordering::Relaxed);
+        let headers = "X-A: b\r\n".to_owned();
+        let template = Template {
+            status,
+            headers,
+            body,
+        };
+        let mut responses = Responses::new(template, clock);
+        responses.refresh(0);
+        responses
+    }
+
+    #[test]
+    fn each_kind_is_framed_by_its_length() {
+        let responses = responses(200, b"ok");
+        let text = |future, is_head| {
+            let (head, tail) = responses.whole(future, is_head);
+            String::from_utf8([head, tail].concat()).unwrap()
+        };
+        let head = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nX-A: b\r\nContent-Length: 2\r\n\r\n";
+        assert_eq!(text(Future::Stays, false), format!("{head}ok"));
+        assert_eq!(text(Future::Stays, true), head);
+        assert!(text(Future::StaysSaid, false).contains("\r\nConnection: keep-alive\r\n"));
+        assert!(text(Future::Ends, false).contains("\r\nConnection: close\r\n"));
+    }
+
+    #[test]
+    fn a_status_without_body_has_neither_body_nor_length() {
+        let responses = responses(204, b"ok");
+        let (head, tail) = responses.whole(Future::Stays, false);
+        assert!(head.ends_with(b"X-A: b\r\n\r\n") && tail.is_empty());
+    }
+
+    #[test]
+    fn a_large_body_is_sent_from_where_it_lies() {
+        let body: &'static [u8] = Box::leak(vec![7; INLINE_BYTES_MAX + 1].into_boxed_slice());
+        let responses = responses(200, body);
+        assert!(std::ptr::eq(responses.whole(Future::Stays, false).1, body));
+        assert!(responses.whole(Future::Stays, true).1.is_empty());
+    }
+
+    #[test]
+    fn the_date_follows_the_second() {
+        let mut responses = responses(200, b"");
+        responses.refresh(1_500_000);
+        assert!(responses.date.contains("08:49:38"));
+    }
+}
