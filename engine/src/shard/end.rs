@@ -77,6 +77,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if self.slots[slot].has(flag::PEER_ENDED) {
             return self.end(ctx, slot, CloseReason::ByUs);
         }
+        self.slots[slot].clear(flag::ENDING);
         self.slots[slot].start_draining();
         self.ring.push(
             self.token(Op::Shutdown, slot),

@@ -41,7 +41,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     pub(super) fn arm(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         let entry = &self.slots[slot];
         if !matches!(entry.phase, Phase::Open | Phase::Draining)
-            || entry.flags & (flag::POLL | flag::RECV | flag::PEER_ENDED) != 0
+            || entry.flags & (flag::POLL | flag::RECV | flag::PEER_ENDED | flag::ENDING) != 0
         {
             return Ok(());
         }

@@ -329,8 +329,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Everything is with the kernel: the handler goes on.
     fn take_up(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         let carry = self.carry_mut(slot);
-        let was_held =
-            std::mem::take(&mut carry.is_paused) | std::mem::take(&mut carry.has_held);
+        let was_held = std::mem::take(&mut carry.is_paused) | std::mem::take(&mut carry.has_held);
         let is_read_paused = std::mem::take(&mut carry.is_read_paused);
         let has_bytes = !carry.incoming.is_empty();
         let was_blocked = std::mem::take(&mut carry.was_blocked);
