@@ -15,6 +15,8 @@ CARGO_TARGET_DIR ?= target
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
 NEED_TEST := $(NEED_BUILD) ip unshare setpriv python3 curl
+# What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
+PEER_COMMANDS := nginx haproxy go wrk
 
 .PHONY: help
 help: ## List the targets (this text)
@@ -42,6 +44,24 @@ BENCH_LONGCONN = $(strip \
 	$(if $(HOLD),--hold $(HOLD)) \
 	$(if $(SOURCE),--source $(SOURCE)) \
 	$(ARGS))
+
+.PHONY: bench-http
+bench-http: peers build ## Measure HTTP: our server and client beside the floor, nginx, haproxy, Go and wrk, in one run
+	$(CARGO) build --release --locked -p holdfast-engine --example floor
+	$(CARGO_TARGET_DIR)/release/holdfast-bench http $(BENCH_HTTP)
+
+## bench-http takes: ROUNDS=3 SCENARIOS=keepalive-64,pipeline-16 PEERS=0 ARGS='more options'
+BENCH_HTTP = $(strip \
+	$(if $(ROUNDS),--rounds $(ROUNDS)) \
+	$(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
+	$(if $(filter 0,$(PEERS)),--no-peers) \
+	$(ARGS))
+
+.PHONY: peers
+peers:
+ifneq ($(PEERS),0)
+	@bash .ci/need setpriv unshare $(PEER_COMMANDS) || echo "bench-http goes on without them" >&2
+endif
 
 .PHONY: drill
 drill: build ## Kill client and server at a million connections, and see that nothing is lost silently (USERS=1000000)

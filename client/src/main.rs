@@ -3,8 +3,14 @@
 //! Must not know: how a protocol works.
 #![forbid(unsafe_code)]
 
+mod comeback;
+mod figures;
+mod http;
+mod launch;
+mod load;
 mod longconn;
 mod source;
+mod supervise;
 mod target;
 
 use std::process::ExitCode;
@@ -22,11 +28,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Open long connections from many source addresses, and check what they receive
-    Longconn(longconn::Flags),
+    Longconn(Box<longconn::Flags>),
+    /// Ask an HTTP/1.1 server over many connections, check the answers, and time them
+    Http(Box<http::Flags>),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Longconn(flags) => longconn::main(flags),
+        Command::Longconn(flags) => longconn::main(*flags),
+        Command::Http(flags) => http::main(*flags),
     }
 }

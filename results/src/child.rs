@@ -26,19 +26,39 @@ use tokio::sync::Notify;
 use crate::wire::{CLIENT_SCHEMA, ClientReport, SERVER_SCHEMA, ServerReport};
 
 /// A line that a child prints.
-pub trait Report: DeserializeOwned + 'static {
-    /// The schema every line must carry.
-    const SCHEMA: &'static str;
-    /// The schema this line carries.
-    fn schema(&self) -> &str;
+pub trait Report: Sized + 'static {
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// Why it is no report.
+    fn read(line: &str) -> Result<Self, String>;
     /// Whether it is the last one.
     fn is_final(&self) -> bool;
 }
 
+/// Reads a line of JSON that must carry `schema`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_json<R: DeserializeOwned>(
+    line: &str,
+    schema: &str,
+    schema_of: fn(&R) -> &str,
+) -> Result<R, String> {
+    let report: R = serde_json::from_str(line).map_err(|e| e.to_string())?;
+    if schema_of(&report) == schema {
+        Ok(report)
+    } else {
+        Err(format!(
+            "schema {:?} instead of {schema:?}",
+            schema_of(&report)
+        ))
+    }
+}
+
 impl Report for ServerReport {
-    const SCHEMA: &'static str = SERVER_SCHEMA;
-    fn schema(&self) -> &str {
-        &self.schema
+    fn read(line: &str) -> Result<Self, String> {
+        read_json(line, SERVER_SCHEMA, |r: &Self| &r.schema)
     }
     fn is_final(&self) -> bool {
         self.is_final
@@ -46,9 +66,8 @@ impl Report for ServerReport {
 }
 
 impl Report for ClientReport {
-    const SCHEMA: &'static str = CLIENT_SCHEMA;
-    fn schema(&self) -> &str {
-        &self.schema
+    fn read(line: &str) -> Result<Self, String> {
+        read_json(line, CLIENT_SCHEMA, |r: &Self| &r.schema)
     }
     fn is_final(&self) -> bool {
         self.is_final
@@ -84,20 +103,7 @@ impl<R> Default for Heard<R> {
 
 impl<R: Report> Heard<R> {
     fn line(&mut self, line: &str) {
-        let parsed = serde_json::from_str::<R>(line)
-            .map_err(|e| e.to_string())
-            .and_then(|report| {
-                if report.schema() == R::SCHEMA {
-                    Ok(report)
-                } else {
-                    Err(format!(
-                        "schema {:?} instead of {:?}",
-                        report.schema(),
-                        R::SCHEMA
-                    ))
-                }
-            });
-        match parsed {
+        match R::read(line) {
             Ok(report) => {
                 if report.is_final() {
                     self.final_raw = serde_json::from_str(line).ok();

@@ -127,6 +127,38 @@ pub fn rfc3339(time: SystemTime) -> String {
         .to_string()
 }
 
+/// Where the run's folder goes.
+#[must_use]
+pub fn runs_or_default(runs: Option<&Path>) -> PathBuf {
+    runs.map(Path::to_path_buf).unwrap_or_else(|| {
+        workspace().map_or_else(
+            || PathBuf::from("results/runs"),
+            |dir| dir.join("results/runs"),
+        )
+    })
+}
+
+/// Refuses a `--name` that cannot end a folder's name.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_label(label: Option<&str>) -> Result<(), Refusal> {
+    let is_word = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 64
+            && label
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    match label {
+        Some(label) if !is_word(label) => Err(Refusal::new(
+            format!("{label:?} cannot end a folder's name"),
+            "use up to 64 letters, digits, - _ and . with --name",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The workspace this process was started in, or the one its program was built in.
 #[must_use]
 pub fn workspace() -> Option<PathBuf> {

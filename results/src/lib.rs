@@ -10,10 +10,12 @@
 pub mod child;
 pub mod console;
 pub mod folder;
+pub mod http;
 pub mod lab;
 pub mod longconn;
 pub mod origin;
 pub mod plan;
+pub mod programs;
 pub mod record;
 pub mod refusal;
 pub mod run;

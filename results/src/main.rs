@@ -1,6 +1,6 @@
 //! `holdfast-bench`: the command line.
 //!
-//! Purpose: flags to [`longconn::Options`], outcomes to exit codes: 0 passed, 1 fell short, 2 not started,
+//! Purpose: flags to [`longconn::Options`] and [`http::Options`], outcomes to exit codes: 0 passed, 1 fell short, 2 not started,
 //! 130 interrupted.
 //! Must not know: anything else.
 #![forbid(unsafe_code)]
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use holdfast_results::http;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
 use holdfast_results::refusal::Refusal;
 
@@ -25,6 +26,8 @@ struct Cli {
 enum What {
     /// Long connections: opened, held, each with a heartbeat; client, server and kernel must agree on every one.
     Longconn(Longconn),
+    /// HTTP requests: our server and client beside others, each on its half of the cores, alternating over rounds.
+    Http(Http),
 }
 
 #[derive(Debug, Args)]
@@ -107,6 +110,99 @@ struct Longconn {
     bin_dir: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+#[command(
+    args_override_self = true,
+    after_help = "Exit codes: 0 passed, 1 fell short (run.json says in what), 2 not started, 130 interrupted."
+)]
+struct Http {
+    /// Scenarios to measure, separated by commas [default: all]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help = scenarios_help())]
+    scenarios: Vec<String>,
+
+    /// Servers to measure, separated by commas
+    #[arg(
+        long,
+        value_enum,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "holdfast,floor,nginx,haproxy,go"
+    )]
+    subjects: Vec<http::scenario::Subject>,
+
+    /// Programs that make the load, separated by commas
+    #[arg(
+        long,
+        value_enum,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "wrk,holdfast"
+    )]
+    generators: Vec<http::Generator>,
+
+    /// How often everything is measured; figures are medians
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    rounds: u32,
+
+    /// Length of one measurement, after its warm-up [default: 1.5s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    slice: Option<Duration>,
+
+    /// Leave out nginx, haproxy, Go and wrk [default: off]
+    #[arg(long)]
+    no_peers: bool,
+
+    /// Port the servers listen on
+    #[arg(long, value_name = "PORT", default_value_t = 900, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+
+    /// Word to end the run folder's name with [default: none]
+    #[arg(long, value_name = "WORD")]
+    name: Option<String>,
+
+    /// Folder that receives the run's folder [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+
+    /// Stay in the host's network: no setting is changed [default: off]
+    #[arg(long)]
+    no_namespace: bool,
+
+    /// Print run.json to standard output instead of the summary [default: off]
+    #[arg(long)]
+    json: bool,
+
+    /// Folder with holdfast-server, holdfast-client and examples/floor [default: where this program is]
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+}
+
+fn scenarios_help() -> String {
+    let names: Vec<&str> = http::SCENARIOS.iter().map(|s| s.name).collect();
+    format!(
+        "Scenarios to measure, separated by commas: {} [default: all]",
+        names.join(", ")
+    )
+}
+
+impl From<Http> for http::Options {
+    fn from(flags: Http) -> Self {
+        Self {
+            scenarios: flags.scenarios,
+            subjects: flags.subjects,
+            generators: flags.generators,
+            rounds: flags.rounds,
+            slice: flags.slice.unwrap_or(http::SLICE_DEFAULT),
+            has_peers: !flags.no_peers,
+            port: flags.port,
+            label: flags.name,
+            runs: flags.runs,
+            is_private: !flags.no_namespace,
+            bin_dir: flags.bin_dir,
+        }
+    }
+}
+
 fn parse_count(text: &str) -> Result<u64, String> {
     text.replace('_', "")
         .parse()
@@ -160,9 +256,17 @@ fn main() -> ExitCode {
         }
         Err(e) => e.exit(),
     };
-    let What::Longconn(flags) = cli.what;
-    let is_json = flags.json;
-    match longconn::bench(flags.into(), is_json) {
+    let done = match cli.what {
+        What::Longconn(flags) => {
+            let is_json = flags.json;
+            longconn::bench(flags.into(), is_json)
+        }
+        What::Http(flags) => {
+            let is_json = flags.json;
+            http::bench(flags.into(), is_json)
+        }
+    };
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(refusal) => {
             eprintln!("{refusal}");
@@ -175,8 +279,9 @@ fn main() -> ExitCode {
 fn usage(e: &clap::Error) -> Refusal {
     let text = e.render().to_string();
     let cause = text.split("\n\n").next().unwrap_or_default();
-    Refusal::new(
-        cause.trim_start_matches("error: "),
-        "holdfast-bench longconn --help",
-    )
+    let help = match std::env::args().nth(1).as_deref() {
+        Some("http") => "holdfast-bench http --help",
+        _ => "holdfast-bench longconn --help",
+    };
+    Refusal::new(cause.trim_start_matches("error: "), help)
 }

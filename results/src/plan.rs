@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::folder::workspace;
+use crate::folder::{check_label, runs_or_default};
+use crate::programs::program;
 use crate::refusal::Refusal;
 use crate::run::Asked;
 use crate::sample::kib_line;
@@ -137,15 +138,9 @@ impl Plan {
             ));
         }
         let users = fit_users(&options, available_bytes, &mut notices)?;
-        let server_program = program(&options, "holdfast-server")?;
-        let client_program = program(&options, "holdfast-client")?;
-        let runs = match &options.runs {
-            Some(runs) => runs.clone(),
-            None => workspace().map_or_else(
-                || PathBuf::from("results/runs"),
-                |dir| dir.join("results/runs"),
-            ),
-        };
+        let server_program = program(options.bin_dir.as_deref(), "holdfast-server")?;
+        let client_program = program(options.bin_dir.as_deref(), "holdfast-client")?;
+        let runs = runs_or_default(options.runs.as_deref());
         Ok(Self {
             users,
             options,
@@ -328,19 +323,7 @@ fn check_figures(o: &Options) -> Result<(), Refusal> {
             "give another with --message ok",
         ));
     }
-    if let Some(label) = &o.label {
-        let is_word = !label.is_empty()
-            && label.len() <= 64
-            && label
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        if !is_word {
-            return Err(Refusal::new(
-                format!("{label:?} cannot end a folder's name"),
-                "use up to 64 letters, digits, - _ and . with --name",
-            ));
-        }
-    }
+    check_label(o.label.as_deref())?;
     if o.server_threads == Some(0) || o.client_threads == Some(0) {
         return Err(Refusal::new(
             "zero threads were asked for",
@@ -402,28 +385,6 @@ fn fit_users(
             Ok(fit)
         }
     }
-}
-
-fn program(o: &Options, name: &str) -> Result<PathBuf, Refusal> {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = match &o.bin_dir {
-        Some(dir) => dir.clone(),
-        None => std::env::current_exe()
-            .ok()
-            .and_then(|exe| exe.parent().map(Path::to_path_buf))
-            .unwrap_or_default(),
-    };
-    let path = dir.join(name);
-    let is_program =
-        std::fs::metadata(&path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    if !is_program {
-        return Err(Refusal::new(
-            format!("{} is missing or cannot be run", path.display()),
-            "cargo build --release, or name its folder with --bin-dir DIR",
-        ));
-    }
-    path.canonicalize()
-        .map_err(|e| Refusal::new(format!("{}: {e}", path.display()), "cargo build --release"))
 }
 
 fn words(words: &[&str]) -> Vec<String> {

@@ -113,18 +113,9 @@ impl KernelSample {
     }
 
     fn read_stat(&mut self, text: &str) {
-        let Some(line) = text.lines().find_map(|line| line.strip_prefix("cpu ")) else {
-            return;
-        };
-        // user nice system idle iowait irq softirq steal; guest time is inside user already
-        let ticks: Vec<u64> = line
-            .split_whitespace()
-            .take(8)
-            .map(|word| word.parse().unwrap_or(0))
-            .collect();
-        self.all_ticks = ticks.iter().sum();
-        let idle: u64 = ticks.iter().skip(3).take(2).sum();
-        self.busy_ticks = self.all_ticks - idle;
+        if let Some((busy, all)) = core_ticks(text, "cpu") {
+            (self.busy_ticks, self.all_ticks) = (busy, all);
+        }
     }
 
     /// Percent of all cores that was busy between `earlier` and now; zero when no tick passed.
@@ -172,6 +163,23 @@ impl ProcessSample {
     pub fn cpu_seconds(&self) -> f64 {
         self.cpu_ticks as f64 / TICKS_PER_SECOND
     }
+}
+
+/// Ticks in which a core did something, and all its ticks, of one line of `/proc/stat`: `cpu` is all cores, `cpu0` the first.
+#[must_use]
+pub fn core_ticks(stat: &str, name: &str) -> Option<(u64, u64)> {
+    let line = stat
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    // user nice system idle iowait irq softirq steal; guest time is inside user already
+    let ticks: Vec<u64> = line
+        .split_whitespace()
+        .take(8)
+        .map(|word| word.parse().unwrap_or(0))
+        .collect();
+    let all: u64 = ticks.iter().sum();
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    Some((all - idle, all))
 }
 
 /// utime + stime of `/proc/PID/stat`. The name in brackets may hold spaces and brackets; the last one closes it.
@@ -282,6 +290,11 @@ mod tests {
         b.read_stat("cpu  200 0 200 800 100 0 0 0 50 0\n");
         assert!((b.busy_percent_since(&a) - 66.666).abs() < 0.01);
         assert!(a.busy_percent_since(&a).abs() < f64::EPSILON);
+        assert_eq!(
+            core_ticks("cpu  9 9\ncpu1 1 0 1 7 1\ncpu10 5\n", "cpu1"),
+            Some((2, 10))
+        );
+        assert_eq!(core_ticks("cpu  1", "cpu0"), None);
     }
 
     #[test]

@@ -226,13 +226,17 @@ impl Progress {
 
     /// Shows `glance`; `is_change` forces a line where lines are rationed.
     pub fn show(&mut self, glance: &Glance<'_>, is_change: bool) {
+        self.show_line(&glance.line(), is_change);
+    }
+
+    /// Shows any line; `is_change` forces it where lines are rationed.
+    pub fn show_line(&mut self, line: &str, is_change: bool) {
         const LINE_EVERY: Duration = Duration::from_secs(5);
         if !self.is_terminal && !is_change && self.shown.is_some_and(|at| at.elapsed() < LINE_EVERY)
         {
             return;
         }
         self.shown = Some(Instant::now());
-        let line = glance.line();
         let mut stderr = std::io::stderr();
         let _ = if self.is_terminal {
             write!(stderr, "\r\x1b[2K{line}")

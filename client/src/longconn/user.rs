@@ -6,21 +6,18 @@
 //! but for those that wait to reconnect.
 //! Must not know: rings, threads, clocks, output.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use hdrhistogram::Histogram;
 use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
 
+use crate::comeback::{Backoff, Comeback, Random};
+use crate::figures::{hand_over, histogram};
+use crate::load::{Load, Spawn};
+
 /// Engine time in steps of 10 microseconds, wrapping after 11.9 hours; compared by difference.
 type Step = u32;
 const STEP_US: u64 = 10;
-/// 2^64 / golden ratio.
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-/// Largest latency a histogram distinguishes: an hour.
-const LATENCY_US_MAX: u64 = 3_600_000_000;
 
 /// What users are to do.
 #[derive(Debug, Clone, Copy)]
@@ -31,22 +28,8 @@ pub struct UserConfig {
     pub every_us: u64,
     /// What to send upward, and how often, microseconds.
     pub send: Option<(&'static [u8], u64)>,
-    /// Connect again after a failure or an end that was not ours: first and longest pause, microseconds.
-    pub reconnect_us: Option<(u64, u64)>,
-}
-
-/// How many users there are to be, and how fast; may change while running.
-#[derive(Debug)]
-pub struct Load {
-    /// Users over all threads.
-    pub users: AtomicU64,
-    /// Users to start a second over all threads, in thousandths; [`Load::MAX`] for as fast as it goes.
-    pub spawn_rate_milli: AtomicU64,
-}
-
-impl Load {
-    /// As fast as it goes.
-    pub const MAX: u64 = u64::MAX;
+    /// Connect again after a failure or an end that was not ours.
+    pub reconnect: Option<Backoff>,
 }
 
 /// How an opened connection ended.
@@ -110,11 +93,6 @@ pub struct UserReport {
     pub lateness_us: Histogram<u64>,
 }
 
-/// An empty histogram of microseconds up to an hour, 3 significant digits.
-pub fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds are valid")
-}
-
 impl Default for UserReport {
     fn default() -> Self {
         UserReport {
@@ -150,19 +128,13 @@ pub struct User {
 /// One thread's users.
 pub struct Users {
     config: UserConfig,
-    load: Arc<Load>,
-    share: u64,
-    share_count: u64,
-    /// Users started.
-    started: u64,
+    spawn: Spawn,
     /// Attempts under way.
     under_way: u64,
-    /// Since when the rate counts, and how many had been started by then.
-    pace_from: Option<(u64, u64, u64)>,
-    /// Users that wait to connect again: when, how often they have in a row.
-    waiting: BinaryHeap<Reverse<(u64, u16)>>,
+    /// Users that wait to connect again: how often they have in a row.
+    waiting: Comeback<u16>,
     stopping_us: Option<u64>,
-    random: u64,
+    random: Random,
     mine: UserReport,
 }
 
@@ -171,76 +143,25 @@ impl Users {
     pub fn new(config: UserConfig, load: Arc<Load>, share: usize, share_count: usize) -> Self {
         Users {
             config,
-            load,
-            share: share as u64,
-            share_count: share_count as u64,
-            started: 0,
+            spawn: Spawn::new(load, share, share_count),
             under_way: 0,
-            pace_from: None,
-            waiting: BinaryHeap::new(),
+            waiting: Comeback::default(),
             stopping_us: None,
-            random: GOLDEN.wrapping_mul(share as u64 + 1),
+            random: Random::new(share),
             mine: UserReport::default(),
         }
     }
 
-    /// This thread's share of all users.
-    fn target(&self) -> u64 {
-        let users = self.load.users.load(Ordering::Relaxed);
-        (users + self.share_count - 1 - self.share) / self.share_count
-    }
-
-    /// How many users may have been started by now, and when the next one is due.
-    fn pace(&mut self, now_us: u64) -> (u64, Option<u64>) {
-        let rate_milli = self.load.spawn_rate_milli.load(Ordering::Relaxed);
-        if rate_milli == Load::MAX {
-            return (u64::MAX, None);
-        }
-        let (from_us, from_count) = match self.pace_from {
-            Some((rate, from_us, from_count)) if rate == rate_milli => (from_us, from_count),
-            _ => {
-                self.pace_from = Some((rate_milli, now_us, self.started));
-                (now_us, self.started)
-            }
-        };
-        // User k of this thread is due at from + (k * threads + share) / rate, so that threads take turns.
-        let due_us = |k: u64| {
-            let place =
-                u128::from(k - from_count) * u128::from(self.share_count) + u128::from(self.share);
-            from_us + (place * 1_000_000_000 / u128::from(rate_milli.max(1))) as u64
-        };
-        let elapsed = u128::from(now_us - from_us) * u128::from(rate_milli);
-        let places = elapsed / 1_000_000_000;
-        let mut count = from_count;
-        if places >= u128::from(self.share) {
-            count += ((places - u128::from(self.share)) / u128::from(self.share_count)) as u64 + 1;
-        }
-        (count, Some(due_us(count)))
-    }
-
-    fn random_fraction(&mut self) -> f64 {
-        self.random = self
-            .random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.random >> 11) as f64 / (1u64 << 53) as f64
-    }
-
     /// Puts a user back in line, if users reconnect.
     fn come_again(&mut self, retries: u16, now_us: u64) {
-        let Some((first_us, longest_us)) = self.config.reconnect_us else {
+        let Some(backoff) = self.config.reconnect else {
             return;
         };
         if self.stopping_us.is_some() {
             return;
         }
-        let pause_us = first_us
-            .saturating_mul(1 << retries.min(20))
-            .min(longest_us);
-        // Half to whole, so that users who were lost together do not come back together.
-        let pause_us = (pause_us as f64 * (0.5 + 0.5 * self.random_fraction())) as u64;
-        self.waiting
-            .push(Reverse((now_us + pause_us, (retries + 1).min(255))));
+        let pause_us = backoff.pause_us(retries, &mut self.random);
+        self.waiting.push(now_us + pause_us, (retries + 1).min(255));
     }
 
     fn on_message(&mut self, user: &mut User, now: Step) {
@@ -291,13 +212,10 @@ impl Handler for Users {
             self.waiting.clear();
             return None;
         }
-        while dial.room() > 0
-            && self
-                .waiting
-                .peek()
-                .is_some_and(|Reverse((due_us, _))| *due_us <= now_us)
-        {
-            let Reverse((due_us, retries)) = self.waiting.pop().expect("peeked");
+        while dial.room() > 0 {
+            let Some((due_us, retries)) = self.waiting.pop_due(now_us) else {
+                break;
+            };
             self.under_way += 1;
             dial.connect(User {
                 at: step(due_us),
@@ -305,23 +223,12 @@ impl Handler for Users {
                 flags: retries << RETRIES_SHIFT,
             });
         }
-        let (paced, due_us) = self.pace(now_us);
-        let target = self.target();
-        let allowed = target.min(paced);
-        while dial.room() > 0 && self.started < allowed {
-            let intended_us = match due_us {
-                // The intended start of this very user, not of the batch.
-                Some(next_us) => {
-                    let rate_milli = self.load.spawn_rate_milli.load(Ordering::Relaxed);
-                    let behind = u128::from(paced - self.started)
-                        * u128::from(self.share_count)
-                        * 1_000_000_000;
-                    next_us.saturating_sub((behind / u128::from(rate_milli.max(1))) as u64)
-                }
-                None => now_us,
+        let due = self.spawn.due(now_us);
+        while dial.room() > 0 {
+            let Some(intended_us) = self.spawn.start_next(&due) else {
+                break;
             };
             self.mine.ramp_us.get_or_insert((now_us, now_us));
-            self.started += 1;
             self.under_way += 1;
             dial.connect(User {
                 at: step(intended_us),
@@ -329,13 +236,8 @@ impl Handler for Users {
                 flags: 0,
             });
         }
-        let next_user_us = if self.started < target {
-            due_us.or(Some(now_us))
-        } else {
-            None
-        };
-        let next_again_us = self.waiting.peek().map(|Reverse((due_us, _))| *due_us);
-        next_user_us.into_iter().chain(next_again_us).min()
+        let next_user_us = self.spawn.next_us(&due);
+        next_user_us.into_iter().chain(self.waiting.next_us()).min()
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, User>) {
@@ -354,7 +256,7 @@ impl Handler for Users {
             flags: conn.state.flags,
         };
         if let Some((_, every_us)) = self.config.send {
-            let first_us = (every_us as f64 * self.random_fraction()) as u64;
+            let first_us = (every_us as f64 * self.random.fraction()) as u64;
             conn.set_timer(now_us + first_us);
         }
     }
@@ -447,17 +349,9 @@ impl Handler for Users {
         report.missed = self.mine.missed;
         report.sent = self.mine.sent;
         report.ramp_us = self.mine.ramp_us;
-        report.is_ramped = self.started >= self.target() && self.under_way == 0;
+        report.is_ramped = self.spawn.started() >= self.spawn.target() && self.under_way == 0;
         hand_over(&mut self.mine.connect_us, &mut report.connect_us);
         hand_over(&mut self.mine.lateness_us, &mut report.lateness_us);
-    }
-}
-
-/// Moves what one histogram has recorded into another.
-fn hand_over(from: &mut Histogram<u64>, into: &mut Histogram<u64>) {
-    if !from.is_empty() {
-        into.add(&*from).expect("both have the same bounds");
-        from.reset();
     }
 }
 
@@ -465,45 +359,20 @@ fn hand_over(from: &mut Histogram<u64>, into: &mut Histogram<u64>) {
 mod tests {
     use super::*;
 
-    fn users(rate_milli: u64, every_us: u64) -> Users {
-        let load = Load {
-            users: AtomicU64::new(1_000),
-            spawn_rate_milli: AtomicU64::new(rate_milli),
-        };
+    fn users(every_us: u64) -> Users {
         let config = UserConfig {
             expect: b"ok",
             every_us,
             send: None,
-            reconnect_us: None,
+            reconnect: None,
         };
-        Users::new(config, Arc::new(load), 0, 1)
+        Users::new(config, crate::load::fixed(1_000, Load::MAX), 0, 1)
     }
 
     fn dialled(users: &mut Users, now_us: u64) -> Vec<User> {
         let mut wanted = Vec::new();
         users.on_turn(&mut Dial::new(now_us, 10_000, false, &mut wanted));
         wanted
-    }
-
-    #[test]
-    fn pacing_is_smooth_inside_the_second() {
-        let mut users = users(100_000, 0);
-        let mut total = 0;
-        for ms in 0..=1_000 {
-            let new = dialled(&mut users, ms * 1_000).len();
-            assert!(new <= 1, "a batch of {new} at {ms} ms");
-            total += new;
-        }
-        assert_eq!(total, 101, "one at 0 and one every 10 ms");
-    }
-
-    #[test]
-    fn a_late_turn_starts_everybody_due_with_their_own_intended_time() {
-        let mut users = users(100_000, 0);
-        dialled(&mut users, 0);
-        let late = dialled(&mut users, 50_000);
-        let at: Vec<_> = late.iter().map(|u| u64::from(u.at) * STEP_US).collect();
-        assert_eq!(at, [10_000, 20_000, 30_000, 40_000, 50_000]);
     }
 
     fn receive(users: &mut Users, user: &mut User, now_us: u64, bytes: &[u8]) {
@@ -520,7 +389,7 @@ mod tests {
 
     #[test]
     fn messages_split_anywhere_or_joined_are_the_same() {
-        let mut users = users(Load::MAX, 0);
+        let mut users = users(0);
         let mut user = opened(&mut users, 0);
         for chunk in [&b"o"[..], b"k", b"ok", b"oko", b"kok"] {
             receive(&mut users, &mut user, 1_000, chunk);
@@ -532,7 +401,7 @@ mod tests {
 
     #[test]
     fn lateness_is_on_the_grid_of_the_earliest_message() {
-        let mut users = users(Load::MAX, 1_000_000);
+        let mut users = users(1_000_000);
         let mut user = opened(&mut users, 0);
         for at_us in [400_000, 1_400_000, 2_450_000, 3_400_000] {
             receive(&mut users, &mut user, at_us, b"ok");
@@ -548,14 +417,17 @@ mod tests {
 
     #[test]
     fn a_server_that_only_closes_is_come_back_to_ever_later() {
-        let mut users = users(Load::MAX, 0);
-        users.config.reconnect_us = Some((1_000_000, 60_000_000));
+        let mut users = users(0);
+        users.config.reconnect = Some(Backoff {
+            first_us: 1_000_000,
+            longest_us: 60_000_000,
+        });
         let mut outgoing = Vec::new();
         let mut user = opened(&mut users, 0);
         let mut last_pause_us = 0;
         for _ in 0..3 {
             users.on_close(&user, CloseReason::PeerClosed, 0);
-            let Reverse((due_us, retries)) = users.waiting.pop().expect("it comes again");
+            let (due_us, retries) = users.waiting.pop_due(u64::MAX).expect("it comes again");
             assert!(due_us > last_pause_us, "{due_us} after {last_pause_us}");
             // At most twice the half of the pause before.
             last_pause_us = due_us;
@@ -570,14 +442,14 @@ mod tests {
         receive(&mut users, &mut user, 0, b"ok");
         users.on_close(&user, CloseReason::PeerClosed, 0);
         assert!(
-            users.waiting.pop().expect("again").0.0 <= 1_000_000,
+            users.waiting.next_us().expect("again") <= 1_000_000,
             "it talked: back to the first pause"
         );
     }
 
     #[test]
     fn silence_to_the_end_is_missed_not_held() {
-        let mut users = users(Load::MAX, 1_000_000);
+        let mut users = users(1_000_000);
         let user = opened(&mut users, 0);
         let mut none = Vec::new();
         users.on_turn(&mut Dial::new(2_000_000, 0, true, &mut none));

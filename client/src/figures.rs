@@ -1,0 +1,75 @@
+//! Histograms and counts of a run: merging them, and saying them.
+//!
+//! Invariants: all histograms here have the same bounds, so any two can be added.
+//! Must not know: what is measured.
+
+use hdrhistogram::Histogram;
+use holdfast_results::wire::Latency;
+use holdfast_sysctl::grouped;
+
+/// Largest latency a histogram distinguishes: an hour.
+const LATENCY_US_MAX: u64 = 3_600_000_000;
+
+/// An empty histogram of microseconds up to an hour, 3 significant digits.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds are valid")
+}
+
+/// Adds what one histogram has recorded to another.
+pub fn add(into: &mut Histogram<u64>, from: &Histogram<u64>) {
+    into.add(from).expect("all have the same bounds");
+}
+
+/// Moves what one histogram has recorded into another.
+pub fn hand_over(from: &mut Histogram<u64>, into: &mut Histogram<u64>) {
+    if !from.is_empty() {
+        add(into, from);
+        from.reset();
+    }
+}
+
+/// The percentiles that are reported.
+pub fn latency(histogram: &Histogram<u64>) -> Latency {
+    Latency {
+        count: histogram.len(),
+        p50: histogram.value_at_quantile(0.5),
+        p99: histogram.value_at_quantile(0.99),
+        p999: histogram.value_at_quantile(0.999),
+        max: histogram.max(),
+    }
+}
+
+/// Percentiles for people.
+pub fn percentiles(l: &Latency) -> String {
+    format!(
+        "p50 {} us, p99 {} us, p99.9 {} us, max {} us",
+        grouped(l.p50),
+        grouped(l.p99),
+        grouped(l.p999),
+        grouped(l.max)
+    )
+}
+
+/// A rate for people, from two readings of a counter.
+pub fn rate(now: u64, before: u64, seconds: f64) -> String {
+    grouped((now.saturating_sub(before) as f64 / seconds.max(0.001)) as u64)
+}
+
+/// Counts by name, those that occurred.
+pub fn named<C: FromIterator<(String, u64)>>(
+    pairs: impl IntoIterator<Item = (&'static str, u64)>,
+) -> C {
+    pairs
+        .into_iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(name, n)| (name.to_owned(), n))
+        .collect()
+}
+
+/// The first attempt and the last opening of several threads together.
+pub fn joined(a: Option<(u64, u64)>, b: Option<(u64, u64)>) -> Option<(u64, u64)> {
+    match (a, b) {
+        (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,255 @@
+//! `holdfast-client http`: its flags, and its verdict.
+//!
+//! Invariants: the exit code is 0 only if some request was ok, no request and no attempt to connect failed, and the books balance.
+//! Must not know: rings, slots, how users do it.
+
+mod budget;
+mod outcome;
+mod reply;
+mod request;
+mod schedule;
+mod tally;
+mod url;
+mod user;
+mod view;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+use holdfast_engine::Engine;
+use holdfast_http1::Limits;
+use holdfast_results::console::{self, EXIT_SHORT, Events};
+use holdfast_results::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
+
+use crate::launch::{Launch, Wants, interval_us};
+use crate::supervise::{create_log, supervise};
+use crate::target;
+use budget::Budget;
+use reply::{Rules, Statuses};
+use request::Parts;
+use schedule::Schedule;
+use url::Url;
+use user::{Model, UserConfig, Users};
+use view::HttpView;
+
+/// Flags of `holdfast-client http`.
+#[derive(Args)]
+#[command(group = ArgGroup::new("content").args(["body", "body_file"]))]
+pub struct Flags {
+    /// What to ask for; users go round all addresses of the host
+    #[arg(long, value_name = "URL", value_parser = url::parse)]
+    target: Url,
+    /// Closed model: how long each user waits between an answer and its next request; of a range such as 100ms..1s, a random time
+    /// [default: 0]
+    #[arg(long, value_name = "TIME", value_parser = parse_wait, conflicts_with = "rate")]
+    wait: Option<(u64, u64)>,
+    /// Open model: requests a second over all users, on a fixed schedule; what is due is sent as soon as its user is free
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    rate: Option<u64>,
+    /// End after so many requests in total
+    #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    requests: Option<u64>,
+    /// A new connection for each request (with --pipeline: for each batch)
+    #[arg(long)]
+    no_keepalive: bool,
+    /// Requests sent at once; the next ones when all are answered. Each batch counts as due together
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=128))]
+    pipeline: u8,
+    /// Method of the requests
+    #[arg(long, value_name = "METHOD", default_value = "GET", value_parser = request::parse_method)]
+    method: String,
+    /// A header of the requests; repeat
+    #[arg(long, value_name = "NAME: VALUE", value_parser = request::parse_header)]
+    header: Vec<String>,
+    /// Body of the requests
+    #[arg(long, value_name = "TEXT")]
+    body: Option<String>,
+    /// File with the body of the requests
+    #[arg(long, value_name = "FILE")]
+    body_file: Option<PathBuf>,
+    /// Right status codes: codes and classes, separated by commas
+    #[arg(long, value_name = "CODES", default_value = "2xx", value_parser = reply::parse_statuses)]
+    expect_status: Statuses,
+    /// What each body must be, byte for byte [default: anything complete]
+    #[arg(long, value_name = "TEXT")]
+    expect_body: Option<String>,
+    /// How long an answer may take from the sending
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// What ends before this time is not measured
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    warm_up: Duration,
+    #[command(flatten)]
+    launch: Launch,
+}
+
+/// A user that is answered once in this time is kept ready to receive in the kernel: 608 bytes more, an entry less for each answer.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+
+/// What http wants of the engine. Answers are prompt and connections many: whoever waits for work to gather measures that instead.
+/// Those that are awaited or left at the end have no claim to more than two seconds.
+const WANTS: Wants = Wants {
+    coalesce_us: 0,
+    drain_timeout: Duration::from_secs(2),
+    buffer_bytes: 4_096,
+    own_bytes_per_connection: 128 + 608,
+    connections_per_user: 1,
+};
+
+/// Requests a second, in thousandths.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=100_000_000.0).contains(&rate) => Ok((rate * 1_000.0).round() as u64),
+        _ => Err("not a rate; next: give requests a second from 0.001 to 100000000".to_owned()),
+    }
+}
+
+/// A time or a range of times, microseconds.
+fn parse_wait(text: &str) -> Result<(u64, u64), String> {
+    let (shortest, longest) = text.split_once("..").unwrap_or((text, text));
+    let microseconds = |text: &str| match text.trim() {
+        "0" => Some(0),
+        text => humantime::parse_duration(text)
+            .ok()
+            .filter(|t| t.is_zero() || (1..=14_400_000).contains(&t.as_millis()))
+            .map(|t| t.as_micros() as u64),
+    };
+    match (microseconds(shortest), microseconds(longest)) {
+        (Some(shortest), Some(longest)) if shortest <= longest => Ok((shortest, longest)),
+        _ => Err(
+            "not a wait; next: give 0, a time from 1ms to 4h, or a range such as 100ms..1s"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Runs the subcommand.
+pub fn main(flags: Flags) -> ExitCode {
+    match run(flags) {
+        Ok(code) => code,
+        Err(error) => console::refuse(&error),
+    }
+}
+
+fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
+    let launch = &flags.launch;
+    launch.begin()?;
+    let timeout_us = interval_us("--timeout", flags.timeout, false)?;
+    let warm_up_us = interval_us("--warm-up", flags.warm_up, true)?;
+    if launch.run_time.is_some_and(|t| t <= flags.warm_up) {
+        anyhow::bail!("--warm-up leaves nothing of --run-time to measure; next: give less of it");
+    }
+    let wait_us = flags.wait.unwrap_or((0, 0));
+    let model = match flags.rate {
+        None => Model::Closed(wait_us.0, wait_us.1),
+        Some(rate_milli) => Model::Open(Schedule {
+            users: launch.users,
+            batch: u64::from(flags.pipeline),
+            rate_milli,
+        }),
+    };
+    let config = user_config(&flags, model, timeout_us)?;
+    let mut console = launch.console()?;
+    let histogram_log = create_log(launch.histogram_log.as_ref())?;
+    let targets = target::resolve(std::slice::from_ref(&flags.target.host_port))?;
+    let mut ready = launch.ready(
+        &targets,
+        Wants {
+            // One being asked, and one that is ending.
+            connections_per_user: 1 + u64::from(flags.no_keepalive),
+            ..WANTS
+        },
+        &console,
+    )?;
+    // All users may be answered at once, none of them for long: the buffers of a ring are 4 MiB when it needs them.
+    ready.config.buffer_count_max = 1_024;
+    ready.config.park_after = PARK_AFTER;
+    // A server may answer a batch before it has taken all of it.
+    ready.config.reads_while_blocked = true;
+    let thread_count = ready.config.thread_count;
+    let base = HttpClientReport {
+        schema: HTTP_CLIENT_SCHEMA.to_owned(),
+        thread_count,
+        users_asked: launch.users,
+        ..HttpClientReport::default()
+    };
+    let wait_mean_us =
+        (flags.rate.is_none() && wait_us.1 > 0).then_some(wait_us.0.midpoint(wait_us.1));
+    let mut view = HttpView::new(base, warm_up_us, wait_mean_us, Arc::clone(&config.budget));
+    let last = tokio_uring::start(async {
+        // Before the first user: whoever sees one may ask for the end already, and gets the figures.
+        let events = Events::new()?;
+        let engine = Engine::start(ready.config, Vec::new(), Some(ready.plan), |share| {
+            let (config, load) = (config.clone(), Arc::clone(&ready.load));
+            Users::new(config, load, share, thread_count, warm_up_us)
+        })?;
+        supervise(
+            engine,
+            events,
+            &mut view,
+            &mut console,
+            launch.run_time,
+            histogram_log,
+        )
+        .await
+    })?;
+    Ok(verdict(&last))
+}
+
+fn user_config(flags: &Flags, model: Model, timeout_us: u64) -> Result<UserConfig, anyhow::Error> {
+    let body = match (&flags.body, &flags.body_file) {
+        (Some(text), _) => Some(text.clone().into_bytes()),
+        (None, Some(path)) => Some(std::fs::read(path).map_err(|e| {
+            anyhow::anyhow!(
+                "cannot read {} ({e}); next: name a file that can be read",
+                path.display()
+            )
+        })?),
+        (None, None) => None,
+    };
+    let parts = Parts {
+        method: flags.method.clone(),
+        headers: flags.header.clone(),
+        body,
+        is_last: flags.no_keepalive,
+        count: flags.pipeline,
+    };
+    Ok(UserConfig {
+        model,
+        batch: request::render(&flags.target, &parts)?,
+        rules: Rules {
+            was_head: flags.method == "HEAD",
+            limits: Limits::default(),
+            statuses: flags.expect_status,
+            body: flags
+                .expect_body
+                .as_ref()
+                .map(|text| &*text.clone().into_bytes().leak()),
+        },
+        is_reconnecting: flags.no_keepalive,
+        timeout_us,
+        budget: Arc::new(Budget::new(flags.requests)),
+    })
+}
+
+/// What the run was worth as an exit code.
+fn verdict(last: &HttpClientReport) -> ExitCode {
+    let ended: u64 = last.outcomes.values().sum();
+    if ended != last.requests || last.pending_now != 0 {
+        eprintln!(
+            "error: {} requests were begun and {ended} ended: the books do not balance; next: report this with the final figures (--json)",
+            last.requests
+        );
+        return ExitCode::from(EXIT_SHORT);
+    }
+    let is_ok = last.outcomes.contains_key("ok") && view::failed(last) == 0;
+    // Attempts the end of the run cancelled were not lost.
+    let has_failed = last.failed.keys().any(|name| name != "cancelled");
+    match is_ok && !has_failed {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(EXIT_SHORT),
+    }
+}

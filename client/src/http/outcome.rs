@@ -1,0 +1,106 @@
+//! What becomes of a request: one class each.
+//!
+//! Invariants: every way a connection can end or not begin maps to one class; each class has one stable name.
+//! Must not know: how an end came about.
+
+use holdfast_engine::{CloseReason, OpenFailure};
+
+use super::reply::Verdict;
+
+macro_rules! outcomes {
+    ($($(#[$doc:meta])* $variant:ident = $label:literal,)*) => {
+        /// What became of a request.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Outcome { $($(#[$doc])* $variant,)* }
+
+        impl Outcome {
+            /// Every class with its name in reports, in the order of their numbers.
+            pub const ALL: &'static [(Outcome, &'static str)] = &[$((Outcome::$variant, $label),)*];
+        }
+    };
+}
+
+outcomes! {
+    /// Answered, whole and as expected.
+    Ok = "ok",
+    /// Answered with a status that was not expected.
+    WrongStatus = "wrong_status",
+    /// Answered with a body that was not expected.
+    WrongBody = "wrong_body",
+    /// What came back is no HTTP/1.1, or more than was asked for.
+    Malformed = "malformed",
+    /// Not answered in time, or not connected in time.
+    TimedOut = "timed_out",
+    /// The connection was reset.
+    Reset = "reset",
+    /// The server ended the connection before the response was complete.
+    ClosedEarly = "closed_early",
+    /// Nobody listened.
+    Refused = "refused",
+    /// Every source address and port was in use.
+    NoAddressLeft = "no_address_left",
+    /// A source address is not this machine's.
+    AddressNotOurs = "address_not_ours",
+    /// No descriptor was left.
+    NoDescriptor = "no_descriptor",
+    /// The kernel had no memory.
+    NoMemory = "no_memory",
+    /// The network said the server cannot be reached.
+    Unreachable = "unreachable",
+    /// A firewall or a security module said no.
+    NotPermitted = "not_permitted",
+    /// The server did not take the request.
+    Stalled = "stalled",
+    /// Any other error of the socket.
+    Other = "other",
+    /// Still under way when the run ended.
+    Stopped = "stopped",
+}
+
+/// Classes there are.
+pub const OUTCOME_COUNT: usize = Outcome::ALL.len();
+
+impl From<Verdict> for Outcome {
+    #[inline]
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Right => Outcome::Ok,
+            Verdict::WrongStatus => Outcome::WrongStatus,
+            Verdict::WrongBody => Outcome::WrongBody,
+        }
+    }
+}
+
+impl Outcome {
+    /// Of a request whose connection did not open.
+    pub fn from_open(failure: OpenFailure) -> Self {
+        match failure {
+            OpenFailure::Refused => Outcome::Refused,
+            OpenFailure::TimedOut => Outcome::TimedOut,
+            OpenFailure::Reset => Outcome::Reset,
+            OpenFailure::NoAddressLeft => Outcome::NoAddressLeft,
+            OpenFailure::AddressNotOurs => Outcome::AddressNotOurs,
+            OpenFailure::NoDescriptor => Outcome::NoDescriptor,
+            OpenFailure::NoMemory => Outcome::NoMemory,
+            OpenFailure::Unreachable => Outcome::Unreachable,
+            OpenFailure::NotPermitted => Outcome::NotPermitted,
+            OpenFailure::Cancelled => Outcome::Stopped,
+            OpenFailure::Other => Outcome::Other,
+        }
+    }
+
+    /// Of a request whose connection ended before the response was complete.
+    pub fn from_close(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::PeerClosed => Outcome::ClosedEarly,
+            CloseReason::Reset => Outcome::Reset,
+            CloseReason::TimedOut => Outcome::TimedOut,
+            CloseReason::Unreachable => Outcome::Unreachable,
+            CloseReason::Stalled => Outcome::Stalled,
+            // A head longer than anybody keeps.
+            CloseReason::TooMuch => Outcome::Malformed,
+            CloseReason::ByUs | CloseReason::Cut => Outcome::Stopped,
+            CloseReason::Idle | CloseReason::Other => Outcome::Other,
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What one thread's users count, as they count it and as the control plane reads it.
+//!
+//! Invariants: every request begun is pending or in exactly one outcome; what is measured ended after the warm-up.
+//! Must not know: connections, other threads.
+
+use hdrhistogram::Histogram;
+
+use super::outcome::{OUTCOME_COUNT, Outcome};
+use super::reply::{STATUS_COUNT, Verdict};
+use crate::figures::{add, hand_over, histogram};
+
+/// Counts since the start; histograms of what was recorded since they were last handed over, microseconds.
+#[derive(Debug)]
+pub struct Tally {
+    warm_up_us: u64,
+    /// Requests begun.
+    pub requests: u64,
+    /// Requests ended, by [`Outcome`] number.
+    pub outcomes: [u64; OUTCOME_COUNT],
+    /// Final heads, by status.
+    pub responses: Box<[u64; STATUS_COUNT]>,
+    /// Measured requests that were ok.
+    pub measured_ok: u64,
+    /// Measured requests that failed.
+    pub measured_failed: u64,
+    /// Turns of the schedule before their user was there.
+    pub turns_skipped: u64,
+    /// Turns of the schedule that were sent, or could not be.
+    pub turns_taken: u64,
+    /// Requests due and not sent.
+    pub backlog_now: u64,
+    /// The most there were.
+    pub backlog_max: u64,
+    /// Every user was started, and no first attempt is under way.
+    pub is_ramped: bool,
+    /// Engine time of the first attempt and of the last user's opening.
+    pub ramp_us: Option<(u64, u64)>,
+    /// Engine time of the last end of a request.
+    pub last_end_us: u64,
+    /// Engine time the thread was told to stop.
+    pub stopped_us: Option<u64>,
+    /// Connect time from the intended start.
+    pub connect_us: Histogram<u64>,
+    /// Latency from the due time.
+    pub due_us: Histogram<u64>,
+    /// Latency from the sending.
+    pub raw_us: Histogram<u64>,
+    /// Latency of what was sent when it was due: belongs in both, and is recorded once.
+    same_us: Histogram<u64>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Tally::new(0)
+    }
+}
+
+impl Tally {
+    /// Nothing counted yet.
+    pub fn new(warm_up_us: u64) -> Self {
+        Tally {
+            warm_up_us,
+            requests: 0,
+            outcomes: [0; OUTCOME_COUNT],
+            responses: Box::new([0; STATUS_COUNT]),
+            measured_ok: 0,
+            measured_failed: 0,
+            turns_skipped: 0,
+            turns_taken: 0,
+            backlog_now: 0,
+            backlog_max: 0,
+            is_ramped: false,
+            ramp_us: None,
+            last_end_us: 0,
+            stopped_us: None,
+            connect_us: histogram(),
+            due_us: histogram(),
+            raw_us: histogram(),
+            same_us: histogram(),
+        }
+    }
+
+    /// One request was answered.
+    #[inline]
+    pub fn answered(&mut self, verdict: Verdict, due_us: u64, sent_us: u64, now_us: u64) {
+        if verdict != Verdict::Right {
+            return self.failed(verdict.into(), 1, now_us);
+        }
+        self.outcomes[Outcome::Ok as usize] += 1;
+        self.last_end_us = now_us;
+        if now_us < self.warm_up_us {
+            return;
+        }
+        self.measured_ok += 1;
+        let raw_us = now_us.saturating_sub(sent_us);
+        if due_us == sent_us {
+            return self.same_us.saturating_record(raw_us);
+        }
+        self.raw_us.saturating_record(raw_us);
+        self.due_us.saturating_record(now_us.saturating_sub(due_us));
+    }
+
+    /// Some requests failed.
+    pub fn failed(&mut self, outcome: Outcome, count: u64, now_us: u64) {
+        self.outcomes[outcome as usize] += count;
+        self.last_end_us = now_us;
+        if now_us >= self.warm_up_us {
+            self.measured_failed += count;
+        }
+    }
+
+    /// Some requests were under way when the run ended.
+    pub fn stopped(&mut self, count: u64) {
+        self.outcomes[Outcome::Stopped as usize] += count;
+    }
+
+    /// Brings what the control plane reads up to date.
+    pub fn publish(&mut self, into: &mut Tally) {
+        into.requests = self.requests;
+        into.outcomes = self.outcomes;
+        *into.responses = *self.responses;
+        into.measured_ok = self.measured_ok;
+        into.measured_failed = self.measured_failed;
+        into.backlog_now = self.backlog_now;
+        into.backlog_max = self.backlog_max;
+        into.is_ramped = self.is_ramped;
+        into.ramp_us = self.ramp_us;
+        into.last_end_us = self.last_end_us;
+        into.stopped_us = self.stopped_us;
+        if !self.same_us.is_empty() {
+            add(&mut self.due_us, &self.same_us);
+            hand_over(&mut self.same_us, &mut self.raw_us);
+        }
+        hand_over(&mut self.connect_us, &mut into.connect_us);
+        hand_over(&mut self.due_us, &mut into.due_us);
+        hand_over(&mut self.raw_us, &mut into.raw_us);
+    }
+}

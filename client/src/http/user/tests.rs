@@ -1,0 +1,223 @@
+//! Users without an engine: what they send, when they want to be called again, and how their books stand.
+
+use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
+
+use super::*;
+use crate::http::reply::{Statuses, parse_statuses};
+use crate::http::request::{self, Parts};
+use crate::http::url;
+use crate::load::fixed;
+
+const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+fn statuses() -> Statuses {
+    parse_statuses("2xx").unwrap()
+}
+
+fn users(model: Model, pipeline: u8, requests: Option<u64>) -> Users {
+    let parts = Parts {
+        method: "GET".to_owned(),
+        count: pipeline,
+        ..Parts::default()
+    };
+    let config = UserConfig {
+        model,
+        batch: request::render(&url::parse("http://a").unwrap(), &parts).unwrap(),
+        rules: Rules {
+            was_head: false,
+            limits: holdfast_http1::Limits::default(),
+            statuses: statuses(),
+            body: None,
+        },
+        is_reconnecting: false,
+        timeout_us: 1_000_000,
+        budget: Arc::new(Budget::new(requests)),
+    };
+    let user_count = match model {
+        Model::Closed(..) => 1,
+        Model::Open(schedule) => schedule.users,
+    };
+    Users::new(config, fixed(user_count, Load::MAX), 0, 1, 0)
+}
+
+fn dialled(users: &mut Users, now_us: u64) -> Vec<User> {
+    let mut wanted = Vec::new();
+    users.on_turn(&mut Dial::new(now_us, 100, false, &mut wanted));
+    wanted
+}
+
+/// Calls back and gives the requests that were sent.
+fn call(
+    users: &mut Users,
+    user: &mut User,
+    now_us: u64,
+    callback: impl FnOnce(&mut Users, &mut Conn<'_, User>),
+) -> usize {
+    let request_bytes = users.config.batch.first(1).len();
+    let mut outgoing = Vec::new();
+    let mut conn = Conn::new(user, now_us, false, &mut outgoing);
+    callback(users, &mut conn);
+    conn.sent_bytes() / request_bytes
+}
+
+fn opened(users: &mut Users, user: &mut User, now_us: u64) -> usize {
+    call(users, user, now_us, |users, conn| users.on_open(conn))
+}
+
+fn received(users: &mut Users, user: &mut User, now_us: u64, bytes: &[u8]) -> usize {
+    call(users, user, now_us, |users, conn| {
+        users.on_bytes(conn, bytes);
+    })
+}
+
+fn timed(users: &mut Users, user: &mut User, now_us: u64) -> usize {
+    call(users, user, now_us, |users, conn| users.on_timer(conn))
+}
+
+fn count(users: &Users, outcome: Outcome) -> u64 {
+    users.mine.outcomes[outcome as usize]
+}
+
+#[test]
+fn without_a_wait_an_answer_brings_the_next_request() {
+    let mut users = users(Model::Closed(0, 0), 1, None);
+    let mut user = dialled(&mut users, 0)[0];
+    assert_eq!(opened(&mut users, &mut user, 300), 1);
+    for n in 1..=5 {
+        assert_eq!(received(&mut users, &mut user, 300 + n * 100, HELLO), 1);
+    }
+    assert_eq!((users.mine.requests, count(&users, Outcome::Ok)), (6, 5));
+    // The first was due when the user came, before it was connected.
+    let mut tally = Tally::default();
+    users.report(&mut tally);
+    assert_eq!((tally.due_us.max(), tally.raw_us.max()), (400, 100));
+    assert_eq!((tally.due_us.len(), tally.raw_us.len()), (5, 5));
+}
+
+#[test]
+fn a_wait_lies_between_its_bounds_and_latency_counts_from_its_end() {
+    let mut users = users(Model::Closed(100_000, 200_000), 1, None);
+    let mut user = dialled(&mut users, 0)[0];
+    opened(&mut users, &mut user, 0);
+    assert_eq!(received(&mut users, &mut user, 1_000, HELLO), 0);
+    assert!((101_000..=201_000).contains(&user.due) && user.due.is_multiple_of(1_000));
+    let due_us = user.due;
+    let early = timed(&mut users, &mut user, due_us - 1);
+    assert_eq!(early, 0, "not before it is due");
+    assert_eq!(timed(&mut users, &mut user, due_us + 7_000), 1);
+    received(&mut users, &mut user, due_us + 10_000, HELLO);
+    let mut tally = Tally::default();
+    users.report(&mut tally);
+    assert_eq!(
+        (tally.due_us.max() / 1_000, tally.raw_us.max() / 1_000),
+        (10, 3)
+    );
+}
+
+#[test]
+fn the_schedule_is_kept_however_late_the_answers_are() {
+    let schedule = Schedule {
+        users: 2,
+        batch: 1,
+        rate_milli: 100_000,
+    };
+    let mut users = users(Model::Open(schedule), 1, None);
+    let mut both = dialled(&mut users, 0);
+    // 100 a second over two users: one at 0, 20, 40 ms, the other at 10, 30, 50 ms.
+    assert_eq!(opened(&mut users, &mut both[0], 0), 1);
+    assert_eq!(opened(&mut users, &mut both[1], 0), 0);
+    assert_eq!(timed(&mut users, &mut both[1], 10_000), 1);
+    // No answer until 95 ms: eight are due by 70 ms and two were sent.
+    dialled(&mut users, 71_000);
+    assert_eq!(users.mine.backlog_now, 6);
+    let mut sent = 0;
+    for user in &mut both {
+        for ms in 95..105 {
+            sent += received(&mut users, user, ms * 1_000, HELLO);
+            if user.awaited == 0 {
+                break;
+            }
+        }
+    }
+    // At 20, 40, 60, 80 ms, and at 30, 50, 70, 90 ms; those of 100 and 110 ms are not due yet.
+    assert_eq!(sent, 8);
+    assert_eq!(users.mine.requests, users.mine.turns_taken);
+}
+
+#[test]
+fn a_timer_that_fires_early_looks_again() {
+    let mut users = users(Model::Closed(0, 0), 1, None);
+    let mut user = dialled(&mut users, 0)[0];
+    opened(&mut users, &mut user, 0);
+    received(&mut users, &mut user, 900_000, HELLO);
+    timed(&mut users, &mut user, 1_000_000);
+    assert_eq!(
+        count(&users, Outcome::TimedOut),
+        0,
+        "that was the first request's"
+    );
+    timed(&mut users, &mut user, 1_900_000);
+    assert_eq!(count(&users, Outcome::TimedOut), 1);
+    users.on_close(&user, CloseReason::ByUs, 1_900_000);
+    assert_eq!(
+        dialled(&mut users, 1_900_000).len(),
+        1,
+        "it was answered before: at once"
+    );
+}
+
+#[test]
+fn a_budget_is_spent_to_the_last_request() {
+    let mut users = users(Model::Closed(0, 0), 4, Some(6));
+    let mut user = dialled(&mut users, 0)[0];
+    assert_eq!(opened(&mut users, &mut user, 0), 4);
+    assert_eq!(received(&mut users, &mut user, 1_000, &HELLO.repeat(3)), 0);
+    assert_eq!(received(&mut users, &mut user, 2_000, HELLO), 2);
+    assert_eq!(received(&mut users, &mut user, 3_000, &HELLO.repeat(2)), 0);
+    assert_eq!((users.mine.requests, count(&users, Outcome::Ok)), (6, 6));
+}
+
+#[test]
+fn an_attempt_that_fails_costs_the_request_that_was_due_and_a_pause() {
+    let mut closed = users(Model::Closed(0, 0), 1, None);
+    let user = dialled(&mut closed, 0)[0];
+    closed.on_open_failed(&user, OpenFailure::Refused, 500);
+    assert_eq!(
+        (closed.mine.requests, count(&closed, Outcome::Refused)),
+        (1, 1)
+    );
+    assert!(dialled(&mut closed, 50_000).is_empty());
+    let again = dialled(&mut closed, 101_000);
+    assert_eq!(again.len(), 1);
+    assert!(
+        (50_500..=100_500).contains(&again[0].due),
+        "due when the pause is over"
+    );
+
+    // A request a second: user 1 connects ahead of its first one, at 1 s.
+    let schedule = Schedule {
+        users: 2,
+        batch: 1,
+        rate_milli: 1_000,
+    };
+    let mut open = users(Model::Open(schedule), 1, None);
+    let both = dialled(&mut open, 0);
+    open.on_open_failed(&both[1], OpenFailure::Refused, 500);
+    assert_eq!(open.mine.requests, 0, "not due yet");
+    open.on_open_failed(&both[0], OpenFailure::Refused, 500);
+    assert_eq!(count(&open, Outcome::Refused), 1);
+}
+
+#[test]
+fn what_is_under_way_at_the_stop_is_stopped_whatever_comes() {
+    let mut users = users(Model::Closed(0, 0), 2, None);
+    let mut user = dialled(&mut users, 0)[0];
+    opened(&mut users, &mut user, 0);
+    users.on_turn(&mut Dial::new(1_000, 0, true, &mut Vec::new()));
+    assert_eq!(received(&mut users, &mut user, 2_000, HELLO), 0);
+    users.on_close(&user, CloseReason::ByUs, 3_000);
+    assert_eq!(
+        (users.mine.requests, count(&users, Outcome::Stopped)),
+        (2, 2)
+    );
+}

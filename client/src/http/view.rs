@@ -1,0 +1,251 @@
+//! What the control plane of `holdfast-client http` gathers from its threads and says.
+//!
+//! Latency is corrected for coordinated omission: in the open model it counts from the schedule; in the closed model HdrHistogram fills
+//! in what a user kept waiting did not ask. A user that is not kept waiting asks once in a mean wait and a median answer, so that is
+//! the interval expected. Without a wait there is no interval anybody intended, and nothing is filled in.
+//! Invariants: the correction is a function of the whole run's histograms, so that when a report was made does not show in it.
+//! Must not know: connections, rings, flags.
+
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+use holdfast_engine::{Engine, Stats};
+use holdfast_results::wire::HttpClientReport;
+use holdfast_sysctl::grouped;
+
+use super::budget::Budget;
+use super::outcome::Outcome;
+use super::tally::Tally;
+use crate::figures::{add, hand_over, histogram, joined, latency, named, percentiles, rate};
+use crate::supervise::{Intervals, View};
+
+/// What the control plane has gathered.
+pub struct HttpView {
+    base: HttpClientReport,
+    warm_up_us: u64,
+    /// Closed model with a wait: the mean of it, microseconds.
+    wait_mean_us: Option<u64>,
+    /// Requests there are to be.
+    requests_asked: Option<u64>,
+    budget: Arc<Budget>,
+    connect_us: Histogram<u64>,
+    due_us: Histogram<u64>,
+    raw_us: Histogram<u64>,
+}
+
+impl HttpView {
+    /// Nothing gathered yet. `base` has what never changes.
+    pub fn new(
+        base: HttpClientReport,
+        warm_up_us: u64,
+        wait_mean_us: Option<u64>,
+        budget: Arc<Budget>,
+    ) -> Self {
+        HttpView {
+            base,
+            warm_up_us,
+            wait_mean_us,
+            requests_asked: budget.left(),
+            budget,
+            connect_us: histogram(),
+            due_us: histogram(),
+            raw_us: histogram(),
+        }
+    }
+
+    /// Latency from the due time, and what was not asked meanwhile.
+    fn corrected(&self) -> Histogram<u64> {
+        let interval_us = self
+            .wait_mean_us
+            .map(|wait_us| wait_us + self.raw_us.value_at_quantile(0.5));
+        match interval_us {
+            Some(interval_us) if self.due_us.max() >= 2 * interval_us => {
+                self.due_us.clone_correct(interval_us)
+            }
+            _ => self.due_us.clone(),
+        }
+    }
+
+    /// True when as many requests as were asked for have ended.
+    fn is_budget_met(&self, requests: u64, pending: u64) -> bool {
+        self.requests_asked == Some(requests) && pending == 0
+    }
+}
+
+impl View for HttpView {
+    type Own = Tally;
+    type Report = HttpClientReport;
+    const LOG_COMMENT: &str = "holdfast-client http; microseconds; tags: connect, latency (from the due time, nothing filled in), raw \
+                               (from the sending)";
+
+    fn gather(&mut self, engine: &Engine<Tally>, is_final: bool) -> (HttpClientReport, Intervals) {
+        let mut stats = Stats::default();
+        let mut all = Tally::default();
+        all.is_ramped = true;
+        for mut core in engine.reports() {
+            stats.merge(&core.stats);
+            let own = &mut core.handler;
+            all.requests += own.requests;
+            let counts = all.outcomes.iter_mut().zip(own.outcomes);
+            counts.for_each(|(sum, part)| *sum += part);
+            let counts = all.responses.iter_mut().zip(own.responses.iter());
+            counts.for_each(|(sum, part)| *sum += part);
+            all.measured_ok += own.measured_ok;
+            all.measured_failed += own.measured_failed;
+            all.backlog_now += own.backlog_now;
+            all.backlog_max += own.backlog_max;
+            all.is_ramped &= own.is_ramped;
+            all.ramp_us = joined(all.ramp_us, own.ramp_us);
+            all.last_end_us = all.last_end_us.max(own.last_end_us);
+            all.stopped_us = all.stopped_us.max(own.stopped_us);
+            hand_over(&mut own.connect_us, &mut all.connect_us);
+            hand_over(&mut own.due_us, &mut all.due_us);
+            hand_over(&mut own.raw_us, &mut all.raw_us);
+        }
+        add(&mut self.connect_us, &all.connect_us);
+        add(&mut self.due_us, &all.due_us);
+        add(&mut self.raw_us, &all.raw_us);
+        let at_us = engine.now_us();
+        let pending_now = all.requests - all.outcomes.iter().sum::<u64>();
+        // When all that was asked for is there, the run was over with the last of it, not when that was noticed.
+        let until_us = if self.is_budget_met(all.requests, pending_now) {
+            all.last_end_us
+        } else {
+            all.stopped_us.unwrap_or(at_us)
+        };
+        let left = self.budget.left().unwrap_or(u64::MAX);
+        let responses = all.responses.iter().enumerate();
+        let report = HttpClientReport {
+            is_final,
+            at_us,
+            shard_count: stats.shard_count as usize,
+            attempts: stats.attempts,
+            opened: stats.opened,
+            failed: named(stats.failed_by_label()),
+            open_now: stats.open_now,
+            connecting_now: stats.connecting_now,
+            ramp_done: all.is_ramped,
+            ramp_seconds: all
+                .ramp_us
+                .map_or(0.0, |(first, last)| (last - first) as f64 / 1e6),
+            requests: all.requests,
+            pending_now,
+            outcomes: named(
+                Outcome::ALL
+                    .iter()
+                    .map(|(outcome, name)| (*name, all.outcomes[*outcome as usize])),
+            ),
+            responses: responses
+                .filter(|(_, n)| **n > 0)
+                .map(|(status, n)| (status.to_string(), *n))
+                .collect(),
+            backlog_now: all.backlog_now.min(left),
+            backlog_max: all.backlog_max,
+            measured_seconds: until_us.saturating_sub(self.warm_up_us) as f64 / 1e6,
+            measured_ok: all.measured_ok,
+            measured_failed: all.measured_failed,
+            latency_us: latency(&self.corrected()),
+            latency_raw_us: latency(&self.raw_us),
+            connect_us: latency(&self.connect_us),
+            bytes_received: stats.bytes_received,
+            anomalies: stats
+                .anomalies()
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v))
+                .collect(),
+            ..self.base.clone()
+        };
+        let intervals = vec![
+            ("connect", all.connect_us),
+            ("latency", all.due_us),
+            ("raw", all.raw_us),
+        ];
+        (report, intervals)
+    }
+
+    fn is_over_now(&self, engine: &Engine<Tally>) -> bool {
+        // Requests are given out long before their threads report them as ended.
+        if self.requests_asked.is_none() || !self.budget.is_spent() {
+            return false;
+        }
+        let (mut requests, mut ended) = (0, 0);
+        for core in engine.reports() {
+            requests += core.handler.requests;
+            ended += core.handler.outcomes.iter().sum::<u64>();
+        }
+        self.is_budget_met(requests, requests - ended)
+    }
+
+    fn line(now: &HttpClientReport, before: &HttpClientReport, seconds: f64) -> String {
+        let of = |report: &HttpClientReport, name| report.outcomes.get(name).copied().unwrap_or(0);
+        let mut line = format!(
+            "{:>7.0}s  open {} of {}  ok {} ({}/s)  failed {}",
+            now.at_us as f64 / 1e6,
+            grouped(now.open_now),
+            grouped(now.users_asked),
+            grouped(of(now, "ok")),
+            rate(of(now, "ok"), of(before, "ok"), seconds),
+            grouped(failed(now)),
+        );
+        if now.backlog_max > 0 {
+            line += &format!("  backlog {}", grouped(now.backlog_now));
+        }
+        line + &format!(
+            "  p50 {} us  p99 {} us  raw p99 {} us",
+            grouped(now.latency_us.p50),
+            grouped(now.latency_us.p99),
+            grouped(now.latency_raw_us.p99),
+        )
+    }
+
+    fn summary(report: &HttpClientReport) -> String {
+        let per_second = report.measured_ok as f64 / report.measured_seconds.max(0.001);
+        let mut text = format!(
+            "requests {}: ok {}/s ({} in {:.1} s measured), failed {}\nusers {}: connections opened {}, failed {}",
+            grouped(report.requests),
+            grouped(per_second as u64),
+            grouped(report.measured_ok),
+            report.measured_seconds,
+            grouped(failed(report)),
+            grouped(report.users_asked),
+            grouped(report.opened),
+            grouped(report.failed.values().sum()),
+        );
+        for (what, counts) in [
+            ("outcome", &report.outcomes),
+            ("response", &report.responses),
+            ("connecting failed", &report.failed),
+            ("anomalies", &report.anomalies),
+        ] {
+            for (name, count) in counts.iter().filter(|(_, n)| **n > 0) {
+                text += &format!("\n{what}: {name} {}", grouped(*count));
+            }
+        }
+        if report.backlog_max > 0 {
+            text += &format!(
+                "\nbacklog (due and not sent): {} at the end, at most {}",
+                grouped(report.backlog_now),
+                grouped(report.backlog_max)
+            );
+        }
+        for (what, latency) in [
+            ("latency, corrected", report.latency_us),
+            ("latency, raw", report.latency_raw_us),
+            ("connect", report.connect_us),
+        ] {
+            if latency.count > 0 {
+                text += &format!("\n{what}: {}", percentiles(&latency));
+            }
+        }
+        text
+    }
+}
+
+/// Requests that ended, but neither well nor by the end of the run.
+pub fn failed(report: &HttpClientReport) -> u64 {
+    let outcomes = report.outcomes.iter();
+    outcomes
+        .filter(|(name, _)| !matches!(&***name, "ok" | "stopped"))
+        .map(|(_, n)| n)
+        .sum()
+}

@@ -1,0 +1,142 @@
+//! The control plane of a run: waits for signals and the clock, gathers, prints, logs, stops.
+//!
+//! Invariants: a report is gathered once a second and once at the end; every way out after the start prints the final one; the
+//! second request to stop cuts what the first one left.
+//! Must not know: what users do, what a report contains.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use holdfast_engine::{Engine, Stop};
+use holdfast_results::console::{Console, Event, Events};
+use serde::Serialize;
+
+/// Histograms of the time since the last report, by tag.
+pub type Intervals = Vec<(&'static str, Histogram<u64>)>;
+
+/// What a protocol's control plane gathers and says.
+pub trait View {
+    /// What one thread's handler reports.
+    type Own: Default + Send + 'static;
+    /// What is printed.
+    type Report: Serialize + Default;
+    /// The first line of the histogram log.
+    const LOG_COMMENT: &str;
+
+    /// The report as of now, and the histograms of the time since the last one.
+    fn gather(&mut self, engine: &Engine<Self::Own>, is_final: bool) -> (Self::Report, Intervals);
+    /// True when the report shows that there is nothing left to do, whatever the clock says.
+    fn is_over(&self, _report: &Self::Report) -> bool {
+        false
+    }
+    /// The same, asked more often than there are reports.
+    fn is_over_now(&self, _engine: &Engine<Self::Own>) -> bool {
+        false
+    }
+    /// A report in one line, with the one before and the seconds between.
+    fn line(now: &Self::Report, before: &Self::Report, seconds: f64) -> String;
+    /// The final report for people.
+    fn summary(report: &Self::Report) -> String;
+}
+
+/// Makes the file of the histogram log, before anything starts, so that a run is not lost to a folder that cannot be written.
+///
+/// # Errors
+/// One line naming the file and the cause.
+pub fn create_log(path: Option<&PathBuf>) -> Result<Option<File>, anyhow::Error> {
+    path.map(|path| {
+        File::create(path).map_err(|e| {
+            anyhow::anyhow!(
+                "cannot write {} ({e}); next: name a file in a folder that exists",
+                path.display()
+            )
+        })
+    })
+    .transpose()
+}
+
+/// Runs an engine to its end: by signal, after `run_time`, or when there is nothing left to do. Gives the final report.
+///
+/// # Errors
+/// What a thread ended with, or a file that cannot be written; the final report was printed all the same.
+pub async fn supervise<V: View>(
+    engine: Engine<V::Own>,
+    mut events: Events,
+    view: &mut V,
+    console: &mut Console,
+    run_time: Option<Duration>,
+    histogram_log: Option<File>,
+) -> Result<V::Report, anyhow::Error> {
+    let mut out = histogram_log.map(BufWriter::new);
+    let mut serializer = V2DeflateSerializer::new();
+    let mut log = match &mut out {
+        None => None,
+        Some(out) => Some(
+            IntervalLogWriterBuilder::new()
+                .add_comment(V::LOG_COMMENT)
+                .with_start_time(SystemTime::now())
+                .with_base_time(SystemTime::now())
+                .with_max_value_divisor(1.0)
+                .begin_log_with(out, &mut serializer)?,
+        ),
+    };
+    let mut stops = 0;
+    let mut printed_us = 0;
+    let mut last = V::Report::default();
+    loop {
+        let is_done = engine.is_done();
+        let event = if is_done {
+            Event::Tick
+        } else {
+            events.next().await
+        };
+        let now_us = engine.now_us();
+        let is_time = run_time.is_some_and(|t| u128::from(now_us) >= t.as_micros());
+        let is_over = stops == 0 && (is_time || view.is_over_now(&engine));
+        if event == Event::Stop || is_over {
+            stops += 1;
+            engine.stop(if stops == 1 { Stop::InOrder } else { Stop::Now });
+        }
+        if is_done || now_us - printed_us >= 1_000_000 {
+            let from_us = std::mem::replace(&mut printed_us, now_us);
+            let (report, intervals) = view.gather(&engine, is_done);
+            if let Some(log) = &mut log {
+                let (start, length) = (
+                    Duration::from_micros(from_us),
+                    Duration::from_micros(now_us - from_us),
+                );
+                for (tag, histogram) in intervals.iter().filter(|(_, h)| !h.is_empty()) {
+                    log.write_histogram(histogram, start, length, Tag::new(tag))
+                        .map_err(|e| {
+                            anyhow::anyhow!(
+                                "cannot write the histogram log ({e:?}); next: free space"
+                            )
+                        })?;
+                }
+            }
+            if stops == 0 && view.is_over(&report) {
+                stops = 1;
+                engine.stop(Stop::InOrder);
+            }
+            if !is_done {
+                let seconds = (now_us - from_us) as f64 / 1e6;
+                console.progress(&report, V::line(&report, &last, seconds));
+            }
+            last = report;
+        }
+        if is_done {
+            break;
+        }
+    }
+    drop(log);
+    let ended = engine.join();
+    let written = console.finish(&last, V::summary(&last));
+    ended?;
+    written.map_err(anyhow::Error::msg)?;
+    Ok(last)
+}

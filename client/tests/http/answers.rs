@@ -1,0 +1,243 @@
+//! Every way an answer can be, each made by a server on purpose, and how the client names it.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::common::{count, own_address};
+use crate::peer::{Peer, reset};
+use crate::server::{HELLO, HttpServer};
+use crate::{client, run};
+
+/// Asks four times, and says that all four became `outcome`.
+fn assert_all(server: &HttpServer, outcome: &str, more: &[&str]) {
+    let args = [&["--requests", "4", "--users", "2"], more].concat();
+    let done = run(server.address(), &args);
+    let last = done.last();
+    assert_eq!(
+        (last.requests, count(&last.outcomes, outcome)),
+        (4, 4),
+        "{last:?}"
+    );
+    assert_eq!(server.asked(), 4, "{last:?}");
+    let (ok, code) = if outcome == "ok" { (4, 0) } else { (0, 1) };
+    assert_eq!((last.measured_ok, last.measured_failed), (ok, 4 - ok));
+    assert_eq!(
+        (last.latency_us.count, done.code()),
+        (ok, Some(code)),
+        "{last:?}"
+    );
+}
+
+#[test]
+fn every_framing_is_ok() {
+    let hello = ["--expect-body", "hello"];
+    assert_all(&HttpServer::saying(HELLO), "ok", &hello);
+    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;a=b\r\nllo\r\n0\r\nX: y\r\n\r\n";
+    assert_all(&HttpServer::saying(chunked), "ok", &hello);
+    let until_close = b"HTTP/1.1 200 OK\r\n\r\nhello";
+    assert_all(&HttpServer::saying_once(until_close), "ok", &hello);
+    let early = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    assert_all(&HttpServer::saying(early), "ok", &hello);
+    let http10 = b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    assert_all(&HttpServer::saying_once(http10), "ok", &hello);
+}
+
+#[test]
+fn answers_without_a_body_are_ok_whatever_length_they_name() {
+    let nothing = b"HTTP/1.1 204 No Content\r\n\r\n";
+    assert_all(&HttpServer::saying(nothing), "ok", &[]);
+    let unchanged = b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n";
+    assert_all(
+        &HttpServer::saying(unchanged),
+        "ok",
+        &["--expect-status", "304"],
+    );
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+    assert_all(&HttpServer::saying(head), "ok", &["--method", "HEAD"]);
+}
+
+#[test]
+fn another_status_or_body_is_wrong() {
+    let missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nhello";
+    assert_all(&HttpServer::saying(missing), "wrong_status", &[]);
+    assert_all(
+        &HttpServer::saying(HELLO),
+        "wrong_status",
+        &["--expect-status", "201,3xx"],
+    );
+    for other in ["hell", "hello!", "hullo", ""] {
+        assert_all(
+            &HttpServer::saying(HELLO),
+            "wrong_body",
+            &["--expect-body", other],
+        );
+    }
+}
+
+#[test]
+fn what_is_no_http_or_more_than_was_asked_for_is_malformed() {
+    let shell = b"SSH-2.0-OpenSSH_9.9\r\n";
+    assert_all(&HttpServer::saying(shell), "malformed", &[]);
+    let long = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhello";
+    assert_all(&HttpServer::saying(long), "malformed", &[]);
+    let chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello!\r\n";
+    assert_all(&HttpServer::saying(chunk), "malformed", &[]);
+    let upgrade = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n";
+    assert_all(&HttpServer::saying(upgrade), "malformed", &[]);
+    let endless = HttpServer::start(|_, stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n");
+        (0..5_000).all(|_| stream.write_all(b"X-Filler: 0123456789\r\n").is_ok())
+    });
+    assert_all(&endless, "malformed", &[]);
+}
+
+#[test]
+fn an_answer_nobody_asked_for_spoils_the_next_request() {
+    let server = HttpServer::start(|_, stream| {
+        stream.write_all(HELLO).unwrap();
+        // Not before the first one was taken for what it is: the user waits far longer.
+        std::thread::sleep(Duration::from_millis(100));
+        stream
+            .write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+            .is_ok()
+    });
+    let last = run(server.address(), &["--requests", "2", "--wait", "1h"]).last();
+    assert_eq!(
+        (
+            count(&last.outcomes, "ok"),
+            count(&last.outcomes, "malformed")
+        ),
+        (1, 1),
+        "{last:?}"
+    );
+    assert_eq!(server.asked(), 1);
+}
+
+#[test]
+fn no_answer_or_a_part_of_one_is_timed_out() {
+    let timeout = ["--timeout", "50ms"];
+    assert_all(&HttpServer::saying(b""), "timed_out", &timeout);
+    assert_all(
+        &HttpServer::saying(b"HTTP/1.1 200 OK\r\nConte"),
+        "timed_out",
+        &timeout,
+    );
+    let half = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel";
+    assert_all(&HttpServer::saying(half), "timed_out", &timeout);
+    assert_all(
+        &HttpServer::saying(b"HTTP/1.1 100 Continue\r\n\r\n"),
+        "timed_out",
+        &timeout,
+    );
+}
+
+#[test]
+fn an_end_before_the_answer_is_complete_is_closed_early() {
+    assert_all(&HttpServer::saying_once(b""), "closed_early", &[]);
+    assert_all(
+        &HttpServer::saying_once(b"HTTP/1.1 200 OK\r\nConte"),
+        "closed_early",
+        &[],
+    );
+    let short = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello";
+    assert_all(&HttpServer::saying_once(short), "closed_early", &[]);
+    let chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    assert_all(&HttpServer::saying_once(chunk), "closed_early", &[]);
+}
+
+#[test]
+fn a_reset_is_reset() {
+    let server = HttpServer::start(|_, stream| {
+        reset(stream.try_clone().expect("a descriptor"));
+        false
+    });
+    assert_all(&server, "reset", &[]);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_refused_and_found_when_it_is() {
+    let address = (own_address(), 8_080).into();
+    let users = client(address, &["--users", "3", "--timeout", "20s"]);
+    users.until("each refused", |r| count(&r.outcomes, "refused") >= 3);
+    let server = HttpServer::on(address, |_, stream| stream.write_all(HELLO).is_ok());
+    users.until("all served", |r| {
+        r.open_now == 3 && count(&r.outcomes, "ok") > 100
+    });
+    let outcome = users.stop();
+    crate::assert_balanced(&outcome);
+    let last = outcome.last();
+    assert_eq!(
+        count(&last.failed, "refused"),
+        count(&last.outcomes, "refused")
+    );
+    let sent = last.requests - count(&last.outcomes, "refused");
+    assert!(
+        server.asked() >= sent - 3 && server.asked() <= sent,
+        "{last:?}"
+    );
+    assert_eq!(outcome.code(), Some(1), "some were refused");
+}
+
+#[test]
+fn a_source_that_is_not_ours_is_named() {
+    let server = HttpServer::saying(HELLO);
+    let target = format!("http://{}", server.address());
+    let args = [
+        "--target",
+        &target,
+        "--source",
+        "192.0.2.77",
+        "--requests",
+        "2",
+    ];
+    let outcome = crate::common::Running::<holdfast_results::wire::HttpClientReport>::start(
+        crate::command(&args),
+    )
+    .outcome();
+    let last = outcome.last();
+    assert_eq!(count(&last.outcomes, "address_not_ours"), 2, "{last:?}");
+    assert_eq!(outcome.code(), Some(1));
+}
+
+#[test]
+fn what_is_under_way_at_the_end_is_stopped_and_no_failure() {
+    // A listener nobody accepts from: connections open, and nothing is ever said.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let args = ["--users", "5", "--drain-timeout", "100ms"];
+    let users = client(silent.local_addr().unwrap(), &args);
+    users.until("all asked", |r| r.pending_now == 5);
+    let outcome = users.stop();
+    crate::assert_balanced(&outcome);
+    assert_eq!(count(&outcome.last().outcomes, "stopped"), 5);
+    assert_eq!(outcome.code(), Some(1), "nothing was ok");
+
+    let server =
+        HttpServer::start(|asked, stream| asked.number > 0 || stream.write_all(HELLO).is_ok());
+    let users = client(server.address(), &["--users", "5"]);
+    users.until("all asked twice", |r| r.requests == 10);
+    let outcome = users.stop();
+    crate::assert_balanced(&outcome);
+    let last = outcome.last();
+    assert_eq!(
+        (
+            count(&last.outcomes, "ok"),
+            count(&last.outcomes, "stopped")
+        ),
+        (5, 5)
+    );
+    assert_eq!(outcome.code(), Some(0), "{last:?}");
+}
+
+#[test]
+fn a_server_that_only_accepts_and_closes_is_not_hammered() {
+    let peer = Peer::start(|_, _| None);
+    let outcome = run(peer.address, &["--users", "10", "--run-time", "1500ms"]);
+    let last = outcome.last();
+    assert!(
+        count(&last.outcomes, "ok") == 0 && last.requests >= 10,
+        "{last:?}"
+    );
+    // Pauses of at least 50, 100, 200, 400 and 800 ms: a sixth attempt starts after 1.5 s.
+    assert!(last.attempts <= 10 * 6, "{last:?}");
+}

@@ -1,0 +1,258 @@
+//! The books: what the client says it asked and got, against what the server counted, with every way of asking.
+
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::common::{Folder, count};
+use crate::run;
+use crate::server::{HELLO, HttpServer};
+
+#[test]
+fn as_many_as_were_asked_for_over_any_number_of_threads() {
+    for (users, threads, requests) in [("1", "2", 1), ("7", "2", 1_000), ("50", "3", 333)] {
+        let server = HttpServer::saying(HELLO);
+        let requests_text = requests.to_string();
+        let args = [
+            "--users",
+            users,
+            "--threads",
+            threads,
+            "--requests",
+            &requests_text,
+        ];
+        let outcome = run(server.address(), &args);
+        let last = outcome.last();
+        assert_eq!(outcome.code(), Some(0), "{last:?}");
+        assert_eq!(
+            (last.requests, count(&last.outcomes, "ok")),
+            (requests, requests)
+        );
+        assert_eq!(
+            (server.asked(), count(&last.responses, "200")),
+            (requests, requests)
+        );
+        assert_eq!(last.bytes_received, requests * HELLO.len() as u64);
+        // One connection each; those that came when all was asked for had nothing to do.
+        assert!(server.connections() <= users.parse().unwrap());
+    }
+}
+
+#[test]
+fn a_batch_is_sent_at_once_and_the_next_when_all_is_answered() {
+    let server = HttpServer::saying(HELLO);
+    let args = ["--users", "2", "--pipeline", "128", "--requests", "1000"];
+    let last = run(
+        server.address(),
+        &[&args[..], &["--expect-body", "hello"]].concat(),
+    )
+    .last();
+    assert_eq!(
+        (count(&last.outcomes, "ok"), server.asked()),
+        (1_000, 1_000),
+        "{last:?}"
+    );
+
+    // A server that answers nothing before it has all of a batch would wait for ever for a client that sends one by one.
+    let held = Mutex::new(0);
+    let server = HttpServer::start(move |_, stream| {
+        let mut held = held.lock().unwrap();
+        *held += 1;
+        *held % 10 != 0 || stream.write_all(&HELLO.repeat(10)).is_ok()
+    });
+    let last = run(server.address(), &["--pipeline", "10", "--requests", "50"]).last();
+    assert_eq!(
+        (count(&last.outcomes, "ok"), server.asked()),
+        (50, 50),
+        "{last:?}"
+    );
+}
+
+#[test]
+fn what_was_sent_behind_the_last_answer_of_a_connection_is_closed_early() {
+    let server = HttpServer::start(|asked, stream| {
+        let answer: &[u8] = match asked.number {
+            0..2 => HELLO,
+            2 => b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello",
+            _ => b"",
+        };
+        stream.write_all(answer).is_ok()
+    });
+    let last = run(server.address(), &["--pipeline", "8", "--requests", "16"]).last();
+    assert_eq!(
+        (
+            count(&last.outcomes, "ok"),
+            count(&last.outcomes, "closed_early")
+        ),
+        (6, 10),
+        "{last:?}"
+    );
+    assert_eq!(server.connections(), 2);
+}
+
+#[test]
+fn one_connection_for_each_user_or_one_for_each_request() {
+    let server = HttpServer::saying(HELLO);
+    let args = ["--users", "4", "--requests", "200"];
+    let last = run(server.address(), &args).last();
+    assert_eq!((last.opened, server.connections()), (4, 4), "{last:?}");
+
+    let server = HttpServer::start(|asked, stream| {
+        let text = std::str::from_utf8(asked.bytes).unwrap();
+        assert!(text.contains("\r\nConnection: close\r\n"), "{text}");
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            .unwrap();
+        false
+    });
+    let outcome = run(server.address(), &[&args[..], &["--no-keepalive"]].concat());
+    let last = outcome.last();
+    assert_eq!(outcome.code(), Some(0), "{last:?}");
+    assert_eq!(
+        (count(&last.outcomes, "ok"), server.asked()),
+        (200, 200),
+        "{last:?}"
+    );
+    // A connection more for each user whose next request was no longer to be.
+    assert!((200..=204).contains(&last.opened), "{last:?}");
+}
+
+#[test]
+fn a_server_that_says_nothing_of_closing_costs_a_request_at_most() {
+    let server = HttpServer::start(|asked, stream| {
+        stream.write_all(HELLO).unwrap();
+        asked.number < 4
+    });
+    let last = run(server.address(), &["--users", "3", "--requests", "100"]).last();
+    let lost = count(&last.outcomes, "closed_early") + count(&last.outcomes, "reset");
+    assert_eq!(count(&last.outcomes, "ok") + lost, 100, "{last:?}");
+    // Five answers a connection, then the request that met the end, if it had been sent.
+    assert!(
+        lost <= last.opened && count(&last.outcomes, "ok") >= 80,
+        "{last:?}"
+    );
+
+    // Who waits sees the end before asking, and asks on another connection.
+    let server = HttpServer::saying_once(HELLO);
+    let args = ["--users", "3", "--requests", "9", "--wait", "150ms"];
+    let last = run(server.address(), &args).last();
+    assert_eq!(
+        (count(&last.outcomes, "ok"), last.opened),
+        (9, 9),
+        "{last:?}"
+    );
+}
+
+#[test]
+fn answers_split_at_every_byte_are_the_same() {
+    const CHUNKED: &[u8] =
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
+    for answer in [HELLO, CHUNKED] {
+        let next = AtomicUsize::new(1);
+        let server = HttpServer::start(move |_, stream| {
+            let at = next.fetch_add(1, Ordering::SeqCst);
+            stream.write_all(&answer[..at]).unwrap();
+            // Long enough that the first part is read alone, most times.
+            std::thread::sleep(Duration::from_millis(2));
+            stream.write_all(&answer[at..]).is_ok()
+        });
+        let requests = (answer.len() - 1).to_string();
+        let args = ["--requests", &requests, "--expect-body", "hello"];
+        let outcome = run(server.address(), &args);
+        assert_eq!(outcome.code(), Some(0), "{:?}", outcome.last());
+    }
+}
+
+#[test]
+fn a_large_answer_and_a_large_request_are_whole() {
+    const BYTES: usize = 3_000_000;
+    let server = HttpServer::start(|asked, stream| {
+        let body = &asked.bytes[asked.bytes.len() - BYTES..];
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n");
+        stream.write_all(&[head.as_bytes(), body].concat()).is_ok()
+    });
+    let folder = Folder::new("http-body");
+    let path = folder.file("body");
+    std::fs::write(&path, vec![b'x'; BYTES]).unwrap();
+    let args = [
+        "--method",
+        "POST",
+        "--body-file",
+        &path,
+        "--requests",
+        "4",
+        "--users",
+        "2",
+    ];
+    let outcome = run(server.address(), &args);
+    let last = outcome.last();
+    assert_eq!(outcome.code(), Some(0), "{last:?}");
+    assert!(last.bytes_received > 4 * BYTES as u64);
+}
+
+#[test]
+fn requests_say_what_the_flags_say() {
+    let server = HttpServer::start(|asked, stream| {
+        let text = std::str::from_utf8(asked.bytes).unwrap();
+        let is_right = text.starts_with("PUT /a/b?c=d HTTP/1.1\r\nHost: 127.0.0.1:")
+            && text.contains("\r\nX-One: 1\r\nX-Two: a: b\r\n")
+            && text.ends_with("\r\nContent-Length: 4\r\n\r\nbody");
+        let status = if is_right { "204 Right" } else { "400 Wrong" };
+        write!(stream, "HTTP/1.1 {status}\r\n\r\n").is_ok()
+    });
+    let target = format!("http://{}/a/b?c=d", server.address());
+    let args = [
+        "--target",
+        &target,
+        "--method",
+        "PUT",
+        "--body",
+        "body",
+        "--requests",
+        "1",
+    ];
+    let headers = ["--header", "X-One: 1", "--header", "X-Two: a: b"];
+    let command = crate::command(&[&args[..], &headers].concat());
+    let outcome =
+        crate::common::Running::<holdfast_results::wire::HttpClientReport>::start(command)
+            .outcome();
+    assert_eq!(
+        count(&outcome.last().responses, "204"),
+        1,
+        "{:?}",
+        outcome.last()
+    );
+}
+
+#[test]
+fn the_server_of_python_is_understood() {
+    let folder = Folder::new("http-python");
+    std::fs::write(folder.file("path"), "hello").unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    drop(port);
+    let python = std::process::Command::new("python3")
+        .args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"])
+        .args([folder.0.as_os_str(), address.port().to_string().as_ref()])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    let Ok(mut python) = python else {
+        eprintln!("not tested: no python3; next: apt-get install python3");
+        return;
+    };
+    crate::common::until("python listens", || {
+        std::net::TcpStream::connect(address).is_ok()
+    });
+    let args = ["--users", "3", "--requests", "30", "--expect-body", "hello"];
+    let outcome = run(address, &args);
+    let _ = python.kill();
+    let _ = python.wait();
+    let last = outcome.last();
+    assert_eq!(
+        (count(&last.outcomes, "ok"), outcome.code()),
+        (30, Some(0)),
+        "{last:?}"
+    );
+}

@@ -1,0 +1,62 @@
+//! `holdfast-client http` through its public doors: the real program against servers of the test's own, which answer in every way a
+//! server can, and against one that somebody else wrote.
+#![forbid(unsafe_code)]
+
+#[path = "../../../server/tests/common/mod.rs"]
+mod common;
+#[path = "../longconn/peer.rs"]
+#[allow(dead_code)] // These tests use their part of it.
+mod peer;
+
+mod answers;
+mod books;
+mod load;
+mod refusals;
+mod server;
+
+/// The program this package makes.
+const OWN_PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-client");
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use holdfast_results::wire::HttpClientReport;
+
+use common::{Outcome, Running, own_address, program, sum};
+
+/// `holdfast-client http` with reports on standard output, which ends with this test.
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(program("holdfast-client"));
+    command
+        .args(["http", "--progress", "json", "--die-with-parent"])
+        .args(args);
+    command
+}
+
+/// Users of a server, started.
+fn client(target: SocketAddr, args: &[&str]) -> Running<HttpClientReport> {
+    let (target, source) = (format!("http://{target}/path"), own_address().to_string());
+    Running::start(command(
+        &[&["--target", &target, "--source", &source], args].concat(),
+    ))
+}
+
+/// Users of a server, run to the end. The books balance.
+fn run(target: SocketAddr, args: &[&str]) -> Outcome<HttpClientReport> {
+    let outcome = client(target, args).outcome();
+    assert_balanced(&outcome);
+    outcome
+}
+
+/// Every request and every attempt is in exactly one class, and nothing is under way any more.
+fn assert_balanced(outcome: &Outcome<HttpClientReport>) {
+    let last = outcome.last();
+    assert!(last.is_final, "{}", outcome.errors);
+    assert_eq!(sum(&last.outcomes), last.requests, "{last:?}");
+    assert_eq!(
+        (last.pending_now, last.open_now, last.connecting_now),
+        (0, 0, 0),
+        "{last:?}"
+    );
+    assert_eq!(last.attempts, last.opened + sum(&last.failed), "{last:?}");
+}

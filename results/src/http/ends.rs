@@ -1,0 +1,260 @@
+//! The two ends of a slice: started on their cores, waited for, ended.
+//!
+//! Purpose: everything a slice does with a process, so that [`super::slice`] reads as what is measured.
+//! Invariants: every wait is bounded and looks whether somebody has died meanwhile; whoever did is named with its last words.
+//! Must not know: what is measured between start and end.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::cores;
+use super::generator::{self, GeneratorLine, Outcome, Wanted};
+use super::scenario::{Generator, Subject};
+use super::slice::{LOAD_POLL, Performance};
+use super::stage::{self, Cut};
+use super::subject::{self, Ready, ServerLine, Start};
+use crate::child::{Child, Report};
+use crate::wire::{HttpClientReport, HttpServerReport};
+
+/// A server that does not listen by then will not.
+const START_MAX: Duration = Duration::from_secs(10);
+/// A process that was told to end has this long.
+const END_MAX: Duration = Duration::from_secs(15);
+/// How often the end of a process is looked for: the window of a slice lasts until it is seen.
+const END_POLL: Duration = Duration::from_millis(2);
+
+/// A server of any kind.
+pub(super) type Server = Child<ServerLine>;
+/// A generator of any kind.
+pub(super) type Client = Child<GeneratorLine>;
+
+impl Performance<'_> {
+    /// Starts the server on its cores.
+    pub(super) fn start_server(&mut self) -> Result<(Server, Start), Cut> {
+        let fail = |why| Cut::failed("server_did_not_start", why);
+        let wanted = subject::Wanted {
+            address: stage::address(self.number, self.plan.options.port),
+            threads: self.halves.server.len(),
+            descriptors: self.plan.descriptors,
+            scenario: self.slice.scenario,
+            dir: &self.dir,
+        };
+        let start = subject::start(self.slice.subject, self.plan, &wanted).map_err(fail)?;
+        let server = cores::on(&self.halves.server, || {
+            Child::start(
+                "server",
+                &start.program,
+                &start.args,
+                self.dir.join("server.stderr.log"),
+                self.stage.notify.clone(),
+            )
+        })
+        .map_err(fail)?
+        .map_err(|e| {
+            fail(format!(
+                "{} cannot be started: {e}",
+                start.program.display()
+            ))
+        })?;
+        Ok((server, start))
+    }
+
+    /// Starts this slice's generator on its cores.
+    pub(super) fn start_client(&mut self, wanted: &Wanted) -> Result<Client, Cut> {
+        self.start_generator(self.slice.generator, wanted, "client.stderr.log")
+    }
+
+    /// Starts any generator on the client's cores.
+    pub(super) fn start_generator(
+        &mut self,
+        generator: Generator,
+        wanted: &Wanted,
+        log: &str,
+    ) -> Result<Client, Cut> {
+        let fail = |why| Cut::failed("client_did_not_start", why);
+        let (program, args) =
+            generator::start(generator, &self.plan.programs, wanted, &self.dir).map_err(fail)?;
+        cores::on(&self.halves.client, || {
+            Child::start(
+                "client",
+                &program,
+                &args,
+                self.dir.join(log),
+                self.stage.notify.clone(),
+            )
+        })
+        .map_err(fail)?
+        .map_err(|e| fail(format!("{} cannot be started: {e}", program.display())))
+    }
+
+    /// Waits until the server listens.
+    pub(super) async fn until_ready(
+        &mut self,
+        server: &mut Server,
+        ready: Ready,
+    ) -> Result<(), Cut> {
+        let address = stage::address(self.number, self.plan.options.port);
+        let found = self
+            .stage
+            .wait(START_MAX, Duration::from_millis(10), || {
+                has_not_ended(server, "server_did_not_start")?;
+                let is_ready = match ready {
+                    Ready::Line => server.heard().line_count > 0,
+                    Ready::Connects => stage::connects(address),
+                };
+                Ok(is_ready.then_some(()))
+            })
+            .await?;
+        found.ok_or_else(|| {
+            Cut::failed(
+                "server_did_not_start",
+                format!(
+                    "it did not listen within {} s{}",
+                    START_MAX.as_secs(),
+                    last_words(server)
+                ),
+            )
+        })
+    }
+
+    /// Waits for a report of our client that is as `is_it` wants it.
+    pub(super) async fn until_report(
+        &mut self,
+        server: &mut Server,
+        client: &mut Client,
+        max: Duration,
+        is_it: impl Fn(&HttpClientReport) -> bool,
+    ) -> Result<HttpClientReport, Cut> {
+        let found = self
+            .stage
+            .wait(max, LOAD_POLL, || {
+                still_run(server, client)?;
+                Ok(match &client.heard().latest {
+                    Some(GeneratorLine::Client(report)) if is_it(report) => {
+                        Some((**report).clone())
+                    }
+                    _ => None,
+                })
+            })
+            .await?;
+        found.ok_or_else(|| {
+            Cut::failed(
+                "client_timed_out",
+                format!(
+                    "the client did not get as far as it should within {} s{}",
+                    max.as_secs(),
+                    last_words(client)
+                ),
+            )
+        })
+    }
+
+    /// Stops a generator; its result, and its time on cores over its whole life, seconds.
+    pub(super) async fn end_client(
+        &mut self,
+        mut client: Client,
+        generator: Generator,
+    ) -> Result<(Outcome, f64), Cut> {
+        client.signal(generator::stop_signal(generator));
+        self.until_ended(&mut client, "client_did_not_end").await?;
+        client.tidy();
+        let outcome = generator::outcome(client.heard().latest.as_ref()).map_err(|why| {
+            let end = client.end_in_words();
+            Cut::failed(
+                "client_without_result",
+                format!("{why}; it {end}{}", last_words(&client)),
+            )
+        })?;
+        Ok((outcome, client.cpu().as_secs_f64()))
+    }
+
+    /// Ends the server; the last report of ours.
+    pub(super) async fn end_server(
+        &mut self,
+        mut server: Server,
+        start: &Start,
+    ) -> Result<Option<HttpServerReport>, Cut> {
+        server.signal(if start.is_orderly {
+            Signal::SIGTERM
+        } else {
+            Signal::SIGKILL
+        });
+        self.until_ended(&mut server, "server_did_not_end").await?;
+        server.tidy();
+        if self.slice.subject != Subject::Holdfast {
+            return Ok(None);
+        }
+        if !server.exit().is_some_and(|status| status.success()) {
+            return Err(Cut::failed(
+                "server_ended_badly",
+                format!(
+                    "the server {}{}",
+                    server.end_in_words(),
+                    last_words(&server)
+                ),
+            ));
+        }
+        match &server.heard().latest {
+            Some(ServerLine::Report(report)) if report.is_final => Ok(Some((**report).clone())),
+            _ => Err(Cut::failed(
+                "server_without_result",
+                "the server left no final report",
+            )),
+        }
+    }
+
+    async fn until_ended<R: Report>(
+        &mut self,
+        child: &mut Child<R>,
+        kind: &'static str,
+    ) -> Result<(), Cut> {
+        let ended = self
+            .stage
+            .wait(END_MAX, END_POLL, || {
+                child.reap();
+                Ok(child.is_done().then_some(()))
+            })
+            .await?;
+        ended.ok_or_else(|| {
+            Cut::failed(
+                kind,
+                format!(
+                    "the {} did not end within {} s{}",
+                    child.name,
+                    END_MAX.as_secs(),
+                    last_words(child)
+                ),
+            )
+        })
+    }
+}
+
+/// Neither end has ended by itself.
+pub(super) fn still_run(server: &mut Server, client: &mut Client) -> Result<(), Cut> {
+    has_not_ended(server, "server_died")?;
+    has_not_ended(client, "client_died")
+}
+
+fn has_not_ended<R: Report>(child: &mut Child<R>, kind: &'static str) -> Result<(), Cut> {
+    child.reap();
+    if child.exit().is_none() {
+        return Ok(());
+    }
+    Err(Cut::failed(
+        kind,
+        format!(
+            "the {} {}{}",
+            child.name,
+            child.end_in_words(),
+            last_words(child)
+        ),
+    ))
+}
+
+fn last_words<R: Report>(child: &Child<R>) -> String {
+    child
+        .stderr_tail(1)
+        .pop()
+        .map_or(String::new(), |line| format!(": {line}"))
+}

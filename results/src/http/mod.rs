@@ -1,0 +1,265 @@
+//! HTTP servers and clients side by side: `holdfast-bench http`.
+//!
+//! Purpose: `plan -> folder -> Go peer -> lab -> slices, round by round -> medians -> ratios -> verdict -> record`.
+//! Every slice has a server of its own on one half of the cores and a generator on the other ([`mod@slice`]).
+//! Invariants: whatever happens, a run that began leaves a record, and nothing else. One thread: a namespace is entered before
+//! the runtime starts.
+//! Must not know: how HTTP is spoken.
+
+pub mod cores;
+mod ends;
+pub mod generator;
+pub mod plan;
+pub mod ratios;
+pub mod record;
+pub mod scenario;
+pub mod slice;
+pub mod stage;
+pub mod subject;
+pub mod summary;
+pub mod usage;
+pub mod verdict;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::folder::{RunFolder, rfc3339};
+use crate::refusal::Refusal;
+use crate::run::Verdict;
+use crate::summary::Progress;
+use crate::{lab, origin};
+use plan::Plan;
+use record::{Cores, Entry, HTTP_RUN_SCHEMA, HttpRun, Measured, round};
+use scenario::Subject;
+use stage::{Cut, Stage};
+
+pub use plan::{Options, SLICE_DEFAULT};
+pub use scenario::{Generator, SCENARIOS};
+
+/// Runs it all and prints the result: the summary, or `run.json` if `is_json`. Returns the exit code: 0 passed,
+/// 1 fell short, 130 interrupted.
+///
+/// # Errors
+/// When the run could not start; nothing is left behind then.
+pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
+    const FELL_SHORT: u8 = 1;
+    const INTERRUPTED: u8 = 130;
+    let mut plan = Plan::new(options)?;
+    let started = SystemTime::now();
+    let folder = RunFolder::create(&plan.runs, started, &plan.folder_name())?;
+    let mut progress = Progress::new();
+    prepare_go(&mut plan, &mut progress);
+    for notice in &plan.notices {
+        progress.say(notice);
+    }
+    let mut run = HttpRun {
+        schema: HTTP_RUN_SCHEMA.into(),
+        name: "http".into(),
+        label: plan.options.label.clone(),
+        command: origin::command_line(),
+        commit: origin::commit(),
+        started_at: rfc3339(started),
+        machine: origin::machine(),
+        asked: plan.asked(),
+        notes: plan.notices.clone(),
+        cores: Cores {
+            server: plan.halves.server.clone(),
+            client: plan.halves.client.clone(),
+        },
+        programs: plan.versions.clone(),
+        scenarios: entries(&plan),
+        ..HttpRun::default()
+    };
+    // Peers that do not raise it themselves would stop at the soft limit of descriptors.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+    let connections_max = plan
+        .slices
+        .iter()
+        .map(|s| s.scenario.connections_of(s.subject))
+        .max();
+    run.lab = lab::enter(connections_max.unwrap_or(0), plan.options.is_private);
+    for note in &run.lab.notes {
+        progress.say(note);
+    }
+    progress.say(&format!(
+        "{} slices in {} rounds, about {}: server on cores {:?}, client on {:?}",
+        plan.slices.len(),
+        plan.options.rounds,
+        summary::minutes(plan.estimate(0)),
+        plan.halves.server,
+        plan.halves.client
+    ));
+
+    let is_interrupted = match perform(&plan, &folder, progress, &mut run) {
+        Ok(is_interrupted) => is_interrupted,
+        Err(refusal) => {
+            folder.discard();
+            return Err(refusal);
+        }
+    };
+    for entry in &mut run.scenarios {
+        *entry = std::mem::take(entry).summed_up();
+    }
+    run.ratios = ratios::ratios(&run.scenarios);
+    verdict::judge(&mut run);
+    let written = leave(&run, &folder, &plan);
+    print_result(&run, &folder, is_json);
+    Ok(match run.verdict {
+        _ if is_interrupted => INTERRUPTED,
+        Verdict::Pass if written => 0,
+        _ => FELL_SHORT,
+    })
+}
+
+/// Writes the record and points `latest` at it; false if the record is not on disk.
+fn leave(run: &HttpRun, folder: &RunFolder, plan: &Plan) -> bool {
+    // Only empty ones go: what a failed slice left in them stays.
+    let _ = std::fs::remove_dir(folder.file("work"));
+    if let Err(e) = folder.write_json("run.json", run) {
+        eprintln!(
+            "error: {}: {e}; next: free space there, or choose another folder with --runs DIR",
+            folder.file("run.json").display()
+        );
+        return false;
+    }
+    if let Err(e) = folder.point_latest() {
+        eprintln!(
+            "warning: {}/latest could not be pointed at this run: {e}",
+            plan.runs.display()
+        );
+    }
+    true
+}
+
+fn print_result(run: &HttpRun, folder: &RunFolder, is_json: bool) {
+    use std::io::Write;
+    let text = if is_json {
+        serde_json::to_string_pretty(run).unwrap_or_default() + "\n"
+    } else {
+        summary::page(run, folder.path())
+    };
+    // A closed pipe is the reader's choice; the record is on disk.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Builds the Go peer before anything is measured; without it Go is left out.
+fn prepare_go(plan: &mut Plan, progress: &mut Progress) {
+    if !plan.slices.iter().any(|s| s.subject == Subject::Go) {
+        return;
+    }
+    progress.show_line("building the Go peer", true);
+    let built = match &plan.programs.go {
+        Some(go) => subject::build_go(go, &plan.bin_dir),
+        None => Err("the Go tool is not here".into()),
+    };
+    progress.finish();
+    if let Err(why) = built {
+        plan.slices.retain(|s| s.subject != Subject::Go);
+        plan.notices
+            .push(format!("go is left out: it cannot be built: {why}"));
+    }
+}
+
+/// One entry for each scenario, subject and generator, without figures yet.
+fn entries(plan: &Plan) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for slice in &plan.slices {
+        if entries.iter().all(|e| !is_of(e, slice)) {
+            entries.push(Entry {
+                scenario: slice.scenario.name.into(),
+                subject: slice.subject.name().into(),
+                generator: slice.generator.name().into(),
+                connections: slice.scenario.connections_of(slice.subject),
+                offered_per_second: slice.scenario.offered_per_second().map(|v| round(v, 1)),
+                ..Entry::default()
+            });
+        }
+    }
+    entries
+}
+
+fn is_of(entry: &Entry, slice: &plan::Slice) -> bool {
+    entry.scenario == slice.scenario.name
+        && entry.subject == slice.subject.name()
+        && entry.generator == slice.generator.name()
+}
+
+/// All slices; true if it was interrupted.
+fn perform(
+    plan: &Plan,
+    folder: &RunFolder,
+    progress: Progress,
+    run: &mut HttpRun,
+) -> Result<bool, Refusal> {
+    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(|e| {
+        Refusal::new(
+            format!("io_uring cannot be set up: {e} (kernel.io_uring_disabled, a seccomp filter, or a kernel before 5.11)"),
+            "sysctl -w kernel.io_uring_disabled=0",
+        )
+    })?;
+    runtime.block_on(async {
+        let mut stage = Stage::new(progress)?;
+        let started = Instant::now();
+        let mut broken: BTreeSet<Subject> = BTreeSet::new();
+        for (number, slice) in plan.slices.iter().enumerate() {
+            if broken.contains(&slice.subject) {
+                continue;
+            }
+            let left = time_left(plan, number, started.elapsed());
+            stage
+                .progress
+                .show_line(&summary::glance(plan, number, left), false);
+            let measured = match slice::measure(&mut stage, plan, folder, number).await {
+                Ok(measured) => measured,
+                Err(Cut::Interrupted) => {
+                    run.incidents.push("interrupted".into());
+                    break;
+                }
+                Err(Cut::Failed { kind, why }) => {
+                    let name = slice.subject.name();
+                    let what = format!("{} of {name}", slice.scenario.name);
+                    stage
+                        .progress
+                        .say(&format!("{what}, round {}: {why}", slice.round));
+                    if slice.subject != Subject::Holdfast {
+                        run.notes
+                            .push(format!("{what}, round {}: {why}", slice.round));
+                        // One that does not start would cost ten seconds each time.
+                        if kind == "server_did_not_start" {
+                            run.notes.push(format!("{name} is left out from there on"));
+                            broken.insert(slice.subject);
+                        }
+                    }
+                    Measured {
+                        round: slice.round,
+                        failures: [(kind.to_string(), 1)].into(),
+                        error: Some(why),
+                        ..Measured::default()
+                    }
+                }
+            };
+            if let Some(entry) = run.scenarios.iter_mut().find(|e| is_of(e, slice)) {
+                entry.measured.push(measured);
+            }
+        }
+        stage.progress.finish();
+        run.seconds = round(started.elapsed().as_secs_f64(), 3);
+        Ok(stage.is_interrupted())
+    })
+}
+
+/// What is left by the plan, corrected by how well the plan has been kept so far.
+fn time_left(plan: &Plan, number: usize, elapsed: Duration) -> Duration {
+    let (all, left) = (plan.estimate(0), plan.estimate(number));
+    let done = (all - left).as_secs_f64();
+    let pace = if done > 10.0 {
+        elapsed.as_secs_f64() / done
+    } else {
+        1.0
+    };
+    left.mul_f64(pace)
+}

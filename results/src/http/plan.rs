@@ -1,0 +1,456 @@
+//! What an HTTP run will do, settled before anything starts.
+//!
+//! Purpose: flags checked and completed; programs found, or their absence noted; the slices in their order; how long it takes.
+//! Invariants: nothing is started, made or changed here, but for asking foreign programs for their version. Slices alternate:
+//! every round holds every slice once, so what drifts in the machine drifts for all.
+//! Must not know: namespaces, run folders, how a slice is measured.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::cores::{Halves, allowed};
+use super::record::HttpAsked;
+use super::scenario::{Generator, Kind, SCENARIOS, Scenario, Subject};
+use crate::folder::{check_label, runs_or_default};
+use crate::programs::{bin_dir_or_own, find, is_program, program};
+use crate::refusal::Refusal;
+
+/// Load on a new server before it is measured.
+pub const WARM_UP: Duration = Duration::from_millis(500);
+/// A measured slice without `--slice`.
+pub const SLICE_DEFAULT: Duration = Duration::from_millis(1_500);
+/// How fast the users of `users-*` start, a second.
+pub const USERS_PER_SECOND: u64 = 10_000;
+/// After the last user's start: the longest wait, so that every user has asked before the measurement.
+pub const USERS_SETTLE: Duration = Duration::from_secs(1);
+
+const SLICE_MIN: Duration = Duration::from_millis(200);
+const SLICE_MAX: Duration = Duration::from_secs(600);
+const ROUNDS_MAX: u32 = 1_000;
+
+/// The flags of `holdfast-bench http`; each is explained by `--help`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Options {
+    pub scenarios: Vec<String>,
+    pub subjects: Vec<Subject>,
+    pub generators: Vec<Generator>,
+    pub rounds: u32,
+    pub slice: Duration,
+    pub has_peers: bool,
+    pub port: u16,
+    pub label: Option<String>,
+    pub runs: Option<PathBuf>,
+    pub is_private: bool,
+    pub bin_dir: Option<PathBuf>,
+}
+
+/// One measurement to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Slice {
+    /// Round, from 1.
+    pub round: u32,
+    /// What is asked of the connections.
+    pub scenario: &'static Scenario,
+    /// Server.
+    pub subject: Subject,
+    /// Load.
+    pub generator: Generator,
+}
+
+/// Where each program is; `None`: not here.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)]
+pub struct Programs {
+    pub server: Option<PathBuf>,
+    pub client: Option<PathBuf>,
+    pub floor: Option<PathBuf>,
+    pub nginx: Option<PathBuf>,
+    pub haproxy: Option<PathBuf>,
+    /// The Go tool, which builds the Go peer.
+    pub go: Option<PathBuf>,
+    pub wrk: Option<PathBuf>,
+    pub setpriv: Option<PathBuf>,
+    pub unshare: Option<PathBuf>,
+}
+
+/// A checked request.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The flags as given.
+    pub options: Options,
+    /// Every slice, in order.
+    pub slices: Vec<Slice>,
+    /// Programs.
+    pub programs: Programs,
+    /// What foreign programs say about their version; `None`: not here.
+    pub versions: BTreeMap<String, Option<String>>,
+    /// Cores of both sides.
+    pub halves: Halves,
+    /// Descriptors one process may have at most.
+    pub descriptors: u64,
+    /// Where the run's folder goes.
+    pub runs: PathBuf,
+    /// Folder of our programs, and of what is built for a run.
+    pub bin_dir: PathBuf,
+    /// What a person should know before the start, one line each.
+    pub notices: Vec<String>,
+    asked: HttpAsked,
+}
+
+impl Plan {
+    /// Checks `options` against sense and the programs there are.
+    ///
+    /// # Errors
+    /// The first thing that stands in the way.
+    pub fn new(mut options: Options) -> Result<Self, Refusal> {
+        check_figures(&options)?;
+        check_label(options.label.as_deref())?;
+        let scenarios = chosen(&options.scenarios)?;
+        if !options.has_peers {
+            options.subjects.retain(|s| !s.is_peer());
+            options.generators.retain(|g| *g != Generator::Wrk);
+        }
+        let mut notices = Vec::new();
+        let bin_dir = bin_dir_or_own(options.bin_dir.as_deref());
+        let programs = Programs {
+            server: program(options.bin_dir.as_deref(), "holdfast-server").ok(),
+            client: program(options.bin_dir.as_deref(), "holdfast-client").ok(),
+            floor: Some(bin_dir.join("examples/floor")).filter(|p| is_program(p)),
+            nginx: find("nginx"),
+            haproxy: find("haproxy"),
+            go: find("go"),
+            wrk: find("wrk"),
+            setpriv: find("setpriv"),
+            unshare: find("unshare"),
+        };
+        leave_out_absent(&mut options, &programs, &mut notices);
+        let slices = slices(
+            &scenarios,
+            &options.subjects,
+            &options.generators,
+            options.rounds,
+        );
+        check_slices(&slices, &options)?;
+        let halves = Halves::of(&allowed());
+        if halves.is_shared() {
+            notices.push(format!(
+                "one core (number {}) for server and client together: figures are not those of a server with a core of its own",
+                halves.server[0]
+            ));
+        }
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(_, hard)| hard.max(1));
+        notices.extend(too_few_descriptors(&slices, descriptors));
+        Ok(Self {
+            descriptors,
+            versions: versions(&options, &programs),
+            asked: asked(&options, &scenarios),
+            runs: runs_or_default(options.runs.as_deref()),
+            bin_dir,
+            options,
+            slices,
+            programs,
+            halves,
+            notices,
+        })
+    }
+
+    /// The run's name: `http`, and the label behind it.
+    #[must_use]
+    pub fn folder_name(&self) -> String {
+        self.options
+            .label
+            .as_ref()
+            .map_or_else(|| "http".into(), |label| format!("http-{label}"))
+    }
+
+    /// The request as the record holds it.
+    #[must_use]
+    pub fn asked(&self) -> HttpAsked {
+        self.asked.clone()
+    }
+
+    /// The cores of a slice's two ends.
+    #[must_use]
+    pub fn halves_of(&self, slice: &Slice) -> Halves {
+        if slice.scenario.is_same_core {
+            Halves::same(&self.halves.server)
+        } else {
+            self.halves.clone()
+        }
+    }
+
+    /// About how long the slices from number `first` on take.
+    #[must_use]
+    pub fn estimate(&self, first: usize) -> Duration {
+        self.slices
+            .iter()
+            .skip(first)
+            .map(|slice| estimate(slice, self.options.slice))
+            .sum()
+    }
+}
+
+/// Start of a server, end of both: what a slice takes besides its load, as measured where this was written.
+const AROUND: Duration = Duration::from_millis(350);
+
+fn estimate(slice: &Slice, time: Duration) -> Duration {
+    let scenario = slice.scenario;
+    let connections = scenario.connections_of(slice.subject);
+    AROUND
+        + match scenario.kind {
+            Kind::Users => ramp(connections) + USERS_SETTLE + time + Duration::from_secs(1),
+            Kind::IdleMemory => {
+                Duration::from_secs_f64(connections as f64 / 20_000.0) + Duration::from_secs(2)
+            }
+            Kind::Saturation if scenario.idle > 0 => WARM_UP + time + Duration::from_secs(2),
+            Kind::Saturation => WARM_UP + time,
+        }
+}
+
+/// How long it takes to start `users` of `users-*`.
+#[must_use]
+pub fn ramp(users: u64) -> Duration {
+    Duration::from_secs_f64(users as f64 / USERS_PER_SECOND as f64)
+}
+
+fn check_figures(o: &Options) -> Result<(), Refusal> {
+    if !(1..=ROUNDS_MAX).contains(&o.rounds) {
+        return Err(Refusal::new(
+            format!("{} rounds are outside 1 to {ROUNDS_MAX}", o.rounds),
+            "give another number with --rounds 3",
+        ));
+    }
+    if !(SLICE_MIN..=SLICE_MAX).contains(&o.slice) {
+        return Err(Refusal::new(
+            format!(
+                "a slice of {} is outside 200ms to 10m",
+                humantime::format_duration(o.slice)
+            ),
+            "give another with --slice 2s",
+        ));
+    }
+    Ok(())
+}
+
+/// The scenarios of these names, all of them for none, in the order of the table.
+fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>, Refusal> {
+    if let Some(name) = names.iter().find(|name| Scenario::named(name).is_none()) {
+        let all: Vec<&str> = SCENARIOS.iter().map(|s| s.name).collect();
+        return Err(Refusal::new(
+            format!("{name:?} is no scenario"),
+            format!("--scenarios with some of {}", all.join(",")),
+        ));
+    }
+    Ok(SCENARIOS
+        .iter()
+        .filter(|s| names.is_empty() || names.iter().any(|name| name == s.name))
+        .collect())
+}
+
+/// Leaves out whose program is not here, and says so.
+fn leave_out_absent(options: &mut Options, programs: &Programs, notices: &mut Vec<String>) {
+    const FLOOR: &str = "cargo build --release -p holdfast-engine --example floor";
+    options.subjects.retain(|subject| {
+        let (is_here, next) = match subject {
+            Subject::Holdfast => (true, ""),
+            Subject::Floor => (programs.floor.is_some(), FLOOR),
+            Subject::Nginx => (programs.nginx.is_some(), "apt-get install nginx-light"),
+            Subject::Haproxy => (programs.haproxy.is_some(), "apt-get install haproxy"),
+            Subject::Go => (programs.go.is_some(), "apt-get install golang-go"),
+        };
+        if !is_here {
+            notices.push(format!(
+                "{} is left out: it is not here; next: {next}",
+                subject.name()
+            ));
+        }
+        is_here
+    });
+    if programs.wrk.is_none() && options.generators.contains(&Generator::Wrk) {
+        notices.push("wrk is left out: it is not here; next: apt-get install wrk".into());
+        options.generators.retain(|g| *g != Generator::Wrk);
+    }
+    if programs.setpriv.is_none() || programs.unshare.is_none() {
+        notices.push(
+            "setpriv or unshare is missing: peers may stay behind if this program is killed; next: apt-get install util-linux"
+                .into(),
+        );
+    }
+}
+
+fn slices(
+    scenarios: &[&'static Scenario],
+    subjects: &[Subject],
+    generators: &[Generator],
+    rounds: u32,
+) -> Vec<Slice> {
+    let mut slices = Vec::new();
+    for round in 1..=rounds {
+        for scenario in scenarios {
+            // Memory does not vary between rounds; a hundred thousand connections take their time.
+            if scenario.kind == Kind::IdleMemory && round > 1 {
+                continue;
+            }
+            for (subject, generator) in scenario.pairs(subjects, generators) {
+                slices.push(Slice {
+                    round,
+                    scenario,
+                    subject,
+                    generator,
+                });
+            }
+        }
+    }
+    slices
+}
+
+/// There is something to do, and our own programs for it are here.
+fn check_slices(slices: &[Slice], options: &Options) -> Result<(), Refusal> {
+    if slices.is_empty() {
+        return Err(Refusal::new(
+            "none of these scenarios is measured with these subjects and generators",
+            "leave --scenarios, --subjects or --generators out; users-* need the generator holdfast",
+        ));
+    }
+    let bin_dir = options.bin_dir.as_deref();
+    if slices.iter().any(|s| s.subject == Subject::Holdfast) {
+        program(bin_dir, "holdfast-server")?;
+    }
+    if slices
+        .iter()
+        .any(|s| s.generator == Generator::Holdfast || s.scenario.idle > 0)
+    {
+        program(bin_dir, "holdfast-client")?;
+    }
+    Ok(())
+}
+
+/// Subjects of one process that keeps a descriptor for each connection: where these do not suffice, the last users wait for
+/// others to leave. nginx gets more workers instead, and our own sockets are in tables that the limit does not count.
+fn too_few_descriptors(slices: &[Slice], descriptors: u64) -> Option<String> {
+    const OTHERS: u64 = 64;
+    let mut names: Vec<&str> = slices
+        .iter()
+        .filter(|s| matches!(s.subject, Subject::Go | Subject::Haproxy))
+        .filter(|s| s.scenario.connections_of(s.subject) + OTHERS > descriptors)
+        .map(|s| s.scenario.name)
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    (!names.is_empty()).then(|| {
+        format!(
+            "one process may have {descriptors} descriptors: in {} a few connections to go wait unanswered",
+            names.join(", ")
+        )
+    })
+}
+
+fn asked(options: &Options, scenarios: &[&Scenario]) -> HttpAsked {
+    HttpAsked {
+        scenarios: scenarios.iter().map(|s| s.name.into()).collect(),
+        subjects: options.subjects.iter().map(|s| s.name().into()).collect(),
+        generators: options.generators.iter().map(|g| g.name().into()).collect(),
+        rounds: options.rounds,
+        slice_seconds: options.slice.as_secs_f64(),
+        warm_up_seconds: WARM_UP.as_secs_f64(),
+        users_per_second: USERS_PER_SECOND,
+    }
+}
+
+fn versions(options: &Options, programs: &Programs) -> BTreeMap<String, Option<String>> {
+    if !options.has_peers {
+        return BTreeMap::new();
+    }
+    [
+        ("nginx", &programs.nginx, "-v"),
+        ("haproxy", &programs.haproxy, "-v"),
+        ("go", &programs.go, "version"),
+        ("wrk", &programs.wrk, "-v"),
+    ]
+    .into_iter()
+    .map(|(name, path, arg)| {
+        let said = path.as_deref().and_then(|path| version(path, arg));
+        (name.to_string(), said)
+    })
+    .collect()
+}
+
+/// The first line a program says when asked for its version; wrk and nginx say it on standard error.
+fn version(path: &Path, arg: &str) -> Option<String> {
+    let output = Command::new(path)
+        .arg(arg)
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    text.lines().next().map(|line| line.trim().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_alternate_and_memory_is_taken_once() {
+        let scenarios = chosen(&["idle-memory-100000".into(), "keepalive-64".into()]).expect("two");
+        let slices = slices(
+            &scenarios,
+            &[Subject::Holdfast, Subject::Nginx],
+            &[Generator::Holdfast],
+            2,
+        );
+        let names: Vec<String> = slices
+            .iter()
+            .map(|s| format!("{} {} {}", s.round, s.scenario.name, s.subject.name()))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "1 keepalive-64 holdfast",
+                "1 keepalive-64 nginx",
+                "1 idle-memory-100000 holdfast",
+                "1 idle-memory-100000 nginx",
+                "2 keepalive-64 holdfast",
+                "2 keepalive-64 nginx",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_process_with_too_few_descriptors_is_named() {
+        let all = chosen(&["users-15000".into(), "users-20000".into()]).expect("two");
+        let slices = slices(&all, Subject::ALL, Generator::ALL, 2);
+        let said = too_few_descriptors(&slices, 20_000).expect("said");
+        assert!(said.contains("in users-20000 a few"), "{said}");
+        assert_eq!(too_few_descriptors(&slices, 1 << 20), None);
+    }
+
+    #[test]
+    fn unknown_scenarios_are_refused_with_the_known_ones() {
+        let refusal = chosen(&["keepalive".into()])
+            .expect_err("refused")
+            .to_string();
+        assert!(
+            refusal.contains("\"keepalive\" is no scenario"),
+            "{refusal}"
+        );
+        assert!(refusal.contains("keepalive-64,keepalive-512"), "{refusal}");
+        assert_eq!(chosen(&[]).expect("all").len(), SCENARIOS.len());
+    }
+
+    #[test]
+    fn the_default_takes_less_than_ten_minutes() {
+        let all = chosen(&[]).expect("all");
+        let total: Duration = slices(&all, Subject::ALL, Generator::ALL, 3)
+            .iter()
+            .map(|slice| estimate(slice, SLICE_DEFAULT))
+            .sum();
+        assert!(total < Duration::from_secs(600), "{total:?}");
+    }
+}

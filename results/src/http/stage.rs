@@ -1,0 +1,178 @@
+//! Where slices are performed: signals, waits, progress.
+//!
+//! Purpose: what every slice needs of its surroundings, so that a slice itself reads as one line of events.
+//! Invariants: every wait is bounded, and ends at once when the bench is interrupted. Children that a slice drops are killed.
+//! Must not know: what is measured.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::refusal::Refusal;
+use crate::sample::core_ticks;
+use crate::summary::Progress;
+
+/// Why a slice has no figures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cut {
+    /// The bench was interrupted.
+    Interrupted,
+    /// Something did not do its part.
+    Failed {
+        /// By kind, as it is counted among the failures.
+        kind: &'static str,
+        /// In words.
+        why: String,
+    },
+}
+
+impl Cut {
+    /// A failure.
+    pub fn failed(kind: &'static str, why: impl Into<String>) -> Self {
+        Self::Failed {
+            kind,
+            why: why.into(),
+        }
+    }
+}
+
+/// The surroundings of all slices.
+#[derive(Debug)]
+pub struct Stage {
+    /// Woken by each line of a child.
+    pub notify: Rc<Notify>,
+    /// The line for people.
+    pub progress: Progress,
+    signals: [Signal; 3],
+    is_interrupted: bool,
+}
+
+impl Stage {
+    /// Listens for signals. Inside the runtime.
+    ///
+    /// # Errors
+    /// When signals cannot be listened for.
+    pub fn new(progress: Progress) -> Result<Self, Refusal> {
+        let listen = |kind| {
+            signal(kind).map_err(|e| Refusal::new(format!("signals: {e}"), "ulimit -n 20000"))
+        };
+        Ok(Self {
+            notify: Rc::new(Notify::new()),
+            progress,
+            signals: [
+                listen(SignalKind::interrupt())?,
+                listen(SignalKind::terminate())?,
+                listen(SignalKind::hangup())?,
+            ],
+            is_interrupted: false,
+        })
+    }
+
+    /// Somebody wants it all to end.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        self.is_interrupted
+    }
+
+    /// Waits until `look` gives something, which is asked after each line of a child and every `poll`; `None` after `max`.
+    ///
+    /// # Errors
+    /// When the bench is interrupted, or `look` says that waiting is in vain.
+    pub async fn wait<T>(
+        &mut self,
+        max: Duration,
+        poll: Duration,
+        mut look: impl FnMut() -> Result<Option<T>, Cut>,
+    ) -> Result<Option<T>, Cut> {
+        let until = Instant::now() + max;
+        loop {
+            if self.is_interrupted {
+                return Err(Cut::Interrupted);
+            }
+            if let Some(found) = look()? {
+                return Ok(Some(found));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.step(left.min(poll)).await;
+        }
+    }
+
+    async fn step(&mut self, time: Duration) {
+        let [interrupt, terminate, hangup] = &mut self.signals;
+        let mut is_signal = false;
+        tokio::select! {
+            _ = interrupt.recv() => is_signal = true,
+            _ = terminate.recv() => is_signal = true,
+            _ = hangup.recv() => is_signal = true,
+            () = self.notify.notified() => {}
+            () = sleep(time) => {}
+        }
+        if is_signal && !self.is_interrupted {
+            self.is_interrupted = true;
+            self.progress.say("interrupted: ending all of it");
+        }
+    }
+}
+
+/// The address of slice `number`: each has one of its own, so that what earlier ones left in TIME_WAIT is in nobody's way.
+#[must_use]
+pub fn address(number: usize, port: u16) -> SocketAddr {
+    let byte = |n: usize| u8::try_from(n % 250 + 1).unwrap_or(1);
+    SocketAddr::from((
+        Ipv4Addr::new(127, 1, byte(number / 250), byte(number)),
+        port,
+    ))
+}
+
+/// Whether something listens at `address`.
+#[must_use]
+pub fn connects(address: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
+}
+
+/// Ticks of `cores`: in which they did something, and all of them.
+#[must_use]
+pub fn ticks(cores: &[usize]) -> (u64, u64) {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    cores
+        .iter()
+        .filter_map(|core| core_ticks(&stat, &format!("cpu{core}")))
+        .fold((0, 0), |sum, (busy, all)| (sum.0 + busy, sum.1 + all))
+}
+
+/// Share of its ticks in which something was done, between two readings of [`ticks`].
+#[must_use]
+pub fn busy(before: (u64, u64), after: (u64, u64)) -> f64 {
+    let all = after.1.saturating_sub(before.1);
+    if all == 0 {
+        return 0.0;
+    }
+    after.0.saturating_sub(before.0) as f64 / all as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_of_loopback_and_differ() {
+        let all: std::collections::BTreeSet<_> = (0..49_000).map(|n| address(n, 900)).collect();
+        assert_eq!(all.len(), 49_000);
+        assert!(all.iter().all(|a| a.ip().is_loopback()));
+        assert_eq!(address(0, 900).to_string(), "127.1.1.1:900");
+    }
+
+    #[test]
+    fn busy_is_a_share() {
+        assert!((busy((10, 100), (60, 200)) - 0.5).abs() < 1e-9);
+        assert!(busy((10, 100), (10, 100)).abs() < 1e-9);
+        assert!(ticks(&crate::http::cores::allowed()).1 > 0);
+    }
+}

@@ -1,0 +1,275 @@
+//! The real `holdfast-bench http`: what it refuses, what it does with programs that fail or will not end, and one small run
+//! of the real server and client.
+//!
+//! The stand-ins are shell scripts. A test of the real programs needs them built: `cargo build --workspace` does.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use holdfast_results::http::record::{Entry, HTTP_RUN_SCHEMA, HttpRun};
+use holdfast_results::run::Verdict;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A folder for one test, with stand-ins for our programs, removed afterwards.
+struct Stage {
+    dir: PathBuf,
+}
+
+impl Stage {
+    fn new(name: &str, server: &str, client: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("holdfast-http-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("bin")).expect("a folder");
+        for (program, body) in [("holdfast-server", server), ("holdfast-client", client)] {
+            let path = dir.join("bin").join(program);
+            fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("a script");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+        }
+        Self { dir }
+    }
+
+    fn bench(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-bench"));
+        command
+            .args(["http", "--rounds", "1", "--slice", "300ms", "--no-peers"])
+            .args(["--scenarios", "keepalive-64", "--subjects", "holdfast"])
+            .arg("--runs")
+            .arg(self.dir.join("runs"))
+            .arg("--bin-dir")
+            .arg(self.dir.join("bin"))
+            .args(args)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn record(&self) -> HttpRun {
+        let text = fs::read_to_string(self.dir.join("runs/latest/run.json")).expect("a record");
+        serde_json::from_str(&text).expect("of this schema")
+    }
+
+    /// Nothing that this stage started still runs.
+    fn assert_nothing_runs(&self) {
+        let ours = self.dir.display().to_string();
+        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            assert!(!line.contains(&ours), "left running: {line}");
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+const SERVER: &str = r#"
+line() { echo '{"schema":"holdfast.server.http/1","is_final":'$1',"at_us":1,"listen":[],"thread_count":1,"shard_count":1,"capacity":10,"ring_slots":10,"open_now":0,"open_max":0,"accepted":0,"refused_full":0,"accept_failed":{},"closed":{},"responses":{"200":2000},"timed_out":{},"bytes_received":0,"anomalies":{}}'; }
+trap 'line true; exit 0' TERM
+line false
+while :; do sleep 0.1; done"#;
+
+/// Counts a thousand requests in each of its lives: the warm-up and the measurement.
+const CLIENT: &str = r#"
+none='{"count":0,"p50":0,"p99":0,"p999":0,"max":0}'
+line() { echo '{"schema":"holdfast.client.http/1","is_final":'$1',"at_us":1,"thread_count":1,"shard_count":1,"users_asked":64,"attempts":64,"opened":64,"failed":{},"open_now":64,"connecting_now":0,"ramp_done":true,"ramp_seconds":0.1,"requests":1000,"pending_now":0,"outcomes":{"ok":1000},"responses":{"200":1000},"backlog_now":0,"backlog_max":0,"measured_seconds":0.5,"measured_ok":1000,"measured_failed":0,"latency_us":'$none',"latency_raw_us":'$none',"connect_us":'$none',"bytes_received":0,"anomalies":{}}'; }
+trap 'line true; exit 0' TERM
+line false
+while :; do sleep 0.05; done"#;
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn only(run: &HttpRun) -> &Entry {
+    assert_eq!(run.scenarios.len(), 1, "{:?}", run.scenarios);
+    &run.scenarios[0]
+}
+
+#[test]
+fn bad_flags_are_refused_in_one_line() {
+    let stage = Stage::new("flags", SERVER, CLIENT);
+    for (args, words) in [
+        (
+            &["--scenarios", "keepalive"][..],
+            "\"keepalive\" is no scenario",
+        ),
+        (&["--rounds", "0"], "0 rounds"),
+        (&["--slice", "1ms"], "a slice of 1ms"),
+        (&["--subjects", "apache"], "apache"),
+        (&["--name", "../../etc"], "cannot end a folder's name"),
+        (&["--generators", "wrk"], "none of these scenarios"),
+        (
+            &["--bin-dir", "/nowhere"],
+            "/nowhere/holdfast-server is missing",
+        ),
+        (&["--runs", "/proc/holdfast"], "cannot be written"),
+    ] {
+        let output = stage.bench(args).output().expect("runs");
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        let errors: Vec<_> = said.lines().filter(|l| l.starts_with("error: ")).collect();
+        assert_eq!(errors.len(), 1, "{said}");
+        assert!(
+            errors[0].contains(words) && errors[0].contains("; next: "),
+            "{said}"
+        );
+    }
+    assert!(!stage.dir.join("runs").exists(), "a refusal leaves no run");
+}
+
+#[test]
+fn counts_that_agree_pass_and_others_do_not() {
+    let stage = Stage::new("agree", SERVER, CLIENT);
+    let output = stage
+        .bench(&["--json", "--name", "word"])
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let run = stage.record();
+    assert_eq!(
+        (run.schema.as_str(), run.name.as_str(), run.verdict),
+        (HTTP_RUN_SCHEMA, "http", Verdict::Pass)
+    );
+    let entry = only(&run);
+    assert_eq!(
+        (entry.rounds, entry.requests_per_second),
+        (1, Some(2_000.0))
+    );
+    assert_eq!(entry.measured[0].requests, 1_000);
+    let printed: HttpRun = serde_json::from_slice(&output.stdout).expect("run.json on stdout");
+    assert_eq!(printed, run);
+    let latest = fs::read_link(stage.dir.join("runs/latest")).expect("a link");
+    assert!(latest.display().to_string().ends_with("-http-word"));
+    assert!(
+        !stage.dir.join("runs/latest/work").exists(),
+        "nothing failed, nothing is kept"
+    );
+    stage.assert_nothing_runs();
+
+    let lying = Stage::new("lying", &SERVER.replace("2000", "1999"), CLIENT);
+    let output = lying.bench(&[]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let run = lying.record();
+    assert!(
+        run.reasons
+            .iter()
+            .any(|r| r.contains("the server 1,999 responses 200")),
+        "{:?}",
+        run.reasons
+    );
+}
+
+#[test]
+fn a_program_that_dies_is_named_with_its_last_words() {
+    for (name, server, client, kind) in [
+        (
+            "server",
+            "echo 'cannot bind' >&2; exit 3",
+            CLIENT,
+            "server_did_not_start",
+        ),
+        (
+            "client",
+            SERVER,
+            "echo 'cannot bind' >&2; exit 3",
+            "client_died",
+        ),
+    ] {
+        let stage = Stage::new(&format!("dying-{name}"), server, client);
+        let output = stage.bench(&[]).output().expect("runs");
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        let run = stage.record();
+        assert_eq!(
+            only(&run).failures.get(kind),
+            Some(&1),
+            "{:?}",
+            only(&run).failures
+        );
+        assert!(
+            run.reasons
+                .iter()
+                .any(|r| r.contains(&format!("the {name} exited with code 3: cannot bind"))),
+            "{:?}",
+            run.reasons
+        );
+        stage.assert_nothing_runs();
+    }
+}
+
+#[test]
+fn an_interrupt_ends_all_and_leaves_a_record() {
+    let stage = Stage::new("interrupt", SERVER, CLIENT);
+    let bench = stage
+        .bench(&["--slice", "60s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    std::thread::sleep(Duration::from_secs(2));
+    let started = Instant::now();
+    let pid = Pid::from_raw(i32::try_from(bench.id()).expect("a pid"));
+    kill(pid, Signal::SIGINT).expect("still runs");
+    let output = bench.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let run = stage.record();
+    assert_eq!(run.verdict, Verdict::Fail);
+    assert!(
+        run.reasons.contains(&"interrupted".to_string()),
+        "{:?}",
+        run.reasons
+    );
+    stage.assert_nothing_runs();
+}
+
+/// Our real programs, where the tests' own binaries are.
+#[test]
+fn a_small_run_of_the_real_server_and_client_passes() {
+    let bench = Path::new(env!("CARGO_BIN_EXE_holdfast-bench"));
+    let bin_dir = bench.parent().expect("a folder");
+    for program in ["holdfast-server", "holdfast-client"] {
+        assert!(
+            bin_dir.join(program).is_file(),
+            "{program} is not built; next: cargo build --workspace"
+        );
+    }
+    let stage = Stage::new("real", "", "");
+    let output = stage
+        .bench(&["--bin-dir", &bin_dir.display().to_string()])
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let run = stage.record();
+    let entry = only(&run);
+    assert_eq!(
+        (entry.subject.as_str(), entry.generator.as_str()),
+        ("holdfast", "holdfast")
+    );
+    assert!(entry.requests_per_second.is_some_and(|rate| rate > 100.0));
+    assert!(
+        entry
+            .server_cpu_seconds_per_million
+            .is_some_and(|s| s > 0.0)
+    );
+    assert!(
+        entry
+            .client_cpu_seconds_per_million
+            .is_some_and(|s| s > 0.0)
+    );
+    assert!(
+        entry
+            .latency_us
+            .is_some_and(|l| l.count > 0 && l.p50 <= l.max)
+    );
+    assert!(entry.failures.is_empty(), "{:?}", entry.failures);
+    let counts = entry.measured[0].counts.expect("both ends are ours");
+    assert!(counts.client_ok >= entry.measured[0].requests && counts.client_ok > 0);
+    stage.assert_nothing_runs();
+}
