@@ -1,5 +1,15 @@
-//! The floor under an HTTP responder: EXPERIMENT
-#![allow(unsafe_code)]
+//! The floor under an HTTP responder: one thread and one ring that receive and send a constant response, without looking at what
+//! came. What it costs is the kernel's; what a real responder costs beyond it is its own.
+//!
+//! `floor --listen 127.0.0.1:PORT [--mode keepalive|close] [--pipeline N] [--cork]`; prints `listening` when it does, ends on SIGTERM.
+//! `--pipeline N` answers each receive with N responses: the generator must send N requests in one write. `--cork` puts the
+//! option on the listener, whence connections have it: in mode `close` the response and the end then leave in one segment.
+//!
+//! A loop is one entry into the kernel: it submits what the last completions caused and waits for the next. In mode `close` the
+//! receive is submitted behind the accept, unseen whether that takes a connection, since requests start in order.
+//! Invariants: a place in the table is free only when its close is queued; what takes it next is queued later.
+//! Must not know: the engine's shards, slots, handlers, and HTTP.
+
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -8,43 +18,36 @@ use holdfast_engine::token::{Op, Token};
 use holdfast_engine::{Config, Error, KernelRing, listen::listeners};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+const SLOTS: u32 = 16_384;
+const ACCEPT_BATCH_MIN: u32 = 2;
+const ACCEPT_BATCH_MAX: u32 = 64;
+/// The generation of a batch's last accept: its completion says whether the listener had as many.
+const LAST: u32 = 1;
+
 struct Floor {
     ring: KernelRing,
     listener: RawFd,
     free: Vec<u32>,
     batch: u32,
+    /// Connections the present batch has taken.
     taken: u32,
     answer: &'static [u8],
-    close: bool,
-    stream: bool,
-    eager: bool,
-}
-
-fn token(op: Op, slot: u32) -> Token {
-    Token::new(op, slot, 0)
+    closes: bool,
 }
 
 impl Floor {
     fn accept(&mut self) -> Result<(), Error> {
-        if self.stream {
-            return self.ring.push(
-                token(Op::Listen, 0),
-                Request::AcceptStream {
-                    listener: self.listener,
-                },
-            );
-        }
         self.taken = 0;
-        for i in 0..self.batch {
-            let Some(slot) = self.free.pop() else { break };
+        self.batch = self.batch.min(self.free.len() as u32);
+        for number in 1..=self.batch {
+            let slot = self.free.pop().expect("counted above");
+            let is_last = u32::from(number == self.batch) * LAST;
+            let listener = self.listener;
             self.ring.push(
-                Token::new(Op::Accept, slot, u32::from(i + 1 == self.batch)),
-                Request::Accept {
-                    listener: self.listener,
-                    slot,
-                },
+                Token::new(Op::Accept, slot, is_last),
+                Request::Accept { listener, slot },
             )?;
-            if self.eager {
+            if self.closes {
                 self.receive(slot)?;
             }
         }
@@ -52,159 +55,150 @@ impl Floor {
     }
 
     fn receive(&mut self, slot: u32) -> Result<(), Error> {
-        let request = if self.close {
+        let request = if self.closes {
             Request::RecvNext { slot }
         } else {
             Request::RecvStream { slot }
         };
-        self.ring.push(token(Op::Recv, slot), request)
+        self.ring.push(Token::new(Op::Recv, slot, 0), request)
     }
 
-    fn on(&mut self, c: Completion) -> Result<(), Error> {
-        let slot = c.token.slot();
-        match c.token.op() {
-            Op::Listen if self.stream => {
-                if c.result >= 0 {
-                    self.receive(c.result as u32)?;
-                }
-                if !c.has_more {
-                    self.accept()?;
-                }
-                Ok(())
-            }
+    fn end(&mut self, slot: u32) -> Result<(), Error> {
+        self.free.push(slot);
+        self.ring
+            .push(Token::new(Op::Close, slot, 0), Request::Close { slot })?;
+        // With every place taken nobody listened any more.
+        if self.batch == 0 {
+            self.batch = ACCEPT_BATCH_MIN;
+            return self.accept();
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, completion: Completion) -> Result<(), Error> {
+        let slot = completion.token.slot();
+        match completion.token.op() {
             Op::Listen => self.accept(),
             Op::Accept => {
-                if c.result >= 0 {
+                if completion.result >= 0 {
                     self.taken += 1;
-                    if !self.eager {
+                    if !self.closes {
                         self.receive(slot)?;
                     }
                 } else {
                     self.free.push(slot);
                 }
-                if c.token.generation() == 1 {
-                    if self.taken == self.batch {
-                        self.batch = (self.batch * 2).min(64);
-                        return self.accept();
-                    }
-                    self.batch = (self.taken + 1).max(2);
-                    return self.ring.push(
-                        token(Op::Listen, 0),
-                        Request::Listen {
-                            listener: self.listener,
-                        },
-                    );
+                if completion.token.generation() == LAST {
+                    self.accept_more()?;
                 }
                 Ok(())
             }
-            Op::Recv => {
-                if let Some(buffer) = c.buffer {
-                    self.ring.recycle(buffer);
-                }
-                if c.result > 0 {
-                    self.ring.push(
-                        token(Op::Send, slot),
-                        Request::SendStatic {
-                            slot,
-                            bytes: self.answer,
-                        },
-                    )?;
-                    if self.close {
-                        return self.end(slot);
-                    }
-                    if !c.has_more {
-                        return self.receive(slot);
-                    }
-                    return Ok(());
-                }
-                if c.result == -libc::ENOBUFS {
-                    self.ring.add_buffers();
-                    return self.receive(slot);
-                }
-                if c.result == -libc::EBADF {
-                    return Ok(());
-                }
-                self.end(slot)
+            Op::Recv => self.answer(completion),
+            // A peer that does not take what is sent has no place in a measurement: the receive brings the end.
+            Op::Send => {
+                let both = true;
+                let token = Token::new(Op::Shutdown, slot, 0);
+                self.ring.push(token, Request::Shutdown { slot, both })
             }
+            // The rest is silent unless it fails, and fails only on a connection that is gone.
             _ => Ok(()),
         }
     }
 
-    fn end(&mut self, slot: u32) -> Result<(), Error> {
-        if !self.stream {
-            self.free.push(slot);
+    fn accept_more(&mut self) -> Result<(), Error> {
+        if self.taken == self.batch {
+            self.batch = (self.batch * 2).min(ACCEPT_BATCH_MAX);
+            return self.accept();
         }
-        self.ring
-            .push(token(Op::Close, slot), Request::Close { slot })
+        self.batch = (self.taken + 1).max(ACCEPT_BATCH_MIN);
+        let listener = self.listener;
+        let token = Token::new(Op::Listen, 0, 0);
+        self.ring.push(token, Request::Listen { listener })
+    }
+
+    fn answer(&mut self, completion: Completion) -> Result<(), Error> {
+        let slot = completion.token.slot();
+        if let Some(buffer) = completion.buffer {
+            self.ring.recycle(buffer);
+        }
+        match completion.result {
+            1.. => {
+                let bytes = self.answer;
+                self.ring.push(
+                    Token::new(Op::Send, slot, 0),
+                    Request::SendStatic { slot, bytes },
+                )?;
+                if self.closes {
+                    self.end(slot)
+                } else if !completion.has_more {
+                    self.receive(slot)
+                } else {
+                    Ok(())
+                }
+            }
+            result if result == -libc::ENOBUFS => {
+                self.ring.add_buffers();
+                self.receive(slot)
+            }
+            // The accept before it took nothing.
+            result if result == -libc::EBADF => Ok(()),
+            _ => self.end(slot),
+        }
     }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().collect();
-    let has = |f: &str| args.iter().any(|a| a == f);
-    let value = |f: &str| {
-        args.iter()
-            .position(|a| a == f)
-            .map(|i| args[i + 1].clone())
-    };
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    let address = value("--listen").unwrap().parse()?;
-    let pipeline: usize = value("--pipeline").map_or(1, |v| v.parse().unwrap());
-    let close = has("--close");
-    let connection = if close { "Connection: close\r\n" } else { "" };
-    let answer = format!("HTTP/1.1 200 OK\r\nDate: Sun, 22 Nov 2026 18:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n{connection}\r\nok").repeat(pipeline);
-    let (own, _) = listeners(&[address], 1, None).map_err(|e| format!("{e:?}"))?;
-    let fd = &own[0][0];
-    if has("--cork") {
-        socket2::SockRef::from(fd).set_tcp_cork(true)?;
+    let (mut address, mut closes, mut pipeline, mut corks) = (None, false, 1_usize, false);
+    let mut words = std::env::args().skip(1);
+    while let Some(flag) = words.next() {
+        let mut value = || words.next().ok_or(format!("{flag} wants a value"));
+        match flag.as_str() {
+            "--cork" => corks = true,
+            "--listen" => address = Some(value()?.parse()?),
+            "--pipeline" => pipeline = value()?.parse::<usize>()?.clamp(1, 1_000),
+            "--mode" => match value()?.as_str() {
+                "keepalive" => closes = false,
+                "close" => closes = true,
+                _ => return Err("--mode is keepalive or close".into()),
+            },
+            _ => return Err(format!("{flag}: no such flag; see the head of floor.rs").into()),
+        }
     }
-    if has("--defer") {
-        let one = 1i32;
-        unsafe {
-            libc::setsockopt(
-                fd.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_DEFER_ACCEPT,
-                (&raw const one).cast(),
-                4,
-            )
-        };
-    }
+    let address = address.ok_or("--listen 127.0.0.1:PORT is wanted")?;
+
+    // A table has at most as many places as the process may have descriptors.
+    let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?;
+    let slots = SLOTS.min(limit as u32);
+    let (own, _) = listeners(&[address], 1, None).map_err(|e| e.to_string())?;
+    let listener = &own[0][0];
+    socket2::SockRef::from(listener).set_tcp_cork(corks)?;
     let config = Config {
-        ring_slots: 16_384,
+        ring_slots: slots,
         buffer_bytes: 2_048,
-        buffer_count_max: 1_024,
-        staging_bytes: 4096,
+        buffer_count_max: 4_096,
+        staging_bytes: 4_096,
         ..Config::default()
     };
-    let ring = if has("--bell") {
-        Err(Error::new("", ""))
-    } else {
-        KernelRing::without_bell(&config, Instant::now())
-    }?;
-    let mut f = Floor {
-        ring,
-        listener: fd.as_raw_fd(),
-        free: (0..16_384).rev().collect(),
-        batch: 4,
+    let head =
+        "HTTP/1.1 200 OK\r\nDate: Sun, 22 Nov 2026 18:00:00 GMT\r\nContent-Type: text/plain\r\n";
+    let connection = if closes { "Connection: close\r\n" } else { "" };
+    let answer = format!("{head}Content-Length: 2\r\n{connection}\r\nok").repeat(pipeline);
+    let mut floor = Floor {
+        ring: KernelRing::without_bell(&config, Instant::now())?,
+        listener: listener.as_raw_fd(),
+        free: (0..slots).rev().collect(),
+        batch: ACCEPT_BATCH_MIN,
         taken: 0,
         answer: Box::leak(answer.into_bytes().into_boxed_slice()),
-        close,
-        stream: has("--stream"),
-        eager: has("--eager"),
+        closes,
     };
     println!("listening");
-    f.accept()?;
-    let forever = if has("--timed") {
-        Duration::from_secs(1)
-    } else {
-        Duration::MAX
-    };
+    floor.accept()?;
     loop {
-        f.ring.enter(Some(forever))?;
-        while let Some(c) = f.ring.reap() {
-            f.on(c)?;
+        floor.ring.enter(Some(Duration::MAX))?;
+        while let Some(completion) = floor.ring.reap() {
+            floor.complete(completion)?;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The seam to the kernel: requests in, completions out. The kernel's rings implement it, and so can a simulated one.
 //!
 //! Invariants every implementation keeps: requests start in the order they were pushed; a request that must not wait (accept,
-//! socket, option, bind, receive, send, shutdown, close) has finished when the `enter` that submits it returns, so the bytes
+//! socket, option, bind, receive, send, close) has finished when the `enter` that submits it returns, so the bytes
 //! staged for it are free again; each request gives exactly one completion, but those marked silent give none when they succeed, and a stream
 //! gives several.
 //! Must not know: slots, phases, handlers.
@@ -21,8 +21,6 @@ pub enum Request {
     Listen { listener: RawFd },
     /// Take one connection from a listener into `slot`; EAGAIN when there is none.
     Accept { listener: RawFd, slot: u32 },
-    /// Take every connection that comes, each into a free slot the kernel picks and gives as the result, until an error.
-    AcceptStream { listener: RawFd },
     /// Make a stream socket in `slot`. Silent.
     Socket { slot: u32, is_ipv6: bool },
     /// Let the socket's address be used beside connections that have it or had it (SO_REUSEADDR). Silent.
@@ -47,11 +45,12 @@ pub enum Request {
     SendStatic { slot: u32, bytes: &'static [u8] },
     /// Send staged bytes, likewise.
     SendStaged { slot: u32, staged: Staged },
-    /// End our side, or both sides. Silent.
-    Shutdown { slot: u32, both: bool },
+    /// End our side. May be done by a worker of the kernel later, which takes the slot for what is in it *then*: nothing may take the
+    /// slot before the completion.
+    Shutdown { slot: u32 },
     /// Give up the descriptor in `slot`. Silent.
     Close { slot: u32 },
-    /// Cancel the request with this token; that request completes with ECANCELED.
+    /// Cancel the request with this token; that request completes with ECANCELED. Silent.
     Cancel { token: Token },
 }
 

@@ -69,8 +69,10 @@ pub mod flag {
     pub const END_AFTER_SENT: u16 = 8192;
     /// The peer sends no more, and is still owed something.
     pub const PEER_ENDED: u16 = 16384;
+    /// A shutdown is in flight.
+    pub const SHUTTING: u16 = 32768;
     /// Any request that must end before the descriptor is closed.
-    pub const IN_FLIGHT: u16 = POLL | RECV | WRITABLE;
+    pub const IN_FLIGHT: u16 = POLL | RECV | WRITABLE | SHUTTING;
     /// Waits for sends to be settled before it ends.
     pub const ENDING: u16 = END_IN_ORDER | END_AFTER_SENT;
 }

@@ -331,7 +331,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             }
         };
         // Accepts never wait: after this turn of the shard it is known whether the listener had as many.
-        self.shards[shard].turn(&mut self.ctx, false)?;
+        let may_leave = self.waits_in_the_ring();
+        self.shards[shard].turn(&mut self.ctx, may_leave)?;
         let listener = &mut self.listeners[number];
         if self.ctx.is_accept_dry {
             listener.is_readable = false;

@@ -216,9 +216,6 @@ impl KernelRing {
                         .build();
                 without_waiting(entry)
             }
-            Request::AcceptStream { listener } => opcode::AcceptMulti::new(Fd(listener))
-                .allocate_file_index(true)
-                .build(),
             Request::Socket { slot, is_ipv6 } => {
                 let domain = if is_ipv6 {
                     libc::AF_INET6
@@ -297,12 +294,7 @@ impl KernelRing {
                 .build()
                 .flags(SILENT)
             }
-            Request::Shutdown { slot, both } => opcode::Shutdown::new(
-                Fixed(slot),
-                if both { libc::SHUT_RDWR } else { libc::SHUT_WR },
-            )
-            .build()
-            .flags(SILENT),
+            Request::Shutdown { slot } => opcode::Shutdown::new(Fixed(slot), libc::SHUT_WR).build(),
             Request::Close { slot } => opcode::Close::new(Fixed(slot)).build().flags(SILENT),
             Request::Cancel { token } => opcode::AsyncCancel::new(token.to_bits())
                 .build()

@@ -83,7 +83,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         if intentions.is_pausing && (self.slots[slot].has(flag::SENDING) || self.is_blocked(slot)) {
             self.carry_mut(slot).is_paused = true;
-            self.must_settle = true;
+            self.must_enter = true;
         }
         match intentions.ending {
             None => Ok(()),

@@ -71,7 +71,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         );
         if self.is_blocked(slot) || self.slots[slot].has(flag::SENDING) {
             self.slots[slot].set(flag::END_IN_ORDER);
-            self.must_settle = true;
+            self.must_enter = true;
             return Ok(());
         }
         if self.slots[slot].has(flag::PEER_ENDED) {
@@ -79,10 +79,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         self.slots[slot].clear(flag::ENDING);
         self.slots[slot].start_draining();
-        self.ring.push(
-            self.token(Op::Shutdown, slot),
-            Request::Shutdown { slot, both: false },
-        )?;
+        self.slots[slot].set(flag::SHUTTING);
+        self.ring
+            .push(self.token(Op::Shutdown, slot), Request::Shutdown { slot })?;
         self.arm(ctx, slot)
     }
 
@@ -96,7 +95,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return self.end(ctx, slot, CloseReason::ByUs);
         }
         self.slots[slot].set(flag::END_AFTER_SENT);
-        self.must_settle = true;
+        self.must_enter = true;
         Ok(())
     }
 
@@ -112,11 +111,17 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         self.wheel.clear(&mut self.slots, slot);
         self.slots[slot].start_closing(reason as u8);
-        if self.slots[slot].flags & flag::IN_FLIGHT != 0 {
-            let token = self.token(Op::Shutdown, slot);
-            return self
-                .ring
-                .push(token, Request::Shutdown { slot, both: true });
+        // Cancelled rather than woken by a shutdown, which the kernel leaves to a worker: five times the price, and no order.
+        for (bit, op) in [
+            (flag::POLL, Op::Poll),
+            (flag::RECV, Op::Recv),
+            (flag::WRITABLE, Op::Writable),
+        ] {
+            if self.slots[slot].has(bit) {
+                let token = self.token(op, slot);
+                let cancel = self.token(Op::Cancel, slot);
+                self.ring.push(cancel, Request::Cancel { token })?;
+            }
         }
         self.try_finish(ctx, slot)
     }
@@ -139,7 +144,17 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// Frees the slot. Safe before the close is submitted: requests run in order, so whatever takes the slot next comes after it.
+    /// A shutdown is over: the slot may be used for another connection from now on.
+    pub(super) fn on_shutdown(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        self.slots[slot].clear(flag::SHUTTING);
+        match self.slots[slot].phase {
+            Phase::Closing => self.try_finish(ctx, slot),
+            _ => Ok(()),
+        }
+    }
+
+    /// Frees the slot. Safe before the close is submitted: requests run in order (but for shutdowns, which are awaited), so whatever
+    /// takes the slot next comes after it.
     pub(super) fn release(&mut self, ctx: &mut Context<'_, H>, slot: u32) {
         self.carries.remove(&slot);
         self.slots[slot].clear(flag::CARRY);

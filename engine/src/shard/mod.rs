@@ -65,8 +65,8 @@ pub(crate) struct Shard<R, H: Handler> {
     sweep: Sweep,
     sends: [Vec<SendRecord>; 2],
     half: usize,
-    /// Somebody waits for sends to be settled: the next `enter` must not sleep.
-    must_settle: bool,
+    /// Somebody waits for what the next `enter` brings, accepts or the settling of sends: it must not sleep.
+    must_enter: bool,
     carries: HashMap<u32, Carry>,
     outgoing: Vec<u8>,
     draining_from: Option<u32>,
@@ -83,7 +83,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             sweep: Sweep::default(),
             sends: [Vec::new(), Vec::new()],
             half: 0,
-            must_settle: false,
+            must_enter: false,
             carries: HashMap::new(),
             outgoing: Vec::new(),
             draining_from: None,
@@ -134,7 +134,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         for _ in 0..ROUNDS_MAX {
             worked |= self.dispatch(ctx)?;
             self.start_receives()?;
-            if !self.ring.wants_enter() || (may_leave && !self.must_settle) {
+            if !self.ring.wants_enter() || (may_leave && !self.must_enter) {
                 break;
             }
             self.enter(None)?;
@@ -146,9 +146,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Submits what is queued, and with `wait` sleeps until something completes.
     pub fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
-        self.ring.enter(wait)?;
+        self.ring.enter(wait.filter(|_| !self.must_enter))?;
         if self.sends[1 - self.half].is_empty() {
             self.half = 1 - self.half;
+            self.must_enter = false;
         }
         Ok(())
     }
@@ -205,7 +206,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 self.ring.recycle(buffer);
             }
             // A silent request that failed because its connection ended meanwhile is no surprise.
-            if !matches!(token.op(), Op::Send | Op::Shutdown | Op::Cancel) {
+            if !matches!(token.op(), Op::Send | Op::Cancel) {
                 ctx.stats.stale_completions += 1;
             }
             return Ok(());
@@ -226,7 +227,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 ctx.stats.unexpected += 1;
                 Ok(())
             }
-            Op::Shutdown | Op::Cancel => Ok(()),
+            Op::Shutdown => self.on_shutdown(ctx, slot),
+            Op::Cancel => Ok(()),
             Op::Listen | Op::Refuse => unreachable!("handled above"),
         }
     }

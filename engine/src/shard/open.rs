@@ -25,6 +25,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Takes up to `count` connections from a listener. The gate has room for them, and so has this shard.
     pub fn accept(&mut self, listener: RawFd, count: u32) -> Result<(), Error> {
+        self.must_enter = true;
         for _ in 0..count {
             let slot = self
                 .slots
@@ -38,6 +39,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Takes up to `count` connections from a listener and resets them at once. They pass through the spare slots.
     pub fn refuse(&mut self, listener: RawFd, count: u32, config: &Config) -> Result<(), Error> {
+        self.must_enter = true;
         for spare in 0..count {
             let slot = config.ring_capacity() + spare;
             self.ring.push(

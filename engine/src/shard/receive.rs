@@ -313,7 +313,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             || self.must_hold(ctx.config, slot);
         if is_owed {
             self.slots[slot].set(flag::PEER_ENDED);
-            self.must_settle = true;
+            self.must_enter = true;
             return Ok(());
         }
         self.end(ctx, slot, CloseReason::PeerClosed)

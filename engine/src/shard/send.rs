@@ -173,7 +173,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Something more is carried: too much ends the connection.
     fn check_carry(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        self.must_settle = true;
+        self.must_enter = true;
         if self.carry_mut(slot).kept_bytes() > ctx.config.carry_bytes_max {
             return self.end(ctx, slot, CloseReason::Stalled);
         }
@@ -202,9 +202,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     pub(super) fn settle(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
         let settled = 1 - self.half;
         let mut records = std::mem::take(&mut self.sends[settled]);
-        if self.sends[self.half].is_empty() {
-            self.must_settle = false;
-        }
         for record in records.drain(..) {
             let slot = record.slot;
             let entry = &mut self.slots[slot];
@@ -363,7 +360,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Sends the first piece of what was kept.
     fn send_kept(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        self.must_settle = true;
+        self.must_enter = true;
         let half = self.half;
         let carry = &self.carries[&slot];
         let (request, count) = match carry.outgoing.front().expect("a blocked one has a piece") {
