@@ -261,7 +261,11 @@ fn serve(flags: Flags, listeners: &[OwnedFd], shared: &'static Shared) -> Result
                 let bytes = MESSAGE;
                 side.rings[ring as usize].push(
                     Token::new(Op::Send, slot, 0),
-                    Request::SendStatic { slot, bytes },
+                    Request::SendStatic {
+                        slot,
+                        bytes,
+                        is_last: false,
+                    },
                 )?;
                 next = (next + 1) % held.len();
             }

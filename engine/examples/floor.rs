@@ -1,9 +1,9 @@
 //! The floor under an HTTP responder: one thread and one ring that receive and send a constant response, without looking at what
 //! came. What it costs is the kernel's; what a real responder costs beyond it is its own.
 //!
-//! `floor --listen 127.0.0.1:PORT [--mode keepalive|close] [--pipeline N] [--cork]`; prints `listening` when it does, ends on SIGTERM.
-//! `--pipeline N` answers each receive with N responses: the generator must send N requests in one write. `--cork` puts the
-//! option on the listener, whence connections have it: in mode `close` the response and the end then leave in one segment.
+//! `floor --listen 127.0.0.1:PORT [--mode keepalive|close] [--pipeline N]`; prints `listening` when it does, ends on SIGTERM.
+//! `--pipeline N` answers each receive with N responses: the generator must send N requests in one write. In
+//! mode `close` the response and the end leave in one segment.
 //!
 //! A loop is one entry into the kernel: it submits what the last completions caused and waits for the next. In mode `close` the
 //! receive is submitted behind the accept, unseen whether that takes a connection, since requests start in order.
@@ -94,11 +94,11 @@ impl Floor {
                 Ok(())
             }
             Op::Recv => self.answer(completion),
-            // A peer that does not take what is sent has no place in a measurement: the receive brings the end.
+            // A peer that does not take what is sent has no place in a measurement: its receive brings the end.
             Op::Send => {
-                let both = true;
-                let token = Token::new(Op::Shutdown, slot, 0);
-                self.ring.push(token, Request::Shutdown { slot, both })
+                let token = Token::new(Op::Recv, slot, 0);
+                let cancel = Token::new(Op::Cancel, slot, 0);
+                self.ring.push(cancel, Request::Cancel { token })
             }
             // The rest is silent unless it fails, and fails only on a connection that is gone.
             _ => Ok(()),
@@ -126,7 +126,11 @@ impl Floor {
                 let bytes = self.answer;
                 self.ring.push(
                     Token::new(Op::Send, slot, 0),
-                    Request::SendStatic { slot, bytes },
+                    Request::SendStatic {
+                        slot,
+                        bytes,
+                        is_last: self.closes,
+                    },
                 )?;
                 if self.closes {
                     self.end(slot)
@@ -148,12 +152,11 @@ impl Floor {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (mut address, mut closes, mut pipeline, mut corks) = (None, false, 1_usize, false);
+    let (mut address, mut closes, mut pipeline) = (None, false, 1_usize);
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
         let mut value = || words.next().ok_or(format!("{flag} wants a value"));
         match flag.as_str() {
-            "--cork" => corks = true,
             "--listen" => address = Some(value()?.parse()?),
             "--pipeline" => pipeline = value()?.parse::<usize>()?.clamp(1, 1_000),
             "--mode" => match value()?.as_str() {
@@ -172,7 +175,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let slots = SLOTS.min(limit as u32);
     let (own, _) = listeners(&[address], 1, None).map_err(|e| e.to_string())?;
     let listener = &own[0][0];
-    socket2::SockRef::from(listener).set_tcp_cork(corks)?;
     let config = Config {
         ring_slots: slots,
         buffer_bytes: 2_048,

@@ -41,10 +41,19 @@ pub enum Request {
     /// Receive whatever comes, each time into a buffer of the ring, until the end, an error, a shortage of buffers or a cancel. Gives
     /// completions that say there are more, and a last one that does not.
     RecvStream { slot: u32 },
-    /// Send bytes that live for ever, whole or as far as the peer takes them now. Silent when whole.
-    SendStatic { slot: u32, bytes: &'static [u8] },
+    /// Send bytes that live for ever, whole or as far as the peer takes them now. Silent when whole. With `is_last` they wait for the
+    /// end that follows, to leave in one segment with it.
+    SendStatic {
+        slot: u32,
+        bytes: &'static [u8],
+        is_last: bool,
+    },
     /// Send staged bytes, likewise.
-    SendStaged { slot: u32, staged: Staged },
+    SendStaged {
+        slot: u32,
+        staged: Staged,
+        is_last: bool,
+    },
     /// End our side. May be done by a worker of the kernel later, which takes the slot for what is in it *then*: nothing may take the
     /// slot before the completion.
     Shutdown { slot: u32 },
@@ -109,6 +118,9 @@ pub trait Ring {
     /// # Errors
     /// [`Error`] when the kernel refuses to be entered at all.
     fn reserve(&mut self, count: usize) -> Result<(), Error>;
+    /// Gives the memory behind buffers and staging back to the system until it is used again. Only while no receive is under way, no
+    /// completion waits and nothing is staged: their bytes are gone.
+    fn trim(&mut self);
     /// Copies bytes into `half` of the staging region; `None` when there is no room until it is emptied.
     fn stage(&mut self, half: usize, bytes: &[u8]) -> Option<Staged>;
     /// Staged bytes, until their half is emptied.

@@ -246,6 +246,11 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         self.ctx.now_us = now_us;
         self.dial()?;
         let mut worked = false;
+        if self.waits_in_the_ring() {
+            // Before the accepts, so that what completions cause and the accepts share an entry into the kernel.
+            worked |= self.shards[0].dispatch(&mut self.ctx)?;
+        }
+        self.hear_listeners();
         for number in 0..self.listeners.len() {
             worked |= self.accept(number)?;
         }
@@ -256,12 +261,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 worked |= shard.turn(&mut self.ctx, may_leave)?;
             }
         }
-        for number in self.ctx.listening.drain(..) {
-            if let Some(listener) = self.listeners.get_mut(number) {
-                listener.is_armed = false;
-                listener.is_readable = true;
-            }
-        }
+        self.hear_listeners();
         if self.has_more_now() {
             return Ok(Next::Again);
         }
@@ -270,6 +270,15 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
         let timers = self.shards.iter().filter_map(|s| s.next_due_us(now_us));
         Ok(Next::IdleUntil(timers.chain(self.next_call_us).min()))
+    }
+
+    fn hear_listeners(&mut self) {
+        for number in self.ctx.listening.drain(..) {
+            if let Some(listener) = self.listeners.get_mut(number) {
+                listener.is_armed = false;
+                listener.is_readable = true;
+            }
+        }
     }
 
     fn has_more_now(&self) -> bool {

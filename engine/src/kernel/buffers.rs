@@ -8,7 +8,10 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+/// The smallest page there is; where pages are larger, a range that is not aligned to them is refused, and kept.
+const PAGE: usize = 4_096;
 
 /// A private anonymous mapping.
 #[derive(Debug)]
@@ -64,6 +67,19 @@ impl Region {
     pub fn slice_mut(&mut self, offset: usize, length: usize) -> &mut [u8] {
         // SAFETY: as in `slice`, and `&mut self` makes it the only reference.
         unsafe { std::slice::from_raw_parts_mut(self.address(offset, length), length) }
+    }
+
+    /// Gives the whole pages of a range back to the system; they read as zeros and are backed again when next written.
+    pub fn forget(&mut self, offset: usize, length: usize) {
+        let from = offset.next_multiple_of(PAGE);
+        let until = (offset + length) / PAGE * PAGE;
+        let Some(length) = until.checked_sub(from).filter(|l| *l > 0) else {
+            return;
+        };
+        let address = NonNull::new(self.address(from, length)).expect("inside a mapping");
+        // SAFETY: whole pages of this private anonymous mapping, of which `&mut self` is the only reference; dropping their content is
+        // as writing zeros. The kernel writes there only for receives, of which the caller has none under way.
+        let _ = unsafe { madvise(address.cast(), length, MmapAdvise::MADV_DONTNEED) };
     }
 }
 
@@ -148,6 +164,11 @@ impl BufferRing {
         tail.store(self.tail, Ordering::Release);
     }
 
+    /// Bytes of all buffers, in use or not.
+    pub fn all_bytes(&self) -> usize {
+        usize::from(self.count) * self.buffer_bytes as usize
+    }
+
     /// Where `buffer` lies in the region.
     pub fn offset(&self, buffer: u16) -> usize {
         assert!(buffer < self.count);
@@ -170,5 +191,7 @@ mod tests {
         region.slice_mut(4096, 3).copy_from_slice(b"abc");
         assert_eq!(region.slice(4095, 5), b"\0abc\0");
         assert!(std::panic::catch_unwind(|| region.address(8190, 3)).is_err());
+        region.forget(4095, 4097);
+        assert_eq!(region.slice(4096, 3), [0; 3]);
     }
 }

@@ -202,7 +202,10 @@ impl KernelRing {
 
     fn entry(&mut self, request: Request) -> Entry {
         const SILENT: Flags = Flags::SKIP_SUCCESS;
-        const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        let send_flags = |is_last| {
+            let flags = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+            flags | if is_last { libc::MSG_MORE } else { 0 }
+        };
         let place =
             |slot| DestinationSlot::try_from_slot_target(slot).expect("slot indices are small");
         match request {
@@ -274,13 +277,19 @@ impl KernelRing {
             Request::RecvStream { slot } => {
                 opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build()
             }
-            Request::SendStatic { slot, bytes } => {
-                opcode::Send::new(Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
-                    .flags(SEND_FLAGS)
-                    .build()
-                    .flags(SILENT)
-            }
-            Request::SendStaged { slot, staged } => {
+            Request::SendStatic {
+                slot,
+                bytes,
+                is_last,
+            } => opcode::Send::new(Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
+                .flags(send_flags(is_last))
+                .build()
+                .flags(SILENT),
+            Request::SendStaged {
+                slot,
+                staged,
+                is_last,
+            } => {
                 let (offset, length) = (
                     self.staging_offset + staged.offset as usize,
                     staged.length as usize,
@@ -290,7 +299,7 @@ impl KernelRing {
                     self.region.address(offset, length),
                     staged.length,
                 )
-                .flags(SEND_FLAGS)
+                .flags(send_flags(is_last))
                 .build()
                 .flags(SILENT)
             }
@@ -389,6 +398,13 @@ impl Ring for KernelRing {
     fn add_buffers(&mut self) -> u16 {
         self.buffers
             .add(&mut self.region, self.buffers.used_count())
+    }
+
+    fn trim(&mut self) {
+        self.region
+            .forget(self.buffers.offset(0), self.buffers.all_bytes());
+        self.region
+            .forget(self.staging_offset, 2 * self.staging_bytes);
     }
 
     fn stage(&mut self, half: usize, bytes: &[u8]) -> Option<Staged> {

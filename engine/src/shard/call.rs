@@ -69,14 +69,17 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             TimerChange::Off => self.wheel.clear(&mut self.slots, slot),
             TimerChange::At(at_us) => self.set_timer(slot, at_us),
         }
+        // The end that follows is pushed as soon as the send is settled, so what waits for it waits no longer than a turn.
+        let is_last = intentions.ending == Some(Ending::AfterSent);
         if !self.outgoing.is_empty() {
             let mut outgoing = std::mem::take(&mut self.outgoing);
-            self.send_copy(ctx, slot, &outgoing)?;
+            let is_last = is_last && intentions.outgoing_static.is_empty();
+            self.send_copy(ctx, slot, &outgoing, is_last)?;
             outgoing.clear();
             self.outgoing = outgoing;
         }
         if !intentions.outgoing_static.is_empty() {
-            self.send_static(ctx, slot, intentions.outgoing_static)?;
+            self.send_static(ctx, slot, intentions.outgoing_static, is_last)?;
         }
         if self.slots[slot].phase != Phase::Open {
             return Ok(());

@@ -61,6 +61,8 @@ pub(crate) struct Shard<R, H: Handler> {
     wheel: Wheel,
     /// Readable slots that wait for a receive buffer.
     readable: VecDeque<Token>,
+    /// Buffers in use, and those no receive that does not wait may need.
+    buffers_count: u16,
     buffers_free: u16,
     sweep: Sweep,
     sends: [Vec<SendRecord>; 2],
@@ -79,6 +81,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             slots: Slots::new(config.ring_capacity()),
             wheel: Wheel::new((now_us / TICK_US) as u32),
             readable: VecDeque::new(),
+            buffers_count: BUFFER_COUNT,
             buffers_free: BUFFER_COUNT,
             sweep: Sweep::default(),
             sends: [Vec::new(), Vec::new()],
@@ -163,7 +166,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Hands every completion at hand to its callback.
-    fn dispatch(&mut self, ctx: &mut Context<'_, H>) -> Result<bool, Error> {
+    pub fn dispatch(&mut self, ctx: &mut Context<'_, H>) -> Result<bool, Error> {
         let mut worked = false;
         while let Some(completion) = self.ring.reap() {
             worked = true;

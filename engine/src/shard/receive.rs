@@ -27,12 +27,14 @@ pub(super) struct Sweep {
     at_us: u64,
     /// The next slot to look at; 0 between sweeps.
     from: u32,
+    /// There were hot connections, and none is left: what they used may be given back.
+    is_trim_due: bool,
 }
 
 impl Sweep {
-    /// When there is something to do; `None` without hot connections.
+    /// When there is something to do, if there is.
     pub fn next_due_us(&self) -> Option<u64> {
-        (self.hot_count > 0).then_some(self.at_us)
+        (self.hot_count > 0 || self.is_trim_due).then_some(self.at_us)
     }
 }
 
@@ -68,6 +70,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             self.sweep.from = 0;
         }
         self.sweep.hot_count += 1;
+        self.sweep.is_trim_due = true;
         self.ring.push(self.token(Op::Recv, slot), request)
     }
 
@@ -81,7 +84,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Looks at some slots for connections that have been silent since the last look, and parks them.
     pub(super) fn sweep_some(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
-        if self.sweep.hot_count == 0 || ctx.now_us < self.sweep.at_us {
+        if self
+            .sweep
+            .next_due_us()
+            .is_none_or(|due_us| ctx.now_us < due_us)
+        {
+            return Ok(());
+        }
+        if self.sweep.hot_count == 0 {
+            self.trim(ctx);
             return Ok(());
         }
         let from = self.sweep.from;
@@ -102,6 +113,20 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             self.sweep.at_us = ctx.now_us + ctx.config.park_after.as_micros() as u64;
         }
         Ok(())
+    }
+
+    /// Gives memory back when nothing uses it, else looks again later.
+    fn trim(&mut self, ctx: &mut Context<'_, H>) {
+        let is_used = self.buffers_free < self.buffers_count
+            || self.ring.has_completion()
+            || self.ring.is_overflowing()
+            || self.sends.iter().any(|half| !half.is_empty());
+        if is_used {
+            self.sweep.at_us = ctx.now_us + ctx.config.park_after.as_micros() as u64;
+        } else {
+            self.ring.trim();
+            self.sweep.is_trim_due = false;
+        }
     }
 
     /// Ends a receive that waits in the kernel; its last completion brings what comes next.
@@ -196,6 +221,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             libc::ENOBUFS => {
                 let more = self.ring.add_buffers();
                 self.buffers_free += more;
+                self.buffers_count += more;
                 ctx.stats.buffer_shortages += u64::from(more == 0);
                 self.want_receive(slot);
                 Ok(())

@@ -142,6 +142,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         ctx: &mut Context<'_, H>,
         slot: u32,
         bytes: &'static [u8],
+        is_last: bool,
     ) -> Result<(), Error> {
         if self.slots[slot].has(flag::SENDING) || self.is_blocked(slot) {
             self.carry_mut(slot)
@@ -149,7 +150,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 .push_back(Piece::Static(bytes));
             return self.check_carry(ctx, slot);
         }
-        let request = Request::SendStatic { slot, bytes };
+        let request = Request::SendStatic {
+            slot,
+            bytes,
+            is_last,
+        };
         self.submit_send(ctx, slot, request, SendSource::Static(bytes))
     }
 
@@ -158,10 +163,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         ctx: &mut Context<'_, H>,
         slot: u32,
         bytes: &[u8],
+        is_last: bool,
     ) -> Result<(), Error> {
         if !self.slots[slot].has(flag::SENDING) && !self.is_blocked(slot) {
             if let Some(staged) = self.ring.stage(self.half, bytes) {
-                let request = Request::SendStaged { slot, staged };
+                let request = Request::SendStaged {
+                    slot,
+                    staged,
+                    is_last,
+                };
                 return self.submit_send(ctx, slot, request, SendSource::Staged(staged));
             }
             // No room until the kernel has been entered; the poll completes right after that.
@@ -362,14 +372,29 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     fn send_kept(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         self.must_enter = true;
         let half = self.half;
+        let is_last = false;
         let carry = &self.carries[&slot];
         let (request, count) = match carry.outgoing.front().expect("a blocked one has a piece") {
-            Piece::Static(bytes) => (Request::SendStatic { slot, bytes }, bytes.len()),
+            Piece::Static(bytes) => {
+                let request = Request::SendStatic {
+                    slot,
+                    bytes,
+                    is_last,
+                };
+                (request, bytes.len())
+            }
             Piece::Copied { bytes, from } => {
                 let rest = &bytes[*from..];
                 let rest = &rest[..rest.len().min(STAGED_BYTES_MAX)];
                 match self.ring.stage(half, rest) {
-                    Some(staged) => (Request::SendStaged { slot, staged }, rest.len()),
+                    Some(staged) => {
+                        let request = Request::SendStaged {
+                            slot,
+                            staged,
+                            is_last,
+                        };
+                        (request, rest.len())
+                    }
                     None => return self.want_writable(slot),
                 }
             }

@@ -7,6 +7,8 @@
 //!     └──────────────┴───────────────► Closing ◄─────────────┘  the last answer said so; what still comes is dropped
 //! ```
 //!
+//! A head that is byte for byte the one before it, as those of a client that repeats itself are, is not parsed again: what a head means
+//! depends on nothing but its bytes.
 //! Invariants: every request whose end was seen is answered once, in order; a refusal is the last thing a connection is told; a
 //! connection between requests owns no buffer; each phase has a limit in time, and the timer is moved only when a phase begins in
 //! the middle of a buffer, so whole requests cost no timer.
@@ -97,14 +99,33 @@ pub struct Talk {
     /// When the phase began, milliseconds of engine time; compared by difference.
     since_ms: u32,
     phase: Phase,
-    is_blocked: bool,
-    is_stopping: bool,
-    /// Of the request under way.
-    is_head: bool,
+    /// What the connection is told with the answer to the request under way.
     future: Future,
+    /// See [`flag`].
+    flags: u8,
 }
 
-const _: () = assert!(size_of::<Talk>() <= 40);
+const _: () = assert!(size_of::<Talk>() == 32);
+
+/// Bits of [`Talk::flags`].
+mod flag {
+    /// The peer does not take what was sent.
+    pub const BLOCKED: u8 = 1;
+    /// The server is to stop.
+    pub const STOPPING: u8 = 2;
+    /// The request under way wants no body.
+    pub const HEAD: u8 = 4;
+}
+
+impl Talk {
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    fn set(&mut self, flag: u8, is_on: bool) {
+        self.flags = self.flags & !flag | if is_on { flag } else { 0 };
+    }
+}
 
 impl Default for Talk {
     fn default() -> Self {
@@ -113,10 +134,8 @@ impl Default for Talk {
             framing: Framing::Length,
             since_ms: 0,
             phase: Phase::Idle,
-            is_blocked: false,
-            is_stopping: false,
-            is_head: false,
             future: Future::Stays,
+            flags: 0,
         }
     }
 }
@@ -126,8 +145,13 @@ pub struct Responder {
     responses: Responses,
     limits: Limits,
     timeouts: Timeouts,
+    /// The last head that was parsed, and what it means.
+    known: Option<(Vec<u8>, RequestHead)>,
     mine: ResponderReport,
 }
+
+/// Heads longer than this are parsed every time; bytes.
+const KNOWN_BYTES_MAX: usize = 1_024;
 
 fn millis(us: u64) -> u32 {
     (us / 1_000) as u32
@@ -144,15 +168,32 @@ impl Responder {
             responses,
             limits,
             timeouts,
+            known: None,
             mine: ResponderReport::default(),
         }
+    }
+
+    fn parse(&mut self, bytes: &[u8]) -> Result<Option<RequestHead>, Refusal> {
+        if let Some((known, head)) = &self.known
+            && bytes.starts_with(known)
+        {
+            return Ok(Some(*head));
+        }
+        let head = parse_request(bytes, &self.limits)?;
+        if let Some(head) = head.filter(|head| head.length <= KNOWN_BYTES_MAX) {
+            let (known, meaning) = self.known.get_or_insert((Vec::new(), head));
+            known.clear();
+            known.extend_from_slice(&bytes[..head.length]);
+            *meaning = head;
+        }
+        Ok(head)
     }
 
     /// A head is whole. Its request is answered now, or when its body is over.
     fn on_head(&mut self, conn: &mut Conn<'_, Talk>, head: RequestHead, is_last: bool) {
         let now_us = conn.now_us();
         let talk = &mut *conn.state;
-        talk.is_head = head.is_head;
+        talk.set(flag::HEAD, head.is_head);
         talk.future = match (head.keep_alive, head.is_http10) {
             (false, _) => Future::Ends,
             (true, true) => Future::StaysSaid,
@@ -229,12 +270,12 @@ impl Responder {
         let now_ms = millis(conn.now_us());
         let talk = &mut *conn.state;
         let is_asked_for = talk.future == Future::Ends;
-        let future = if talk.is_stopping && is_last {
+        let future = if talk.has(flag::STOPPING) && is_last {
             Future::Ends
         } else {
             talk.future
         };
-        let is_head = talk.is_head;
+        let is_head = talk.has(flag::HEAD);
         let was_waited_for = talk.phase != Phase::Idle;
         talk.since_ms = now_ms;
         talk.phase = if future == Future::Ends {
@@ -289,11 +330,11 @@ impl Responder {
 
     /// The limit of what the connection is doing.
     fn limit(&self, talk: &Talk) -> (Limit, u32) {
-        if talk.is_blocked {
+        if talk.has(flag::BLOCKED) {
             return (Limit::Write, self.timeouts.write_ms);
         }
         match talk.phase {
-            Phase::Idle if talk.is_stopping => (Limit::Idle, STOP_GRACE_MS),
+            Phase::Idle if talk.has(flag::STOPPING) => (Limit::Idle, STOP_GRACE_MS),
             Phase::Idle | Phase::Closing => (Limit::Idle, self.timeouts.idle_ms),
             Phase::Head => (Limit::Header, self.timeouts.header_ms),
             Phase::Body => (Limit::Read, self.timeouts.read_ms),
@@ -320,7 +361,7 @@ impl Handler for Responder {
             match conn.state.phase {
                 Phase::Closing => return bytes.len(),
                 Phase::Body => used += self.on_body(conn, rest),
-                Phase::Idle | Phase::Head => match parse_request(rest, &self.limits) {
+                Phase::Idle | Phase::Head => match self.parse(rest) {
                     Ok(Some(head)) => {
                         used += head.length;
                         self.on_head(conn, head, used == bytes.len());
@@ -361,23 +402,23 @@ impl Handler for Responder {
 
     fn on_blocked(&mut self, conn: &mut Conn<'_, Talk>) {
         let now_us = conn.now_us();
-        conn.state.is_blocked = true;
+        conn.state.set(flag::BLOCKED, true);
         conn.state.since_ms = millis(now_us);
         conn.set_timer(after(now_us, self.timeouts.write_ms));
     }
 
     fn on_sent(&mut self, conn: &mut Conn<'_, Talk>) {
         let now_us = conn.now_us();
-        conn.state.is_blocked = false;
+        conn.state.set(flag::BLOCKED, false);
         conn.state.since_ms = millis(now_us);
         conn.set_timer(after(now_us, self.limit(conn.state).1));
     }
 
     fn on_stop(&mut self, conn: &mut Conn<'_, Talk>) {
         let now_us = conn.now_us();
-        conn.state.is_stopping = true;
+        conn.state.set(flag::STOPPING, true);
         let idle_ms = millis(now_us).wrapping_sub(conn.state.since_ms);
-        if conn.state.phase != Phase::Idle || conn.state.is_blocked {
+        if conn.state.phase != Phase::Idle || conn.state.has(flag::BLOCKED) {
             return;
         }
         if idle_ms >= STOP_GRACE_MS {
