@@ -15,6 +15,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::cores::{Halves, allowed};
 use super::record::HttpAsked;
 use super::scenario::{Generator, Kind, SCENARIOS, Scenario, Subject};
+use super::slice::IDLE_SETTLE;
 use crate::folder::{check_label, runs_or_default};
 use crate::programs::{bin_dir_or_own, find, is_program, program};
 use crate::refusal::Refusal;
@@ -205,7 +206,9 @@ fn estimate(slice: &Slice, time: Duration) -> Duration {
         + match scenario.kind {
             Kind::Users => ramp(connections) + USERS_SETTLE + time + Duration::from_secs(1),
             Kind::IdleMemory => {
-                Duration::from_secs_f64(connections as f64 / 20_000.0) + Duration::from_secs(2)
+                Duration::from_secs_f64(connections as f64 / 20_000.0)
+                    + IDLE_SETTLE
+                    + Duration::from_secs(2)
             }
             Kind::Saturation if scenario.idle > 0 => WARM_UP + time + Duration::from_secs(2),
             Kind::Saturation => WARM_UP + time,

@@ -29,6 +29,8 @@ pub(super) const LOAD_POLL: Duration = Duration::from_millis(250);
 const NEVER: &str = "10m..10m";
 /// Memory is read this long after the last connection opened.
 const MEMORY_SETTLE: Duration = Duration::from_millis(500);
+/// How long connections are idle before what they cost is read: a server may take seconds to give back what it used to get there.
+pub const IDLE_SETTLE: Duration = Duration::from_secs(6);
 /// Our client reports every second, give or take this.
 const REPORT_JITTER: Duration = Duration::from_millis(100);
 
@@ -211,6 +213,9 @@ impl Performance<'_> {
         let connections = self.slice.scenario.connections_of(self.slice.subject);
         let rss_base_bytes = Some(usage::rss_bytes(server.pid()));
         let holder = self.hold_idle(server, connections).await?;
+        self.stage
+            .wait::<()>(IDLE_SETTLE, LOAD_POLL, || Ok(None))
+            .await?;
         let rss_bytes = Some(usage::rss_bytes(server.pid()));
         let (outcome, _) = self.end_client(holder, Generator::Holdfast).await?;
         self.outcomes.add(&outcome);
