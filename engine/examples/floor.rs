@@ -19,37 +19,33 @@ use holdfast_engine::{Config, Error, KernelRing, listen::listeners};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 const SLOTS: u32 = 16_384;
-const ACCEPT_BATCH_MIN: u32 = 2;
-const ACCEPT_BATCH_MAX: u32 = 64;
-/// The generation of a batch's last accept: its completion says whether the listener had as many.
-const LAST: u32 = 1;
-
 struct Floor {
     ring: KernelRing,
     listener: RawFd,
     free: Vec<u32>,
-    batch: u32,
-    /// Connections the present batch has taken.
-    taken: u32,
+    is_listening: bool,
     answer: &'static [u8],
     closes: bool,
 }
 
 impl Floor {
+    /// Takes what waits, and waits for more.
     fn accept(&mut self) -> Result<(), Error> {
-        self.taken = 0;
-        self.batch = self.batch.min(self.free.len() as u32);
-        for number in 1..=self.batch {
-            let slot = self.free.pop().expect("counted above");
-            let is_last = u32::from(number == self.batch) * LAST;
-            let listener = self.listener;
+        let listener = self.listener;
+        for _ in 0..self.ring.waiting_count(listener) {
+            let Some(slot) = self.free.pop() else { break };
             self.ring.push(
-                Token::new(Op::Accept, slot, is_last),
+                Token::new(Op::Accept, slot, 0),
                 Request::Accept { listener, slot },
             )?;
             if self.closes {
                 self.receive(slot)?;
             }
+        }
+        self.is_listening = !self.free.is_empty();
+        if self.is_listening {
+            let token = Token::new(Op::Listen, 0, 0);
+            self.ring.push(token, Request::Listen { listener })?;
         }
         Ok(())
     }
@@ -68,8 +64,7 @@ impl Floor {
         self.ring
             .push(Token::new(Op::Close, slot, 0), Request::Close { slot })?;
         // With every place taken nobody listened any more.
-        if self.batch == 0 {
-            self.batch = ACCEPT_BATCH_MIN;
+        if !self.is_listening {
             return self.accept();
         }
         Ok(())
@@ -79,20 +74,12 @@ impl Floor {
         let slot = completion.token.slot();
         match completion.token.op() {
             Op::Listen => self.accept(),
-            Op::Accept => {
-                if completion.result >= 0 {
-                    self.taken += 1;
-                    if !self.closes {
-                        self.receive(slot)?;
-                    }
-                } else {
-                    self.free.push(slot);
-                }
-                if completion.token.generation() == LAST {
-                    self.accept_more()?;
-                }
+            Op::Accept if completion.result < 0 => {
+                self.free.push(slot);
                 Ok(())
             }
+            Op::Accept if self.closes => Ok(()),
+            Op::Accept => self.receive(slot),
             Op::Recv => self.answer(completion),
             // A peer that does not take what is sent has no place in a measurement: its receive brings the end.
             Op::Send => {
@@ -103,17 +90,6 @@ impl Floor {
             // The rest is silent unless it fails, and fails only on a connection that is gone.
             _ => Ok(()),
         }
-    }
-
-    fn accept_more(&mut self) -> Result<(), Error> {
-        if self.taken == self.batch {
-            self.batch = (self.batch * 2).min(ACCEPT_BATCH_MAX);
-            return self.accept();
-        }
-        self.batch = (self.taken + 1).max(ACCEPT_BATCH_MIN);
-        let listener = self.listener;
-        let token = Token::new(Op::Listen, 0, 0);
-        self.ring.push(token, Request::Listen { listener })
     }
 
     fn answer(&mut self, completion: Completion) -> Result<(), Error> {
@@ -190,8 +166,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ring: KernelRing::without_bell(&config, Instant::now())?,
         listener: listener.as_raw_fd(),
         free: (0..slots).rev().collect(),
-        batch: ACCEPT_BATCH_MIN,
-        taken: 0,
+        is_listening: false,
         answer: Box::leak(answer.into_bytes().into_boxed_slice()),
         closes,
     };

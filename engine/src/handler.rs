@@ -65,6 +65,7 @@ pub struct Conn<'a, S> {
     pub state: &'a mut S,
     now_us: u64,
     is_blocked: bool,
+    has_more: bool,
     outgoing: &'a mut Vec<u8>,
     outgoing_static: &'static [u8],
     is_pausing: bool,
@@ -93,6 +94,7 @@ impl<'a, S> Conn<'a, S> {
             state,
             now_us,
             is_blocked,
+            has_more: false,
             outgoing,
             outgoing_static: &[],
             is_pausing: false,
@@ -109,6 +111,17 @@ impl<'a, S> Conn<'a, S> {
     /// True while bytes sent before have not been taken by the peer's side yet.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked
+    }
+
+    /// Says that more bytes wait than this callback is given.
+    pub fn with_more(mut self, has_more: bool) -> Self {
+        self.has_more = has_more;
+        self
+    }
+
+    /// True if more bytes have arrived than this callback is given: the next call is on its way.
+    pub fn has_more(&self) -> bool {
+        self.has_more
     }
 
     /// Sends bytes that live for ever, without copying them unless they are few and not the first.

@@ -17,7 +17,7 @@ use crate::token::Token;
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)] // The fields say what they are; the requests say what they do.
 pub enum Request {
-    /// Wait until a listener has connections. One completion, then asked again.
+    /// Wait until a listener has connections. One completion.
     Listen { listener: RawFd },
     /// Take one connection from a listener into `slot`; EAGAIN when there is none.
     Accept { listener: RawFd, slot: u32 },
@@ -84,6 +84,8 @@ pub struct Completion {
     pub buffer: Option<u16>,
     /// The request goes on and will give another completion.
     pub has_more: bool,
+    /// The socket holds more than was received.
+    pub has_left: bool,
 }
 
 /// Requests in, completions out.
@@ -127,6 +129,8 @@ pub trait Ring {
     fn staged(&self, staged: Staged) -> &[u8];
     /// Empties a half: no request under way uses it.
     fn unstage(&mut self, half: usize);
+    /// Connections that wait at a listener to be accepted.
+    fn waiting_count(&self, listener: RawFd) -> u32;
     /// True while completions wait in the kernel because the queue was full.
     fn is_overflowing(&self) -> bool;
     /// How often the completion queue has overflowed.

@@ -30,8 +30,8 @@ const CONNECTING_MAX: usize = 2_048;
 /// thread whose turns are long with heartbeats still ramps.
 const DIALS_PER_TURN_MAX: usize = 1_024;
 
-/// Fewest accepts tried at a time: one too many costs little, a thousand too few a round each.
-const ACCEPT_BATCH_MIN: u32 = 4;
+/// Rounds of accepting before the listeners are closed; each takes up to [`ACCEPT_BATCH_MAX`] from each.
+const LAST_ROUNDS_MAX: usize = 128;
 
 /// Admission: how many connections are held, against how many may be. A place is taken before an accept and kept or given
 /// back after it. Full is said on the sight of one number alone, `held`: two read one after the other need not belong together.
@@ -129,7 +129,6 @@ struct Listener {
     fd: RawFd,
     is_readable: bool,
     is_armed: bool,
-    batch: u32,
 }
 
 /// What a turn leaves to do.
@@ -173,7 +172,6 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 tuples,
                 redial: Vec::new(),
                 listening: Vec::new(),
-                is_accept_dry: false,
                 last_end_us: 0,
                 is_stopping: false,
             },
@@ -184,7 +182,6 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                     fd: *fd,
                     is_readable: true,
                     is_armed: false,
-                    batch: ACCEPT_BATCH_MIN,
                 })
                 .collect(),
             filling: 0,
@@ -281,6 +278,24 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
     }
 
+    /// Takes what waits at the listeners before they are closed, which would reset it.
+    ///
+    /// # Errors
+    /// [`Error`] as of a turn.
+    fn accept_waiting(&mut self, now_us: u64) -> Result<(), Error> {
+        for _ in 0..LAST_ROUNDS_MAX {
+            let ring = self.shards[0].ring();
+            if self.listeners.iter().all(|l| ring.waiting_count(l.fd) == 0) {
+                break;
+            }
+            self.listeners.iter_mut().for_each(|l| l.is_readable = true);
+            self.turn(now_us)?;
+            // Submits what the turn left for an entry that sleeps.
+            self.shards.iter_mut().try_for_each(|s| s.enter(None))?;
+        }
+        self.turn(now_us).map(drop)
+    }
+
     fn has_more_now(&self) -> bool {
         self.listeners.iter().any(|l| l.is_readable) || !self.ctx.redial.is_empty()
     }
@@ -302,56 +317,44 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(())
     }
 
-    /// Takes connections from a listener, or arms it when it had no more.
+    /// Takes the connections that wait at a listener, and waits for more. An accept that finds none would cost as much as one that
+    /// does, since the kernel makes the socket's file first: so it is asked how many there are.
     fn accept(&mut self, number: usize) -> Result<bool, Error> {
         let Listener {
-            fd,
-            is_readable,
-            is_armed,
-            batch,
+            fd, is_readable, ..
         } = self.listeners[number];
-        if !is_readable {
-            if !is_armed {
-                self.shards[0].listen(number, fd)?;
-                self.listeners[number].is_armed = true;
+        if is_readable {
+            let waiting = self.shards[0].ring().waiting_count(fd);
+            let wanted = waiting.min(ACCEPT_BATCH_MAX);
+            match self.ctx.gate.ask(wanted) {
+                _ if wanted == 0 => {}
+                // Another thread's accepts hold the last places: look again when it knows whether it needs them.
+                Admission::Later => return Ok(false),
+                Admission::Granted(granted) => match self.shard_with_room()? {
+                    Some(shard) => {
+                        let count = granted.min(self.shards[shard].room());
+                        self.ctx.gate.give_back(granted - count);
+                        self.shards[shard].accept(fd, count)?;
+                    }
+                    None => {
+                        self.ctx.gate.give_back(granted);
+                        self.refuse(fd, wanted)?;
+                    }
+                },
+                Admission::Full => self.refuse(fd, wanted)?,
             }
+            self.listeners[number].is_readable = false;
+        } else if self.listeners[number].is_armed {
             return Ok(false);
         }
-        self.ctx.is_accept_dry = false;
-        let room = match self.ctx.gate.ask(batch) {
-            // Another thread's accepts hold the last places: look again when it knows whether it needs them.
-            Admission::Later => return Ok(false),
-            Admission::Full => None,
-            Admission::Granted(granted) => {
-                let shard = self.shard_with_room()?;
-                let count = shard.map_or(0, |s| granted.min(self.shards[s].room()));
-                self.ctx.gate.give_back(granted - count);
-                shard.map(|s| (s, count))
-            }
-        };
-        let shard = match room {
-            Some((shard, count)) => {
-                self.shards[shard].accept(fd, count)?;
-                shard
-            }
-            None => {
-                self.shards[0].refuse(fd, batch.min(SPARE_SLOTS), self.ctx.config)?;
-                0
-            }
-        };
-        // Accepts never wait: after this turn of the shard it is known whether the listener had as many.
-        let may_leave = self.waits_in_the_ring();
-        self.shards[shard].turn(&mut self.ctx, may_leave)?;
-        let listener = &mut self.listeners[number];
-        if self.ctx.is_accept_dry {
-            listener.is_readable = false;
-            listener.is_armed = true;
-            listener.batch = (batch / 2).max(ACCEPT_BATCH_MIN);
-            self.shards[0].listen(number, fd)?;
-        } else {
-            listener.batch = (batch * 2).min(ACCEPT_BATCH_MAX);
-        }
+        // Behind the accepts, so that it completes at once only if they leave some.
+        self.shards[0].listen(number, fd)?;
+        self.listeners[number].is_armed = true;
         Ok(true)
+    }
+
+    fn refuse(&mut self, listener: RawFd, wanted: u32) -> Result<(), Error> {
+        self.shards[0].refuse(listener, wanted.min(SPARE_SLOTS), self.ctx.config)
     }
 
     /// A shard with a free slot, made if need be; `None` if none can be made.
@@ -630,6 +633,9 @@ impl<P: Default + Send> CoreThread<P> {
         loop {
             let now_us = self.now_us();
             let how = self.stop.load(Ordering::Acquire);
+            if how == Stop::InOrder as u8 && !self.listeners.is_empty() {
+                core.accept_waiting(now_us)?;
+            }
             if how != Stop::No as u8 {
                 // A ring that polls a listener keeps it open: shutting it down is what stops it from listening.
                 for listener in self.listeners.drain(..) {

@@ -2,7 +2,7 @@
 //!
 //! Must not know: slots, handlers, protocols.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -28,6 +28,28 @@ pub fn pin_to(core: usize) {
     if set.set(core).is_ok() {
         let _ = sched_setaffinity(Pid::from_raw(0), &set);
     }
+}
+
+/// Connections that wait at a listener: its TCP_INFO tells their number as `tcpi_unacked`. 1 if it cannot be told, so that the caller
+/// tries.
+pub fn waiting_count(listener: RawFd) -> u32 {
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which is that large; both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            listener,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return 1;
+    }
+    // SAFETY: integers only, so the zeros it began with are a value too, however much of it was written.
+    unsafe { info.assume_init() }.tcpi_unacked
 }
 
 /// The bell of one thread: its rings ring it when they have work, and the thread sleeps on it alone.

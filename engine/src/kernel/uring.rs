@@ -6,7 +6,7 @@
 //! Must not know: slots' meaning, handlers, protocols.
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use io_uring::squeue::{Entry, Flags};
@@ -383,6 +383,7 @@ impl Ring for KernelRing {
             result: cqe.result(),
             buffer: cqueue::buffer_select(cqe.flags()),
             has_more: cqueue::more(cqe.flags()),
+            has_left: cqueue::sock_nonempty(cqe.flags()),
         })
     }
 
@@ -431,6 +432,10 @@ impl Ring for KernelRing {
 
     fn unstage(&mut self, half: usize) {
         self.staged_bytes[half] = 0;
+    }
+
+    fn waiting_count(&self, listener: RawFd) -> u32 {
+        super::os::waiting_count(listener)
     }
 
     #[inline]

@@ -14,7 +14,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     pub(super) fn on_timer(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         match self.slots[slot].phase {
             Phase::Connecting => self.give_up_connecting(slot, libc::ETIMEDOUT),
-            Phase::Open if self.slots[slot].flags & flag::ENDING != 0 => {
+            // While the peer does not take what was sent, the handler's patience counts, not the end's.
+            Phase::Open if self.slots[slot].flags & flag::ENDING != 0 && !self.is_blocked(slot) => {
                 self.end(ctx, slot, CloseReason::Cut)
             }
             Phase::Open => self.call(ctx, slot, |handler, conn| handler.on_timer(conn)),
@@ -86,7 +87,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         if intentions.is_pausing && (self.slots[slot].has(flag::SENDING) || self.is_blocked(slot)) {
             self.carry_mut(slot).is_paused = true;
-            self.must_enter = true;
+            self.must_settle = true;
         }
         match intentions.ending {
             None => Ok(()),

@@ -71,7 +71,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         );
         if self.is_blocked(slot) || self.slots[slot].has(flag::SENDING) {
             self.slots[slot].set(flag::END_IN_ORDER);
-            self.must_enter = true;
+            self.must_settle = true;
             return Ok(());
         }
         if self.slots[slot].has(flag::PEER_ENDED) {
@@ -95,7 +95,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return self.end(ctx, slot, CloseReason::ByUs);
         }
         self.slots[slot].set(flag::END_AFTER_SENT);
-        self.must_enter = true;
+        self.must_settle = true;
         Ok(())
     }
 

@@ -47,8 +47,6 @@ pub(crate) struct Context<'a, H: Handler> {
     pub redial: Vec<H::State>,
     /// Listeners that became readable.
     pub listening: Vec<usize>,
-    /// A listener had no more connections.
-    pub is_accept_dry: bool,
     /// When a connection last ended in order, engine time.
     pub last_end_us: u64,
     /// All connections are to end.
@@ -67,8 +65,8 @@ pub(crate) struct Shard<R, H: Handler> {
     sweep: Sweep,
     sends: [Vec<SendRecord>; 2],
     half: usize,
-    /// Somebody waits for what the next `enter` brings, accepts or the settling of sends: it must not sleep.
-    must_enter: bool,
+    /// Somebody waits for sends to be settled: the next `enter` must not sleep.
+    must_settle: bool,
     carries: HashMap<u32, Carry>,
     outgoing: Vec<u8>,
     draining_from: Option<u32>,
@@ -86,7 +84,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             sweep: Sweep::default(),
             sends: [Vec::new(), Vec::new()],
             half: 0,
-            must_enter: false,
+            must_settle: false,
             carries: HashMap::new(),
             outgoing: Vec::new(),
             draining_from: None,
@@ -137,7 +135,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         for _ in 0..ROUNDS_MAX {
             worked |= self.dispatch(ctx)?;
             self.start_receives()?;
-            if !self.ring.wants_enter() || (may_leave && !self.must_enter) {
+            if !self.ring.wants_enter() || (may_leave && !self.must_settle) {
                 break;
             }
             self.enter(None)?;
@@ -149,10 +147,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Submits what is queued, and with `wait` sleeps until something completes.
     pub fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
-        self.ring.enter(wait.filter(|_| !self.must_enter))?;
+        self.ring.enter(wait.filter(|_| !self.must_settle))?;
         if self.sends[1 - self.half].is_empty() {
             self.half = 1 - self.half;
-            self.must_enter = false;
+            self.must_settle = false;
         }
         Ok(())
     }
@@ -193,8 +191,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             Op::Refuse => {
                 if token.generation() == 0 && result >= 0 {
                     ctx.stats.refused_full += 1;
-                } else if result == -libc::EAGAIN {
-                    ctx.is_accept_dry = true;
                 }
                 return Ok(());
             }

@@ -25,7 +25,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Takes up to `count` connections from a listener. The gate has room for them, and so has this shard.
     pub fn accept(&mut self, listener: RawFd, count: u32) -> Result<(), Error> {
-        self.must_enter = true;
         for _ in 0..count {
             let slot = self
                 .slots
@@ -39,7 +38,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Takes up to `count` connections from a listener and resets them at once. They pass through the spare slots.
     pub fn refuse(&mut self, listener: RawFd, count: u32, config: &Config) -> Result<(), Error> {
-        self.must_enter = true;
         for spare in 0..count {
             let slot = config.ring_capacity() + spare;
             self.ring.push(
@@ -97,9 +95,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if result < 0 {
             self.slots.release(slot);
             ctx.gate.give_back(1);
-            if result == -libc::EAGAIN {
-                ctx.is_accept_dry = true;
-            } else {
+            // A connection that was reset while it waited leaves the queue, and an accept without one.
+            if result != -libc::EAGAIN {
                 ctx.stats.accept_failed[OpenFailure::from_errno(-result) as usize] += 1;
             }
             return Ok(());

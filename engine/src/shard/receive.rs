@@ -190,6 +190,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             result,
             buffer,
             has_more,
+            has_left,
             ..
         } = completion;
         let entry = &mut self.slots[slot];
@@ -213,7 +214,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 ctx.stats.bytes_received += result as u64;
                 self.slots[slot].set(flag::WARM | flag::HEARD);
                 self.slots[slot].clear(flag::COLD);
-                self.on_bytes(ctx, slot, buffer, result as usize)?;
+                self.on_bytes(ctx, slot, buffer, result as usize, has_left)?;
                 self.arm(ctx, slot)
             }
             0 => self.on_peer_end(ctx, slot),
@@ -236,6 +237,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         slot: u32,
         buffer: u16,
         length: usize,
+        has_left: bool,
     ) -> Result<(), Error> {
         if self.must_hold(ctx.config, slot) {
             let carry = self.carries.get_mut(&slot);
@@ -269,7 +271,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             ctx.now_us,
             is_blocked,
             &mut self.outgoing,
-        );
+        )
+        .with_more(has_left);
         let used = ctx.handler.on_bytes(&mut conn, bytes);
         let intentions = conn.into_intentions();
         assert!(
@@ -317,12 +320,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         slot: u32,
     ) -> Result<(), Error> {
         let mut kept = std::mem::take(&mut self.carry_mut(slot).incoming);
+        // Nothing was received meanwhile, so nobody knows whether more waits: it may, unless the peer has ended.
+        let may_have_more = !self.slots[slot].has(flag::PEER_ENDED);
         let mut conn = Conn::new(
             &mut self.slots[slot].state,
             ctx.now_us,
             false,
             &mut self.outgoing,
-        );
+        )
+        .with_more(may_have_more);
         let used = ctx.handler.on_bytes(&mut conn, &kept);
         let intentions = conn.into_intentions();
         kept.drain(..used);
@@ -339,7 +345,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             || self.must_hold(ctx.config, slot);
         if is_owed {
             self.slots[slot].set(flag::PEER_ENDED);
-            self.must_enter = true;
+            self.must_settle = true;
             return Ok(());
         }
         self.end(ctx, slot, CloseReason::PeerClosed)

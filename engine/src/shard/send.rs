@@ -183,7 +183,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Something more is carried: too much ends the connection.
     fn check_carry(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        self.must_enter = true;
+        self.must_settle = true;
         if self.carry_mut(slot).kept_bytes() > ctx.config.carry_bytes_max {
             return self.end(ctx, slot, CloseReason::Stalled);
         }
@@ -370,7 +370,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Sends the first piece of what was kept.
     fn send_kept(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        self.must_enter = true;
+        self.must_settle = true;
         let half = self.half;
         let is_last = false;
         let carry = &self.carries[&slot];

@@ -157,6 +157,11 @@ fn millis(us: u64) -> u32 {
     (us / 1_000) as u32
 }
 
+/// Time since, never negative: what began in the middle of a turn may be later than the turn's time.
+fn passed_ms(now_us: u64, since_ms: u32) -> u32 {
+    (millis(now_us).wrapping_sub(since_ms) as i32).max(0) as u32
+}
+
 fn after(now_us: u64, ms: u32) -> u64 {
     now_us + u64::from(ms) * 1_000
 }
@@ -215,7 +220,7 @@ impl Responder {
         }
         talk.phase = Phase::Body;
         if is_last {
-            let passed_ms = millis(now_us).wrapping_sub(talk.since_ms);
+            let passed_ms = passed_ms(now_us, talk.since_ms);
             conn.set_timer(after(
                 now_us,
                 self.timeouts.read_ms.saturating_sub(passed_ms),
@@ -268,9 +273,11 @@ impl Responder {
     /// Answers the request under way. `is_last`: nothing of another has arrived.
     fn answer(&mut self, conn: &mut Conn<'_, Talk>, is_last: bool) {
         let now_ms = millis(conn.now_us());
+        let has_more = conn.has_more();
         let talk = &mut *conn.state;
         let is_asked_for = talk.future == Future::Ends;
-        let future = if talk.has(flag::STOPPING) && is_last {
+        let is_stopping = talk.has(flag::STOPPING);
+        let future = if is_stopping && is_last && !has_more {
             Future::Ends
         } else {
             talk.future
@@ -290,7 +297,9 @@ impl Responder {
         }
         self.mine.answered += 1;
         if future != Future::Ends {
-            if was_waited_for {
+            if is_stopping {
+                conn.set_timer(after(conn.now_us(), STOP_GRACE_MS));
+            } else if was_waited_for {
                 conn.set_timer(after(conn.now_us(), self.timeouts.idle_ms));
             }
             return;
@@ -392,7 +401,7 @@ impl Handler for Responder {
     fn on_timer(&mut self, conn: &mut Conn<'_, Talk>) {
         let now_us = conn.now_us();
         let (limit, limit_ms) = self.limit(conn.state);
-        let passed_ms = millis(now_us).wrapping_sub(conn.state.since_ms);
+        let passed_ms = passed_ms(now_us, conn.state.since_ms);
         if passed_ms >= limit_ms {
             self.time_out(conn, limit);
         } else {
@@ -417,7 +426,7 @@ impl Handler for Responder {
     fn on_stop(&mut self, conn: &mut Conn<'_, Talk>) {
         let now_us = conn.now_us();
         conn.state.set(flag::STOPPING, true);
-        let idle_ms = millis(now_us).wrapping_sub(conn.state.since_ms);
+        let idle_ms = passed_ms(now_us, conn.state.since_ms);
         if conn.state.phase != Phase::Idle || conn.state.has(flag::BLOCKED) {
             return;
         }

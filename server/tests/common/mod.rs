@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use holdfast_results::wire::{ClientReport, ServerReport};
+use holdfast_results::wire::{ClientReport, HttpServerReport, ServerReport};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -254,34 +254,72 @@ impl<R> Drop for Running<R> {
     }
 }
 
+/// A subcommand with reports on standard output, which ends with this test.
+pub fn subcommand(name: &str, subcommand: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program(name));
+    command
+        .args([subcommand, "--progress", "json", "--die-with-parent"])
+        .args(args);
+    command
+}
+
 /// `program longconn` with reports on standard output, which ends with this test.
 pub fn longconn(name: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(program(name));
-    command.args(LONGCONN_ARGS).args(args);
-    command
+    subcommand(name, "longconn", args)
 }
 
 /// What [`longconn`] adds to every command.
 pub const LONGCONN_ARGS: [&str; 4] = ["longconn", "--progress", "json", "--die-with-parent"];
 
-/// A server on a free port, listening.
-pub struct Server {
-    pub running: Running<ServerReport>,
+/// What one subcommand of the server reports.
+pub trait Serving: DeserializeOwned + Clone + Default + Send + 'static {
+    /// The subcommand.
+    const SUBCOMMAND: &'static str;
+    fn listen(&self) -> &[String];
+    fn open_now(&self) -> u64;
+}
+
+impl Serving for ServerReport {
+    const SUBCOMMAND: &'static str = "longconn";
+    fn listen(&self) -> &[String] {
+        &self.listen
+    }
+    fn open_now(&self) -> u64 {
+        self.open_now
+    }
+}
+
+impl Serving for HttpServerReport {
+    const SUBCOMMAND: &'static str = "http";
+    fn listen(&self) -> &[String] {
+        &self.listen
+    }
+    fn open_now(&self) -> u64 {
+        self.open_now
+    }
+}
+
+/// A server on a free port, listening; the report says which.
+pub struct ServerOf<R: Serving> {
+    pub running: Running<R>,
     pub address: SocketAddr,
 }
 
-impl Server {
+/// One that holds long connections.
+pub type Server = ServerOf<ServerReport>;
+
+impl<R: Serving> ServerOf<R> {
     pub fn start(args: &[&str]) -> Self {
-        let mut command = longconn("holdfast-server", args);
+        let mut command = subcommand("holdfast-server", R::SUBCOMMAND, args);
         command.args(["--listen", "127.0.0.1:0"]);
-        Server::run(command)
+        Self::run(command)
     }
 
     pub fn run(command: Command) -> Self {
-        let running = Running::<ServerReport>::start(command);
+        let running = Running::<R>::start(command);
         let first = running.until("the first line", |_| true);
-        let address = first.listen[0].parse().expect("an address");
-        Server { running, address }
+        let address = first.listen()[0].parse().expect("an address");
+        ServerOf { running, address }
     }
 
     pub fn connect(&self) -> TcpStream {
@@ -290,9 +328,9 @@ impl Server {
         stream
     }
 
-    pub fn until_open(&self, count: u64) -> ServerReport {
+    pub fn until_open(&self, count: u64) -> R {
         self.running
-            .until(&format!("{count} open"), |r| r.open_now == count)
+            .until(&format!("{count} open"), |r| r.open_now() == count)
     }
 }
 

@@ -1,0 +1,323 @@
+//! Clients and a proxy that others wrote: curl, Python's http.client, wrk, ab, nginx.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use crate::common::{Folder, count, own_address, sum, until};
+use crate::peer::{GET, HEAD, Peer};
+use crate::{Server, books};
+
+/// What a program printed.
+pub struct Heard {
+    pub out: Vec<u8>,
+    pub errors: String,
+}
+
+/// A command, its program looked for where only root's path leads too.
+fn command(name: &str) -> Command {
+    let mut command = Command::new(name);
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", path + ":/usr/sbin:/sbin");
+    command
+}
+
+fn spawn(command: &mut Command) -> Child {
+    let name = command.get_program().to_string_lossy().into_owned();
+    command.spawn().unwrap_or_else(|e| match e.kind() {
+        ErrorKind::NotFound => panic!("{name} is missing; next: make need"),
+        _ => panic!("{name}: {e}"),
+    })
+}
+
+/// Runs a program to its end, which is a success. The arguments bound its time, or its work does.
+pub fn run(name: &str, args: &[&str], input: &[u8]) -> Heard {
+    let mut child = spawn(
+        command(name)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
+    let mut stdin = child.stdin.take().expect("piped");
+    let input = input.to_owned();
+    let writing = std::thread::spawn(move || stdin.write_all(&input));
+    let outcome = child.wait_with_output().expect("our child");
+    let _ = writing.join().expect("no panic");
+    let errors = String::from_utf8_lossy(&outcome.stderr).into_owned();
+    let status = outcome.status;
+    assert!(status.success(), "{name} {args:?}: {status} {errors}");
+    Heard {
+        out: outcome.stdout,
+        errors,
+    }
+}
+
+fn curl(args: &[&str], input: &[u8]) -> Heard {
+    run(
+        "curl",
+        &[&["-sS", "--max-time", "30"], args].concat(),
+        input,
+    )
+}
+
+/// The number behind `label` in what a program printed.
+fn number_after(text: &str, label: &str) -> u64 {
+    let (_, rest) = text
+        .split_once(label)
+        .unwrap_or_else(|| panic!("no '{label}' in {text}"));
+    let first = rest.split_whitespace().next().unwrap_or_default();
+    first.parse().unwrap_or_else(|e| panic!("{first}: {e}"))
+}
+
+#[test]
+fn curl_gets_heads_and_posts() {
+    let server = Server::start(&[]);
+    let url = format!("http://{}/path?query", server.address);
+    let code = ["-w", " %{http_code} %{http_version}"];
+    let print = |args: &[&str], input: &[u8]| {
+        let heard = curl(&[&code[..], args, &[&url]].concat(), input);
+        String::from_utf8(heard.out).expect("text")
+    };
+    assert_eq!(print(&[], b""), "ok 200 1.1");
+    assert_eq!(print(&["--http1.0"], b""), "ok 200 1.1");
+    let head = print(&["--head"], b"");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(head.contains("\r\nContent-Length: 2\r\n") && head.ends_with("\r\n\r\n 200 1.1"));
+    assert_eq!(print(&["--data", "a=b"], b""), "ok 200 1.1");
+    assert_eq!(print(&["-X", "DELETE"], b""), "ok 200 1.1");
+    let body = vec![b'x'; 3_000_000];
+    assert_eq!(print(&["--data-binary", "@-"], &body), "ok 200 1.1");
+    assert_eq!(print(&["-T", "-"], &body), "ok 200 1.1");
+    let expect = ["-T", "-", "-H", "Expect: 100-continue", "-v"];
+    let heard = curl(&[&expect[..], &[&url]].concat(), &body);
+    assert_eq!(heard.out, b"ok");
+    let wire = heard.errors;
+    assert!(wire.contains("> Transfer-Encoding: chunked"), "{wire}");
+    assert!(wire.contains("< HTTP/1.1 100 Continue"), "{wire}");
+    let report = books(server, 8);
+    assert_eq!(report.accepted, 8);
+    assert_eq!(count(&report.responses, "200"), 8);
+    assert!(report.bytes_received > 9_000_000);
+}
+
+#[test]
+fn curl_takes_one_connection_for_many_urls() {
+    let server = Server::start(&[]);
+    let url = format!("http://{}/", server.address);
+    let each = ["-o", "/dev/null", &url];
+    let format = ["-w", "%{http_code} %{num_connects}\n"];
+    let heard = curl(&[&format[..], &each, &each, &each, &each].concat(), b"");
+    let text = String::from_utf8(heard.out).expect("text");
+    assert_eq!(text, "200 1\n200 0\n200 0\n200 0\n");
+    assert_eq!(books(server, 4).accepted, 1);
+}
+
+#[test]
+fn curl_is_told_what_is_refused() {
+    let server = Server::start(&["--body-max", "1000", "--head-max", "2000"]);
+    let url = format!("http://{}/", server.address);
+    let long = format!("X: {}", "x".repeat(3_000));
+    let large = vec![b'x'; 100_000];
+    for (args, status) in [
+        (&["-H", &long][..], "431"),
+        (
+            &["--data-binary", "@-", "-H", "Expect: 100-continue"],
+            "413",
+        ),
+        (&["-T", "-", "-H", "Expect: 100-continue"], "413"),
+        (&["-H", "Expect: a-miracle"], "417"),
+        (&["-H", "Host:"], "400"),
+    ] {
+        let format = ["-o", "/dev/null", "-w", "%{http_code}", "--max-time", "30"];
+        let heard = curl(&[&format, args, &[&url]].concat(), &large);
+        assert_eq!(String::from_utf8_lossy(&heard.out), status, "{args:?}");
+    }
+    let report = books(server, 5);
+    assert_eq!(count(&report.responses, "413"), 2);
+}
+
+const PYTHON: &str = r#"
+import http.client, sys
+host, port = sys.argv[1].split(":")
+connection = http.client.HTTPConnection(host, int(port), timeout=30)
+def ask(method, body=None, **how):
+    connection.request(method, "/path", body, **how)
+    response = connection.getresponse()
+    assert response.status == 200 and response.reason == "OK", response.status
+    assert response.version == 11 and not response.will_close
+    expected = b"" if method == "HEAD" else b"ok"
+    assert response.read() == expected
+    return connection.sock
+first = ask("GET")
+for _ in range(100):
+    assert ask("GET") is first
+assert ask("HEAD") is first
+assert ask("POST", b"x" * 100000) is first
+pieces = (b"x" * n for n in (1, 10000, 16, 255))
+assert ask("PUT", pieces, encode_chunked=True, headers={"Transfer-Encoding": "chunked"}) is first
+assert ask("GET") is first
+connection.close()
+print("all right")
+"#;
+
+#[test]
+fn python_keeps_its_connection_and_sends_chunks() {
+    let server = Server::start(&[]);
+    let heard = run("python3", &["-c", PYTHON, &server.address.to_string()], b"");
+    assert_eq!(heard.out, b"all right\n", "{}", heard.errors);
+    assert_eq!(books(server, 105).accepted, 1);
+}
+
+#[test]
+fn wrk_meets_no_error_and_counts_what_the_server_counts() {
+    let server = Server::start(&[]);
+    let url = format!("http://{}/", server.address);
+    let heard = run("wrk", &["-t1", "-c50", "-d1s", &url], b"");
+    let text = String::from_utf8(heard.out).expect("text");
+    assert!(!text.contains("errors"), "{text}");
+    assert!(!text.contains("Non-2xx"), "{text}");
+    let line = text.lines().find(|line| line.contains(" requests in "));
+    let line = line.unwrap_or_else(|| panic!("{text}")).trim();
+    let counted: u64 = line.split(' ').next().unwrap().parse().expect("a number");
+    assert!(counted > 100, "{text}");
+    let last = server
+        .running
+        .until("wrk has gone", |r| r.accepted > 0 && r.open_now == 0);
+    let answered = sum(&last.responses);
+    // It stops without reading what it asked for last on each connection, and connects once more before it begins.
+    assert!(
+        (counted..=counted + 50).contains(&answered),
+        "{answered}: {text}"
+    );
+    let report = books(server, answered);
+    assert_eq!(count(&report.responses, "200"), answered);
+    assert!((50..=51).contains(&report.accepted), "{report:?}");
+}
+
+#[test]
+fn ab_fails_nothing_with_and_without_kept_connections() {
+    let server = Server::start(&[]);
+    let url = format!("http://{}/", server.address);
+    let bounds = ["-s", "30", "-n", "2000", "-c", "20"];
+    for (how, kept) in [(&["-k"][..], 2_000), (&[], 0), (&["-i", "-k"], 2_000)] {
+        let heard = run("ab", &[&["-q"], how, &bounds, &[&url]].concat(), b"");
+        let text = String::from_utf8(heard.out).expect("text");
+        assert_eq!(number_after(&text, "Complete requests:"), 2_000, "{text}");
+        assert_eq!(number_after(&text, "Failed requests:"), 0, "{text}");
+        assert!(!text.contains("Non-2xx") && !text.contains("Write errors"));
+        if kept > 0 {
+            assert_eq!(number_after(&text, "Keep-Alive requests:"), kept, "{text}");
+        }
+    }
+    let report = books(server, 6_000);
+    // It opens a few more than it uses.
+    assert!((2_040..=2_100).contains(&report.accepted), "{report:?}");
+}
+
+/// nginx in front of a server of ours; ended with this value.
+struct Proxy {
+    child: Child,
+    address: SocketAddr,
+    _folder: Folder,
+}
+
+impl Proxy {
+    fn before(server: &Server) -> Self {
+        let folder = Folder::new("http-nginx");
+        let address: SocketAddr = (own_address(), 18_080).into();
+        let at = folder.0.display();
+        let config = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log stderr warn;
+            events {{ worker_connections 256; }}
+            http {{
+                access_log off;
+                client_body_temp_path {at}/a; proxy_temp_path {at}/b; fastcgi_temp_path {at}/c;
+                uwsgi_temp_path {at}/d; scgi_temp_path {at}/e;
+                client_max_body_size 0;
+                keepalive_requests 1000000;
+                upstream ours {{ server {}; keepalive 16; keepalive_requests 1000000; }}
+                server {{
+                    listen {address};
+                    proxy_http_version 1.1;
+                    proxy_set_header Connection '';
+                    location / {{ proxy_pass http://ours; }}
+                    location /stream {{ proxy_pass http://ours; proxy_request_buffering off; }}
+                    location /old {{ proxy_pass http://ours; proxy_http_version 1.0; proxy_set_header Connection close; }}
+                }}
+            }}",
+            server.address
+        );
+        let file = folder.file("nginx.conf");
+        std::fs::write(&file, config).expect("a file");
+        let mut nginx = command("nginx");
+        nginx.args(["-e", "stderr", "-p", &at.to_string(), "-c", &file]);
+        let child = spawn(nginx.stdin(Stdio::null()).stderr(Stdio::piped()));
+        let mut proxy = Proxy {
+            child,
+            address,
+            _folder: folder,
+        };
+        until("nginx listens", || {
+            let ended = proxy.child.try_wait().expect("our child");
+            assert!(ended.is_none(), "{}", proxy.errors());
+            TcpStream::connect(address).is_ok()
+        });
+        proxy
+    }
+
+    /// What it complained of; after its end.
+    fn errors(&mut self) -> String {
+        let mut text = String::new();
+        let stderr = self.child.stderr.as_mut().expect("piped");
+        stderr.read_to_string(&mut text).expect("text");
+        text
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn nginx_in_front_reuses_connections_and_finds_no_fault() {
+    let folder = Folder::new("http-behind-nginx");
+    let body = "0123456789".repeat(10_000);
+    std::fs::write(folder.file("body"), &body).expect("a file");
+    let server = Server::start(&["--body-file", &folder.file("body")]);
+    let mut proxy = Proxy::before(&server);
+    let url = format!("http://{}", proxy.address);
+
+    let load = ["-q", "-k", "-s", "30", "-n", "1000", "-c", "8"];
+    let heard = run("ab", &[&load[..], &[&format!("{url}/")]].concat(), b"");
+    let text = String::from_utf8(heard.out).expect("text");
+    assert_eq!(number_after(&text, "Complete requests:"), 1_000, "{text}");
+    assert_eq!(number_after(&text, "Failed requests:"), 0, "{text}");
+    assert!(!text.contains("Non-2xx"), "{text}");
+
+    let upload = vec![b'x'; 2_000_000];
+    for path in ["/", "/stream"] {
+        for how in [&["--data-binary", "@-"][..], &["-T", "-"]] {
+            let heard = curl(&[how, &[&format!("{url}{path}")]].concat(), &upload);
+            assert!(heard.out == body.as_bytes(), "{path} {how:?}");
+        }
+    }
+    assert!(curl(&[&format!("{url}/old")], b"").out == body.as_bytes());
+    let mut peer = Peer::to(proxy.address);
+    peer.say(&[GET, HEAD, GET].concat());
+    for is_head in [false, true, false] {
+        let expected = if is_head { "" } else { &body };
+        assert!(peer.hear(is_head).body == expected.as_bytes());
+    }
+    drop(peer);
+    proxy.child.kill().expect("it lives");
+    let _ = proxy.child.wait();
+    let complaints = proxy.errors();
+    assert!(!complaints.contains("upstream"), "{complaints}");
+    let report = books(server, 1_000 + 4 + 1 + 3);
+    // 8 at a time and one of its own for /old; a few more where uploads met.
+    assert!(report.accepted <= 16, "{}", report.accepted);
+}
