@@ -218,7 +218,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 self.arm(ctx, slot)
             }
             0 => self.on_peer_end(ctx, slot),
-            libc::EAGAIN | libc::EINTR | libc::ECANCELED => self.arm(ctx, slot),
+            errno @ (libc::EAGAIN | libc::EINTR | libc::ECANCELED) => {
+                if !self.must_hold(ctx.config, slot) && self.has_held(slot) {
+                    self.take_up_held(ctx, slot, errno == libc::EAGAIN)?;
+                }
+                self.arm(ctx, slot)
+            }
             libc::ENOBUFS => {
                 let more = self.ring.add_buffers();
                 self.buffers_free += more;
@@ -256,7 +261,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let is_blocked = self.is_blocked(slot);
         let mut joined = if self.slots[slot].has(flag::CARRY) {
             let carry = self.carries.get_mut(&slot);
-            carry.map_or_else(Vec::new, |c| std::mem::take(&mut c.incoming))
+            carry.map_or_else(Vec::new, |c| {
+                c.has_held = false;
+                std::mem::take(&mut c.incoming)
+            })
         } else {
             Vec::new()
         };
@@ -313,22 +321,36 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.perform(ctx, slot, intentions)
     }
 
-    /// Hands over again what was kept while the handler paused or its peer did not read.
-    pub(super) fn hand_over_again(
+    fn has_held(&self, slot: u32) -> bool {
+        self.slots[slot].has(flag::CARRY) && self.carries.get(&slot).is_some_and(|c| c.has_held)
+    }
+
+    /// Hands over again what was kept while the handler paused or its peer did not read. When all are to end, only once it is known
+    /// whether there is more: what was received is to be answered, and a handler that thinks it has seen the last would end.
+    pub(super) fn take_up_held(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
+        is_all: bool,
     ) -> Result<(), Error> {
+        let is_all = is_all || self.slots[slot].flags & (flag::PEER_ENDED | flag::POLL) != 0;
+        let carry = self.carry_mut(slot);
+        carry.has_held = ctx.is_stopping && !is_all;
+        if carry.has_held {
+            // The completion of this receive, or of the one under way, comes back here or to `on_bytes`.
+            if !self.slots[slot].has(flag::RECV) {
+                self.want_receive(slot);
+            }
+            return self.stop_stream(slot);
+        }
         let mut kept = std::mem::take(&mut self.carry_mut(slot).incoming);
-        // Nothing was received meanwhile, so nobody knows whether more waits: it may, unless the peer has ended.
-        let may_have_more = !self.slots[slot].has(flag::PEER_ENDED);
         let mut conn = Conn::new(
             &mut self.slots[slot].state,
             ctx.now_us,
             false,
             &mut self.outgoing,
         )
-        .with_more(may_have_more);
+        .with_more(!is_all);
         let used = ctx.handler.on_bytes(&mut conn, &kept);
         let intentions = conn.into_intentions();
         kept.drain(..used);

@@ -62,6 +62,7 @@ impl Carry {
             && self.incoming.is_empty()
             && !self.is_paused
             && !self.is_read_paused
+            && !self.has_held
             && !self.was_blocked
     }
 
@@ -346,7 +347,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         if was_held && has_bytes && !is_ending {
             if self.slots[slot].phase == Phase::Open && self.slots[slot].has(flag::CARRY) {
-                self.hand_over_again(ctx, slot)?;
+                self.take_up_held(ctx, slot, false)?;
             }
         } else if is_ending {
             self.carry_mut(slot).incoming.clear();
