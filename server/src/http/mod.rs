@@ -41,7 +41,7 @@ pub struct Flags {
     /// The response's status
     #[arg(long, value_name = "CODE", default_value_t = 200, value_parser = clap::value_parser!(u16).range(200..=599))]
     status: u16,
-    /// One more header of the response; may be repeated [default: Content-Type: text/plain; charset=utf-8]
+    /// One more header of the response; may be repeated [default: the Content-Type that fits the body]
     #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
     header: Vec<(String, String)>,
     /// Longest request head, bytes; 431 beyond
@@ -179,13 +179,24 @@ fn template(flags: &Flags) -> Result<Template, anyhow::Error> {
         .collect();
     let has_type = |(name, _): &(String, String)| name.eq_ignore_ascii_case("content-type");
     if has_body(flags.status) && !flags.header.iter().any(has_type) {
-        lines.insert(0, "Content-Type: text/plain; charset=utf-8\r\n".to_owned());
+        lines.insert(0, format!("Content-Type: {}\r\n", content_type(&body)));
     }
     Ok(Template {
         status: flags.status,
         headers: lines.concat(),
         body: Box::leak(body.into_boxed_slice()),
     })
+}
+
+/// What a body is, as far as its bytes tell.
+fn content_type(body: &[u8]) -> &'static str {
+    if body.is_ascii() {
+        "text/plain"
+    } else if std::str::from_utf8(body).is_ok() {
+        "text/plain; charset=utf-8"
+    } else {
+        "application/octet-stream"
+    }
 }
 
 /// The report, with what does not change and what was told last.
