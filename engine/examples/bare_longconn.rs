@@ -285,7 +285,7 @@ fn serve(flags: Flags, listeners: &[OwnedFd], shared: &'static Shared) -> Result
     Ok(())
 }
 
-/// Takes a batch from one listener; watches it when it had fewer, else keeps it among the readable ones.
+/// Takes what waits at one listener, a batch at most; watches it again when that was all, else keeps it among the readable ones.
 fn accept(
     side: &mut Side,
     number: usize,
@@ -294,7 +294,8 @@ fn accept(
     held: &mut Vec<(u32, u32)>,
 ) -> Result<(), Error> {
     let listener = listener.as_raw_fd();
-    let batch = ACCEPT_BATCH.min(side.room()?);
+    let waiting = side.rings[0].waiting_count(listener);
+    let batch = waiting.min(ACCEPT_BATCH).min(side.room()?);
     let (ring, first) = (side.rings.len() - 1, side.used);
     for slot in first..first + batch {
         side.rings[ring].push(
@@ -316,7 +317,7 @@ fn accept(
         }
         Ok(())
     })?;
-    if held.len() - before < batch as usize {
+    if batch == waiting || held.len() - before < batch as usize {
         let token = Token::new(Op::Listen, number as u32, 0);
         side.rings[0].push(token, Request::Listen { listener })?;
     } else {
