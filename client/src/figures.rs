@@ -3,6 +3,8 @@
 //! Invariants: all histograms here have the same bounds, so any two can be added.
 //! Must not know: what is measured.
 
+use std::collections::BTreeMap;
+
 use hdrhistogram::Histogram;
 use holdfast_results::wire::Latency;
 use holdfast_sysctl::grouped;
@@ -40,7 +42,7 @@ pub fn latency(histogram: &Histogram<u64>) -> Latency {
 }
 
 /// Percentiles for people.
-pub fn percentiles(l: &Latency) -> String {
+fn percentiles(l: &Latency) -> String {
     format!(
         "p50 {} us, p99 {} us, p99.9 {} us, max {} us",
         grouped(l.p50),
@@ -59,11 +61,36 @@ pub fn rate(now: u64, before: u64, seconds: f64) -> String {
 pub fn named<C: FromIterator<(String, u64)>>(
     pairs: impl IntoIterator<Item = (&'static str, u64)>,
 ) -> C {
-    pairs
-        .into_iter()
-        .filter(|(_, n)| *n > 0)
-        .map(|(name, n)| (name.to_owned(), n))
-        .collect()
+    all_named(pairs.into_iter().filter(|(_, n)| *n > 0))
+}
+
+/// Counts by name, those that did not occur too.
+pub fn all_named<C: FromIterator<(String, u64)>>(
+    pairs: impl IntoIterator<Item = (&'static str, u64)>,
+) -> C {
+    let pairs = pairs.into_iter();
+    pairs.map(|(name, n)| (name.to_owned(), n)).collect()
+}
+
+/// Counts for people, a line for each that occurred, each on a new one.
+pub fn say_counts(text: &mut String, groups: &[(&str, &BTreeMap<String, u64>)]) {
+    for (what, counts) in groups {
+        for (name, count) in counts.iter().filter(|(_, n)| **n > 0) {
+            *text += &format!("\n{what}: {name} {}", grouped(*count));
+        }
+    }
+}
+
+/// Latencies for people, a line for each that was measured, each on a new one.
+pub fn say_latencies(text: &mut String, latencies: &[(&str, Latency)]) {
+    for (what, latency) in latencies.iter().filter(|(_, l)| l.count > 0) {
+        *text += &format!("\n{what}: {}", percentiles(latency));
+    }
+}
+
+/// Seconds from the first attempt to the last opening.
+pub fn ramp_seconds(ramp_us: Option<(u64, u64)>) -> f64 {
+    ramp_us.map_or(0.0, |(first, last)| (last - first) as f64 / 1e6)
 }
 
 /// The first attempt and the last opening of several threads together.

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
-use holdfast_engine::{Engine, Stop};
+use holdfast_engine::{Config, DialPlan, Engine, Handler, Stop};
 use holdfast_results::console::{Console, Event, Events};
 use serde::Serialize;
 
@@ -60,11 +60,35 @@ pub fn create_log(path: Option<&PathBuf>) -> Result<Option<File>, anyhow::Error>
     .transpose()
 }
 
+/// Starts an engine with the handlers `make` gives, and runs it to its end. Gives the final report.
+///
+/// # Errors
+/// One line naming the cause.
+pub fn run<H, V>(
+    (config, plan): (Config, DialPlan),
+    make: impl FnMut(usize) -> H,
+    view: &mut V,
+    console: &mut Console,
+    run_time: Option<Duration>,
+    histogram_log: Option<File>,
+) -> Result<V::Report, anyhow::Error>
+where
+    H: Handler<Report = V::Own> + 'static,
+    V: View,
+{
+    tokio_uring::start(async {
+        // Before the first user: whoever sees one may ask for the end already, and gets the figures.
+        let events = Events::new()?;
+        let engine = Engine::start(config, Vec::new(), Some(plan), make)?;
+        supervise(engine, events, view, console, run_time, histogram_log).await
+    })
+}
+
 /// Runs an engine to its end: by signal, after `run_time`, or when there is nothing left to do. Gives the final report.
 ///
 /// # Errors
 /// What a thread ended with, or a file that cannot be written; the final report was printed all the same.
-pub async fn supervise<V: View>(
+async fn supervise<V: View>(
     engine: Engine<V::Own>,
     mut events: Events,
     view: &mut V,

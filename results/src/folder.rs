@@ -127,6 +127,12 @@ pub fn rfc3339(time: SystemTime) -> String {
         .to_string()
 }
 
+/// The name of a run of `what`, and the label behind it.
+#[must_use]
+pub fn labelled(what: &str, label: Option<&str>) -> String {
+    label.map_or_else(|| what.into(), |label| format!("{what}-{label}"))
+}
+
 /// Where the run's folder goes.
 #[must_use]
 pub fn runs_or_default(runs: Option<&Path>) -> PathBuf {

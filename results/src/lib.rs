@@ -10,6 +10,7 @@
 pub mod child;
 pub mod console;
 pub mod folder;
+pub mod frame;
 pub mod http;
 pub mod lab;
 pub mod longconn;

@@ -10,21 +10,21 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
-use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::child::{Child, Report};
 use crate::folder::{RunFolder, rfc3339};
+use crate::frame::Signals;
 use crate::record::{Counts, Mark, Seen};
 use crate::refusal::Refusal;
-use crate::run::{RUN_SCHEMA, Run, Verdict};
+use crate::run::{RUN_SCHEMA, Run};
 use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
 use crate::summary::{self, Glance, Progress};
 use crate::warm::{self, Warm};
 use crate::wire::{ClientReport, ServerReport};
-use crate::{lab, origin, verdict};
+use crate::{frame, lab, origin, verdict};
 
 pub use crate::plan::{Options, Plan, SpawnRate, WarmUp};
 
@@ -56,8 +56,6 @@ const COUNTS_MAX: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the run could not start; nothing is left behind then.
 pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
-    const FELL_SHORT: u8 = 1;
-    const INTERRUPTED: u8 = 130;
     let plan = Plan::new(options)?;
     let started = SystemTime::now();
     let folder = RunFolder::create(&plan.runs, started, &plan.folder_name())?;
@@ -81,43 +79,12 @@ pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
         progress.say(note);
     }
 
-    let is_interrupted = match load(&plan, &folder, progress, &mut run) {
-        Ok(is_interrupted) => is_interrupted,
-        Err(refusal) => {
-            folder.discard();
-            return Err(refusal);
-        }
-    };
+    let is_interrupted =
+        load(&plan, &folder, progress, &mut run).inspect_err(|_| folder.discard())?;
     verdict::judge(&mut run);
-    let written = folder.write_json("run.json", &run);
-    if let Err(e) = &written {
-        eprintln!(
-            "error: {}: {e}; next: free space there, or choose another folder with --runs DIR",
-            folder.file("run.json").display()
-        );
-    } else if let Err(e) = folder.point_latest() {
-        eprintln!(
-            "warning: {}/latest could not be pointed at this run: {e}",
-            plan.runs.display()
-        );
-    }
-    print_result(&run, &folder, is_json);
-    Ok(match run.verdict {
-        _ if is_interrupted => INTERRUPTED,
-        Verdict::Pass if written.is_ok() => 0,
-        _ => FELL_SHORT,
-    })
-}
-
-fn print_result(run: &Run, folder: &RunFolder, is_json: bool) {
-    use std::io::Write;
-    let text = if is_json {
-        serde_json::to_string_pretty(run).unwrap_or_default() + "\n"
-    } else {
-        summary::page(run, folder.path())
-    };
-    // A closed pipe is the reader's choice; the record is on disk.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let is_written = frame::leave(&run, &folder, &plan.runs);
+    frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
+    Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
 }
 
 /// The asynchronous part; true if it was interrupted.
@@ -127,13 +94,7 @@ fn load(
     progress: Progress,
     run: &mut Run,
 ) -> Result<bool, Refusal> {
-    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(|e| {
-        Refusal::new(
-            format!("io_uring cannot be set up: {e} (kernel.io_uring_disabled, a seccomp filter, or a kernel before 5.11)"),
-            "sysctl -w kernel.io_uring_disabled=0",
-        )
-    })?;
-    runtime.block_on(async {
+    frame::runtime()?.block_on(async {
         let mut flow = Flow::new(plan, folder, progress).await?;
         let ended = flow.load().await;
         flow.end().await;
@@ -175,7 +136,7 @@ struct Flow<'a> {
     client: Option<Child<ClientReport>>,
     notify: Rc<Notify>,
     ticker: Interval,
-    signals: [SignalStream; 3],
+    signals: Signals,
     interrupt_count: u32,
     interrupted_at: Option<Instant>,
     series: Option<Series>,
@@ -191,12 +152,7 @@ impl<'a> Flow<'a> {
         let fail = |what: &str, e: std::io::Error| {
             Refusal::new(format!("{what}: {e}"), "holdfast-bench longconn --runs DIR")
         };
-        let listen = |kind| signal(kind).map_err(|e| fail("signals", e));
-        let signals = [
-            listen(SignalKind::interrupt())?,
-            listen(SignalKind::terminate())?,
-            listen(SignalKind::hangup())?,
-        ];
+        let signals = Signals::listen().map_err(|e| fail("signals", e))?;
         let series = Series::create(&folder.file("series.csv"))
             .await
             .map_err(|e| fail("series.csv", e))?;
@@ -265,7 +221,7 @@ impl<'a> Flow<'a> {
             while Instant::now() < until {
                 self.step_within(until.saturating_duration_since(Instant::now()))
                     .await;
-                if let Some(ended) = self.interrupted().or_else(|| self.somebody_ended()) {
+                if let Some(ended) = self.cut() {
                     return Some(ended);
                 }
             }
@@ -304,7 +260,7 @@ impl<'a> Flow<'a> {
         ));
         let filling = std::thread::spawn(move || Warm::fill(bytes));
         while !filling.is_finished() {
-            if let Some(ended) = self.interrupted().or_else(|| self.somebody_ended()) {
+            if let Some(ended) = self.cut() {
                 return Err(ended);
             }
             self.step_within(Duration::from_millis(100)).await;
@@ -425,10 +381,7 @@ impl<'a> Flow<'a> {
     async fn until_held(&mut self) -> Option<Ended> {
         let until = Instant::now() + self.plan.hold;
         while Instant::now() < until {
-            if let Some(ended) = self.interrupted() {
-                return Some(ended);
-            }
-            if let Some(ended) = self.somebody_ended() {
+            if let Some(ended) = self.cut() {
                 return Some(ended);
             }
             self.step_within(until.saturating_duration_since(Instant::now()))
@@ -453,10 +406,7 @@ impl<'a> Flow<'a> {
             if now.0 >= before.0 + 2 && now.1 >= before.1 + 2 {
                 break;
             }
-            if let Some(ended) = self.interrupted() {
-                return ended;
-            }
-            if let Some(ended) = self.somebody_ended() {
+            if let Some(ended) = self.cut() {
                 return ended;
             }
             if started.elapsed() > COUNTS_MAX {
@@ -558,13 +508,10 @@ impl<'a> Flow<'a> {
 
     /// Waits for a second's tick, a line, a signal or the time given (at most 50 ms), and takes note of what came.
     async fn step_within(&mut self, time: Duration) {
-        let [interrupt, terminate, hangup] = &mut self.signals;
         let mut is_tick = false;
         let mut is_signal = false;
         tokio::select! {
-            _ = interrupt.recv() => is_signal = true,
-            _ = terminate.recv() => is_signal = true,
-            _ = hangup.recv() => is_signal = true,
+            () = self.signals.next() => is_signal = true,
             _ = self.ticker.tick() => is_tick = true,
             () = self.notify.notified() => {}
             () = sleep(time.min(Duration::from_millis(50))) => {}
@@ -689,6 +636,11 @@ impl<'a> Flow<'a> {
 
     fn interrupted(&self) -> Option<Ended> {
         (self.interrupt_count > 0).then_some(Ended::Short)
+    }
+
+    /// Ends the load if somebody wants that, or a process ended by itself.
+    fn cut(&mut self) -> Option<Ended> {
+        self.interrupted().or_else(|| self.somebody_ended())
     }
 
     /// Ends the load if a process ended by itself.

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::folder::{check_label, runs_or_default};
+use crate::folder::{check_label, labelled, runs_or_default};
 use crate::programs::program;
 use crate::refusal::Refusal;
 use crate::run::Asked;
@@ -155,10 +155,7 @@ impl Plan {
     /// The run's name: `longconn`, and the label behind it.
     #[must_use]
     pub fn folder_name(&self) -> String {
-        self.options
-            .label
-            .as_ref()
-            .map_or_else(|| "longconn".into(), |label| format!("longconn-{label}"))
+        labelled("longconn", self.options.label.as_deref())
     }
 
     /// The request as the record holds it.

@@ -76,6 +76,18 @@ pub enum Verdict {
     Fail,
 }
 
+impl Verdict {
+    /// What follows from `reasons`: a pass has none.
+    #[must_use]
+    pub fn of(reasons: &[String]) -> Self {
+        if reasons.is_empty() {
+            Self::Pass
+        } else {
+            Self::Fail
+        }
+    }
+}
+
 /// The machine a run was measured on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

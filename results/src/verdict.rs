@@ -11,11 +11,7 @@ use crate::summary::{bytes, count};
 /// Fills `verdict` and `reasons` from the rest of the record.
 pub fn judge(run: &mut Run) {
     run.reasons = reasons(run);
-    run.verdict = if run.reasons.is_empty() {
-        Verdict::Pass
-    } else {
-        Verdict::Fail
-    };
+    run.verdict = Verdict::of(&run.reasons);
 }
 
 /// Every shortfall of `run`, and, if there is one, the limits that may explain it.

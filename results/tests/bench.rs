@@ -4,73 +4,21 @@
 //! pass, and each test names what the bench must notice.
 #![forbid(unsafe_code)]
 
+mod common;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Output;
 use std::time::{Duration, Instant};
 
+use common::{Stage, assert_named, assert_refused, send, stderr};
 use holdfast_results::run::{RUN_SCHEMA, Run, Verdict};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-/// A folder for one test with stand-ins for both programs, removed afterwards.
-struct Stage {
-    dir: PathBuf,
-}
-
-impl Stage {
-    fn new(name: &str, server: &str, client: &str) -> Self {
-        let dir =
-            std::env::temp_dir().join(format!("holdfast-bench-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(dir.join("bin")).expect("a folder");
-        for (program, body) in [("holdfast-server", server), ("holdfast-client", client)] {
-            let path = dir.join("bin").join(program);
-            fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("a script");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
-        }
-        Self { dir }
-    }
-
-    fn runs(&self) -> PathBuf {
-        self.dir.join("runs")
-    }
-
-    fn bench(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-bench"));
-        command
-            .arg("longconn")
-            .arg("--runs")
-            .arg(self.runs())
-            .arg("--bin-dir")
-            .arg(self.dir.join("bin"))
-            .args(["--users", "10", "--every", "1s", "--hold", "1s"])
-            .args(args)
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn record(&self) -> Run {
-        let text = fs::read_to_string(self.runs().join("latest/run.json")).expect("a record");
-        serde_json::from_str(&text).expect("of this schema")
-    }
-
-    /// Nothing that this stage started still runs.
-    fn assert_nothing_runs(&self) {
-        let ours = self.dir.join("bin").display().to_string();
-        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            assert!(!line.contains(&ours), "left running: {line}");
-        }
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
-    }
+/// A stage whose bench runs shortly unless told otherwise.
+fn staged(name: &str, server: &str, client: &str) -> Stage {
+    const FLAGS: &[&str] = &["longconn", "--users", "10", "--every", "1s", "--hold", "1s"];
+    Stage::new(name, server, client, FLAGS)
 }
 
 const SERVER: &str = r#"
@@ -84,33 +32,13 @@ line() { echo '{"schema":"holdfast.client.longconn/1","is_final":'$1',"at_us":1,
 trap 'line true; exit 0' TERM
 while :; do line false; sleep 0.2; done"#;
 
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Exit code 2 and one line that names the cause with `words` and the next command.
-fn assert_refused(output: &Output, words: &str) {
-    let said = stderr(output);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    let errors: Vec<_> = said
-        .lines()
-        .filter(|line| line.starts_with("error: "))
-        .collect();
-    assert_eq!(errors.len(), 1, "{said}");
-    assert!(
-        errors[0].contains(words) && errors[0].contains("; next: "),
-        "{said}"
-    );
-    assert!(output.stdout.is_empty());
-}
-
 fn entries(dir: &Path) -> usize {
     fs::read_dir(dir).map_or(0, Iterator::count)
 }
 
 #[test]
 fn bad_flags_are_refused_in_one_line() {
-    let stage = Stage::new("flags", SERVER, CLIENT);
+    let stage = staged("flags", SERVER, CLIENT);
     for (args, words) in [
         (&["--users", "0"][..], "zero users"),
         (&["--users", "many"], "not a whole number"),
@@ -146,7 +74,7 @@ fn bad_flags_are_refused_in_one_line() {
 
 #[test]
 fn a_process_that_refuses_is_quoted_and_leaves_no_run() {
-    let stage = Stage::new(
+    let stage = staged(
         "refusing",
         "echo noise >&2; echo 'error: port 999 is in use; next: ss -ltn' >&2; exit 2",
         CLIENT,
@@ -157,7 +85,7 @@ fn a_process_that_refuses_is_quoted_and_leaves_no_run() {
     );
     assert_eq!(entries(&stage.runs()), 0);
 
-    let stage = Stage::new(
+    let stage = staged(
         "refusing-client",
         SERVER,
         "echo 'error: malformed CIDR; next: --source auto' >&2; exit 2",
@@ -169,40 +97,31 @@ fn a_process_that_refuses_is_quoted_and_leaves_no_run() {
 
 #[test]
 fn a_process_that_dies_is_named_with_its_last_words() {
-    let stage = Stage::new("dying", "echo 'thread panicked' >&2; exit 3", CLIENT);
+    let stage = staged("dying", "echo 'thread panicked' >&2; exit 3", CLIENT);
     let output = stage.bench(&[]).output().expect("runs");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let run = stage.record();
-    assert!(
-        run.reasons
-            .iter()
-            .any(|r| r.contains("the server exited with code 3 during start: thread panicked")),
-        "{:?}",
-        run.reasons
+    let run: Run = stage.record();
+    assert_named(
+        &run.reasons,
+        "the server exited with code 3 during start: thread panicked",
     );
     assert!(stderr(&output).contains("server: thread panicked"));
 }
 
 #[test]
 fn counts_that_the_kernel_denies_do_not_pass() {
-    let stage = Stage::new("lying", SERVER, CLIENT);
+    let stage = staged("lying", SERVER, CLIENT);
     let output = stage
         .bench(&["--json", "--name", "lie"])
         .output()
         .expect("runs");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let run = stage.record();
+    let run: Run = stage.record();
     assert_eq!(
         (run.schema.as_str(), run.verdict),
         (RUN_SCHEMA, Verdict::Fail)
     );
-    assert!(
-        run.reasons
-            .iter()
-            .any(|r| r.contains("client 10, server 10, kernel 0")),
-        "{:?}",
-        run.reasons
-    );
+    assert_named(&run.reasons, "client 10, server 10, kernel 0");
     assert_eq!(
         (
             run.processes.server.exit_code,
@@ -232,10 +151,10 @@ fn counts_that_the_kernel_denies_do_not_pass() {
 
 #[test]
 fn an_interrupt_ends_all_and_leaves_a_record() {
-    let stage = Stage::new("interrupt", SERVER, CLIENT);
+    let stage = staged("interrupt", SERVER, CLIENT);
     let output = interrupted(&stage, &[Signal::SIGINT]);
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
-    let run = stage.record();
+    let run: Run = stage.record();
     assert_eq!(run.verdict, Verdict::Fail);
     assert!(
         run.reasons.contains(&"interrupted".to_string()),
@@ -247,7 +166,7 @@ fn an_interrupt_ends_all_and_leaves_a_record() {
 
 #[test]
 fn a_second_interrupt_kills_what_will_not_end() {
-    let stage = Stage::new(
+    let stage = staged(
         "stubborn",
         &SERVER.replace("trap 'line true; exit 0' TERM", "trap '' TERM"),
         CLIENT,
@@ -259,28 +178,18 @@ fn a_second_interrupt_kills_what_will_not_end() {
         started.elapsed() < Duration::from_secs(10),
         "killed at the second signal, not at the end of the grace"
     );
-    let run = stage.record();
+    let run: Run = stage.record();
     assert_eq!(run.processes.server.signal, Some(9), "{:?}", run.reasons);
-    assert!(
-        run.reasons.iter().any(|r| r.contains("was killed")),
-        "{:?}",
-        run.reasons
-    );
+    assert_named(&run.reasons, "was killed");
     stage.assert_nothing_runs();
 }
 
 /// Starts a long hold, sends `signals` a second apart once the hold has begun, and waits for the end.
 fn interrupted(stage: &Stage, signals: &[Signal]) -> Output {
-    let bench = stage
-        .bench(&["--hold", "10m"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    let pid = Pid::from_raw(i32::try_from(bench.id()).expect("a pid"));
+    let bench = stage.start(&["--hold", "10m"]);
     for signal in std::iter::once(None).chain(signals.iter().map(|s| Some(*s))) {
         if let Some(signal) = signal {
-            kill(pid, signal).expect("still runs");
+            send(&bench, signal);
         } else {
             wait_for_hold(&stage.runs());
         }

@@ -4,69 +4,32 @@
 //! The stand-ins are shell scripts. A test of the real programs needs them built: `cargo build --workspace` does.
 #![forbid(unsafe_code)]
 
+mod common;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::{Stage, assert_named, assert_refused, send, stderr};
 use holdfast_results::http::record::{Entry, HTTP_RUN_SCHEMA, HttpRun};
 use holdfast_results::run::Verdict;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-/// A folder for one test, with stand-ins for our programs, removed afterwards.
-struct Stage {
-    dir: PathBuf,
-}
-
-impl Stage {
-    fn new(name: &str, server: &str, client: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("holdfast-http-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(dir.join("bin")).expect("a folder");
-        for (program, body) in [("holdfast-server", server), ("holdfast-client", client)] {
-            let path = dir.join("bin").join(program);
-            fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("a script");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
-        }
-        Self { dir }
-    }
-
-    fn bench(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-bench"));
-        command
-            .args(["http", "--rounds", "1", "--slice", "300ms", "--no-peers"])
-            .args(["--scenarios", "keepalive-64", "--subjects", "holdfast"])
-            .arg("--runs")
-            .arg(self.dir.join("runs"))
-            .arg("--bin-dir")
-            .arg(self.dir.join("bin"))
-            .args(args)
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn record(&self) -> HttpRun {
-        let text = fs::read_to_string(self.dir.join("runs/latest/run.json")).expect("a record");
-        serde_json::from_str(&text).expect("of this schema")
-    }
-
-    /// Nothing that this stage started still runs.
-    fn assert_nothing_runs(&self) {
-        let ours = self.dir.display().to_string();
-        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            assert!(!line.contains(&ours), "left running: {line}");
-        }
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
-    }
+/// A stage whose bench runs shortly unless told otherwise.
+fn staged(name: &str, server: &str, client: &str) -> Stage {
+    const FLAGS: &[&str] = &[
+        "http",
+        "--rounds",
+        "1",
+        "--slice",
+        "300ms",
+        "--no-peers",
+        "--scenarios",
+        "keepalive-64",
+        "--subjects",
+        "holdfast",
+    ];
+    Stage::new(name, server, client, FLAGS)
 }
 
 const SERVER: &str = r#"
@@ -83,10 +46,6 @@ trap 'line true; exit 0' TERM
 line false
 while :; do sleep 0.05; done"#;
 
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
 fn only(run: &HttpRun) -> &Entry {
     assert_eq!(run.scenarios.len(), 1, "{:?}", run.scenarios);
     &run.scenarios[0]
@@ -94,7 +53,7 @@ fn only(run: &HttpRun) -> &Entry {
 
 #[test]
 fn bad_flags_are_refused_in_one_line() {
-    let stage = Stage::new("flags", SERVER, CLIENT);
+    let stage = staged("flags", SERVER, CLIENT);
     for (args, words) in [
         (
             &["--scenarios", "keepalive"][..],
@@ -111,28 +70,20 @@ fn bad_flags_are_refused_in_one_line() {
         ),
         (&["--runs", "/proc/holdfast"], "cannot be written"),
     ] {
-        let output = stage.bench(args).output().expect("runs");
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
-        let errors: Vec<_> = said.lines().filter(|l| l.starts_with("error: ")).collect();
-        assert_eq!(errors.len(), 1, "{said}");
-        assert!(
-            errors[0].contains(words) && errors[0].contains("; next: "),
-            "{said}"
-        );
+        assert_refused(&stage.bench(args).output().expect("runs"), words);
     }
-    assert!(!stage.dir.join("runs").exists(), "a refusal leaves no run");
+    assert!(!stage.runs().exists(), "a refusal leaves no run");
 }
 
 #[test]
 fn counts_that_agree_pass_and_others_do_not() {
-    let stage = Stage::new("agree", SERVER, CLIENT);
+    let stage = staged("agree", SERVER, CLIENT);
     let output = stage
         .bench(&["--json", "--name", "word"])
         .output()
         .expect("runs");
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let run = stage.record();
+    let run: HttpRun = stage.record();
     assert_eq!(
         (run.schema.as_str(), run.name.as_str(), run.verdict),
         (HTTP_RUN_SCHEMA, "http", Verdict::Pass)
@@ -145,25 +96,19 @@ fn counts_that_agree_pass_and_others_do_not() {
     assert_eq!(entry.measured[0].requests, 1_000);
     let printed: HttpRun = serde_json::from_slice(&output.stdout).expect("run.json on stdout");
     assert_eq!(printed, run);
-    let latest = fs::read_link(stage.dir.join("runs/latest")).expect("a link");
+    let latest = fs::read_link(stage.runs().join("latest")).expect("a link");
     assert!(latest.display().to_string().ends_with("-http-word"));
     assert!(
-        !stage.dir.join("runs/latest/work").exists(),
+        !stage.runs().join("latest/work").exists(),
         "nothing failed, nothing is kept"
     );
     stage.assert_nothing_runs();
 
-    let lying = Stage::new("lying", &SERVER.replace("2000", "1999"), CLIENT);
+    let lying = staged("lying", &SERVER.replace("2000", "1999"), CLIENT);
     let output = lying.bench(&[]).output().expect("runs");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let run = lying.record();
-    assert!(
-        run.reasons
-            .iter()
-            .any(|r| r.contains("the server 1,999 responses 200")),
-        "{:?}",
-        run.reasons
-    );
+    let run: HttpRun = lying.record();
+    assert_named(&run.reasons, "the server 1,999 responses 200");
 }
 
 #[test]
@@ -182,22 +127,19 @@ fn a_program_that_dies_is_named_with_its_last_words() {
             "client_died",
         ),
     ] {
-        let stage = Stage::new(&format!("dying-{name}"), server, client);
+        let stage = staged(&format!("dying-{name}"), server, client);
         let output = stage.bench(&[]).output().expect("runs");
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-        let run = stage.record();
+        let run: HttpRun = stage.record();
         assert_eq!(
             only(&run).failures.get(kind),
             Some(&1),
             "{:?}",
             only(&run).failures
         );
-        assert!(
-            run.reasons
-                .iter()
-                .any(|r| r.contains(&format!("the {name} exited with code 3: cannot bind"))),
-            "{:?}",
-            run.reasons
+        assert_named(
+            &run.reasons,
+            &format!("the {name} exited with code 3: cannot bind"),
         );
         stage.assert_nothing_runs();
     }
@@ -205,21 +147,15 @@ fn a_program_that_dies_is_named_with_its_last_words() {
 
 #[test]
 fn an_interrupt_ends_all_and_leaves_a_record() {
-    let stage = Stage::new("interrupt", SERVER, CLIENT);
-    let bench = stage
-        .bench(&["--slice", "60s"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
+    let stage = staged("interrupt", SERVER, CLIENT);
+    let bench = stage.start(&["--slice", "60s"]);
     std::thread::sleep(Duration::from_secs(2));
     let started = Instant::now();
-    let pid = Pid::from_raw(i32::try_from(bench.id()).expect("a pid"));
-    kill(pid, Signal::SIGINT).expect("still runs");
+    send(&bench, Signal::SIGINT);
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
     assert!(started.elapsed() < Duration::from_secs(10));
-    let run = stage.record();
+    let run: HttpRun = stage.record();
     assert_eq!(run.verdict, Verdict::Fail);
     assert!(
         run.reasons.contains(&"interrupted".to_string()),
@@ -240,13 +176,13 @@ fn a_small_run_of_the_real_server_and_client_passes() {
             "{program} is not built; next: cargo build --workspace"
         );
     }
-    let stage = Stage::new("real", "", "");
+    let stage = staged("real", "", "");
     let output = stage
         .bench(&["--bin-dir", &bin_dir.display().to_string()])
         .output()
         .expect("runs");
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let run = stage.record();
+    let run: HttpRun = stage.record();
     let entry = only(&run);
     assert_eq!(
         (entry.subject.as_str(), entry.generator.as_str()),

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Holds very many TCP connections.
+/// Serves very many TCP connections: holds them, or answers HTTP on them.
 #[derive(Parser)]
 #[command(name = "holdfast-server", version, about)]
 struct Cli {

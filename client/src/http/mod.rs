@@ -19,13 +19,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
-use holdfast_engine::Engine;
 use holdfast_http1::Limits;
-use holdfast_results::console::{self, EXIT_SHORT, Events};
+use holdfast_results::console::{self, EXIT_SHORT};
 use holdfast_results::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 
 use crate::launch::{Launch, Wants, interval_us};
-use crate::supervise::{create_log, supervise};
+use crate::supervise::{self, create_log};
 use crate::target;
 use budget::Budget;
 use reply::{Rules, Statuses};
@@ -179,23 +178,17 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let wait_mean_us =
         (flags.rate.is_none() && wait_us.1 > 0).then_some(wait_us.0.midpoint(wait_us.1));
     let mut view = HttpView::new(base, warm_up_us, wait_mean_us, Arc::clone(&config.budget));
-    let last = tokio_uring::start(async {
-        // Before the first user: whoever sees one may ask for the end already, and gets the figures.
-        let events = Events::new()?;
-        let engine = Engine::start(ready.config, Vec::new(), Some(ready.plan), |share| {
+    let last = supervise::run(
+        (ready.config, ready.plan),
+        |share| {
             let (config, load) = (config.clone(), Arc::clone(&ready.load));
             Users::new(config, load, share, thread_count, warm_up_us)
-        })?;
-        supervise(
-            engine,
-            events,
-            &mut view,
-            &mut console,
-            launch.run_time,
-            histogram_log,
-        )
-        .await
-    })?;
+        },
+        &mut view,
+        &mut console,
+        launch.run_time,
+        histogram_log,
+    )?;
     Ok(verdict(&last))
 }
 

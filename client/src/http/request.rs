@@ -17,7 +17,7 @@ pub struct Parts {
     pub headers: Vec<String>,
     /// The body, if there is one.
     pub body: Option<Vec<u8>>,
-    /// Ask for the end of the connection after the response.
+    /// Ask for the end of the connection after the last response of a batch.
     pub is_last: bool,
     /// Requests sent at once.
     pub count: u8,
@@ -27,6 +27,7 @@ pub struct Parts {
 #[derive(Debug, Clone, Copy)]
 pub struct Batch {
     bytes: &'static [u8],
+    /// Of one that is not the last.
     request_bytes: usize,
     count: u8,
 }
@@ -37,9 +38,9 @@ impl Batch {
         self.count
     }
 
-    /// All bytes of the first `count` requests.
-    pub fn first(&self, count: u8) -> &'static [u8] {
-        &self.bytes[..self.request_bytes * usize::from(count)]
+    /// All bytes of the last `count` requests.
+    pub fn last(&self, count: u8) -> &'static [u8] {
+        &self.bytes[self.request_bytes * usize::from(self.count - count)..]
     }
 }
 
@@ -100,34 +101,40 @@ pub fn render(url: &Url, parts: &Parts) -> Result<Batch, anyhow::Error> {
                 .is_some_and(|(n, _)| n.eq_ignore_ascii_case(name))
         })
     };
-    let mut head = format!("{} {} HTTP/1.1\r\n", parts.method, url.path);
-    if !has("host") {
-        head += &format!("Host: {}\r\n", url.authority);
-    }
-    for header in &parts.headers {
-        head += &format!("{header}\r\n");
-    }
-    if parts.is_last {
-        head += "Connection: close\r\n";
-    }
-    // RFC 9110, 8.6: a method that has a use for a body says that there is none.
-    let expects_body = matches!(&*parts.method, "POST" | "PUT" | "PATCH");
-    if parts.body.is_some() || expects_body {
-        let length = parts.body.as_ref().map_or(0, Vec::len);
-        head += &format!("Content-Length: {length}\r\n");
-    }
-    head += "\r\n";
-    let mut request = head.into_bytes();
-    request.extend_from_slice(parts.body.as_deref().unwrap_or_default());
+    let one = |is_last: bool| {
+        let mut head = format!("{} {} HTTP/1.1\r\n", parts.method, url.path);
+        if !has("host") {
+            head += &format!("Host: {}\r\n", url.authority);
+        }
+        for header in &parts.headers {
+            head += &format!("{header}\r\n");
+        }
+        if is_last {
+            head += "Connection: close\r\n";
+        }
+        // RFC 9110, 8.6: a method that has a use for a body says that there is none.
+        let expects_body = matches!(&*parts.method, "POST" | "PUT" | "PATCH");
+        if parts.body.is_some() || expects_body {
+            let length = parts.body.as_ref().map_or(0, Vec::len);
+            head += &format!("Content-Length: {length}\r\n");
+        }
+        head += "\r\n";
+        let mut request = head.into_bytes();
+        request.extend_from_slice(parts.body.as_deref().unwrap_or_default());
+        request
+    };
+    // Only the last of a batch may say that the connection ends: what follows such a one is not answered.
+    let (request, last) = (one(false), one(parts.is_last));
     let request_bytes = request.len();
-    let bytes = request_bytes * usize::from(parts.count);
+    let before = usize::from(parts.count) - 1;
+    let bytes = request_bytes * before + last.len();
     if bytes > BATCH_BYTES_MAX {
         anyhow::bail!(
             "{bytes} bytes sent at once are too many; next: give a shorter body or --pipeline so that it is at most {BATCH_BYTES_MAX}"
         );
     }
     Ok(Batch {
-        bytes: Box::leak(request.repeat(usize::from(parts.count)).into_boxed_slice()),
+        bytes: Box::leak([request.repeat(before), last].concat().into_boxed_slice()),
         request_bytes,
         count: parts.count,
     })
@@ -141,7 +148,7 @@ mod tests {
     fn rendered(parts: Parts) -> String {
         let url = url::parse("http://a:81/p?q").unwrap();
         let batch = render(&url, &parts).unwrap();
-        String::from_utf8(batch.first(parts.count).to_vec()).unwrap()
+        String::from_utf8(batch.last(parts.count).to_vec()).unwrap()
     }
 
     fn parts(method: &str, count: u8) -> Parts {
@@ -177,8 +184,20 @@ mod tests {
     fn a_part_of_a_batch_is_whole_requests() {
         let url = url::parse("http://a").unwrap();
         let batch = render(&url, &parts("GET", 128)).unwrap();
-        assert_eq!(batch.first(128).len(), batch.first(1).len() * 128);
-        assert_eq!(batch.first(3), batch.first(1).repeat(3));
+        assert_eq!(batch.last(128).len(), batch.last(1).len() * 128);
+        assert_eq!(batch.last(3), batch.last(1).repeat(3));
+        let is_last = true;
+        let batch = render(
+            &url,
+            &Parts {
+                is_last,
+                ..parts("GET", 3)
+            },
+        )
+        .unwrap();
+        let text = String::from_utf8(batch.last(3).to_vec()).unwrap();
+        assert_eq!(text.matches("Connection: close").count(), 1);
+        assert!(text.ends_with("Connection: close\r\n\r\n"));
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl Users {
         if count == 0 {
             return;
         }
-        conn.send_static(self.config.batch.first(count));
+        conn.send_static(self.config.batch.last(count));
         self.mine.requests += u64::from(count);
         self.mine.turns_taken += 1;
         let user = &mut *conn.state;

@@ -16,7 +16,10 @@ use holdfast_sysctl::grouped;
 use super::budget::Budget;
 use super::outcome::Outcome;
 use super::tally::Tally;
-use crate::figures::{add, hand_over, histogram, joined, latency, named, percentiles, rate};
+use crate::figures::{
+    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, rate, say_counts,
+    say_latencies,
+};
 use crate::supervise::{Intervals, View};
 
 /// What the control plane has gathered.
@@ -125,9 +128,7 @@ impl View for HttpView {
             open_now: stats.open_now,
             connecting_now: stats.connecting_now,
             ramp_done: all.is_ramped,
-            ramp_seconds: all
-                .ramp_us
-                .map_or(0.0, |(first, last)| (last - first) as f64 / 1e6),
+            ramp_seconds: ramp_seconds(all.ramp_us),
             requests: all.requests,
             pending_now,
             outcomes: named(
@@ -148,11 +149,7 @@ impl View for HttpView {
             latency_raw_us: latency(&self.raw_us),
             connect_us: latency(&self.connect_us),
             bytes_received: stats.bytes_received,
-            anomalies: stats
-                .anomalies()
-                .into_iter()
-                .map(|(k, v)| (k.to_owned(), v))
-                .collect(),
+            anomalies: all_named(stats.anomalies()),
             ..self.base.clone()
         };
         let intervals = vec![
@@ -211,16 +208,15 @@ impl View for HttpView {
             grouped(report.opened),
             grouped(report.failed.values().sum()),
         );
-        for (what, counts) in [
-            ("outcome", &report.outcomes),
-            ("response", &report.responses),
-            ("connecting failed", &report.failed),
-            ("anomalies", &report.anomalies),
-        ] {
-            for (name, count) in counts.iter().filter(|(_, n)| **n > 0) {
-                text += &format!("\n{what}: {name} {}", grouped(*count));
-            }
-        }
+        say_counts(
+            &mut text,
+            &[
+                ("outcome", &report.outcomes),
+                ("response", &report.responses),
+                ("connecting failed", &report.failed),
+                ("anomalies", &report.anomalies),
+            ],
+        );
         if report.backlog_max > 0 {
             text += &format!(
                 "\nbacklog (due and not sent): {} at the end, at most {}",
@@ -228,15 +224,14 @@ impl View for HttpView {
                 grouped(report.backlog_max)
             );
         }
-        for (what, latency) in [
-            ("latency, corrected", report.latency_us),
-            ("latency, raw", report.latency_raw_us),
-            ("connect", report.connect_us),
-        ] {
-            if latency.count > 0 {
-                text += &format!("\n{what}: {}", percentiles(&latency));
-            }
-        }
+        say_latencies(
+            &mut text,
+            &[
+                ("latency, corrected", report.latency_us),
+                ("latency, raw", report.latency_raw_us),
+                ("connect", report.connect_us),
+            ],
+        );
         text
     }
 }

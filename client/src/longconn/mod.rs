@@ -12,14 +12,17 @@ use std::time::Duration;
 use clap::Args;
 use hdrhistogram::Histogram;
 use holdfast_engine::{Engine, Stats};
-use holdfast_results::console::{self, EXIT_SHORT, Events};
+use holdfast_results::console::{self, EXIT_SHORT};
 use holdfast_results::wire::{CLIENT_SCHEMA, ClientReport};
 use holdfast_sysctl::grouped;
 
 use crate::comeback::Backoff;
-use crate::figures::{add, hand_over, histogram, joined, latency, named, percentiles, rate};
+use crate::figures::{
+    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, rate, say_counts,
+    say_latencies,
+};
 use crate::launch::{Launch, Wants, interval_us};
-use crate::supervise::{Intervals, View, create_log, supervise};
+use crate::supervise::{self, Intervals, View, create_log};
 use crate::target;
 use user::{Ended, UserConfig, UserReport, Users};
 
@@ -117,22 +120,14 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         connect_us: histogram(),
         lateness_us: histogram(),
     };
-    let last = tokio_uring::start(async {
-        // Before the first user: whoever sees one may ask for the end already, and gets the figures.
-        let events = Events::new()?;
-        let engine = Engine::start(ready.config, Vec::new(), Some(ready.plan), |share| {
-            Users::new(config, Arc::clone(&ready.load), share, thread_count)
-        })?;
-        supervise(
-            engine,
-            events,
-            &mut view,
-            &mut console,
-            launch.run_time,
-            histogram_log,
-        )
-        .await
-    })?;
+    let last = supervise::run(
+        (ready.config, ready.plan),
+        |share| Users::new(config, Arc::clone(&ready.load), share, thread_count),
+        &mut view,
+        &mut console,
+        launch.run_time,
+        histogram_log,
+    )?;
     let lost = last.opened - last.ended.get("held").copied().unwrap_or(0);
     let fell_short = last.failed.values().sum::<u64>()
         + lost
@@ -193,9 +188,7 @@ impl View for LongconnView {
             connecting_now: stats.connecting_now,
             ended: named(ended),
             ramp_done: all.is_ramped,
-            ramp_seconds: all
-                .ramp_us
-                .map_or(0.0, |(first, last)| (last - first) as f64 / 1e6),
+            ramp_seconds: ramp_seconds(all.ramp_us),
             messages_received: all.received,
             messages_wrong: all.wrong,
             messages_missed: all.missed,
@@ -203,11 +196,7 @@ impl View for LongconnView {
             bytes_received: stats.bytes_received,
             connect_us: latency(&self.connect_us),
             lateness_us: latency(&self.lateness_us),
-            anomalies: stats
-                .anomalies()
-                .into_iter()
-                .map(|(k, v)| (k.to_owned(), v))
-                .collect(),
+            anomalies: all_named(stats.anomalies()),
             ..self.base.clone()
         };
         let intervals = vec![("connect", all.connect_us), ("lateness", all.lateness_us)];
@@ -266,15 +255,14 @@ fn summary(report: &ClientReport) -> String {
         grouped((report.opened as f64 / report.ramp_seconds.max(0.001)) as u64),
         grouped(report.failed.values().sum()),
     );
-    for (what, counts) in [
-        ("failed", &report.failed),
-        ("ended", &report.ended),
-        ("anomalies", &report.anomalies),
-    ] {
-        for (name, count) in counts.iter().filter(|(_, n)| **n > 0) {
-            text += &format!("\n{what}: {name} {}", grouped(*count));
-        }
-    }
+    say_counts(
+        &mut text,
+        &[
+            ("failed", &report.failed),
+            ("ended", &report.ended),
+            ("anomalies", &report.anomalies),
+        ],
+    );
     text += &format!(
         "\nmessages: received {}, wrong {}, missed {}, sent {}",
         grouped(report.messages_received),
@@ -282,13 +270,12 @@ fn summary(report: &ClientReport) -> String {
         grouped(report.messages_missed),
         grouped(report.messages_sent),
     );
-    for (what, l) in [
-        ("connect", report.connect_us),
-        ("lateness", report.lateness_us),
-    ] {
-        if l.count > 0 {
-            text += &format!("\n{what}: {}", percentiles(&l));
-        }
-    }
+    say_latencies(
+        &mut text,
+        &[
+            ("connect", report.connect_us),
+            ("lateness", report.lateness_us),
+        ],
+    );
     text
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::common::{count, own_address};
 use crate::peer::{Peer, reset};
 use crate::server::{HELLO, HttpServer};
-use crate::{client, run};
+use crate::{assert_outcomes, client, run, run_with};
 
 /// Asks four times, and says that all four became `outcome`.
 fn assert_all(server: &HttpServer, outcome: &str, more: &[&str]) {
@@ -103,14 +103,7 @@ fn an_answer_nobody_asked_for_spoils_the_next_request() {
             .is_ok()
     });
     let last = run(server.address(), &["--requests", "2", "--wait", "1h"]).last();
-    assert_eq!(
-        (
-            count(&last.outcomes, "ok"),
-            count(&last.outcomes, "malformed")
-        ),
-        (1, 1),
-        "{last:?}"
-    );
+    assert_outcomes(&last, [("ok", 1), ("malformed", 1)]);
     assert_eq!(server.asked(), 1);
 }
 
@@ -191,10 +184,7 @@ fn a_source_that_is_not_ours_is_named() {
         "--requests",
         "2",
     ];
-    let outcome = crate::common::Running::<holdfast_results::wire::HttpClientReport>::start(
-        crate::command(&args),
-    )
-    .outcome();
+    let outcome = run_with(&args);
     let last = outcome.last();
     assert_eq!(count(&last.outcomes, "address_not_ours"), 2, "{last:?}");
     assert_eq!(outcome.code(), Some(1));
@@ -219,13 +209,7 @@ fn what_is_under_way_at_the_end_is_stopped_and_no_failure() {
     let outcome = users.stop();
     crate::assert_balanced(&outcome);
     let last = outcome.last();
-    assert_eq!(
-        (
-            count(&last.outcomes, "ok"),
-            count(&last.outcomes, "stopped")
-        ),
-        (5, 5)
-    );
+    assert_outcomes(&last, [("ok", 5), ("stopped", 5)]);
     assert_eq!(outcome.code(), Some(0), "{last:?}");
 }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::{Folder, count};
-use crate::run;
 use crate::server::{HELLO, HttpServer};
+use crate::{assert_outcomes, run, run_with};
 
 #[test]
 fn as_many_as_were_asked_for_over_any_number_of_threads() {
@@ -48,11 +48,7 @@ fn a_batch_is_sent_at_once_and_the_next_when_all_is_answered() {
         &[&args[..], &["--expect-body", "hello"]].concat(),
     )
     .last();
-    assert_eq!(
-        (count(&last.outcomes, "ok"), server.asked()),
-        (1_000, 1_000),
-        "{last:?}"
-    );
+    server.assert_served(&last, 1_000);
 
     // A server that answers nothing before it has all of a batch would wait for ever for a client that sends one by one.
     let held = Mutex::new(0);
@@ -62,11 +58,7 @@ fn a_batch_is_sent_at_once_and_the_next_when_all_is_answered() {
         *held % 10 != 0 || stream.write_all(&HELLO.repeat(10)).is_ok()
     });
     let last = run(server.address(), &["--pipeline", "10", "--requests", "50"]).last();
-    assert_eq!(
-        (count(&last.outcomes, "ok"), server.asked()),
-        (50, 50),
-        "{last:?}"
-    );
+    server.assert_served(&last, 50);
 }
 
 #[test]
@@ -80,14 +72,7 @@ fn what_was_sent_behind_the_last_answer_of_a_connection_is_closed_early() {
         stream.write_all(answer).is_ok()
     });
     let last = run(server.address(), &["--pipeline", "8", "--requests", "16"]).last();
-    assert_eq!(
-        (
-            count(&last.outcomes, "ok"),
-            count(&last.outcomes, "closed_early")
-        ),
-        (6, 10),
-        "{last:?}"
-    );
+    assert_outcomes(&last, [("ok", 6), ("closed_early", 10)]);
     assert_eq!(server.connections(), 2);
 }
 
@@ -109,11 +94,7 @@ fn one_connection_for_each_user_or_one_for_each_request() {
     let outcome = run(server.address(), &[&args[..], &["--no-keepalive"]].concat());
     let last = outcome.last();
     assert_eq!(outcome.code(), Some(0), "{last:?}");
-    assert_eq!(
-        (count(&last.outcomes, "ok"), server.asked()),
-        (200, 200),
-        "{last:?}"
-    );
+    server.assert_served(&last, 200);
     // A connection more for each user whose next request was no longer to be.
     assert!((200..=204).contains(&last.opened), "{last:?}");
 }
@@ -213,16 +194,8 @@ fn requests_say_what_the_flags_say() {
         "1",
     ];
     let headers = ["--header", "X-One: 1", "--header", "X-Two: a: b"];
-    let command = crate::command(&[&args[..], &headers].concat());
-    let outcome =
-        crate::common::Running::<holdfast_results::wire::HttpClientReport>::start(command)
-            .outcome();
-    assert_eq!(
-        count(&outcome.last().responses, "204"),
-        1,
-        "{:?}",
-        outcome.last()
-    );
+    let last = run_with(&[&args[..], &headers].concat()).last();
+    assert_eq!(count(&last.responses, "204"), 1, "{last:?}");
 }
 
 #[test]

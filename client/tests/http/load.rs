@@ -130,11 +130,7 @@ fn a_schedule_that_is_kept_is_even_over_users_and_threads() {
         b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
     );
     let last = run(server.address(), &args).last();
-    assert_eq!(
-        (count(&last.outcomes, "ok"), server.asked()),
-        (100, 100),
-        "{last:?}"
-    );
+    server.assert_served(&last, 100);
 }
 
 #[test]

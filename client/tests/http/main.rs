@@ -1,5 +1,5 @@
 //! `holdfast-client http` through its public doors: the real program against servers of the test's own, which answer in every way a
-//! server can, and against one that somebody else wrote.
+//! server can, and against real ones.
 #![forbid(unsafe_code)]
 
 #[path = "../../../server/tests/common/mod.rs"]
@@ -13,6 +13,7 @@ mod books;
 mod load;
 mod refusals;
 mod server;
+mod servers;
 
 /// The program this package makes.
 const OWN_PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-client");
@@ -22,7 +23,7 @@ use std::process::Command;
 
 use holdfast_results::wire::HttpClientReport;
 
-use common::{Outcome, Running, own_address, program, sum};
+use common::{Outcome, Running, count, own_address, program, sum};
 
 /// `holdfast-client http` with reports on standard output, which ends with this test.
 fn command(args: &[&str]) -> Command {
@@ -48,6 +49,13 @@ fn run(target: SocketAddr, args: &[&str]) -> Outcome<HttpClientReport> {
     outcome
 }
 
+/// A client with just these arguments, run to the end. The books balance.
+fn run_with(args: &[&str]) -> Outcome<HttpClientReport> {
+    let outcome = Running::start(command(args)).outcome();
+    assert_balanced(&outcome);
+    outcome
+}
+
 /// Every request and every attempt is in exactly one class, and nothing is under way any more.
 fn assert_balanced(outcome: &Outcome<HttpClientReport>) {
     let last = outcome.last();
@@ -59,4 +67,10 @@ fn assert_balanced(outcome: &Outcome<HttpClientReport>) {
         "{last:?}"
     );
     assert_eq!(last.attempts, last.opened + sum(&last.failed), "{last:?}");
+}
+
+/// So many requests became each of these.
+fn assert_outcomes(last: &HttpClientReport, expected: [(&str, u64); 2]) {
+    let counts = expected.map(|(name, _)| (name, count(&last.outcomes, name)));
+    assert_eq!(counts, expected, "{last:?}");
 }

@@ -5,6 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use holdfast_results::wire::HttpClientReport;
+
+use crate::common::count;
 use crate::peer::Peer;
 
 /// A good answer.
@@ -63,6 +66,12 @@ impl HttpServer {
     /// Whole requests that came.
     pub fn asked(&self) -> u64 {
         self.asked.load(Ordering::SeqCst)
+    }
+
+    /// So many requests came, and the client had as many that were ok.
+    pub fn assert_served(&self, last: &HttpClientReport, requests: u64) {
+        let ok = count(&last.outcomes, "ok");
+        assert_eq!((ok, self.asked()), (requests, requests), "{last:?}");
     }
 
     /// Connections that came.

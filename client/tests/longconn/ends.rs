@@ -48,6 +48,22 @@ fn run(target: SocketAddr, users: u64, run_time: &str, more: &[&str]) -> Outcome
     outcome
 }
 
+/// Bound but not listening: nobody else can get the port.
+fn bound() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&any_port.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
+/// A queue of one that nobody empties: the kernel drops what does not fit.
+fn overrun() -> (Socket, SocketAddr) {
+    let (socket, address) = bound();
+    socket.listen(1).unwrap();
+    (socket, address)
+}
+
 #[test]
 fn accepted_and_closed_at_once_is_closed_by_server() {
     let peer = Peer::start(|_, _| None);
@@ -95,9 +111,7 @@ fn held_to_the_end_with_right_messages_however_split() {
         &["--users", "3", "--expect", "hello", "--source", "127.0.0.5"],
     );
     running.until("nine messages", |r| r.messages_received == 9);
-    running.signal(Signal::SIGTERM);
-    peer.answer_ends();
-    let outcome = running.outcome();
+    let outcome = peer.stop(running);
     let last = outcome.last();
     assert_complete(&last);
     assert_eq!(
@@ -124,9 +138,7 @@ fn wrong_bytes_are_wrong_data() {
     running.until("all messages", |r| {
         r.messages_received + r.messages_wrong == 10
     });
-    running.signal(Signal::SIGTERM);
-    peer.answer_ends();
-    let outcome = running.outcome();
+    let outcome = peer.stop(running);
     let last = outcome.last();
     assert_complete(&last);
     assert_eq!(
@@ -174,12 +186,7 @@ fn messages_that_do_not_come_are_missed() {
 
 #[test]
 fn nobody_listening_is_refused() {
-    // Bound but not listening: nobody else can get the port.
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket
-        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
-        .unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let (_socket, address) = bound();
     let outcome = run(address, 30, "1s", &[]);
     let last = outcome.last();
     assert_eq!(
@@ -191,13 +198,7 @@ fn nobody_listening_is_refused() {
 
 #[test]
 fn no_answer_is_timed_out() {
-    // A queue of one that nobody empties: the kernel drops what does not fit.
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket
-        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
-        .unwrap();
-    socket.listen(1).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let (_socket, address) = overrun();
     let outcome = run(
         address,
         40,
@@ -218,12 +219,7 @@ fn no_answer_is_timed_out() {
 
 #[test]
 fn an_end_while_connecting_is_cancelled() {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket
-        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
-        .unwrap();
-    socket.listen(1).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let (_socket, address) = overrun();
     let outcome = run(address, 40, "1s", &["--drain-timeout", "300ms"]);
     let last = outcome.last();
     assert!(count(&last.failed, "cancelled") >= 30, "{last:?}");
@@ -291,9 +287,7 @@ fn an_end_asked_for_with_the_first_user_leaves_figures() {
         let peer = Peer::silent();
         let users = client(peer.address, &["--source", "127.0.0.8"]);
         until("the first user", || peer.count() == 1);
-        users.signal(Signal::SIGTERM);
-        peer.answer_ends();
-        let outcome = users.outcome();
+        let outcome = peer.stop(users);
         assert_eq!(outcome.code(), Some(0), "not killed by the signal");
         assert_complete(&outcome.last());
     }

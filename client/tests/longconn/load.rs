@@ -94,9 +94,7 @@ fn sources_and_ports_are_those_given_and_each_is_used_once() {
         .flat_map(|host| (2000..=2009).map(move |port| SocketAddr::from(([127, 0, 8, host], port))))
         .collect();
     assert_eq!(seen, expected);
-    users.signal(Signal::SIGTERM);
-    peer.answer_ends();
-    assert_eq!(users.outcome().code(), Some(0));
+    assert_eq!(peer.stop(users).code(), Some(0));
 }
 
 #[test]
@@ -109,9 +107,7 @@ fn an_ipv6_target_is_reached() {
             .iter()
             .all(|a| a.from.ip() == IpAddr::from(Ipv6Addr::LOCALHOST))
     );
-    users.signal(Signal::SIGTERM);
-    peer.answer_ends();
-    assert_eq!(users.outcome().code(), Some(0));
+    assert_eq!(peer.stop(users).code(), Some(0));
 }
 
 #[test]
@@ -177,9 +173,7 @@ fn reconnect_comes_back_after_the_peer_has_closed() {
     );
     let report = users.until("all back", |r| r.opened == 20 && r.open_now == 10);
     assert_eq!(count(&report.ended, "closed_by_server"), 10, "{report:?}");
-    users.signal(Signal::SIGTERM);
-    peer.answer_ends();
-    let last = users.outcome().last();
+    let last = peer.stop(users).last();
     assert_eq!(
         (last.attempts, last.opened, sum(&last.ended)),
         (20, 20, 20),

@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::common::PATIENCE;
+use holdfast_results::wire::ClientReport;
+use nix::sys::signal::Signal;
+
+use crate::common::{Outcome, PATIENCE, Running};
 
 /// Accepts until dropped.
 pub struct Peer {
@@ -82,6 +85,13 @@ impl Peer {
                 std::io::copy(&mut stream, &mut std::io::sink()).expect("the client's FIN");
             }
         }
+    }
+
+    /// Asks users of this peer alone for an end in order, answers theirs, and waits for it.
+    pub fn stop(self, users: Running<ClientReport>) -> Outcome<ClientReport> {
+        users.signal(Signal::SIGTERM);
+        self.answer_ends();
+        users.outcome()
     }
 
     pub fn count(&self) -> usize {

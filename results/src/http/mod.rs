@@ -27,9 +27,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::folder::{RunFolder, rfc3339};
 use crate::refusal::Refusal;
-use crate::run::Verdict;
 use crate::summary::Progress;
-use crate::{lab, origin};
+use crate::{frame, lab, origin};
 use plan::Plan;
 use record::{Cores, Entry, HTTP_RUN_SCHEMA, HttpRun, Measured, round};
 use scenario::Subject;
@@ -44,8 +43,6 @@ pub use scenario::{Generator, SCENARIOS};
 /// # Errors
 /// When the run could not start; nothing is left behind then.
 pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
-    const FELL_SHORT: u8 = 1;
-    const INTERRUPTED: u8 = 130;
     let mut plan = Plan::new(options)?;
     let started = SystemTime::now();
     let folder = RunFolder::create(&plan.runs, started, &plan.folder_name())?;
@@ -94,56 +91,18 @@ pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
         plan.halves.client
     ));
 
-    let is_interrupted = match perform(&plan, &folder, progress, &mut run) {
-        Ok(is_interrupted) => is_interrupted,
-        Err(refusal) => {
-            folder.discard();
-            return Err(refusal);
-        }
-    };
+    let is_interrupted =
+        perform(&plan, &folder, progress, &mut run).inspect_err(|_| folder.discard())?;
     for entry in &mut run.scenarios {
         *entry = std::mem::take(entry).summed_up();
     }
     run.ratios = ratios::ratios(&run.scenarios);
     verdict::judge(&mut run);
-    let written = leave(&run, &folder, &plan);
-    print_result(&run, &folder, is_json);
-    Ok(match run.verdict {
-        _ if is_interrupted => INTERRUPTED,
-        Verdict::Pass if written => 0,
-        _ => FELL_SHORT,
-    })
-}
-
-/// Writes the record and points `latest` at it; false if the record is not on disk.
-fn leave(run: &HttpRun, folder: &RunFolder, plan: &Plan) -> bool {
     // Only empty ones go: what a failed slice left in them stays.
     let _ = std::fs::remove_dir(folder.file("work"));
-    if let Err(e) = folder.write_json("run.json", run) {
-        eprintln!(
-            "error: {}: {e}; next: free space there, or choose another folder with --runs DIR",
-            folder.file("run.json").display()
-        );
-        return false;
-    }
-    if let Err(e) = folder.point_latest() {
-        eprintln!(
-            "warning: {}/latest could not be pointed at this run: {e}",
-            plan.runs.display()
-        );
-    }
-    true
-}
-
-fn print_result(run: &HttpRun, folder: &RunFolder, is_json: bool) {
-    use std::io::Write;
-    let text = if is_json {
-        serde_json::to_string_pretty(run).unwrap_or_default() + "\n"
-    } else {
-        summary::page(run, folder.path())
-    };
-    // A closed pipe is the reader's choice; the record is on disk.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let is_written = frame::leave(&run, &folder, &plan.runs);
+    frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
+    Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
 }
 
 /// Builds the Go peer before anything is measured; without it Go is left out.
@@ -195,13 +154,7 @@ fn perform(
     progress: Progress,
     run: &mut HttpRun,
 ) -> Result<bool, Refusal> {
-    let runtime = tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(|e| {
-        Refusal::new(
-            format!("io_uring cannot be set up: {e} (kernel.io_uring_disabled, a seccomp filter, or a kernel before 5.11)"),
-            "sysctl -w kernel.io_uring_disabled=0",
-        )
-    })?;
-    runtime.block_on(async {
+    frame::runtime()?.block_on(async {
         let mut stage = Stage::new(progress)?;
         let started = Instant::now();
         let mut broken: BTreeSet<Subject> = BTreeSet::new();

@@ -16,7 +16,7 @@ use super::cores::{Halves, allowed};
 use super::record::HttpAsked;
 use super::scenario::{Generator, Kind, SCENARIOS, Scenario, Subject};
 use super::slice::IDLE_SETTLE;
-use crate::folder::{check_label, runs_or_default};
+use crate::folder::{check_label, labelled, runs_or_default};
 use crate::programs::{bin_dir_or_own, find, is_program, program};
 use crate::refusal::Refusal;
 
@@ -163,10 +163,7 @@ impl Plan {
     /// The run's name: `http`, and the label behind it.
     #[must_use]
     pub fn folder_name(&self) -> String {
-        self.options
-            .label
-            .as_ref()
-            .map_or_else(|| "http".into(), |label| format!("http-{label}"))
+        labelled("http", self.options.label.as_deref())
     }
 
     /// The request as the record holds it.

@@ -8,10 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::frame::Signals;
 use crate::refusal::Refusal;
 use crate::sample::core_ticks;
 use crate::summary::Progress;
@@ -47,7 +47,7 @@ pub struct Stage {
     pub notify: Rc<Notify>,
     /// The line for people.
     pub progress: Progress,
-    signals: [Signal; 3],
+    signals: Signals,
     is_interrupted: bool,
 }
 
@@ -57,17 +57,12 @@ impl Stage {
     /// # Errors
     /// When signals cannot be listened for.
     pub fn new(progress: Progress) -> Result<Self, Refusal> {
-        let listen = |kind| {
-            signal(kind).map_err(|e| Refusal::new(format!("signals: {e}"), "ulimit -n 20000"))
-        };
+        let signals = Signals::listen()
+            .map_err(|e| Refusal::new(format!("signals: {e}"), "ulimit -n 20000"))?;
         Ok(Self {
             notify: Rc::new(Notify::new()),
             progress,
-            signals: [
-                listen(SignalKind::interrupt())?,
-                listen(SignalKind::terminate())?,
-                listen(SignalKind::hangup())?,
-            ],
+            signals,
             is_interrupted: false,
         })
     }
@@ -105,12 +100,9 @@ impl Stage {
     }
 
     async fn step(&mut self, time: Duration) {
-        let [interrupt, terminate, hangup] = &mut self.signals;
         let mut is_signal = false;
         tokio::select! {
-            _ = interrupt.recv() => is_signal = true,
-            _ = terminate.recv() => is_signal = true,
-            _ = hangup.recv() => is_signal = true,
+            () = self.signals.next() => is_signal = true,
             () = self.notify.notified() => {}
             () = sleep(time) => {}
         }

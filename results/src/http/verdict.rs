@@ -14,11 +14,7 @@ const OFFERED_TOLERANCE: f64 = 0.03;
 /// Fills `verdict` and `reasons` from the rest of the record.
 pub fn judge(run: &mut HttpRun) {
     run.reasons = reasons(run);
-    run.verdict = if run.reasons.is_empty() {
-        Verdict::Pass
-    } else {
-        Verdict::Fail
-    };
+    run.verdict = Verdict::of(&run.reasons);
 }
 
 /// Every shortfall of `run`.

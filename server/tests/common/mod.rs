@@ -4,6 +4,8 @@
 //! The crate that includes this names its own program in `OWN_PROGRAM`.
 #![allow(dead_code)] // Each package's tests use their part of it.
 
+pub mod programs;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};

@@ -1,10 +1,10 @@
 //! Clients and a proxy that others wrote: curl, Python's http.client, wrk, ab, nginx.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::io::Write;
+use std::process::Stdio;
 
-use crate::common::{Folder, count, own_address, sum, until};
+use crate::common::programs::{Nginx, command, spawn};
+use crate::common::{Folder, count, sum};
 use crate::peer::{GET, HEAD, Peer};
 use crate::{Server, books};
 
@@ -12,22 +12,6 @@ use crate::{Server, books};
 pub struct Heard {
     pub out: Vec<u8>,
     pub errors: String,
-}
-
-/// A command, its program looked for where only root's path leads too.
-fn command(name: &str) -> Command {
-    let mut command = Command::new(name);
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", path + ":/usr/sbin:/sbin");
-    command
-}
-
-fn spawn(command: &mut Command) -> Child {
-    let name = command.get_program().to_string_lossy().into_owned();
-    command.spawn().unwrap_or_else(|e| match e.kind() {
-        ErrorKind::NotFound => panic!("{name} is missing; next: make need"),
-        _ => panic!("{name}: {e}"),
-    })
 }
 
 /// Runs a program to its end, which is a success. The arguments bound its time, or its work does.
@@ -215,71 +199,18 @@ fn ab_fails_nothing_with_and_without_kept_connections() {
     assert!((2_040..=2_100).contains(&report.accepted), "{report:?}");
 }
 
-/// nginx in front of a server of ours; ended with this value.
-struct Proxy {
-    child: Child,
-    address: SocketAddr,
-    _folder: Folder,
-}
-
-impl Proxy {
-    fn before(server: &Server) -> Self {
-        let folder = Folder::new("http-nginx");
-        let address: SocketAddr = (own_address(), 18_080).into();
-        let at = folder.0.display();
-        let config = format!(
-            "daemon off; master_process off; pid {at}/pid; error_log stderr warn;
-            events {{ worker_connections 256; }}
-            http {{
-                access_log off;
-                client_body_temp_path {at}/a; proxy_temp_path {at}/b; fastcgi_temp_path {at}/c;
-                uwsgi_temp_path {at}/d; scgi_temp_path {at}/e;
-                client_max_body_size 0;
-                keepalive_requests 1000000;
-                upstream ours {{ server {}; keepalive 16; keepalive_requests 1000000; }}
-                server {{
-                    listen {address};
-                    proxy_http_version 1.1;
-                    proxy_set_header Connection '';
-                    location / {{ proxy_pass http://ours; }}
-                    location /stream {{ proxy_pass http://ours; proxy_request_buffering off; }}
-                    location /old {{ proxy_pass http://ours; proxy_http_version 1.0; proxy_set_header Connection close; }}
-                }}
-            }}",
-            server.address
-        );
-        let file = folder.file("nginx.conf");
-        std::fs::write(&file, config).expect("a file");
-        let mut nginx = command("nginx");
-        nginx.args(["-e", "stderr", "-p", &at.to_string(), "-c", &file]);
-        let child = spawn(nginx.stdin(Stdio::null()).stderr(Stdio::piped()));
-        let mut proxy = Proxy {
-            child,
-            address,
-            _folder: folder,
-        };
-        until("nginx listens", || {
-            let ended = proxy.child.try_wait().expect("our child");
-            assert!(ended.is_none(), "{}", proxy.errors());
-            TcpStream::connect(address).is_ok()
-        });
-        proxy
-    }
-
-    /// What it complained of; after its end.
-    fn errors(&mut self) -> String {
-        let mut text = String::new();
-        let stderr = self.child.stderr.as_mut().expect("piped");
-        stderr.read_to_string(&mut text).expect("text");
-        text
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// nginx in front of a server of ours.
+fn proxy_before(server: &Server) -> Nginx {
+    let upstream = format!(
+        "upstream ours {{ server {}; keepalive 16; keepalive_requests 1000000; }}",
+        server.address
+    );
+    let locations = "proxy_http_version 1.1;
+        proxy_set_header Connection '';
+        location / { proxy_pass http://ours; }
+        location /stream { proxy_pass http://ours; proxy_request_buffering off; }
+        location /old { proxy_pass http://ours; proxy_http_version 1.0; proxy_set_header Connection close; }";
+    Nginx::start("http-nginx", &upstream, locations)
 }
 
 #[test]
@@ -288,7 +219,7 @@ fn nginx_in_front_reuses_connections_and_finds_no_fault() {
     let body = "0123456789".repeat(10_000);
     std::fs::write(folder.file("body"), &body).expect("a file");
     let server = Server::start(&["--body-file", &folder.file("body")]);
-    let mut proxy = Proxy::before(&server);
+    let proxy = proxy_before(&server);
     let url = format!("http://{}", proxy.address);
 
     let load = ["-q", "-k", "-s", "30", "-n", "1000", "-c", "8"];
@@ -313,9 +244,7 @@ fn nginx_in_front_reuses_connections_and_finds_no_fault() {
         assert!(peer.hear(is_head).body == expected.as_bytes());
     }
     drop(peer);
-    proxy.child.kill().expect("it lives");
-    let _ = proxy.child.wait();
-    let complaints = proxy.errors();
+    let complaints = proxy.end();
     assert!(!complaints.contains("upstream"), "{complaints}");
     let report = books(server, 1_000 + 4 + 1 + 3);
     // 8 at a time and one of its own for /old; a few more where uploads met.

@@ -53,7 +53,7 @@ fn call(
     now_us: u64,
     callback: impl FnOnce(&mut Users, &mut Conn<'_, User>),
 ) -> usize {
-    let request_bytes = users.config.batch.first(1).len();
+    let request_bytes = users.config.batch.last(1).len();
     let mut outgoing = Vec::new();
     let mut conn = Conn::new(user, now_us, false, &mut outgoing);
     callback(users, &mut conn);

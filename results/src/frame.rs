@@ -1,0 +1,112 @@
+//! What stands around every load, whatever is measured.
+//!
+//! Purpose: the runtime and the signals before it; the record on disk, the printed result and the exit code after it.
+//! Invariants: a record that cannot be written is said, never passed over: the run then falls short. Standard output holds the
+//! result and nothing else.
+//! Must not know: what was measured, how a verdict was found.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::folder::RunFolder;
+use crate::refusal::Refusal;
+use crate::run::Verdict;
+
+/// The runtime of a load.
+///
+/// # Errors
+/// When the kernel gives no io_uring.
+pub fn runtime() -> Result<tokio_uring::Runtime, Refusal> {
+    tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(|e| {
+        Refusal::new(
+            format!("io_uring cannot be set up: {e} (kernel.io_uring_disabled, a seccomp filter, or a kernel before 5.11)"),
+            "sysctl -w kernel.io_uring_disabled=0",
+        )
+    })
+}
+
+/// The signals by which somebody asks for the end.
+#[derive(Debug)]
+pub struct Signals([Signal; 3]);
+
+impl Signals {
+    /// Listens for them from now on. Inside the runtime.
+    ///
+    /// # Errors
+    /// When they cannot be listened for.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]))
+    }
+
+    /// Waits for the next one. None is lost if the wait is given up.
+    pub async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// Writes the record and points `latest` at it; false if the record is not on disk.
+#[must_use]
+pub fn leave(run: &impl Serialize, folder: &RunFolder, runs: &Path) -> bool {
+    if let Err(e) = folder.write_json("run.json", run) {
+        eprintln!(
+            "error: {}: {e}; next: free space there, or choose another folder with --runs DIR",
+            folder.file("run.json").display()
+        );
+        return false;
+    }
+    if let Err(e) = folder.point_latest() {
+        eprintln!(
+            "warning: {}/latest could not be pointed at this run: {e}",
+            runs.display()
+        );
+    }
+    true
+}
+
+/// Prints the result: `run.json` if `is_json`, the page of text otherwise.
+pub fn print_result(run: &impl Serialize, is_json: bool, page: impl FnOnce() -> String) {
+    let text = if is_json {
+        serde_json::to_string_pretty(run).unwrap_or_default() + "\n"
+    } else {
+        page()
+    };
+    // A closed pipe is the reader's choice; the record is on disk.
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// 0 passed, 1 fell short or left no record, 130 interrupted.
+#[must_use]
+pub fn exit_code(verdict: Verdict, is_interrupted: bool, is_written: bool) -> u8 {
+    const FELL_SHORT: u8 = 1;
+    const INTERRUPTED: u8 = 130;
+    match verdict {
+        _ if is_interrupted => INTERRUPTED,
+        Verdict::Pass if is_written => 0,
+        _ => FELL_SHORT,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_say_what_became_of_it() {
+        assert_eq!(exit_code(Verdict::Pass, false, true), 0);
+        assert_eq!(exit_code(Verdict::Pass, false, false), 1);
+        assert_eq!(exit_code(Verdict::Fail, false, true), 1);
+        assert_eq!(exit_code(Verdict::Pass, true, true), 130);
+    }
+}
