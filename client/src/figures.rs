@@ -3,8 +3,6 @@
 //! Invariants: all histograms here have the same bounds, so any two can be added.
 //! Must not know: what is measured.
 
-use std::collections::BTreeMap;
-
 use hdrhistogram::Histogram;
 use holdfast_results::wire::Latency;
 use holdfast_sysctl::grouped;
@@ -70,15 +68,6 @@ pub fn all_named<C: FromIterator<(String, u64)>>(
 ) -> C {
     let pairs = pairs.into_iter();
     pairs.map(|(name, n)| (name.to_owned(), n)).collect()
-}
-
-/// Counts for people, a line for each that occurred, each on a new one.
-pub fn say_counts(text: &mut String, groups: &[(&str, &BTreeMap<String, u64>)]) {
-    for (what, counts) in groups {
-        for (name, count) in counts.iter().filter(|(_, n)| **n > 0) {
-            *text += &format!("\n{what}: {name} {}", grouped(*count));
-        }
-    }
 }
 
 /// Latencies for people, a line for each that was measured, each on a new one.

@@ -33,7 +33,7 @@ pub enum Phase {
     Open,
     /// We said our end; the peer's is awaited and its bytes still count.
     Draining,
-    /// Shut down both ways; requests in flight are awaited.
+    /// Over; requests in flight are cancelled and awaited.
     Closing,
 }
 

@@ -4,12 +4,14 @@
 //! a closed standard output ends nothing.
 //! Must not know: engines, protocols, what a report contains.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use holdfast_sysctl::grouped;
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -159,6 +161,15 @@ impl Console {
         json.push('\n');
         std::fs::write(file, json)
             .map_err(|e| format!("cannot write {} ({e}); next: free space", file.display()))
+    }
+}
+
+/// Counts for people, a line for each that occurred, each on a new one.
+pub fn say_counts(text: &mut String, groups: &[(&str, &BTreeMap<String, u64>)]) {
+    for (what, counts) in groups {
+        for (name, count) in counts.iter().filter(|(_, n)| **n > 0) {
+            *text += &format!("\n{what}: {name} {}", grouped(*count));
+        }
     }
 }
 

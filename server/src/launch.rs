@@ -250,16 +250,3 @@ pub fn gather<P: Default + Send + 'static>(engine: &Engine<P>, mut each: impl Fn
 pub fn named(pairs: impl IntoIterator<Item = (impl ToString, u64)>) -> BTreeMap<String, u64> {
     pairs.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
 }
-
-/// The counts that are not 0, a line each.
-pub fn listed<'a>(
-    groups: impl IntoIterator<Item = (&'a str, &'a BTreeMap<String, u64>)>,
-) -> String {
-    let mut text = String::new();
-    for (what, counts) in groups {
-        for (name, count) in counts.iter().filter(|(_, n)| **n > 0) {
-            text += &format!("\n{what}: {name} {}", grouped(*count));
-        }
-    }
-    text
-}

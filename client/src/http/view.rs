@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use holdfast_engine::{Engine, Stats};
+use holdfast_results::console::say_counts;
 use holdfast_results::wire::HttpClientReport;
 use holdfast_sysctl::grouped;
 
@@ -17,8 +18,7 @@ use super::budget::Budget;
 use super::outcome::Outcome;
 use super::tally::Tally;
 use crate::figures::{
-    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, rate, say_counts,
-    say_latencies,
+    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, rate, say_latencies,
 };
 use crate::supervise::{Intervals, View};
 

@@ -12,14 +12,13 @@ use std::time::Duration;
 use clap::Args;
 use hdrhistogram::Histogram;
 use holdfast_engine::{Engine, Stats};
-use holdfast_results::console::{self, EXIT_SHORT};
+use holdfast_results::console::{self, EXIT_SHORT, say_counts};
 use holdfast_results::wire::{CLIENT_SCHEMA, ClientReport};
 use holdfast_sysctl::grouped;
 
 use crate::comeback::Backoff;
 use crate::figures::{
-    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, rate, say_counts,
-    say_latencies,
+    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, rate, say_latencies,
 };
 use crate::launch::{Launch, Wants, interval_us};
 use crate::supervise::{self, Intervals, View, create_log};

@@ -6,7 +6,7 @@
 //! need (staged bytes, the record of a send) is kept for one `enter` only; there are two halves because the callbacks that
 //! follow it already fill the next.
 //! Invariants: at most one poll, one receive, one poll for room to send and one send of a connection are under way; a descriptor is
-//! closed only when none of its polls and receives is; a connection counts in `open_now` from `on_open` to `on_close`.
+//! closed only when none of its polls, receives and shutdowns is; a connection counts in `open_now` from `on_open` to `on_close`.
 //! Must not know: threads, other shards, protocols. Slots never see the ring, the ring never sees slots.
 
 mod call;
@@ -59,8 +59,9 @@ pub(crate) struct Shard<R, H: Handler> {
     wheel: Wheel,
     /// Readable slots that wait for a receive buffer.
     readable: VecDeque<Token>,
-    /// Buffers in use, and those no receive that does not wait may need.
+    /// Receive buffers in use by the ring.
     buffers_count: u16,
+    /// Receives that must not wait and may still be started, so that each finds a buffer.
     buffers_free: u16,
     sweep: Sweep,
     sends: [Vec<SendRecord>; 2],

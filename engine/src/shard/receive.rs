@@ -155,9 +155,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         if self.must_hold(ctx.config, slot) {
             // Back-pressure: a peer that does not take our bytes is not read either.
-            let carry = self.carries.get_mut(&slot);
-            carry.expect("what holds is a carry").is_read_paused = true;
-            return Ok(());
+            return self.arm(ctx, slot);
         }
         self.want_receive(slot);
         Ok(())
@@ -362,11 +360,18 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if self.slots[slot].phase == Phase::Draining {
             return self.end(ctx, slot, CloseReason::ByUs);
         }
+        self.slots[slot].set(flag::PEER_ENDED);
+        if !self.must_hold(ctx.config, slot) && self.has_held(slot) {
+            // Held until it was known whether more comes: nothing does.
+            self.take_up_held(ctx, slot, true)?;
+            if self.slots[slot].phase != Phase::Open {
+                return Ok(());
+            }
+        }
         let is_owed = self.slots[slot].has(flag::SENDING)
             || self.is_blocked(slot)
             || self.must_hold(ctx.config, slot);
         if is_owed {
-            self.slots[slot].set(flag::PEER_ENDED);
             self.must_settle = true;
             return Ok(());
         }

@@ -31,6 +31,11 @@ pub(super) enum Piece {
 }
 
 impl Piece {
+    fn copied(bytes: &[u8]) -> Self {
+        let bytes = bytes.to_vec();
+        Piece::Copied { bytes, from: 0 }
+    }
+
     fn len(&self) -> usize {
         match self {
             Piece::Copied { bytes, from } => bytes.len() - from,
@@ -79,16 +84,7 @@ impl Carry {
         if let Some(Piece::Copied { bytes: last, .. }) = self.outgoing.back_mut() {
             last.extend_from_slice(bytes);
         } else {
-            self.push_first_or_last(bytes.to_vec(), false);
-        }
-    }
-
-    fn push_first_or_last(&mut self, bytes: Vec<u8>, is_first: bool) {
-        let piece = Piece::Copied { bytes, from: 0 };
-        if is_first {
-            self.outgoing.push_front(piece);
-        } else {
-            self.outgoing.push_back(piece);
+            self.outgoing.push_back(Piece::copied(bytes));
         }
     }
 
@@ -268,8 +264,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 self.carry_mut(slot).outgoing.push_front(rest);
             }
             SendSource::Staged(staged) => {
-                let rest = self.ring.staged(staged)[taken..].to_vec();
-                self.carry_mut(slot).push_first_or_last(rest, true);
+                let rest = Piece::copied(&self.ring.staged(staged)[taken..]);
+                self.carry_mut(slot).outgoing.push_front(rest);
             }
             SendSource::Carry(_) => self.carry_mut(slot).take(taken),
         }

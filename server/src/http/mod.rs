@@ -12,10 +12,11 @@ use std::time::Duration;
 use clap::Args;
 use holdfast_engine::{Config, Engine};
 use holdfast_http1::Limits;
+use holdfast_results::console::say_counts;
 use holdfast_results::wire::{HTTP_SERVER_SCHEMA, HttpServerReport};
 use holdfast_sysctl::grouped;
 
-use crate::launch::{self, Launch, Telling, Wants, gather, listed, named};
+use crate::launch::{self, Launch, Telling, Wants, gather, named};
 use responder::{Limit, REFUSALS, Responder, ResponderReport, Timeouts};
 use response::{Responses, Template, WallClock, has_body};
 
@@ -273,19 +274,24 @@ impl Telling<ResponderReport> for Tale {
     }
 
     fn summary(&self, report: &HttpServerReport) -> String {
-        format!(
+        let mut text = format!(
             "responses {}, connections accepted {}, open {} at most, refused {} for want of room",
             grouped(report.responses.values().sum()),
             grouped(report.accepted),
             grouped(report.open_max),
             grouped(report.refused_full),
-        ) + &listed([
-            ("responses", &report.responses),
-            ("timed out", &report.timed_out),
-            ("ended", &report.closed),
-            ("accept failed", &report.accept_failed),
-            ("anomalies", &report.anomalies),
-        ])
+        );
+        say_counts(
+            &mut text,
+            &[
+                ("responses", &report.responses),
+                ("timed out", &report.timed_out),
+                ("ended", &report.closed),
+                ("accept failed", &report.accept_failed),
+                ("anomalies", &report.anomalies),
+            ],
+        );
+        text
     }
 }
 

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use clap::Args;
 use holdfast_engine::{Config, Engine};
+use holdfast_results::console::say_counts;
 use holdfast_results::wire::{SERVER_SCHEMA, ServerReport};
 use holdfast_sysctl::grouped;
 
-use crate::launch::{self, Launch, Telling, Wants, gather, listed, named};
+use crate::launch::{self, Launch, Telling, Wants, gather, named};
 use holder::{Holder, HolderConfig, HolderReport};
 
 /// What one held connection costs here at most: kernel socket, direct descriptor, parked poll, and 64 bytes of ours.
@@ -132,16 +133,21 @@ impl Telling<HolderReport> for Tale {
     }
 
     fn summary(&self, report: &ServerReport) -> String {
-        format!(
+        let mut text = format!(
             "accepted {}, held {} at most, refused {} for want of room, messages sent {}",
             grouped(report.accepted),
             grouped(report.open_max),
             grouped(report.refused_full),
             grouped(report.messages_sent),
-        ) + &listed([
-            ("ended", &report.closed),
-            ("accept failed", &report.accept_failed),
-            ("anomalies", &report.anomalies),
-        ])
+        );
+        say_counts(
+            &mut text,
+            &[
+                ("ended", &report.closed),
+                ("accept failed", &report.accept_failed),
+                ("anomalies", &report.anomalies),
+            ],
+        );
+        text
     }
 }
