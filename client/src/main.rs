@@ -3,19 +3,10 @@
 //! Must not know: how a protocol works.
 #![forbid(unsafe_code)]
 
-mod comeback;
-mod figures;
-mod http;
-mod launch;
-mod load;
-mod longconn;
-mod source;
-mod supervise;
-mod target;
-
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use holdfast_client::{http, longconn};
 
 /// Opens very many TCP connections, and tells what became of each.
 #[derive(Parser)]

@@ -3,14 +3,10 @@
 //! Must not know: how a protocol works.
 #![forbid(unsafe_code)]
 
-mod http;
-mod launch;
-mod longconn;
-mod port;
-
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use holdfast_server::{http, longconn};
 
 /// Serves very many TCP connections: holds them, or answers HTTP on them.
 #[derive(Parser)]

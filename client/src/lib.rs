@@ -1,0 +1,14 @@
+//! The protocols of `holdfast-client`, as a library: the program is one user, the simulator and the fuzz targets are others.
+//!
+//! Must not know: how it is started; the table of subcommands is `main.rs`.
+#![forbid(unsafe_code)]
+
+mod comeback;
+mod figures;
+pub mod http;
+mod launch;
+pub mod load;
+pub mod longconn;
+pub mod source;
+mod supervise;
+mod target;
