@@ -67,6 +67,30 @@ endif
 drill: build ## Kill client and server at a million connections, and see that nothing is lost silently (USERS=1000000)
 	results/drills/longconn $(USERS)
 
+.PHONY: bench-tune
+bench-tune: build ## Measure what single kernel settings are worth: the same run with and without them, in turn (USERS=300000 ROUNDS=3)
+	results/drills/tune $(or $(USERS),300000) $(or $(ROUNDS),3)
+
+.PHONY: tune-build
+tune-build:
+	@bash .ci/need $(NEED_BUILD)
+	@$(CARGO) build --quiet --release --locked -p holdfast-sysctl
+
+.PHONY: tune
+tune: tune-build ## Show what this machine's kernel settings lack for so many connections, then set it (root)
+	$(CARGO_TARGET_DIR)/release/holdfast-tune apply $(TUNE) $(ARGS)
+
+## tune, tune-check take: ROLE=both|server|client|host CONNECTIONS=1000000 ARGS='more options' (--dry-run, --persist, --json)
+TUNE = $(strip $(if $(ROLE),--role $(ROLE)) $(if $(CONNECTIONS),--connections $(CONNECTIONS)))
+
+.PHONY: tune-check
+tune-check: tune-build ## Check this machine's kernel settings against what so many connections want; changes nothing
+	$(CARGO_TARGET_DIR)/release/holdfast-tune check $(TUNE) $(ARGS)
+
+.PHONY: untune
+untune: tune-build ## Put back the kernel settings that were there before make tune (root)
+	$(CARGO_TARGET_DIR)/release/holdfast-tune restore $(ARGS)
+
 # The dev profile: its overflow checks and debug assertions are worth more to a test than speed. The binaries are
 # built first because the tests of one package run those of another, from the folder the tests themselves are in.
 .PHONY: test

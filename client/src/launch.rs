@@ -14,7 +14,7 @@ use clap::Args;
 use holdfast_engine::config::{RING_SLOTS_MAX, SPARE_SLOTS};
 use holdfast_engine::{Config, DialPlan, KernelRing, allowed_cores};
 use holdfast_results::console::{self, Console, Progress};
-use holdfast_sysctl::{Machine, grouped, preflight};
+use holdfast_sysctl::{Machine, Role, grouped, preflight};
 
 use crate::load::Load;
 use crate::source::{self, Source};
@@ -190,6 +190,9 @@ impl Launch {
             grouped(plan.tuple_count()),
             grouped(self.users),
         ));
+        for shortfall in holdfast_sysctl::plan::shortfalls(&machine, Role::Client, self.users) {
+            console.say(shortfall);
+        }
         let load = Arc::new(Load {
             users: AtomicU64::new(self.users),
             spawn_rate_milli: AtomicU64::new(self.spawn_rate),

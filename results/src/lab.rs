@@ -22,76 +22,118 @@ use nix::sys::socket::{
 };
 use nix::unistd::{getgid, getuid};
 
+use holdfast_sysctl::profile::{Profile, Role, built_in, joined};
+use holdfast_sysctl::setting::{Kind, Setting};
+use holdfast_sysctl::values::{Now, read, write};
+
+use crate::refusal::Refusal;
 use crate::run::{LabRecord, SettingRecord};
-
-/// One line of the lab's settings.
-#[derive(Debug, Clone, Copy)]
-pub struct Setting {
-    /// Name as `sysctl` spells it.
-    pub key: &'static str,
-    /// Value wanted.
-    pub value: &'static str,
-    /// What goes wrong without it.
-    pub why: &'static str,
-}
-
-/// What the namespace is given, in order. All of it is `net.*`, so all of it ends with the namespace.
-pub const SETTINGS: &[Setting] = &[
-    Setting {
-        key: "net.core.somaxconn",
-        value: "65535",
-        why: "an accept queue of 4096 overflows within milliseconds of a fast ramp",
-    },
-    Setting {
-        key: "net.ipv4.tcp_max_syn_backlog",
-        value: "65535",
-        why: "half-open connections of a fast ramp must not be dropped",
-    },
-    Setting {
-        key: "net.ipv4.tcp_syncookies",
-        value: "1",
-        why: "stays on, as any public server has it; its counters show whether the ramp met it",
-    },
-    Setting {
-        key: "net.ipv4.ip_local_port_range",
-        value: "1024 65535",
-        why: "64,511 connections for each source address instead of 28,232",
-    },
-    Setting {
-        key: "net.ipv4.tcp_max_tw_buckets",
-        value: "8388608",
-        why: "the end of a large run is counted in TIME_WAIT instead of overflowing it",
-    },
-];
 
 /// The setting whose value a new namespace takes as the size of its own connection table.
 const CHILD_HASH: &str = "net.ipv4.tcp_child_ehash_entries";
 /// Size of this namespace's table; negative where it shares the host's.
 const OWN_HASH: &str = "net.ipv4.tcp_ehash_entries";
 
-/// Buckets for `users` connections with both ends here: about two a socket, a power of two within the kernel's bounds.
-#[must_use]
-pub fn connection_hash_buckets(users: u64) -> u64 {
-    const BUCKETS_MIN: u64 = 1 << 18;
-    const BUCKETS_MAX: u64 = 1 << 24;
-    users
-        .saturating_mul(4)
-        .min(BUCKETS_MAX)
-        .next_power_of_two()
-        .clamp(BUCKETS_MIN, BUCKETS_MAX)
+/// How the namespace is set up.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// In a namespace of its own, not in the host's network.
+    pub is_private: bool,
+    /// The settings of the kernel profiles, scaled to the users; without it, the kernel's own.
+    pub has_profile: bool,
+    /// Settings exactly as given, over those of the profiles.
+    pub settings: Vec<Setting>,
 }
 
-/// Enters a private namespace for `users` connections, or stays in the host's network when `is_private` is false or
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            is_private: true,
+            has_profile: true,
+            settings: Vec::new(),
+        }
+    }
+}
+
+impl Tuning {
+    /// Checks `overrides`, each `KEY=VALUE`.
+    ///
+    /// # Errors
+    /// When one is not a setting of a network namespace, or there is none to set it in.
+    pub fn new(is_private: bool, has_profile: bool, overrides: &[String]) -> Result<Self, Refusal> {
+        let mut tuning = Self {
+            is_private,
+            has_profile,
+            settings: Vec::new(),
+        };
+        for text in overrides {
+            let next = "give --sysctl net.core.somaxconn=4096, or holdfast-tune apply for settings of the machine";
+            let profile = Profile::parse("--sysctl", text)
+                .map_err(|error| Refusal::new(error.to_string(), next))?;
+            let [setting] = &profile.settings[..] else {
+                return Err(Refusal::new(
+                    format!("--sysctl '{text}' is no setting"),
+                    next,
+                ));
+            };
+            if !setting.key.starts_with("net.") {
+                let cause = format!(
+                    "--sysctl {}: only net.* belongs to a namespace",
+                    setting.key
+                );
+                return Err(Refusal::new(cause, next));
+            }
+            if !is_private {
+                let cause = "--sysctl with --no-namespace would change the host's network";
+                return Err(Refusal::new(cause, "leave one of the two out"));
+            }
+            tuning.settings.push(setting.clone());
+        }
+        Ok(tuning)
+    }
+
+    /// What is set for so many users, both ends here.
+    fn settings(&self, users: u64) -> Vec<(String, String, String)> {
+        let mut all = if self.has_profile {
+            joined(&built_in(Role::Both))
+        } else {
+            Vec::new()
+        };
+        all.retain(|setting| {
+            setting.kind == Kind::Sysctl
+                && setting.key.starts_with("net.")
+                && setting.until.is_none()
+                && !self.settings.iter().any(|own| own.key == setting.key)
+        });
+        all.extend(self.settings.iter().cloned());
+        all.into_iter()
+            .map(|setting| {
+                let wanted = match read(&setting.key) {
+                    // What the profile does not ask to lower stays; what is given on the command line is meant.
+                    Now::Is(now) if !setting.why.is_empty() => {
+                        setting.merged(&now, &setting.wanted(users), setting.rule)
+                    }
+                    _ => setting.wanted(users),
+                };
+                (setting.key, wanted, setting.why)
+            })
+            .collect()
+    }
+}
+
+/// Enters a private namespace for `users` connections, or stays in the host's network when that is asked for or
 /// the system forbids namespaces; the record says which, and why.
 ///
 /// Call while this process has one thread: a user namespace cannot be entered otherwise.
 #[must_use]
-pub fn enter(users: u64, is_private: bool) -> LabRecord {
+pub fn enter(users: u64, tuning: &Tuning) -> LabRecord {
     let mut lab = LabRecord::default();
-    let wanted = connection_hash_buckets(users);
+    let settings = tuning.settings(users);
+    let buckets = settings.iter().find(|(key, ..)| key == CHILD_HASH);
+    let wanted: u64 = buckets.map_or(0, |(_, value, _)| value.parse().unwrap_or(0));
     lab.connection_hash_buckets_wanted = wanted;
 
-    if !is_private {
+    if !tuning.is_private {
         lab.namespace = "host".into();
         lab.notes.push("in the host's network by --no-namespace: no setting is changed, kernel figures are differences".into());
     } else {
@@ -107,12 +149,13 @@ pub fn enter(users: u64, is_private: bool) -> LabRecord {
     }
 
     let is_ours = lab.namespace != "host";
-    lab.settings = SETTINGS
-        .iter()
+    lab.settings = settings
+        .into_iter()
         .map(|setting| apply(setting, is_ours))
         .collect();
-    lab.connection_hash_buckets = read(OWN_HASH).and_then(|v| v.parse().ok());
+    lab.connection_hash_buckets = value(OWN_HASH).and_then(|v| v.parse().ok());
     if is_ours
+        && wanted > 0
         && lab
             .connection_hash_buckets
             .is_none_or(|buckets| buckets <= 0)
@@ -136,7 +179,9 @@ fn enter_private(buckets: u64, lab: &mut LabRecord) -> Result<&'static str, Stri
         }
         Err(e) => return Err(format!("unshare of the network: {e}")),
     };
-    if let Err(e) = write(CHILD_HASH, &buckets.to_string()) {
+    if buckets == 0 {
+        // The kernel's own way: the table is shared with the host.
+    } else if let Err(e) = write(CHILD_HASH, &buckets.to_string()) {
         lab.notes
             .push(format!("{CHILD_HASH} could not be set: {e}"));
     } else if let Err(e) = unshare(CloneFlags::CLONE_NEWNET) {
@@ -212,40 +257,28 @@ fn netlink_errno(answer: &[u8]) -> Option<i32> {
     (kind == NLMSG_ERROR).then_some(code)
 }
 
-fn apply(setting: &Setting, is_ours: bool) -> SettingRecord {
-    let before = read(setting.key);
+fn value(key: &str) -> Option<String> {
+    read(key).value().map(str::to_owned)
+}
+
+fn apply((key, wanted, why): (String, String, String), is_ours: bool) -> SettingRecord {
+    let before = value(&key);
     let mut error = None;
     if !is_ours {
         error = Some("host's network: left as it is".to_string());
     } else if before.is_none() {
-        error = Some("this kernel does not have it here".to_string());
-    } else if before.as_deref() != Some(setting.value) {
-        error = write(setting.key, setting.value)
-            .err()
-            .map(|e| e.to_string());
+        error = Some("not in this namespace: the host's".to_string());
+    } else if before.as_ref() != Some(&wanted) {
+        error = write(&key, &wanted).err();
     }
     SettingRecord {
-        key: setting.key.into(),
-        wanted: setting.value.into(),
-        after: read(setting.key),
+        after: value(&key),
+        key,
+        wanted,
         before,
-        why: setting.why.into(),
+        why,
         error,
     }
-}
-
-fn path(key: &str) -> String {
-    format!("/proc/sys/{}", key.replace('.', "/"))
-}
-
-/// A setting's value with its white space evened, as the namespace of this task sees it.
-fn read(key: &str) -> Option<String> {
-    let text = fs::read_to_string(path(key)).ok()?;
-    Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-fn write(key: &str, value: &str) -> std::io::Result<()> {
-    fs::write(path(key), value)
 }
 
 #[cfg(test)]
@@ -253,11 +286,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table_is_a_power_of_two_within_bounds() {
-        assert_eq!(connection_hash_buckets(1), 1 << 18);
-        assert_eq!(connection_hash_buckets(1_000_000), 1 << 22);
-        assert_eq!(connection_hash_buckets(2_400_000), 1 << 24);
-        assert_eq!(connection_hash_buckets(u64::MAX), 1 << 24);
+    fn settings_given_are_of_a_namespace_and_over_the_profiles() {
+        let refused = |is_private, text: &str| {
+            Tuning::new(is_private, true, &[text.to_owned()])
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(refused(true, "fs.file-max=1").contains("only net.*"));
+        assert!(refused(true, "somaxconn").contains("expected key = value"));
+        assert!(refused(true, "").contains("no setting"));
+        assert!(refused(false, "net.core.somaxconn=1").contains("host's network"));
+        let tuning = Tuning::new(true, true, &["net.core.somaxconn=128".into()]).unwrap();
+        let settings = tuning.settings(1_000_000);
+        let of = |key: &str| -> Vec<&str> {
+            let same = settings.iter().filter(|(k, ..)| k == key);
+            same.map(|(_, value, _)| value.as_str()).collect()
+        };
+        assert_eq!(of("net.core.somaxconn"), ["128"]);
+        // Two buckets for each of two million sockets.
+        assert_eq!(of(CHILD_HASH), ["4194304"]);
+        assert!(settings.iter().all(|(key, ..)| key.starts_with("net.")));
+        let bare = Tuning::new(true, false, &[]).unwrap();
+        assert!(bare.settings(1_000_000).is_empty());
     }
 
     #[test]
@@ -268,14 +318,5 @@ mod tests {
         answer[16..20].copy_from_slice(&(-1i32).to_ne_bytes());
         assert_eq!(netlink_errno(&answer), Some(-1));
         assert_eq!(netlink_errno(&answer[..8]), None);
-    }
-
-    #[test]
-    fn settings_are_of_the_namespace_only() {
-        assert!(
-            SETTINGS
-                .iter()
-                .all(|s| s.key.starts_with("net.") && !s.why.is_empty())
-        );
     }
 }

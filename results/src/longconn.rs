@@ -25,6 +25,7 @@ use crate::summary::{self, Glance, Progress};
 use crate::warm::{self, Warm};
 use crate::wire::{ClientReport, ServerReport};
 use crate::{frame, lab, origin, verdict};
+use holdfast_sysctl::{Role, plan as tune};
 
 pub use crate::plan::{Options, Plan, SpawnRate, WarmUp};
 
@@ -74,9 +75,14 @@ pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
         asked: plan.asked(),
         ..Run::default()
     };
-    run.lab = lab::enter(plan.users, plan.options.is_private);
+    run.lab = lab::enter(plan.users, &plan.tuning);
     for note in &run.lab.notes {
         progress.say(note);
+    }
+    if let Ok(machine) = holdfast_sysctl::Machine::read() {
+        for shortfall in tune::shortfalls(&machine, Role::Both, run.asked.users) {
+            progress.say(&shortfall.to_string());
+        }
     }
 
     let is_interrupted =

@@ -92,6 +92,14 @@ struct Longconn {
     #[arg(long)]
     no_namespace: bool,
 
+    /// Leave the namespace's settings as the kernel makes them, instead of the kernel profiles (holdfast-tune) [default: off]
+    #[arg(long)]
+    no_profile: bool,
+
+    /// One net.* setting of the namespace, as it is; may be repeated [default: none]
+    #[arg(long, value_name = "KEY=VALUE")]
+    sysctl: Vec<String>,
+
     /// Before the ramp, take and give back the memory it needs, so that the host of a virtual machine backs it: auto does so on
     /// a virtual machine that reports free memory to its host
     #[arg(long, value_enum, default_value = "auto")]
@@ -236,6 +244,8 @@ impl From<Longconn> for Options {
             server_args: flags.server_arg,
             client_args: flags.client_arg,
             is_private: !flags.no_namespace,
+            has_profile: !flags.no_profile,
+            sysctl: flags.sysctl,
             is_forced: flags.force,
             warm: flags.warm,
             bin_dir: flags.bin_dir,

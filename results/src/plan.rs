@@ -7,17 +7,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_sysctl::Machine;
+use holdfast_sysctl::cost::{CLIENT_END_BYTES, SERVER_END_BYTES};
+
 use crate::folder::{check_label, labelled, runs_or_default};
+use crate::lab::Tuning;
 use crate::programs::program;
 use crate::refusal::Refusal;
 use crate::run::Asked;
-use crate::sample::kib_line;
 use crate::summary::{bytes, count};
 
-/// What one connection takes with both ends on this machine, everything counted: about 8,200 B of slabs, the rest ours.
-pub const PAIR_BYTES: u64 = 8_500;
-/// Memory left to everything else.
-pub const RESERVE_BYTES: u64 = 512 << 20;
+/// What one connection takes with both ends on this machine, everything counted.
+const PAIR_BYTES: u64 = SERVER_END_BYTES + CLIENT_END_BYTES;
 /// Users without `--users`.
 pub const USERS_DEFAULT: u64 = 1_000_000;
 /// Loopback addresses the client connects to: 127.0.0.1 and following. One would be enough for the addresses; several share
@@ -71,6 +72,8 @@ pub struct Options {
     pub server_args: Vec<String>,
     pub client_args: Vec<String>,
     pub is_private: bool,
+    pub has_profile: bool,
+    pub sysctl: Vec<String>,
     pub is_forced: bool,
     pub warm: WarmUp,
     pub bin_dir: Option<PathBuf>,
@@ -93,6 +96,8 @@ pub enum WarmUp {
 pub struct Plan {
     /// Users to open and hold.
     pub users: u64,
+    /// How the namespace is set up.
+    pub tuning: Tuning,
     /// The flags as given.
     pub options: Options,
     /// How long all are held.
@@ -113,11 +118,11 @@ impl Plan {
     /// # Errors
     /// The first thing that stands in the way.
     pub fn new(options: Options) -> Result<Self, Refusal> {
-        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        Self::with_memory(options, kib_line(&meminfo, "MemAvailable"))
+        let usable = Machine::read().map(|machine| machine.memory_usable_bytes());
+        Self::with_memory(options, usable.ok())
     }
 
-    fn with_memory(options: Options, available_bytes: Option<u64>) -> Result<Self, Refusal> {
+    fn with_memory(options: Options, usable_bytes: Option<u64>) -> Result<Self, Refusal> {
         check_figures(&options)?;
         let hold = options.hold.unwrap_or(options.every * 2);
         if !(HOLD_MIN..=HOLD_MAX).contains(&hold) {
@@ -137,12 +142,14 @@ impl Plan {
                 humantime::format_duration(options.every)
             ));
         }
-        let users = fit_users(&options, available_bytes, &mut notices)?;
+        let users = fit_users(&options, usable_bytes, &mut notices)?;
         let server_program = program(options.bin_dir.as_deref(), "holdfast-server")?;
         let client_program = program(options.bin_dir.as_deref(), "holdfast-client")?;
         let runs = runs_or_default(options.runs.as_deref());
+        let tuning = Tuning::new(options.is_private, options.has_profile, &options.sysctl)?;
         Ok(Self {
             users,
+            tuning,
             options,
             hold,
             runs,
@@ -333,14 +340,14 @@ fn check_figures(o: &Options) -> Result<(), Refusal> {
 /// The users asked for, or as many as memory holds if none were.
 fn fit_users(
     o: &Options,
-    available_bytes: Option<u64>,
+    usable_bytes: Option<u64>,
     notices: &mut Vec<String>,
 ) -> Result<u64, Refusal> {
-    let Some(available) = available_bytes else {
+    let Some(usable) = usable_bytes else {
         notices.push("memory available is unknown: not checked".into());
         return Ok(o.users.unwrap_or(USERS_DEFAULT));
     };
-    let fit = available.saturating_sub(RESERVE_BYTES) / PAIR_BYTES;
+    let fit = usable / PAIR_BYTES;
     match o.users {
         Some(users) if users <= fit || o.is_forced => {
             if users > fit {
@@ -354,11 +361,11 @@ fn fit_users(
         }
         Some(users) => Err(Refusal::new(
             format!(
-                "{} users need about {} (both ends, {} B each), {} are available and hold {}",
+                "{} users need about {} (both ends, {} B each), {} can be used and hold {}",
                 count(users),
                 bytes(users.saturating_mul(PAIR_BYTES)),
                 count(PAIR_BYTES),
-                bytes(available),
+                bytes(usable),
                 count(fit)
             ),
             format!("--users {fit} (make: USERS={fit}), or --force to try"),
@@ -366,16 +373,15 @@ fn fit_users(
         None if fit >= USERS_DEFAULT => Ok(USERS_DEFAULT),
         None if fit == 0 => Err(Refusal::new(
             format!(
-                "{} of memory are available, too few to hold anything beside {}",
-                bytes(available),
-                bytes(RESERVE_BYTES)
+                "{} of memory can be used, too few to hold anything",
+                bytes(usable)
             ),
             "free memory, see `free -m`",
         )),
         None => {
             notices.push(format!(
-                "memory ({} available) holds {} users of {}",
-                bytes(available),
+                "memory ({} to be used) holds {} users of {}",
+                bytes(usable),
                 count(fit),
                 count(USERS_DEFAULT)
             ));
@@ -417,6 +423,8 @@ mod tests {
             server_args: vec![],
             client_args: vec![],
             is_private: true,
+            has_profile: true,
+            sysctl: vec![],
             is_forced: false,
             warm: WarmUp::Off,
             bin_dir: None,
@@ -507,7 +515,7 @@ mod tests {
 
     #[test]
     fn memory_decides() {
-        let available = RESERVE_BYTES + 1000 * PAIR_BYTES + 7;
+        let available = 1000 * PAIR_BYTES + 7;
         assert!(
             refused(
                 Options {
@@ -518,7 +526,7 @@ mod tests {
             )
             .contains("--users 1000 ")
         );
-        assert!(refused(options(), RESERVE_BYTES).contains("too few"));
+        assert!(refused(options(), PAIR_BYTES - 1).contains("too few"));
         let mut notices = vec![];
         assert_eq!(
             fit_users(&options(), Some(available), &mut notices),
@@ -540,6 +548,7 @@ mod tests {
     #[test]
     fn bounds_are_finite_and_follow_the_rate() {
         let plan = Plan {
+            tuning: Tuning::default(),
             users: 1_000_000,
             options: Options {
                 rate: SpawnRate::PerSecond(2000.0),

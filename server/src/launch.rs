@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::Args;
 use holdfast_engine::{Config, Engine, KernelRing, Stats, Stop, allowed_cores};
 use holdfast_results::console::{self, Console, Event, Events, Progress};
-use holdfast_sysctl::{Machine, grouped, preflight};
+use holdfast_sysctl::{Machine, Role, grouped, preflight};
 use serde::Serialize;
 
 use crate::port;
@@ -150,6 +150,9 @@ impl Launch {
             config.ring_count(),
             config.ring_slots
         ));
+        for shortfall in holdfast_sysctl::plan::shortfalls(&machine, Role::Server, capacity) {
+            console.say(shortfall);
+        }
         Ok(Launch {
             console,
             config,

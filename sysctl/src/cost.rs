@@ -2,7 +2,7 @@
 //!
 //! Source: this project's `KERNEL.md`, measured as slab growth on Linux 6.18 over 190,000 to 2,394,000 loopback pairs.
 //! These are effective bytes, the unused tail of each slab included. Other kernels differ by some per cent.
-//! Must not know our own memory per connection: that is the engine's.
+//! Our own share is a bound, for planning; the engine knows what it really is.
 
 /// `struct tcp_sock`, 13 to a slab of 32 KiB.
 pub const TCP_SOCK_BYTES: u64 = 2_521;
@@ -34,8 +34,18 @@ pub const PAIR_POLL_PARKED_BYTES: u64 = 8_160;
 /// The same at its dearest, 1,007,000 pairs in the host's namespace: what to reckon with before a run.
 pub const PAIR_POLL_PARKED_BYTES_MAX: u64 = 8_229;
 
+/// What our programs keep for one end of a connection, at most; measured 39 to 61, see `server_rss_bytes_per_connection` in runs.
+pub const OWN_BYTES_MAX: u64 = 64;
+/// One end that was accepted and is idle, all in.
+pub const SERVER_END_BYTES: u64 =
+    SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES + OWN_BYTES_MAX;
+/// One end that was dialled and is idle, all in.
+pub const CLIENT_END_BYTES: u64 = SERVER_END_BYTES + BIND_BUCKET_BYTES;
+
 /// Memory left to everything else on the machine when the number of connections that fit is worked out.
 pub const MEMORY_RESERVED_BYTES: u64 = 512 << 20;
+/// Memory left, within a memory cgroup that bounds us, to the programs themselves: everything else lives outside of it.
+pub const MEMORY_RESERVED_CGROUP_BYTES: u64 = 64 << 20;
 
 /// Entries one ring's descriptor table may have, whatever the descriptor limit allows.
 pub const RING_TABLE_COUNT_MAX: u64 = 1 << 20;

@@ -5,15 +5,17 @@
 //! Must not know what anybody wants to run here: comparing is `preflight`'s.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::Shortfall;
+use crate::cost::{MEMORY_RESERVED_BYTES, MEMORY_RESERVED_CGROUP_BYTES};
+use crate::{Shortfall, gibibytes};
 
 /// What this machine has, as this process may use it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// As `uname -r` prints it.
     pub kernel_release: String,
@@ -25,8 +27,10 @@ pub struct Machine {
     pub core_count: usize,
     /// All memory of the machine.
     pub memory_bytes: u64,
-    /// What can still be allocated: the machine's available memory, or what is left of a memory cgroup's limit.
+    /// What can still be allocated of it.
     pub memory_available_bytes: u64,
+    /// What is left below the limit of a memory cgroup this process is in; `None` where none bounds it.
+    pub memory_cgroup_left_bytes: Option<u64>,
     /// Soft limit of open descriptors.
     pub nofile_soft: u64,
     /// Hard limit of open descriptors.
@@ -35,6 +39,12 @@ pub struct Machine {
     pub io_uring_disabled: u32,
     /// Whether this process may make rings where `io_uring_disabled` is 1.
     pub io_uring_privileged: bool,
+    /// CAP_SYS_ADMIN in the initial user namespace: `fs.file-max` does not hold for such a process.
+    pub sys_admin: bool,
+    /// IPv4 addresses of this network namespace that are not loopback's: what connections to elsewhere can come from.
+    pub address_count: u64,
+    /// The network namespace, by the inode of `/proc/self/ns/net`.
+    pub network_namespace: u64,
 }
 
 impl Machine {
@@ -63,16 +73,48 @@ impl Machine {
             cpu_model: parse_cpu_model(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             core_count,
             memory_bytes: memory.total_bytes,
-            memory_available_bytes: memory
-                .available_bytes
-                .min(cgroup_memory_left().unwrap_or(u64::MAX)),
+            memory_available_bytes: memory.available_bytes,
+            memory_cgroup_left_bytes: cgroup_memory_left(),
             nofile_soft,
             nofile_hard,
             io_uring_disabled: optional_number("/proc/sys/kernel/io_uring_disabled")
                 .and_then(|value| u32::try_from(value).ok())
                 .unwrap_or(0),
             io_uring_privileged: parse_io_uring_privileged(&status, &user_map, io_uring_group),
+            sys_admin: parse_sys_admin(&status, &user_map),
+            address_count: address_count(),
+            network_namespace: fs::metadata("/proc/self/ns/net").map_or(0, |m| m.ino()),
         })
+    }
+}
+
+impl Machine {
+    /// Memory that connections may take: what is available, less what is left to everything else; within a memory cgroup, less
+    /// only what our own processes need beside connections.
+    pub fn memory_usable_bytes(&self) -> u64 {
+        let machine = self
+            .memory_available_bytes
+            .saturating_sub(MEMORY_RESERVED_BYTES);
+        let cgroup = self
+            .memory_cgroup_left_bytes
+            .map(|left| left.saturating_sub(MEMORY_RESERVED_CGROUP_BYTES));
+        machine.min(cgroup.unwrap_or(u64::MAX))
+    }
+
+    /// Where [`memory_usable_bytes`](Self::memory_usable_bytes) comes from, for people.
+    pub fn memory_said(&self) -> String {
+        match self.memory_cgroup_left_bytes {
+            Some(left) if left < self.memory_available_bytes => format!(
+                "{} left in the memory cgroup, {} of it for the programs",
+                gibibytes(left),
+                gibibytes(MEMORY_RESERVED_CGROUP_BYTES)
+            ),
+            _ => format!(
+                "{} available, {} of it left to the system",
+                gibibytes(self.memory_available_bytes),
+                gibibytes(MEMORY_RESERVED_BYTES)
+            ),
+        }
     }
 }
 
@@ -128,15 +170,32 @@ fn parse_core_count(status: &str) -> Option<usize> {
         .sum()
 }
 
-/// The kernel's own rule for `io_uring_disabled=1`: CAP_SYS_ADMIN in the initial user namespace, or membership of
-/// `kernel.io_uring_group`.
-fn parse_io_uring_privileged(status: &str, user_map: &str, io_uring_group: i64) -> bool {
+/// CAP_SYS_ADMIN in the initial user namespace.
+fn parse_sys_admin(status: &str, user_map: &str) -> bool {
     const CAP_SYS_ADMIN: u32 = 21;
     let initial_namespace = user_map.split_whitespace().eq(["0", "0", "4294967295"]);
     let capable = status_field(status, "CapEff")
         .and_then(|mask| u64::from_str_radix(mask, 16).ok())
         .is_some_and(|mask| mask >> CAP_SYS_ADMIN & 1 == 1);
-    if capable && initial_namespace {
+    capable && initial_namespace
+}
+
+fn address_count() -> u64 {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let addresses = interfaces.filter_map(|interface| interface.address);
+    addresses
+        .filter(|address| {
+            address
+                .as_sockaddr_in()
+                .is_some_and(|v4| !v4.ip().is_loopback())
+        })
+        .count() as u64
+}
+
+/// The kernel's own rule for `io_uring_disabled=1`: CAP_SYS_ADMIN in the initial user namespace, or membership of
+/// `kernel.io_uring_group`.
+fn parse_io_uring_privileged(status: &str, user_map: &str, io_uring_group: i64) -> bool {
+    if parse_sys_admin(status, user_map) {
         return true;
     }
     // The last of the four numbers of `Gid` is the file system's, the one the kernel compares.

@@ -14,11 +14,13 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
 
-use crate::cost::{MEMORY_RESERVED_BYTES, RING_TABLE_COUNT_MAX};
+use crate::cost::RING_TABLE_COUNT_MAX;
 use crate::{Machine, Shortfall, gibibytes, grouped};
 
 /// The kernel that brought the `BIND` and `LISTEN` opcodes.
 pub const KERNEL_BIND: (u32, u32) = (6, 11);
+/// The kernel that brought `IORING_ACCEPT_DONTWAIT`.
+pub const KERNEL_ACCEPT_DONTWAIT: (u32, u32) = (6, 10);
 /// The kernel that brought `SETSOCKOPT` as a ring command.
 pub const KERNEL_SETSOCKOPT: (u32, u32) = (6, 7);
 /// The kernel that brought `DEFER_TASKRUN`.
@@ -102,13 +104,10 @@ pub fn check_kernel(machine: &Machine, feature: &str, needed: (u32, u32)) -> Res
     ))
 }
 
-/// How many connections fit into the memory available now at `bytes_per_connection`, kernel and user space of every
-/// end on this machine together, leaving `MEMORY_RESERVED_BYTES` to everything else.
+/// How many connections fit into the memory usable now at `bytes_per_connection`, kernel and user space of every end on this
+/// machine together; see [`Machine::memory_usable_bytes`].
 pub fn memory_fits(machine: &Machine, bytes_per_connection: u64) -> u64 {
-    machine
-        .memory_available_bytes
-        .saturating_sub(MEMORY_RESERVED_BYTES)
-        / bytes_per_connection.max(1)
+    machine.memory_usable_bytes() / bytes_per_connection.max(1)
 }
 
 /// Whether `connections` fit into the memory available; see [`memory_fits`].
@@ -121,19 +120,15 @@ pub fn check_memory(
     if connections <= fits {
         return Ok(());
     }
-    let needed_bytes = connections
-        .saturating_mul(bytes_per_connection)
-        .saturating_add(MEMORY_RESERVED_BYTES);
+    let needed_bytes = connections.saturating_mul(bytes_per_connection);
     Err(Shortfall::new(
         format!(
-            "memory holds {} connections at {} bytes each, {} asked: {} available, {} needed \
-             ({} of it left to the system)",
+            "memory holds {} connections at {} bytes each, {} asked, which need {}: {}",
             grouped(fits),
             grouped(bytes_per_connection),
             grouped(connections),
-            gibibytes(machine.memory_available_bytes),
             gibibytes(needed_bytes),
-            gibibytes(MEMORY_RESERVED_BYTES),
+            machine.memory_said(),
         ),
         format!(
             "ask for {} or fewer, or free memory (free -m shows it)",
@@ -348,10 +343,14 @@ mod tests {
             core_count: 2,
             memory_bytes: 24 * GIB,
             memory_available_bytes: 23 * GIB,
+            memory_cgroup_left_bytes: None,
             nofile_soft: 1024,
             nofile_hard: 20_000,
             io_uring_disabled: 0,
             io_uring_privileged: true,
+            sys_admin: true,
+            address_count: 1,
+            network_namespace: 1,
         }
     }
 
@@ -442,15 +441,15 @@ mod tests {
             check_memory(&machine(), 2_935_859, PAIR_POLL_PARKED_BYTES_MAX),
             Ok(())
         );
-        // 10,000,000 x 8,229 + 536,870,912 = 82,826,870,912 bytes = 77.14 GiB.
+        // 10,000,000 x 8,229 = 82,290,000,000 bytes = 76.64 GiB.
         assert_eq!(
             said(check_memory(
                 &machine(),
                 10_000_000,
                 PAIR_POLL_PARKED_BYTES_MAX
             )),
-            "memory holds 2,935,859 connections at 8,229 bytes each, 10,000,000 asked: \
-             23.0 GiB available, 77.1 GiB needed (0.5 GiB of it left to the system); \
+            "memory holds 2,935,859 connections at 8,229 bytes each, 10,000,000 asked, which need 76.6 GiB: \
+             23.0 GiB available, 0.5 GiB of it left to the system; \
              next: ask for 2,935,859 or fewer, or free memory (free -m shows it)"
         );
         let tiny = Machine {
@@ -458,6 +457,12 @@ mod tests {
             ..machine()
         };
         assert_eq!(memory_fits(&tiny, PAIR_POLL_PARKED_BYTES_MAX), 0);
+        // 1 GiB - 64 MiB = 1,006,632,960 bytes; over 8,229 = 122,327.4.
+        let in_cgroup = Machine {
+            memory_cgroup_left_bytes: Some(GIB),
+            ..machine()
+        };
+        assert_eq!(memory_fits(&in_cgroup, PAIR_POLL_PARKED_BYTES_MAX), 122_327);
         assert!(check_memory(&machine(), u64::MAX, u64::MAX).is_err());
     }
 

@@ -78,7 +78,11 @@ pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
         .iter()
         .map(|s| s.scenario.connections_of(s.subject))
         .max();
-    run.lab = lab::enter(connections_max.unwrap_or(0), plan.options.is_private);
+    let tuning = lab::Tuning {
+        is_private: plan.options.is_private,
+        ..lab::Tuning::default()
+    };
+    run.lab = lab::enter(connections_max.unwrap_or(0), &tuning);
     for note in &run.lab.notes {
         progress.say(note);
     }

@@ -1,0 +1,522 @@
+//! A kernel profile: a file `sysctl -p` can read, whose comments also tell this program how each value follows the number of
+//! connections and how it is compared.
+//!
+//! ```text
+//! # Prose: what it does, why this value, what goes wrong without it.
+//! #: why an accept queue of 4096 overflows within milliseconds of a fast ramp
+//! #: rule at-least
+//! net.core.somaxconn = 65535
+//! ```
+//!
+//! The directives are listed in `profiles/README.md`. A plain `sysctl.conf` is a profile too: every key exactly as written.
+//! Invariants: a profile that was read is whole; the first line that is not understood is an error with file, line and what was
+//! expected there. Sizes are bounded, so no file can make this grow. No key reaches outside `/proc/sys`.
+//! Must not know: this machine.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::setting::{Kind, Rule, Scale, Setting, Unless, Weight, evened};
+
+/// Longest profile, bytes.
+pub const PROFILE_BYTES_MAX: usize = 1 << 20;
+/// Longest value, bytes.
+const VALUE_BYTES_MAX: usize = 4096;
+
+/// Where a profile is not one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyntaxError {
+    /// The file as the user named it.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// What was found.
+    pub found: String,
+    /// What would have been right.
+    pub expected: String,
+}
+
+impl fmt::Display for SyntaxError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}: found {}, expected {}",
+            self.file, self.line, self.found, self.expected
+        )
+    }
+}
+
+impl std::error::Error for SyntaxError {}
+
+/// A profile that was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// `server`, `client`, `host`, or the file's path.
+    pub name: String,
+    /// Its settings in the order of the file.
+    pub settings: Vec<Setting>,
+}
+
+/// What a machine is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Accepts and holds connections.
+    Server,
+    /// Opens them.
+    Client,
+    /// Both ends on one machine.
+    Both,
+    /// What the packets pass through: a hypervisor, a container host, a router.
+    Host,
+}
+
+impl Role {
+    /// How many ends of each connection are here.
+    pub fn ends(self) -> u64 {
+        match self {
+            Role::Server | Role::Client => 1,
+            Role::Both => 2,
+            Role::Host => 0,
+        }
+    }
+
+    /// True if connections are accepted here.
+    pub fn serves(self) -> bool {
+        matches!(self, Role::Server | Role::Both)
+    }
+
+    /// True if connections are opened here.
+    pub fn opens(self) -> bool {
+        matches!(self, Role::Client | Role::Both)
+    }
+
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Server => "server",
+            Role::Client => "client",
+            Role::Both => "both",
+            Role::Host => "host",
+        }
+    }
+}
+
+/// The profiles that come with this program: name and text.
+pub const BUILT_IN: [(&str, &str); 3] = [
+    ("server", include_str!("../profiles/server.conf")),
+    ("client", include_str!("../profiles/client.conf")),
+    ("host", include_str!("../profiles/host.conf")),
+];
+
+/// The profiles of a role. Every machine is also a host to its own packets.
+pub fn built_in(role: Role) -> Vec<Profile> {
+    BUILT_IN
+        .iter()
+        .filter(|(name, _)| match *name {
+            "server" => role.serves(),
+            "client" => role.opens(),
+            _ => true,
+        })
+        .map(|(name, text)| {
+            Profile::parse(name, text).unwrap_or_else(|error| {
+                panic!("a profile of this program is not one, which its tests rule out: {error}")
+            })
+        })
+        .collect()
+}
+
+/// All settings of some profiles; what stands in several is wanted by each end of a connection, so that shares add up.
+pub fn joined(profiles: &[Profile]) -> Vec<Setting> {
+    let mut all: Vec<Setting> = Vec::new();
+    for setting in profiles.iter().flat_map(|profile| &profile.settings) {
+        let same = |s: &&mut Setting| s.key == setting.key && s.kind == setting.kind;
+        match all.iter_mut().find(same) {
+            Some(known) => *known = known.beside(setting),
+            None => all.push(setting.clone()),
+        }
+    }
+    all
+}
+
+/// What the comments before a setting have said so far.
+#[derive(Default)]
+struct Block {
+    prose: Vec<String>,
+    rule: Option<Rule>,
+    scale: Vec<Scale>,
+    weight: Option<Weight>,
+    unless: Unless,
+    why: String,
+    absent: Option<String>,
+    scope: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    default: Option<String>,
+    original: Option<String>,
+    has_directives: bool,
+}
+
+impl Profile {
+    /// Reads a profile. `name` is what errors call it.
+    ///
+    /// # Errors
+    /// The first line that is not understood.
+    pub fn parse(name: &str, text: &str) -> Result<Self, SyntaxError> {
+        let error = |line: usize, found: &str, expected: &str| {
+            let mut found: String = found.trim().chars().take(80).collect();
+            found.retain(|c| !c.is_control());
+            SyntaxError {
+                file: name.to_owned(),
+                line,
+                found: if found.is_empty() {
+                    "nothing".to_owned()
+                } else {
+                    format!("'{found}'")
+                },
+                expected: expected.to_owned(),
+            }
+        };
+        if text.len() > PROFILE_BYTES_MAX {
+            return Err(error(1, "more than 1 MiB", "a profile of some kilobytes"));
+        }
+        let mut settings: Vec<Setting> = Vec::new();
+        let mut block = Block::default();
+        let mut last = 0;
+        for (index, line) in text.lines().enumerate() {
+            let number = index + 1;
+            last = number;
+            let line = line.trim();
+            if let Some(directive) = line.strip_prefix("#:") {
+                let (word, rest) = directive
+                    .trim()
+                    .split_once(' ')
+                    .unwrap_or((directive.trim(), ""));
+                let (kind, name_value) = match word {
+                    "limit" => (Kind::Limit, rest),
+                    "boot" => (Kind::Boot, rest),
+                    "advice" => (Kind::Advice, rest),
+                    _ => {
+                        block
+                            .directive(word, rest.trim())
+                            .map_err(|expected| error(number, directive, expected))?;
+                        continue;
+                    }
+                };
+                let (key, value) = match (kind, name_value.split_once('=')) {
+                    (Kind::Advice, _) => (name_value.trim(), ""),
+                    (_, Some((key, value))) => (key.trim(), value.trim()),
+                    (_, None) => return Err(error(number, directive, "name = value")),
+                };
+                if key.is_empty() {
+                    return Err(error(number, directive, "a name"));
+                }
+                settings.push(std::mem::take(&mut block).into_setting(key, value, kind, number));
+            } else if let Some(prose) = line.strip_prefix(['#', ';']) {
+                block
+                    .prose
+                    .push(prose.strip_prefix(' ').unwrap_or(prose).to_owned());
+            } else if line.is_empty() {
+                if block.has_directives {
+                    return Err(error(
+                        number,
+                        line,
+                        "key = value after the directives above it",
+                    ));
+                }
+                block = Block::default();
+            } else {
+                let (key, value) = line
+                    .split_once('=')
+                    .ok_or_else(|| error(number, line, "key = value, or a comment with #"))?;
+                let (key, may_be_absent) = match key.trim().strip_prefix('-') {
+                    Some(key) => (key.trim(), true),
+                    None => (key.trim(), false),
+                };
+                let key = sysctl_key(key).ok_or_else(|| {
+                    error(number, key, "a key such as net.core.somaxconn before the =")
+                })?;
+                let value = evened(value);
+                if value.is_empty() || value.len() > VALUE_BYTES_MAX {
+                    return Err(error(number, &value, "a value after the ="));
+                }
+                if settings
+                    .iter()
+                    .any(|s| s.key == key && s.kind == Kind::Sysctl)
+                {
+                    return Err(error(number, &key, "each key once"));
+                }
+                let block = std::mem::take(&mut block);
+                if !block.scale.is_empty() && block.scale.len() != value.split(' ').count() {
+                    return Err(error(
+                        number,
+                        &value,
+                        "as many elements as per-connection has terms",
+                    ));
+                }
+                let mut setting = block.into_setting(&key, &value, Kind::Sysctl, number);
+                setting.may_be_absent = may_be_absent;
+                settings.push(setting);
+            }
+        }
+        if block.has_directives {
+            return Err(error(last, "", "key = value after the directives above it"));
+        }
+        Ok(Profile {
+            name: name.to_owned(),
+            settings,
+        })
+    }
+}
+
+/// A key with dots, whichever way it was spelt; `None` for what is no key or would leave `/proc/sys`.
+///
+/// As `sysctl` has it: where the first separator is a slash, slashes separate and dots belong to names (`net/ipv4/conf/eth0.1/...`).
+fn sysctl_key(key: &str) -> Option<String> {
+    let is_slashed = match (key.find('/'), key.find('.')) {
+        (Some(slash), Some(dot)) => slash < dot,
+        (slash, _) => slash.is_some(),
+    };
+    // Inside, the separator is a dot, and a dot within a name a slash, as `sysctl` prints it.
+    let key: String = if is_slashed {
+        key.chars()
+            .map(|c| match c {
+                '/' => '.',
+                '.' => '/',
+                c => c,
+            })
+            .collect()
+    } else {
+        key.to_owned()
+    };
+    let is_name = |part: &str| {
+        !part.is_empty()
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_/:@".contains(c))
+            && !part.chars().all(|c| c == '/')
+    };
+    let is_key = key.len() <= 200 && key.contains('.') && key.split('.').all(is_name);
+    is_key.then_some(key)
+}
+
+impl Block {
+    /// Takes one directive, or says what was expected.
+    fn directive(&mut self, word: &str, rest: &str) -> Result<(), &'static str> {
+        self.has_directives = true;
+        let text = || (!rest.is_empty()).then(|| rest.to_owned());
+        match word {
+            "why" => self.why = text().ok_or("a text after why")?,
+            "absent" => self.absent = Some(text().ok_or("a text after absent")?),
+            "default" => self.default = Some(text().ok_or("a text after default")?),
+            "original" => self.original = Some(text().ok_or("a text after original")?),
+            "since" => self.since = Some(text().ok_or("a kernel version after since")?),
+            "until" => self.until = Some(text().ok_or("a kernel version after until")?),
+            "scope" => {
+                self.scope = match rest {
+                    "machine" | "namespace" | "initial" => text(),
+                    _ => return Err("scope machine, namespace or initial"),
+                }
+            }
+            "rule" => {
+                self.rule = Some(match rest {
+                    "at-least" => Rule::AtLeast,
+                    "at-most" => Rule::AtMost,
+                    "exactly" => Rule::Exactly,
+                    "covers" => Rule::Covers,
+                    "contains" => Rule::Contains,
+                    _ => return Err("rule at-least, at-most, exactly, covers or contains"),
+                })
+            }
+            "shortfall" => {
+                let (weight, conditions) = rest.split_once(' ').unwrap_or((rest, ""));
+                self.weight = Some(match weight {
+                    "stops" => Weight::Stops,
+                    "slows" => Weight::Slows,
+                    "none" => Weight::None,
+                    _ => return Err("shortfall stops, slows or none"),
+                });
+                let conditions = evened(conditions);
+                self.unless = Unless {
+                    sys_admin: conditions.contains("unless CAP_SYS_ADMIN"),
+                    untracked: conditions.contains("when tracked"),
+                };
+                let said = [
+                    (self.unless.sys_admin, "unless CAP_SYS_ADMIN"),
+                    (self.unless.untracked, "when tracked"),
+                ];
+                let known: usize = said
+                    .iter()
+                    .filter(|(is_said, _)| *is_said)
+                    .map(|(_, text)| text.len() + 1)
+                    .sum();
+                if known.saturating_sub(1) != conditions.len() {
+                    return Err("after it: unless CAP_SYS_ADMIN, or: when tracked");
+                }
+            }
+            "per-connection" => {
+                let terms = rest.split(',').map(|term| scale(term.trim()));
+                self.scale = terms.collect::<Option<_>>().ok_or(
+                    "per-connection SHARE [plus N] [power-of-two] [max N], terms separated by commas",
+                )?;
+            }
+            _ => {
+                return Err(
+                    "why, rule, per-connection, shortfall, scope, since, until, default, original, absent, limit, boot or advice",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn into_setting(self, key: &str, value: &str, kind: Kind, line: usize) -> Setting {
+        Setting {
+            key: key.to_owned(),
+            kind,
+            value: value.to_owned(),
+            scale: self.scale,
+            rule: self.rule.unwrap_or_default(),
+            weight: self.weight.unwrap_or_default(),
+            unless: self.unless,
+            may_be_absent: false,
+            why: self.why,
+            absent: self.absent,
+            scope: self.scope,
+            since: self.since,
+            until: self.until,
+            default: self.default,
+            original: self.original,
+            prose: self.prose.join("\n"),
+            line,
+        }
+    }
+}
+
+/// `1.5 plus 65536 power-of-two max 100`, or a plain number among terms.
+fn scale(term: &str) -> Option<Scale> {
+    let mut words = term.split_whitespace();
+    let share: f64 = words.next()?.parse().ok()?;
+    if !(0.0..=1e6).contains(&share) {
+        return None;
+    }
+    let mut scale = Scale {
+        per_connection: share,
+        plus: 0,
+        power_of_two: false,
+        max: u64::MAX,
+    };
+    while let Some(word) = words.next() {
+        match word {
+            "plus" => scale.plus = words.next()?.parse().ok()?,
+            "max" => scale.max = words.next()?.parse().ok()?,
+            "power-of-two" => scale.power_of_two = true,
+            _ => return None,
+        }
+    }
+    Some(scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        Profile::parse("mine.conf", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_plain_sysctl_conf_is_a_profile() {
+        let text = "# mine\n; too\n\nnet.core.somaxconn=65535\n\n-net/ipv4/conf/eth0.1/rp_filter = 0\nnet.ipv4.tcp_rmem =\t4096  87380\t6291456\n";
+        let profile = Profile::parse("mine.conf", text).unwrap();
+        let said: Vec<_> = profile
+            .settings
+            .iter()
+            .map(|s| (s.key.as_str(), s.value.as_str(), s.may_be_absent))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                ("net.core.somaxconn", "65535", false),
+                ("net.ipv4.conf.eth0/1.rp_filter", "0", true),
+                ("net.ipv4.tcp_rmem", "4096 87380 6291456", false),
+            ]
+        );
+        assert!(profile.settings.iter().all(|s| s.rule == Rule::Exactly));
+    }
+
+    #[test]
+    fn directives_say_more() {
+        let text = "# Intro.\n\n# Files.\n# More.\n#: why each end is a file\n#: rule at-least\n#: per-connection 1 plus 65536\n\
+                    #: shortfall stops unless CAP_SYS_ADMIN\n#: scope machine\nfs.file-max = 1065536\n\n\
+                    #: why hash\n#: per-connection 2 power-of-two max 16777216\n#: boot thash_entries = 2097152\n";
+        let profile = Profile::parse("mine.conf", text).unwrap();
+        let [files, hash] = &profile.settings[..] else {
+            panic!("{:?}", profile.settings)
+        };
+        assert_eq!(files.prose, "Files.\nMore.");
+        assert_eq!(files.wanted(10), "65546");
+        assert!(files.unless.sys_admin && !files.unless.untracked);
+        assert_eq!(files.line, 10);
+        assert_eq!(hash.kind, Kind::Boot);
+        assert_eq!(hash.wanted(1_000_000), "2097152");
+        // Server and client on one machine.
+        let both = joined(&[profile.clone(), profile.clone()]);
+        assert_eq!(both[0].wanted(1_000_000), "2065536");
+        assert_eq!(both[1].wanted(1_000_000), "4194304");
+    }
+
+    #[test]
+    fn errors_name_file_line_and_what_was_expected() {
+        assert_eq!(
+            refused("a.b = 1\nnonsense\n"),
+            "mine.conf:2: found 'nonsense', expected key = value, or a comment with #"
+        );
+        assert_eq!(
+            refused("net.core.somaxconn ="),
+            "mine.conf:1: found nothing, expected a value after the ="
+        );
+        assert_eq!(
+            refused("#: rule bigger\na.b = 1"),
+            "mine.conf:1: found 'rule bigger', expected rule at-least, at-most, exactly, covers or contains"
+        );
+        assert_eq!(
+            refused("a.b = 1\na.b = 2"),
+            "mine.conf:2: found 'a.b', expected each key once"
+        );
+        assert_eq!(
+            refused("#: why x\n\na.b = 1"),
+            "mine.conf:2: found nothing, expected key = value after the directives above it"
+        );
+        assert!(refused("#: why x").contains("after the directives"));
+        assert!(refused("#: per-connection 1 plus\na.b = 1").contains("per-connection SHARE"));
+        assert!(refused("#: per-connection 1, 2\na.b = 1").contains("as many elements"));
+        assert!(refused("#: shortfall stops when tired\na.b = 1").contains("when tracked"));
+        assert!(refused("#: limit nofile\n").contains("name = value"));
+        assert!(refused(&"#".repeat(PROFILE_BYTES_MAX + 1)).contains("1 MiB"));
+        assert!(refused("a.\u{1b}[31m = 1").contains("expected a key"));
+    }
+
+    #[test]
+    fn no_key_leaves_proc_sys() {
+        for key in [
+            "../../etc/passwd",
+            "/etc/passwd",
+            "net..ipv4",
+            "net",
+            "net.ipv4./../x",
+            "a b.c",
+            "net/../x",
+            ".a.b",
+        ] {
+            assert!(
+                refused(&format!("{key} = 1")).contains("expected"),
+                "{key} was taken"
+            );
+        }
+        assert_eq!(
+            sysctl_key("net/core/somaxconn").unwrap(),
+            "net.core.somaxconn"
+        );
+    }
+}

@@ -1,0 +1,366 @@
+//! One kernel setting: its name, the value wanted, how that follows the number of connections, and how it is compared.
+//!
+//! Invariants: comparing never asks for less than what is there (`merged` keeps what somebody raised). Text from files is bounded by the
+//! profile that read it.
+//! Must not know: where values are read from or written to, nor why a value is wanted.
+
+use serde::Serialize;
+
+/// What a setting is, by how it is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A key below `/proc/sys`.
+    Sysctl,
+    /// A limit of processes: `limits.d`, systemd.
+    Limit,
+    /// A parameter of the kernel's command line.
+    Boot,
+    /// Nothing to set; something to know.
+    Advice,
+}
+
+/// How the present value is compared with the one wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// Every element is as large, or larger.
+    AtLeast,
+    /// Every element is as small, or smaller.
+    AtMost,
+    /// The same.
+    #[default]
+    Exactly,
+    /// A range within which the wanted one lies.
+    Covers,
+    /// A list, separated by commas, that has all members wanted.
+    Contains,
+}
+
+/// What a shortfall of it means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weight {
+    /// Fewer connections than asked can be held.
+    Stops,
+    /// They can, with loss of speed or safety.
+    #[default]
+    Slows,
+    /// Good to have.
+    None,
+}
+
+/// How one element of a value follows the number of connections: `per_connection * N + plus`, perhaps rounded up, bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Scale {
+    /// Share of one connection.
+    pub per_connection: f64,
+    /// On top of that.
+    pub plus: u64,
+    /// Rounded up to a power of two.
+    pub power_of_two: bool,
+    /// Never more.
+    pub max: u64,
+}
+
+impl Scale {
+    /// A plain number.
+    pub fn fixed(value: u64) -> Self {
+        Scale {
+            per_connection: 0.0,
+            plus: value,
+            power_of_two: false,
+            max: u64::MAX,
+        }
+    }
+
+    /// The value for so many connections.
+    pub fn at(&self, connections: u64) -> u64 {
+        // Below 2^53 the product is exact enough that rounding up adds no one: shares are short decimals.
+        let share = (self.per_connection * connections as f64 - 1e-6)
+            .ceil()
+            .max(0.0) as u64;
+        let value = share.saturating_add(self.plus);
+        let value = if self.power_of_two {
+            value.checked_next_power_of_two().unwrap_or(1 << 63)
+        } else {
+            value
+        };
+        value.min(self.max)
+    }
+
+    /// How many connections a value suffices for; `None` when it does not depend on them.
+    pub fn holds(&self, value: u64) -> Option<u64> {
+        if self.per_connection <= 0.0 || value >= self.max {
+            return None;
+        }
+        Some((value.saturating_sub(self.plus) as f64 / self.per_connection) as u64)
+    }
+
+    /// Both ends on one machine: their shares add up, what is on top of them is needed once.
+    fn beside(&self, other: &Scale) -> Scale {
+        Scale {
+            per_connection: self.per_connection + other.per_connection,
+            plus: self.plus.max(other.plus),
+            power_of_two: self.power_of_two || other.power_of_two,
+            max: self.max.max(other.max),
+        }
+    }
+}
+
+/// Conditions under which a shortfall that stops does not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Unless {
+    /// The limit is not enforced on processes with CAP_SYS_ADMIN.
+    pub sys_admin: bool,
+    /// It bites only where connections are tracked.
+    pub untracked: bool,
+}
+
+/// One setting of a profile.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Setting {
+    /// Name as `sysctl` spells it; of a limit, a boot parameter or a fact, its own.
+    pub key: String,
+    /// How it is set.
+    pub kind: Kind,
+    /// The value written in the profile, white space evened.
+    pub value: String,
+    /// How its elements follow the number of connections; empty where they do not.
+    pub scale: Vec<Scale>,
+    /// How it is compared.
+    pub rule: Rule,
+    /// What a shortfall means.
+    pub weight: Weight,
+    /// When it does not.
+    pub unless: Unless,
+    /// The profile lets it be missing (a `-` before the key).
+    pub may_be_absent: bool,
+    /// What goes wrong without it, one line.
+    pub why: String,
+    /// What it means if this kernel lacks it.
+    pub absent: Option<String>,
+    /// Where it lives: `machine`, `namespace` or `initial`.
+    pub scope: Option<String>,
+    /// First kernel that has it.
+    pub since: Option<String>,
+    /// First kernel that no longer has it.
+    pub until: Option<String>,
+    /// Today's default, in words.
+    pub default: Option<String>,
+    /// What the old lists set, and what is wrong with it.
+    pub original: Option<String>,
+    /// Everything there is to say about it.
+    pub prose: String,
+    /// Line of the profile, from 1.
+    pub line: usize,
+}
+
+/// A value as the kernel prints it, white space evened.
+pub fn evened(value: &str) -> String {
+    value.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn numbers(value: &str) -> Option<Vec<i64>> {
+    value.split(' ').map(|part| part.parse().ok()).collect()
+}
+
+/// The members of a list of ports and port ranges, as ranges.
+fn members(value: &str) -> Option<Vec<(u32, u32)>> {
+    value
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            Some((first.parse().ok()?, last.parse().ok()?))
+        })
+        .collect()
+}
+
+impl Setting {
+    /// The value wanted for so many connections.
+    pub fn wanted(&self, connections: u64) -> String {
+        if self.scale.is_empty() {
+            return self.value.clone();
+        }
+        let values: Vec<String> = self
+            .scale
+            .iter()
+            .map(|scale| scale.at(connections).to_string())
+            .collect();
+        values.join(" ")
+    }
+
+    /// True if `now` does for `wanted`. Values that are not numbers must be the same.
+    pub fn suffices(&self, now: &str, wanted: &str, rule: Rule) -> bool {
+        now == wanted || self.merged(now, wanted, rule) == now
+    }
+
+    /// What to write so that `wanted` is there and nothing that `now` has above it is lost.
+    pub fn merged(&self, now: &str, wanted: &str, rule: Rule) -> String {
+        match rule {
+            Rule::Exactly => wanted.to_owned(),
+            Rule::Contains => match (members(now), members(wanted)) {
+                (Some(present), Some(asked)) => {
+                    let missing: Vec<String> = asked
+                        .iter()
+                        .filter(|(first, last)| {
+                            !present.iter().any(|(f, l)| f <= first && last <= l)
+                        })
+                        .map(|(first, last)| {
+                            if first == last {
+                                first.to_string()
+                            } else {
+                                format!("{first}-{last}")
+                            }
+                        })
+                        .collect();
+                    let parts = std::iter::once(now.to_owned()).chain(missing);
+                    let parts: Vec<String> = parts.filter(|part| !part.is_empty()).collect();
+                    parts.join(",")
+                }
+                _ => wanted.to_owned(),
+            },
+            Rule::AtLeast | Rule::AtMost | Rule::Covers => match (numbers(now), numbers(wanted)) {
+                (Some(present), Some(asked)) if present.len() == asked.len() => {
+                    let chosen = present.iter().zip(&asked).enumerate().map(|(i, (&p, &a))| {
+                        let larger = match rule {
+                            Rule::AtLeast => true,
+                            Rule::AtMost => false,
+                            _ => i > 0,
+                        };
+                        if larger { p.max(a) } else { p.min(a) }
+                    });
+                    let chosen: Vec<String> = chosen.map(|value| value.to_string()).collect();
+                    chosen.join(" ")
+                }
+                _ => wanted.to_owned(),
+            },
+        }
+    }
+
+    /// How many connections `now` suffices for; `None` when it does not depend on them. The element that bites first decides.
+    pub fn holds(&self, now: &str) -> Option<u64> {
+        let present = numbers(now)?;
+        self.scale
+            .iter()
+            .zip(present)
+            .filter_map(|(scale, value)| scale.holds(u64::try_from(value).unwrap_or(0)))
+            .min()
+    }
+
+    /// The same setting wanted by the other end on the same machine: shares add up, of fixed values the further one counts.
+    pub fn beside(&self, other: &Setting) -> Setting {
+        let mut both = self.clone();
+        both.value = if self.rule == Rule::Exactly {
+            self.value.clone()
+        } else {
+            self.merged(&self.value, &other.value, self.rule)
+        };
+        if !self.scale.is_empty() && self.scale.len() == other.scale.len() {
+            let pairs = self.scale.iter().zip(&other.scale);
+            both.scale = pairs.map(|(a, b)| a.beside(b)).collect();
+        }
+        both
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting(rule: Rule) -> Setting {
+        Setting {
+            key: "net.core.somaxconn".into(),
+            kind: Kind::Sysctl,
+            value: "65535".into(),
+            scale: Vec::new(),
+            rule,
+            weight: Weight::Slows,
+            unless: Unless::default(),
+            may_be_absent: false,
+            why: String::new(),
+            absent: None,
+            scope: None,
+            since: None,
+            until: None,
+            default: None,
+            original: None,
+            prose: String::new(),
+            line: 1,
+        }
+    }
+
+    #[test]
+    fn what_is_raised_is_kept() {
+        let at_least = setting(Rule::AtLeast);
+        let rule = Rule::AtLeast;
+        assert!(at_least.suffices("65536", "65535", rule));
+        assert!(!at_least.suffices("4096", "65535", rule));
+        assert_eq!(at_least.merged("10 900 30", "20 20 20", rule), "20 900 30");
+        // With --exact even a larger one differs.
+        assert!(!at_least.suffices("65536", "65535", Rule::Exactly));
+        let at_most = setting(Rule::AtMost);
+        assert!(at_most.suffices("15", "30", Rule::AtMost));
+        assert_eq!(at_most.merged("60", "30", Rule::AtMost), "30");
+        let covers = setting(Rule::Covers);
+        let ports = "1024 65535";
+        assert_eq!(covers.merged("32768 60999", ports, Rule::Covers), ports);
+        assert!(covers.suffices("1000 65535", ports, Rule::Covers));
+        assert_eq!(
+            covers.merged("1000 60999", ports, Rule::Covers),
+            "1000 65535"
+        );
+    }
+
+    #[test]
+    fn lists_grow_by_what_is_missing() {
+        let list = setting(Rule::Contains);
+        let merged = |now, wanted| list.merged(now, wanted, Rule::Contains);
+        assert_eq!(merged("", "7070,8080"), "7070,8080");
+        assert_eq!(merged("22,7000-7100", "7070,8080"), "22,7000-7100,8080");
+        assert!(list.suffices("7000-9000", "7070,8080", Rule::Contains));
+        assert!(!list.suffices("", "7070", Rule::Contains));
+    }
+
+    #[test]
+    fn words_must_be_the_same() {
+        let word = setting(Rule::AtLeast);
+        assert!(word.suffices("bbr", "bbr", Rule::AtLeast));
+        assert_eq!(word.merged("cubic", "bbr", Rule::AtLeast), "bbr");
+        // More elements than expected: nothing can be compared, so it is what the profile says.
+        assert_eq!(word.merged("1 2", "3", Rule::AtLeast), "3");
+    }
+
+    #[test]
+    fn scales_by_hand() {
+        let files = Scale {
+            per_connection: 1.0,
+            plus: 65_536,
+            power_of_two: false,
+            max: u64::MAX,
+        };
+        assert_eq!(files.at(1_000_000), 1_065_536);
+        assert_eq!(files.holds(1_065_536), Some(1_000_000));
+        assert_eq!(files.holds(10), Some(0));
+        let buckets = Scale {
+            per_connection: 2.0,
+            plus: 0,
+            power_of_two: true,
+            max: 1 << 24,
+        };
+        assert_eq!(buckets.at(1_000_000), 1 << 21);
+        assert_eq!(buckets.beside(&buckets).at(1_000_000), 1 << 22);
+        assert_eq!(buckets.at(1_000_000_000), 1 << 24);
+        // At its bound it is all the kernel has: it no longer says how many fit.
+        assert_eq!(buckets.holds(1 << 24), None);
+        let tenth = Scale {
+            per_connection: 0.1,
+            ..files
+        };
+        assert_eq!(tenth.at(1_000_000), 165_536);
+        assert_eq!(Scale::fixed(7).at(u64::MAX), 7);
+        assert_eq!(Scale::fixed(7).holds(3), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! What plans, changes and settings look like in a terminal.
+//!
+//! Invariants: on a pipe nothing is wrapped or coloured, so that each line can be searched; NO_COLOR is respected.
+//! Must not know: how anything was worked out.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
+use holdfast_sysctl::apply::{Outcome, to_write};
+use holdfast_sysctl::persist::Written;
+use holdfast_sysctl::plan::{Limit, Plan, Row, Verdict, command};
+use holdfast_sysctl::{Machine, Role, gibibytes, grouped};
+
+/// Widest line where the terminal does not say.
+const WIDTH_MAX: u16 = 160;
+
+fn table(heads: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    let is_terminal = std::io::stdout().is_terminal();
+    if is_terminal {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        if table.width().is_none_or(|width| width > WIDTH_MAX) {
+            table.set_width(WIDTH_MAX);
+        }
+    }
+    if !is_terminal || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+        table.force_no_tty();
+    }
+    table.set_header(
+        heads
+            .iter()
+            .map(|head| Cell::new(head).add_attribute(Attribute::Dim)),
+    );
+    table
+}
+
+fn shown(table: &mut Table, why: usize) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    if let Some(column) = table.column_mut(0) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    if let Some(column) = table.column_mut(why) {
+        column.set_constraint(ColumnConstraint::LowerBoundary(comfy_table::Width::Fixed(
+            24,
+        )));
+    }
+    let text = table.to_string();
+    text.lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect()
+}
+
+fn verdict(verdict: Verdict) -> Cell {
+    let cell = Cell::new(verdict.word());
+    match verdict {
+        Verdict::Ok => cell.fg(Color::Green),
+        Verdict::Change | Verdict::ByHand => cell.fg(Color::Yellow),
+        Verdict::Stops => cell.fg(Color::Red).add_attribute(Attribute::Bold),
+        Verdict::Absent | Verdict::Locked => cell.add_attribute(Attribute::Dim),
+    }
+}
+
+/// Key, now, wanted, verdict, why.
+pub fn rows<'a>(rows: impl Iterator<Item = &'a Row>) -> String {
+    let mut table = table(&["key", "now", "wanted", "verdict", "why"]);
+    for row in rows {
+        table.add_row([
+            Cell::new(&row.key),
+            Cell::new(row.now.as_deref().unwrap_or("-")),
+            Cell::new(row.write.as_deref().unwrap_or(&row.wanted)),
+            verdict(row.verdict),
+            Cell::new(&row.why),
+        ]);
+    }
+    shown(&mut table, 4)
+}
+
+fn count(count: Option<u64>) -> String {
+    count.map_or_else(|| "any number".into(), grouped)
+}
+
+/// What bounds the number of connections.
+pub fn limits(limits: &[Limit]) -> String {
+    let mut table = table(&["limit", "holds now", "after apply", "why"]);
+    for limit in limits.iter().filter(|limit| limit.now.is_some()) {
+        table.add_row([
+            limit.name.clone(),
+            count(limit.now),
+            count(limit.tuned),
+            limit.why.clone(),
+        ]);
+    }
+    shown(&mut table, 3)
+}
+
+/// The name of the tightest limit.
+fn first(limits: &[Limit], of: fn(&Limit) -> Option<u64>) -> &str {
+    let bounded = limits.iter().filter(|limit| of(limit).is_some());
+    bounded
+        .min_by_key(|limit| of(limit))
+        .map_or("nothing", |limit| &limit.name)
+}
+
+/// What this machine can hold, and what bites first.
+pub fn holds(plan: &Plan) -> String {
+    let mut text = String::new();
+    let mut line = |when: &str, holds: u64, limit: &str| {
+        let holds = count((holds != u64::MAX).then_some(holds));
+        let _ = writeln!(
+            text,
+            "{when:<12} holds {holds} connections; {limit} bites first"
+        );
+    };
+    line("now", plan.holds_now, first(&plan.limits, |l| l.now));
+    line(
+        "after apply",
+        plan.holds_tuned,
+        first(&plan.limits, |l| l.tuned),
+    );
+    text
+}
+
+/// A whole plan.
+pub fn plan(plan: &Plan, machine: &Machine) -> String {
+    let asked = plan.asked;
+    let ends = match asked.role {
+        Role::Server => "accepted and held here",
+        Role::Client => "opened from here",
+        Role::Both => "with both ends here",
+        Role::Host => "passing through",
+    };
+    let mut text = format!(
+        "{} connections {ends} (role {})\nLinux {}, {} cores, {} of {} available, descriptor limit {}\n\n",
+        grouped(asked.connections),
+        asked.role.name(),
+        machine.kernel_release,
+        machine.core_count,
+        gibibytes(machine.memory_available_bytes),
+        gibibytes(machine.memory_bytes),
+        machine.nofile_hard,
+    );
+    if asked.role != Role::Host {
+        text += &holds(plan);
+        let memory = plan.memory;
+        let _ = write!(
+            text,
+            "\nmemory       {} for {} connections, {} B each: sockets {}, descriptors {}, polls {}, bind buckets {}, ours {}\n\
+             rings        about {} of up to {} direct descriptors at each end\n",
+            gibibytes(memory.total_bytes),
+            grouped(asked.connections),
+            grouped(memory.per_connection_bytes),
+            gibibytes(memory.sockets_bytes),
+            gibibytes(memory.descriptors_bytes),
+            gibibytes(memory.polls_bytes),
+            gibibytes(memory.bind_buckets_bytes),
+            gibibytes(memory.own_bytes),
+            grouped(plan.rings),
+            grouped(plan.ring_slots),
+        );
+    }
+    if let Some(sources) = &plan.sources {
+        let _ = writeln!(
+            text,
+            "sources      {} address{} of {} connections each; {}",
+            grouped(sources.needed),
+            if sources.needed == 1 { "" } else { "es" },
+            grouped(sources.per_address),
+            sources.next
+        );
+    }
+    text += "\n";
+    text += &limits(&plan.limits);
+    let other: Vec<&Row> = plan
+        .rows
+        .iter()
+        .filter(|row| row.verdict != Verdict::Ok)
+        .collect();
+    let _ = writeln!(
+        text,
+        "\n{} of {} settings do; the others:",
+        plan.rows.len() - other.len(),
+        plan.rows.len()
+    );
+    text += &rows(other.into_iter());
+    text + &closing(plan)
+}
+
+/// Notes, what is in the way, and what to type next.
+pub fn closing(plan: &Plan) -> String {
+    let mut text = String::from("\n");
+    for note in &plan.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    for limit in plan.in_the_way() {
+        let _ = writeln!(text, "STOPS: {}; next: {}", limit.why, limit.next);
+    }
+    let change_count = to_write(plan).count();
+    if change_count > 0 {
+        let _ = writeln!(
+            text,
+            "{change_count} settings would be changed; next: {}",
+            command("apply", plan.asked)
+        );
+    } else if plan.is_met() {
+        let _ = writeln!(text, "nothing to change");
+    }
+    text
+}
+
+/// What became of the keys that were written or put back.
+pub fn outcome(outcome: &Outcome, is_dry: bool) -> String {
+    let mut text = String::new();
+    if !outcome.changes.is_empty() {
+        let mut table = table(&["key", "before", "after", "result"]);
+        for change in &outcome.changes {
+            let result = match (&change.error, &change.note) {
+                (Some(error), _) => Cell::new(format!("FAILED: {error}")).fg(Color::Red),
+                (None, Some(note)) => Cell::new(note).fg(Color::Yellow),
+                (None, None) if is_dry => Cell::new("would be set"),
+                (None, None) => Cell::new("set").fg(Color::Green),
+            };
+            let after = match (is_dry, &change.after) {
+                (true, _) => change.wanted.as_str(),
+                (false, after) => after.as_deref().unwrap_or("-"),
+            };
+            table.add_row([
+                Cell::new(&change.key),
+                Cell::new(&change.before),
+                Cell::new(after),
+                result,
+            ]);
+        }
+        text += &shown(&mut table, 3);
+    }
+    if let Some(note) = &outcome.note {
+        let _ = writeln!(text, "note: {note}");
+    }
+    text
+}
+
+/// What became of the files that outlive a reboot.
+pub fn files(files: &[Written], is_dry: bool) -> String {
+    let mut text = String::new();
+    for file in files {
+        let did = match (&file.text, file.is_changed, is_dry) {
+            (Some(_), _, true) => "would be written",
+            (Some(_), _, false) => "written",
+            (None, true, true) => "would be removed",
+            (None, true, false) => "removed",
+            (None, false, _) => "not there",
+        };
+        let _ = match &file.error {
+            Some(error) => writeln!(text, "{}: FAILED: {error}", file.file),
+            None => writeln!(text, "{}: {did}", file.file),
+        };
+        if let (Some(content), true) = (&file.text, is_dry) {
+            text.extend(content.lines().map(|line| format!("    {line}\n")));
+        }
+    }
+    text
+}
