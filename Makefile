@@ -14,7 +14,7 @@ CARGO_TARGET_DIR ?= target
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
-NEED_TEST := $(NEED_BUILD) ip unshare setpriv python3 curl wrk nginx ab
+NEED_TEST := $(NEED_BUILD) ip sysctl unshare setpriv python3 curl wrk nginx ab
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
 PEER_COMMANDS := nginx haproxy go wrk
 

@@ -73,7 +73,7 @@ pub fn apply(
                 grouped(rows.len() as u64),
                 if rows.len() == 1 { "" } else { "s" }
             ),
-            format!("sudo {}", crate::plan::command("apply", plan.asked)),
+            format!("sudo {}", crate::plan::command("apply", &plan.asked)),
         ));
     }
     let mut state = state()?;
@@ -91,6 +91,8 @@ pub fn apply(
         let before = row.now.clone().unwrap_or_default();
         let error = write(&row.key, wanted).err();
         let after = read(&row.key).value().map(str::to_owned);
+        // What the kernel made of it is ours as well, not somebody else's.
+        state.note(&row.key, &before, after.as_deref().unwrap_or(wanted));
         if error.is_some() && after.as_ref() == Some(&before) && !known.contains(&row.key) {
             state.settings.retain(|saved| saved.key != row.key);
         }

@@ -34,12 +34,17 @@ pub const PAIR_POLL_PARKED_BYTES: u64 = 8_160;
 /// The same at its dearest, 1,007,000 pairs in the host's namespace: what to reckon with before a run.
 pub const PAIR_POLL_PARKED_BYTES_MAX: u64 = 8_229;
 
+/// What a connection takes on top when all are closed at once, at each of its two ends: at one a FIN that waits to be read (860 of
+/// `skbuff` slabs, measured), at the other the entry in TIME_WAIT (`tw_sock_TCP`, 256); half of both. Without it, 2,754,477 pairs were
+/// held here, and the kernel killed the server when they closed: `sysctl/README.md`.
+pub const CLOSING_BYTES: u64 = 576;
+
 /// What our programs keep for one end of a connection, at most; measured 39 to 61, see `server_rss_bytes_per_connection` in runs.
 pub const OWN_BYTES_MAX: u64 = 64;
-/// One end that was accepted and is idle, all in.
+/// One end that was accepted, from its first byte to its last.
 pub const SERVER_END_BYTES: u64 =
-    SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES + OWN_BYTES_MAX;
-/// One end that was dialled and is idle, all in.
+    SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES + OWN_BYTES_MAX + CLOSING_BYTES;
+/// One end that was dialled, likewise.
 pub const CLIENT_END_BYTES: u64 = SERVER_END_BYTES + BIND_BUCKET_BYTES;
 
 /// Memory left to everything else on the machine when the number of connections that fit is worked out.

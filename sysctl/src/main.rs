@@ -1,6 +1,7 @@
 //! `holdfast-tune`: the command line.
 //!
-//! Purpose: flags to plans, outcomes to exit codes: 0 done, 1 something stops the connections asked or a key failed, 2 wrong usage.
+//! Purpose: flags to plans, outcomes to exit codes: 0 done, 1 something stops the connections asked (plan, check) or a setting could not be set (apply,
+//! restore), 2 wrong usage.
 //! Must not know: how settings are compared or written.
 #![forbid(unsafe_code)]
 
@@ -28,7 +29,7 @@ use serde_json::json;
 #[command(
     name = "holdfast-tune",
     version,
-    after_help = "Exit codes: 0 done, 1 something stops the connections asked or a setting failed, 2 wrong usage."
+    after_help = "Exit codes: 0 done; 1 something stops the connections asked (plan, check), or a setting could not be set (apply, restore); 2 wrong usage."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -159,7 +160,8 @@ fn parse_count(text: &str) -> Result<u64, String> {
     let is_number = digits.chars().all(|c| c.is_ascii_digit() || c == '.');
     let value: f64 = digits.parse().map_err(|_| expected())?;
     let count = (value * unit).round();
-    if is_number && (1.0..=1e9).contains(&count) {
+    let is_whole = (value * unit - count).abs() < 1e-3;
+    if is_number && is_whole && (1.0..=1e9).contains(&count) {
         Ok(count as u64)
     } else {
         Err(expected())
@@ -171,7 +173,8 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(shortfall) => {
-            eprintln!("error: {shortfall}");
+            // Nobody may read that either any more.
+            let _ = writeln!(std::io::stderr(), "error: {shortfall}");
             ExitCode::FAILURE
         }
     }
@@ -233,7 +236,23 @@ impl Want {
             role: self.role,
             targets: self.targets,
             exact: self.exact,
+            options: self.options(),
         }
+    }
+
+    /// The flags that a next command must repeat.
+    fn options(&self) -> String {
+        let mut options = String::new();
+        if self.targets != 1 {
+            options += &format!(" --targets {}", self.targets);
+        }
+        for file in &self.profile {
+            options += &format!(" --profile {}", file.display());
+        }
+        if self.exact {
+            options += " --exact";
+        }
+        options
     }
 
     fn settings(&self) -> Result<Vec<Setting>, Shortfall> {
@@ -280,9 +299,7 @@ fn plan(flags: &PlanFlags) -> Result<ExitCode, Shortfall> {
     } else {
         say(table::plan(&plan, &machine));
     }
-    Ok(code(
-        flags.max || plan.holds_tuned >= plan.asked.connections,
-    ))
+    Ok(code(flags.max || plan.can_be_met()))
 }
 
 fn check(flags: &CheckFlags) -> Result<ExitCode, Shortfall> {
@@ -321,12 +338,21 @@ fn apply(flags: &ApplyFlags) -> Result<ExitCode, Shortfall> {
         outcome = apply::apply(&before, || State::open(&file, machine.network_namespace))?;
         if flags.persist {
             // Of what is there now: what the kernel did not take is not asked of it at the next boot.
-            let after = flags.want.plan(&machine, &Values::Here)?;
+            let mut after = flags.want.plan(&machine, &Values::Here)?;
+            let refused = |key: &str| {
+                outcome
+                    .changes
+                    .iter()
+                    .any(|c| c.error.is_some() && c.key == key)
+            };
+            after.rows.retain(|row| !refused(&row.key));
             files = persist::write(&after, false);
         }
     }
     let after = flags.want.plan(&machine, &Values::Here)?;
-    let failed = outcome.failed_count() + files.iter().filter(|f| f.error.is_some()).count();
+    let failed = outcome.failed_count()
+        + files.iter().filter(|f| f.error.is_some()).count()
+        + after.rows.iter().filter(|row| row.is_failure).count();
     if is_json {
         say_json(&json!({
             "schema": "holdfast-tune/1", "machine": machine, "before": before, "outcome": outcome,
@@ -340,9 +366,13 @@ fn apply(flags: &ApplyFlags) -> Result<ExitCode, Shortfall> {
             say(table::rows(after.rows.iter()));
             say(table::closing(&after));
             say(format!(
-                "{} set, {} failed; put back with: holdfast-tune restore\n",
+                "{} set, {} failed; put back with: holdfast-tune restore{}\n",
                 outcome.changes.len() - outcome.failed_count(),
-                outcome.failed_count()
+                outcome.failed_count(),
+                flags
+                    .state
+                    .as_ref()
+                    .map_or(String::new(), |file| format!(" --state {}", file.display()))
             ));
         }
         say(table::files(&files, flags.dry_run));

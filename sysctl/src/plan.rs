@@ -10,8 +10,8 @@
 use serde::Serialize;
 
 use crate::cost::{
-    BIND_BUCKET_BYTES, CLIENT_END_BYTES, DIRECT_DESCRIPTOR_BYTES, OWN_BYTES_MAX, POLL_PARKED_BYTES,
-    PORTS_PER_ADDRESS, RING_TABLE_COUNT_MAX, SERVER_END_BYTES, SOCKET_BYTES,
+    BIND_BUCKET_BYTES, CLIENT_END_BYTES, CLOSING_BYTES, DIRECT_DESCRIPTOR_BYTES, OWN_BYTES_MAX,
+    POLL_PARKED_BYTES, PORTS_PER_ADDRESS, RING_TABLE_COUNT_MAX, SERVER_END_BYTES, SOCKET_BYTES,
 };
 use crate::preflight::{KERNEL_ACCEPT_DONTWAIT, KERNEL_BIND, memory_fits, rings_needed};
 use crate::profile::{Role, built_in, joined};
@@ -29,7 +29,7 @@ const FEW_CONNECTIONS: u64 = 10_000;
 const IO_URING_DISABLED: &str = "kernel.io_uring_disabled";
 
 /// What is asked of a plan.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Asked {
     /// Connections to hold at once.
     pub connections: u64,
@@ -39,6 +39,8 @@ pub struct Asked {
     pub targets: u64,
     /// Values exactly as the profile has them, even where that lowers what somebody raised.
     pub exact: bool,
+    /// What else was said on the command line, so that the next command says it too.
+    pub options: String,
 }
 
 /// How a setting stands.
@@ -53,6 +55,8 @@ pub enum Verdict {
     Stops,
     /// This kernel or namespace does not have it.
     Absent,
+    /// As absent, and the profile does not say that it may be.
+    Missing,
     /// It should be changed, and cannot be from here.
     Locked,
     /// It should be changed, and not by this program: a boot parameter, or a limit that a login or a service starts with.
@@ -67,6 +71,7 @@ impl Verdict {
             Verdict::Change => "change",
             Verdict::Stops => "STOPS",
             Verdict::Absent => "absent",
+            Verdict::Missing => "missing",
             Verdict::Locked => "locked",
             Verdict::ByHand => "by hand",
         }
@@ -96,6 +101,8 @@ pub struct Row {
     pub why: String,
     /// Only root may change it, and this is not root.
     pub needs_root: bool,
+    /// It cannot be had here, and the profile does not say that this may be: an `apply` that leaves it undone fails.
+    pub is_failure: bool,
 }
 
 /// One thing that bounds the number of connections.
@@ -126,6 +133,8 @@ pub struct Memory {
     pub polls_bytes: u64,
     /// The client's bind buckets.
     pub bind_buckets_bytes: u64,
+    /// What they take on top when all close at once.
+    pub closing_bytes: u64,
     /// Ours, at most.
     pub own_bytes: u64,
     /// All of it.
@@ -158,10 +167,10 @@ pub struct Plan {
     pub rows: Vec<Row>,
     /// What bounds the number, tightest first as things are now.
     pub limits: Vec<Limit>,
-    /// Connections that can be held now.
-    pub holds_now: u64,
-    /// Connections that can be held after `apply`.
-    pub holds_tuned: u64,
+    /// Connections that can be held now; `None`: any number.
+    pub holds_now: Option<u64>,
+    /// Connections that can be held after `apply`, likewise.
+    pub holds_tuned: Option<u64>,
     /// Memory for the connections asked.
     pub memory: Memory,
     /// Rings of each end, and the descriptors in one.
@@ -187,9 +196,9 @@ impl Plan {
             _ => None,
         };
         let mut rows = Vec::new();
-        let mut limits = machine_limits(machine, asked);
+        let mut limits = machine_limits(machine, &asked);
         for setting in settings.iter().filter(|s| s.kind != Kind::Advice) {
-            let mut row = row(setting, values, asked);
+            let mut row = row(setting, values, &asked);
             if setting.key == IO_URING_DISABLED
                 && row.now.as_deref() == Some("1")
                 && machine.io_uring_privileged
@@ -198,9 +207,11 @@ impl Plan {
                 // A machine hardened that far lets this user make rings: nothing to loosen.
                 row.verdict = Verdict::Ok;
                 row.write = None;
+                row.is_failure = false;
             }
-            let bites = !(setting.unless.sys_admin && machine.sys_admin)
-                && !(setting.unless.untracked && tracked.unwrap_or(0) == 0u64);
+            let is_waived = (setting.unless.sys_admin && machine.sys_admin)
+                || (setting.unless.untracked && tracked.unwrap_or(0) == 0u64);
+            let bites = !is_waived;
             let row = Row {
                 verdict: if row.verdict == Verdict::Stops && !bites {
                     Verdict::Change
@@ -210,7 +221,7 @@ impl Plan {
                 ..row
             };
             if bites && setting.weight == Weight::Stops {
-                limits.extend(limit_of(&row, asked));
+                limits.extend(limit_of(&row, &asked));
             }
             rows.push(row);
         }
@@ -218,14 +229,14 @@ impl Plan {
         let least = |of: fn(&Limit) -> Option<u64>| limits.iter().filter_map(of).min();
         let nofile = machine.nofile_hard.clamp(1, RING_TABLE_COUNT_MAX);
         Plan {
-            asked,
-            holds_now: least(|limit| limit.now).unwrap_or(u64::MAX),
-            holds_tuned: least(|limit| limit.tuned).unwrap_or(u64::MAX),
-            memory: memory(machine, asked),
+            holds_now: least(|limit| limit.now),
+            holds_tuned: least(|limit| limit.tuned),
+            memory: memory(machine, &asked),
             rings: rings_needed(asked.connections, nofile),
             ring_slots: nofile,
-            sources: asked.role.opens().then(|| sources(machine, asked)),
-            notes: notes(machine, values, asked, tracked),
+            sources: asked.role.opens().then(|| sources(machine, &asked)),
+            notes: notes(machine, values, &asked, tracked),
+            asked,
             rows,
             limits,
         }
@@ -233,7 +244,14 @@ impl Plan {
 
     /// True if the connections asked can be held as things are.
     pub fn is_met(&self) -> bool {
-        self.holds_now >= self.asked.connections
+        self.holds_now
+            .is_none_or(|holds| holds >= self.asked.connections)
+    }
+
+    /// True if they can be held once `apply` has done what it can.
+    pub fn can_be_met(&self) -> bool {
+        self.holds_tuned
+            .is_none_or(|holds| holds >= self.asked.connections)
     }
 
     /// The limits that keep the connections asked from being held now.
@@ -269,7 +287,7 @@ impl Plan {
             };
             said.push(Shortfall::new(
                 format!("{which} {} connections", grouped(self.asked.connections)),
-                command("check", self.asked),
+                command("check", &self.asked),
             ));
         }
         said
@@ -283,21 +301,23 @@ pub fn shortfalls(machine: &Machine, role: Role, connections: u64) -> Vec<Shortf
         role,
         targets: 1,
         exact: false,
+        options: String::new(),
     };
     let settings = joined(&built_in(role));
     Plan::new(machine, &Values::Here, &settings, asked).shortfalls()
 }
 
 /// The command that acts on what was asked.
-pub fn command(verb: &str, asked: Asked) -> String {
+pub fn command(verb: &str, asked: &Asked) -> String {
     format!(
-        "holdfast-tune {verb} --role {} --connections {}",
+        "holdfast-tune {verb} --role {} --connections {}{}",
         asked.role.name(),
-        asked.connections
+        asked.connections,
+        asked.options
     )
 }
 
-fn row(setting: &Setting, values: &Values, asked: Asked) -> Row {
+fn row(setting: &Setting, values: &Values, asked: &Asked) -> Row {
     let wanted = setting.wanted(asked.connections);
     let rule = if asked.exact {
         Rule::Exactly
@@ -315,16 +335,24 @@ fn row(setting: &Setting, values: &Values, asked: Asked) -> Row {
         holds: None,
         why: setting.why.clone(),
         needs_root: false,
+        is_failure: false,
     };
     let now = match values.now(setting) {
         Now::Is(now) => now,
         Now::Absent => {
             row.why = absent(setting);
+            if *values == Values::Here && setting.kind == Kind::Sysctl && !setting.may_be_missing()
+            {
+                row.why = "no such key here: misspelt, or its module is not loaded".into();
+                row.verdict = Verdict::Missing;
+                row.is_failure = true;
+            }
             return row;
         }
         Now::Unreadable(why) => {
-            row.why = format!("cannot be read: {why}");
+            row.why = format!("cannot be read, so it could not be put back: {why}");
             row.verdict = Verdict::Locked;
+            row.is_failure = !setting.is_set_elsewhere();
             return row;
         }
     };
@@ -345,8 +373,12 @@ fn row(setting: &Setting, values: &Values, asked: Asked) -> Row {
             row.needs_root = why == NOT_PERMITTED;
             if !row.needs_root {
                 row.write = None;
-                row.why = format!("{why}: {}", row.why);
+                row.why = match row.why.as_str() {
+                    "" => why,
+                    said => format!("{why}: {said}"),
+                };
                 row.verdict = Verdict::Locked;
+                row.is_failure = !setting.is_set_elsewhere();
             }
         }
     } else {
@@ -371,7 +403,7 @@ fn absent(setting: &Setting) -> String {
 }
 
 /// The limit a setting sets that stops.
-fn limit_of(row: &Row, asked: Asked) -> Option<Limit> {
+fn limit_of(row: &Row, asked: &Asked) -> Option<Limit> {
     let (Some(now), true) = (&row.now, row.verdict != Verdict::Absent) else {
         return None;
     };
@@ -404,7 +436,7 @@ fn limit_of(row: &Row, asked: Asked) -> Option<Limit> {
 }
 
 /// What the machine itself bounds.
-fn machine_limits(machine: &Machine, asked: Asked) -> Vec<Limit> {
+fn machine_limits(machine: &Machine, asked: &Asked) -> Vec<Limit> {
     let connections = grouped(asked.connections);
     let mut limits = Vec::new();
     let bytes = connection_bytes(asked.role);
@@ -491,7 +523,7 @@ fn machine_limits(machine: &Machine, asked: Asked) -> Vec<Limit> {
     limits
 }
 
-fn sources(machine: &Machine, asked: Asked) -> Sources {
+fn sources(machine: &Machine, asked: &Asked) -> Sources {
     let per_address = PORTS_PER_ADDRESS.saturating_mul(asked.targets.max(1));
     let needed = asked.connections.div_ceil(per_address);
     let here = machine.address_count;
@@ -514,7 +546,7 @@ fn sources(machine: &Machine, asked: Asked) -> Sources {
     }
 }
 
-fn memory(machine: &Machine, asked: Asked) -> Memory {
+fn memory(machine: &Machine, asked: &Asked) -> Memory {
     let ends = asked.connections.saturating_mul(asked.role.ends());
     let opened = asked
         .connections
@@ -525,6 +557,7 @@ fn memory(machine: &Machine, asked: Asked) -> Memory {
         descriptors_bytes: ends.saturating_mul(DIRECT_DESCRIPTOR_BYTES),
         polls_bytes: ends.saturating_mul(POLL_PARKED_BYTES),
         bind_buckets_bytes: opened.saturating_mul(BIND_BUCKET_BYTES),
+        closing_bytes: ends.saturating_mul(CLOSING_BYTES),
         own_bytes: ends.saturating_mul(OWN_BYTES_MAX),
         total_bytes: asked.connections.saturating_mul(per_connection_bytes),
         per_connection_bytes,
@@ -532,7 +565,7 @@ fn memory(machine: &Machine, asked: Asked) -> Memory {
     }
 }
 
-fn notes(machine: &Machine, values: &Values, asked: Asked, tracked: Option<u64>) -> Vec<String> {
+fn notes(machine: &Machine, values: &Values, asked: &Asked, tracked: Option<u64>) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(left) = machine.memory_cgroup_left_bytes
         && left < machine.memory_available_bytes

@@ -8,7 +8,7 @@
 //! net.core.somaxconn = 65535
 //! ```
 //!
-//! The directives are listed in `profiles/README.md`. A plain `sysctl.conf` is a profile too: every key exactly as written.
+//! The directives are listed in `sysctl/README.md`. A plain `sysctl.conf` is a profile too: every key exactly as written.
 //! Invariants: a profile that was read is whole; the first line that is not understood is an error with file, line and what was
 //! expected there. Sizes are bounded, so no file can make this grow. No key reaches outside `/proc/sys`.
 //! Must not know: this machine.
@@ -273,7 +273,7 @@ impl Profile {
 /// A key with dots, whichever way it was spelt; `None` for what is no key or would leave `/proc/sys`.
 ///
 /// As `sysctl` has it: where the first separator is a slash, slashes separate and dots belong to names (`net/ipv4/conf/eth0.1/...`).
-fn sysctl_key(key: &str) -> Option<String> {
+pub(crate) fn sysctl_key(key: &str) -> Option<String> {
     let is_slashed = match (key.find('/'), key.find('.')) {
         (Some(slash), Some(dot)) => slash < dot,
         (slash, _) => slash.is_some(),
@@ -393,7 +393,7 @@ impl Block {
     }
 }
 
-/// `1.5 plus 65536 power-of-two max 100`, or a plain number among terms.
+/// `1.5 plus 65536 power-of-two max 100`; a term that does not follow connections is `0 plus N`.
 fn scale(term: &str) -> Option<Scale> {
     let mut words = term.split_whitespace();
     let share: f64 = words.next()?.parse().ok()?;

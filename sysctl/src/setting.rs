@@ -178,7 +178,39 @@ fn members(value: &str) -> Option<Vec<(u32, u32)>> {
         .collect()
 }
 
+/// True if both say the same, be it in other words: the kernel sorts a list of ports and makes ranges of neighbours.
+pub fn is_same(one: &str, other: &str) -> bool {
+    let ports = |value: &str| -> Option<Vec<(u32, u32)>> {
+        // One number alone is a number, not a list.
+        let mut ranges =
+            members(value).filter(|_| value.is_empty() || value.contains([',', '-']))?;
+        ranges.sort_unstable();
+        ranges.dedup_by(|next, last| {
+            let is_joined = next.0 <= last.1.saturating_add(1);
+            if is_joined {
+                last.1 = last.1.max(next.1);
+            }
+            is_joined
+        });
+        Some(ranges)
+    };
+    one == other || ports(one).is_some_and(|ranges| ports(other) == Some(ranges))
+}
+
 impl Setting {
+    /// Whether its profile leaves open that it is not there.
+    pub fn may_be_missing(&self) -> bool {
+        let is_said = [&self.until, &self.since, &self.absent]
+            .iter()
+            .any(|text| text.is_some());
+        self.may_be_absent || is_said || self.is_set_elsewhere()
+    }
+
+    /// Whether only the initial network namespace may write it, or has it.
+    pub fn is_set_elsewhere(&self) -> bool {
+        self.scope.as_deref() == Some("initial")
+    }
+
     /// The value wanted for so many connections.
     pub fn wanted(&self, connections: u64) -> String {
         if self.scale.is_empty() {
@@ -194,7 +226,7 @@ impl Setting {
 
     /// True if `now` does for `wanted`. Values that are not numbers must be the same.
     pub fn suffices(&self, now: &str, wanted: &str, rule: Rule) -> bool {
-        now == wanted || self.merged(now, wanted, rule) == now
+        is_same(now, wanted) || self.merged(now, wanted, rule) == now
     }
 
     /// What to write so that `wanted` is there and nothing that `now` has above it is lost.
@@ -250,17 +282,20 @@ impl Setting {
             .min()
     }
 
-    /// The same setting wanted by the other end on the same machine: shares add up, of fixed values the further one counts.
+    /// The same setting wanted by the other end on the same machine: shares add up, of fixed values the further one counts, and of
+    /// exact ones the later, as with `sysctl`.
     pub fn beside(&self, other: &Setting) -> Setting {
         let mut both = self.clone();
         both.value = if self.rule == Rule::Exactly {
-            self.value.clone()
+            other.value.clone()
         } else {
             self.merged(&self.value, &other.value, self.rule)
         };
         if !self.scale.is_empty() && self.scale.len() == other.scale.len() {
             let pairs = self.scale.iter().zip(&other.scale);
             both.scale = pairs.map(|(a, b)| a.beside(b)).collect();
+        } else if self.rule == Rule::Exactly {
+            both.scale = other.scale.clone();
         }
         both
     }
@@ -322,6 +357,17 @@ mod tests {
         assert_eq!(merged("22,7000-7100", "7070,8080"), "22,7000-7100,8080");
         assert!(list.suffices("7000-9000", "7070,8080", Rule::Contains));
         assert!(!list.suffices("", "7070", Rule::Contains));
+    }
+
+    #[test]
+    fn lists_in_other_words() {
+        assert!(is_same("22,8080-8082", "8082,8080,8081,22"));
+        assert!(is_same("1-3", "1-2,3"));
+        assert!(!is_same("22,8080-8082", "22,8080-8083"));
+        assert!(!is_same("", "22"));
+        // Not lists.
+        assert!(!is_same("010", "10"));
+        assert!(!is_same("-1", "1"));
     }
 
     #[test]

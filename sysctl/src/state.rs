@@ -13,6 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::Shortfall;
+use crate::profile::sysctl_key;
 
 const SCHEMA: &str = "holdfast-tune-state/1";
 /// Gone at reboot, as the settings are.
@@ -70,7 +71,7 @@ impl State {
     /// # Errors
     /// When it cannot be read or locked, is of another namespace, or is not a state.
     pub fn open(file: &Path, network_namespace: u64) -> Result<Self, Shortfall> {
-        let folder = file.parent().unwrap_or(Path::new("/"));
+        let folder = folder_of(file);
         let root = "run it as root: sudo holdfast-tune ...";
         fs::DirBuilder::new()
             .recursive(true)
@@ -124,9 +125,8 @@ impl State {
         }
         // A file can say anything: nothing outside /proc/sys is ever written from it.
         for saved in &document.settings {
-            let line = format!("{} = {}", saved.key, saved.before);
-            let is_setting = crate::Profile::parse("", &line).is_ok_and(|p| p.settings.len() == 1);
-            if !is_setting && !saved.before.is_empty() {
+            let is_key = sysctl_key(&saved.key).as_ref() == Some(&saved.key);
+            if !is_key || saved.before.contains(char::is_control) {
                 return Err(trouble(
                     file,
                     "is damaged",
@@ -199,7 +199,7 @@ impl State {
 
 /// Replaces a file as a whole: written beside, synced, renamed.
 pub(crate) fn replace(file: &Path, text: &str, mode: u32) -> std::io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("/"));
+    let folder = folder_of(file);
     let mut beside = tempfile::Builder::new()
         .prefix(".holdfast-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
@@ -208,6 +208,15 @@ pub(crate) fn replace(file: &Path, text: &str, mode: u32) -> std::io::Result<()>
     beside.as_file().sync_all()?;
     beside.persist(file).map_err(|error| error.error)?;
     File::open(folder)?.sync_all()
+}
+
+/// The folder of a file, also of one that is named without.
+fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => Path::new("/"),
+    }
 }
 
 fn set_aside(file: &Path) -> String {

@@ -58,10 +58,19 @@ fn verdict(verdict: Verdict) -> Cell {
     let cell = Cell::new(verdict.word());
     match verdict {
         Verdict::Ok => cell.fg(Color::Green),
-        Verdict::Change | Verdict::ByHand => cell.fg(Color::Yellow),
+        Verdict::Change | Verdict::ByHand | Verdict::Missing => cell.fg(Color::Yellow),
         Verdict::Stops => cell.fg(Color::Red).add_attribute(Attribute::Bold),
         Verdict::Absent | Verdict::Locked => cell.add_attribute(Attribute::Dim),
     }
+}
+
+/// A value; none and an empty one, such as a list of no ports, are told apart.
+fn value(value: Option<&str>) -> Cell {
+    Cell::new(match value {
+        None => "-",
+        Some("") => "(empty)",
+        Some(value) => value,
+    })
 }
 
 /// Key, now, wanted, verdict, why.
@@ -70,7 +79,7 @@ pub fn rows<'a>(rows: impl Iterator<Item = &'a Row>) -> String {
     for row in rows {
         table.add_row([
             Cell::new(&row.key),
-            Cell::new(row.now.as_deref().unwrap_or("-")),
+            value(row.now.as_deref()),
             Cell::new(row.write.as_deref().unwrap_or(&row.wanted)),
             verdict(row.verdict),
             Cell::new(&row.why),
@@ -108,12 +117,15 @@ fn first(limits: &[Limit], of: fn(&Limit) -> Option<u64>) -> &str {
 /// What this machine can hold, and what bites first.
 pub fn holds(plan: &Plan) -> String {
     let mut text = String::new();
-    let mut line = |when: &str, holds: u64, limit: &str| {
-        let holds = count((holds != u64::MAX).then_some(holds));
-        let _ = writeln!(
-            text,
-            "{when:<12} holds {holds} connections; {limit} bites first"
-        );
+    let mut line = |when: &str, holds: Option<u64>, limit: &str| {
+        let _ = match holds {
+            Some(holds) => writeln!(
+                text,
+                "{when:<12} holds {} connections; {limit} bites first",
+                grouped(holds)
+            ),
+            None => writeln!(text, "{when:<12} holds any number of connections"),
+        };
     };
     line("now", plan.holds_now, first(&plan.limits, |l| l.now));
     line(
@@ -126,7 +138,7 @@ pub fn holds(plan: &Plan) -> String {
 
 /// A whole plan.
 pub fn plan(plan: &Plan, machine: &Machine) -> String {
-    let asked = plan.asked;
+    let asked = &plan.asked;
     let ends = match asked.role {
         Role::Server => "accepted and held here",
         Role::Client => "opened from here",
@@ -148,7 +160,7 @@ pub fn plan(plan: &Plan, machine: &Machine) -> String {
         let memory = plan.memory;
         let _ = write!(
             text,
-            "\nmemory       {} for {} connections, {} B each: sockets {}, descriptors {}, polls {}, bind buckets {}, ours {}\n\
+            "\nmemory       {} for {} connections, {} B each: sockets {}, descriptors {}, polls {}, bind buckets {}, closing {}, ours {}\n\
              rings        about {} of up to {} direct descriptors at each end\n",
             gibibytes(memory.total_bytes),
             grouped(asked.connections),
@@ -157,6 +169,7 @@ pub fn plan(plan: &Plan, machine: &Machine) -> String {
             gibibytes(memory.descriptors_bytes),
             gibibytes(memory.polls_bytes),
             gibibytes(memory.bind_buckets_bytes),
+            gibibytes(memory.closing_bytes),
             gibibytes(memory.own_bytes),
             grouped(plan.rings),
             grouped(plan.ring_slots),
@@ -202,10 +215,20 @@ pub fn closing(plan: &Plan) -> String {
     if change_count > 0 {
         let _ = writeln!(
             text,
-            "{change_count} settings would be changed; next: {}",
-            command("apply", plan.asked)
+            "{change_count} setting{} would be changed; next: {}",
+            if change_count == 1 { "" } else { "s" },
+            command("apply", &plan.asked)
         );
-    } else if plan.is_met() {
+    }
+    let failed: Vec<&str> = plan
+        .rows
+        .iter()
+        .filter(|row| row.is_failure)
+        .map(|row| row.key.as_str())
+        .collect();
+    if !failed.is_empty() {
+        let _ = writeln!(text, "cannot be set from here: {}", failed.join(", "));
+    } else if change_count == 0 && plan.is_met() {
         let _ = writeln!(text, "nothing to change");
     }
     text
@@ -224,13 +247,13 @@ pub fn outcome(outcome: &Outcome, is_dry: bool) -> String {
                 (None, None) => Cell::new("set").fg(Color::Green),
             };
             let after = match (is_dry, &change.after) {
-                (true, _) => change.wanted.as_str(),
-                (false, after) => after.as_deref().unwrap_or("-"),
+                (true, _) => Some(change.wanted.as_str()),
+                (false, after) => after.as_deref(),
             };
             table.add_row([
                 Cell::new(&change.key),
-                Cell::new(&change.before),
-                Cell::new(after),
+                value(Some(&change.before)),
+                value(after),
                 result,
             ]);
         }

@@ -6,18 +6,21 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-use crate::setting::{Kind, Setting, evened};
+use crate::setting::{Kind, Setting, evened, is_same};
 
 /// Why a plain user cannot write a key that root can.
 pub const NOT_PERMITTED: &str = "not permitted: only root may";
+
+/// Longest value: a list of every second port.
+const VALUE_BYTES_MAX: usize = 1 << 18;
 
 /// What became of asking for a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,11 +115,21 @@ pub fn path(key: &str) -> PathBuf {
 
 /// A value as it is now, white space evened.
 pub fn read(key: &str) -> Now {
-    match fs::read_to_string(path(key)) {
+    match read_whole(&path(key)) {
         Ok(text) => Now::Is(evened(&text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Now::Absent,
-        Err(error) => Now::Unreadable(error.to_string()),
+        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT | Errno::ENOTDIR) => Now::Absent,
+            _ => Now::Unreadable(error.to_string()),
+        },
     }
+}
+
+/// Reads with room for all of it: a list or a row of numbers is given to the first read only, cut to its length.
+fn read_whole(path: &Path) -> std::io::Result<String> {
+    let mut bytes = vec![0; VALUE_BYTES_MAX];
+    let count = fs::File::open(path)?.read(&mut bytes)?;
+    bytes.truncate(count);
+    String::from_utf8(bytes).map_err(|_| std::io::ErrorKind::InvalidData.into())
 }
 
 /// Why a key could not be written now, without writing it.
@@ -141,7 +154,7 @@ pub fn write(key: &str, value: &str) -> Result<(), String> {
     let written = file.write_all(format!("{value}\n").as_bytes());
     written.map_err(|error| why(&error))?;
     match read(key) {
-        Now::Is(now) if now == value => Ok(()),
+        Now::Is(now) if is_same(&now, value) => Ok(()),
         Now::Is(now) => Err(format!("the kernel made {now} of it")),
         // Some keys can be written only.
         Now::Absent | Now::Unreadable(_) => Ok(()),
