@@ -65,19 +65,37 @@ impl KernelSample {
     #[must_use]
     pub fn take() -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        Self::of_texts(
+            &text("/proc/net/sockstat"),
+            &text("/proc/net/snmp"),
+            &text("/proc/net/netstat"),
+            &text("/proc/meminfo"),
+            &text("/proc/stat"),
+        )
+    }
+
+    /// What the texts of five files of `/proc` say: `net/sockstat`, `net/snmp`, `net/netstat`, `meminfo` and `stat`.
+    #[must_use]
+    pub fn of_texts(
+        sockstat: &str,
+        snmp_text: &str,
+        netstat: &str,
+        meminfo: &str,
+        stat: &str,
+    ) -> Self {
         let mut sample = Self::default();
-        sample.read_sockstat(&text("/proc/net/sockstat"));
-        sample.established = snmp(&text("/proc/net/snmp"), "Tcp")
+        sample.read_sockstat(sockstat);
+        sample.established = snmp(snmp_text, "Tcp")
             .get("CurrEstab")
             .copied()
             .unwrap_or(0);
-        let all = snmp(&text("/proc/net/netstat"), "TcpExt");
+        let all = snmp(netstat, "TcpExt");
         sample.counters = COUNTERS
             .iter()
             .filter_map(|name| all.get(*name).map(|value| ((*name).to_string(), *value)))
             .collect();
-        sample.read_meminfo(&text("/proc/meminfo"));
-        sample.read_stat(&text("/proc/stat"));
+        sample.read_meminfo(meminfo);
+        sample.read_stat(stat);
         sample
     }
 
