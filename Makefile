@@ -15,6 +15,7 @@ CARGO_TARGET_DIR ?= target
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
 NEED_TEST := $(NEED_BUILD) ip unshare setpriv python3 curl wrk nginx ab
+NEED_FUZZ := $(NEED_BUILD) c++
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
 PEER_COMMANDS := nginx haproxy go wrk
 
@@ -74,6 +75,11 @@ test: ## Run every test, those that start the real binaries too
 	@bash .ci/need $(NEED_TEST)
 	$(CARGO) build --workspace --locked
 	$(CARGO) test --workspace --locked --no-fail-fast
+
+.PHONY: fuzz
+fuzz: ## Fuzz whatever reads bytes from outside, each target for TIME=60 seconds (TARGETS='chunked urls' for some)
+	@bash .ci/need $(NEED_FUZZ)
+	engine/fuzz/run $(or $(TIME),60) $(TARGETS)
 
 .PHONY: lint
 lint: ## Check formatting, clippy and documentation, each without a single warning
