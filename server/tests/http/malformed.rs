@@ -86,6 +86,8 @@ const TABLE: &[(u16, &[u8])] = &[
     (413, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n"),
     (413, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4b0\r\n%%%%\r\n0\r\n\r\n"),
     (413, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;%\r\nx\r\n1;%\r\nx\r\n1;%\r\nx\r\n1;%\r\nx\r\n0\r\n\r\n"),
+    // Nothing behind the limit is read: what is wrong there is not what the request is refused for, in one piece or in many.
+    (413, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4b0\r\n%%%%not the end of a chunk"),
     // What this server does not do.
     (505, b"GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
     (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
