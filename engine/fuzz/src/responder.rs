@@ -22,10 +22,12 @@ struct Answer {
     has_body: bool,
 }
 
-/// What the reference expects: for each request whether it is HEAD, and its answer; and at most how many 100s.
+/// What the reference expects: for each request served its answer; and at most how many 100s.
 #[derive(Debug, Default)]
 struct Expected {
-    all: Vec<(bool, Answer)>,
+    all: Vec<Answer>,
+    /// For each request whose head is whole: whether it is HEAD.
+    are_head: Vec<bool>,
     continue_count_max: usize,
     /// The statuses that the last answer, a refusal, may have.
     last: Vec<u16>,
@@ -49,6 +51,7 @@ fn expected(bytes: &[u8], limits: &Limits) -> Expected {
             }
         };
         at += head.length;
+        expected.are_head.push(head.is_head);
         expected.continue_count_max += usize::from(head.expects_continue);
         let rest = &bytes[at..];
         let used = match head.body {
@@ -77,7 +80,7 @@ fn expected(bytes: &[u8], limits: &Limits) -> Expected {
             is_last: !head.keep_alive,
             has_body: !head.is_head,
         };
-        expected.all.push((head.is_head, answer));
+        expected.all.push(answer);
         if !head.keep_alive {
             break;
         }
@@ -169,7 +172,6 @@ pub fn http_responder(data: &[u8]) {
     let responses = Responses::new(template, WallClock::default());
     let mut responder = Responder::new(responses, SMALL, timeouts);
     let expected = expected(&bytes, &SMALL);
-    let are_head: Vec<bool> = expected.all.iter().map(|(is_head, _)| *is_head).collect();
     let mut earlier = ResponderReport::default();
     let mut first = None;
     // The same responder each time: what it remembers of heads must not change what it answers.
@@ -184,7 +186,7 @@ pub fn http_responder(data: &[u8]) {
             connection.say(piece);
         }
         let heard = std::mem::take(&mut connection.heard);
-        let (all, continue_count) = answers(&heard, &are_head, body.len());
+        let (all, continue_count) = answers(&heard, &expected.are_head, body.len());
         let is_ended = all.last().is_some_and(|answer| answer.is_last);
         if is_ended {
             connection.say(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -210,9 +212,8 @@ fn report(responder: &mut Responder) -> ResponderReport {
 
 fn check(all: &[Answer], continue_count: usize, expected: &Expected) {
     assert!(continue_count <= expected.continue_count_max, "100s");
-    let served: Vec<Answer> = expected.all.iter().map(|(_, answer)| *answer).collect();
-    let (mine, rest) = all.split_at(served.len().min(all.len()));
-    assert_eq!(mine, served, "the reference");
+    let (mine, rest) = all.split_at(expected.all.len().min(all.len()));
+    assert_eq!(mine, expected.all, "the reference");
     match rest {
         [] => assert!(expected.last.is_empty(), "not refused: {:?}", expected.last),
         [refusal] => {

@@ -315,11 +315,14 @@ impl Responder {
 
     /// Says no, for the last time.
     fn refuse(&mut self, conn: &mut Conn<'_, Talk>, refusal: Refusal) {
+        // Only a request whose head was whole is known to be HEAD.
+        let is_head = conn.state.phase == Phase::Body && conn.state.has(flag::HEAD);
         conn.state.phase = Phase::Closing;
         if let Some(place) = REFUSALS.iter().position(|s| *s == refusal.status) {
             self.mine.refused[place] += 1;
         }
-        conn.send_copy(&self.responses.refusal(refusal.status, refusal.why));
+        let bytes = self.responses.refusal(refusal.status, refusal.why, is_head);
+        conn.send_copy(&bytes);
         conn.close();
     }
 

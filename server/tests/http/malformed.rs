@@ -173,3 +173,16 @@ fn what_is_right_is_answered_and_so_is_what_follows() {
     }
     books(server, 2 * RIGHT.len() as u64);
 }
+
+/// RFC 9110, 9.3.2: a client that asked with HEAD would take a body for the beginning of something else.
+#[test]
+fn a_refused_head_request_gets_no_body() {
+    let server = Server::start(&LIMITS);
+    let mut peer = Peer::new(&server);
+    peer.say(b"HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n");
+    let all = answers(&peer.hear_all(), &[true]);
+    assert_eq!((all.len(), all[0].status), (1, 400));
+    assert!(all[0].says_close());
+    drop(peer);
+    books(server, 1);
+}
