@@ -123,9 +123,9 @@ pub fn parse_core_count(status: &str) -> Option<usize> {
         .map(|range| {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
-            Some(last.checked_sub(first)? + 1)
+            last.checked_sub(first)?.checked_add(1)
         })
-        .sum()
+        .try_fold(0_usize, |sum, count| sum.checked_add(count?))
 }
 
 /// The kernel's own rule for `io_uring_disabled=1`: CAP_SYS_ADMIN in the initial user namespace, or membership of
@@ -330,6 +330,8 @@ mod tests {
             Some(21)
         );
         assert_eq!(parse_core_count("Cpus_allowed_list:\t3-1\n"), None);
+        let all = format!("Cpus_allowed_list:\t0-{}\n", usize::MAX);
+        assert_eq!(parse_core_count(&all), None);
         assert_eq!(parse_core_count("Name:\tcat\n"), None);
     }
 
