@@ -81,6 +81,11 @@ fuzz: ## Fuzz whatever reads bytes from outside, each target for TIME=60 seconds
 	@bash .ci/need $(NEED_FUZZ)
 	engine/fuzz/run $(or $(TIME),60) $(TARGETS)
 
+.PHONY: loom
+loom: ## Try every order in which threads may touch the gate they share
+	@bash .ci/need $(NEED_BUILD)
+	RUSTFLAGS='--cfg loom' $(CARGO) test --locked --release --target-dir $(CARGO_TARGET_DIR)/loom -p holdfast-engine --lib loom_tests
+
 .PHONY: lint
 lint: ## Check formatting, clippy and documentation, each without a single warning
 	@bash .ci/need $(NEED_LINT)
