@@ -90,7 +90,10 @@ pub fn addresses(
     let limit = needed.clamp(1, ADDRESSES_MAX) as usize;
     let mut seen = HashSet::new();
     let mut found = Vec::new();
-    for source in sources {
+    let is_other_family =
+        |source: &&Source| matches!(source, Source::Range(first, _) if first.is_ipv6() != is_ipv6);
+    // A range of the other family is not gone through for nothing: it may be as long as one may be.
+    for source in sources.iter().filter(|source| !is_other_family(source)) {
         let items: Box<dyn Iterator<Item = IpAddr>> = match source {
             Source::Range(first, last) => range(*first, *last),
             Source::Auto if is_loopback && !is_ipv6 => range(
