@@ -145,7 +145,8 @@ impl KernelSample {
         if all == 0 {
             0.0
         } else {
-            100.0 * busy as f64 / all as f64
+            // In this order all of it is 100 and not 100.00000000000001.
+            100.0 * (busy as f64 / all as f64)
         }
     }
 }
