@@ -86,6 +86,21 @@ loom: ## Try every order in which threads may touch the gate they share
 	@bash .ci/need $(NEED_BUILD)
 	RUSTFLAGS='--cfg loom' $(CARGO) test --locked --release --target-dir $(CARGO_TARGET_DIR)/loom -p holdfast-engine --lib loom_tests
 
+# What reaches the kernel cannot run under Miri, and what loops for long would take hours.
+.PHONY: miri
+miri: ## Run the pure parts of the engine and of HTTP/1.1 under Miri (nightly)
+	@bash .ci/need $(NEED_BUILD) cargo-miri
+	$(CARGO) +nightly miri test --locked -p holdfast-engine --lib -- token:: slot:: wheel:: dial:: a_gate_is_full
+	$(CARGO) +nightly miri test --locked -p holdfast-http1 --tests -- --skip no_bytes_make --skip what_is_encoded \
+		--skip lines_between --skip largest_size
+
+# The standard library has to be built with it too, or its locks are not seen and every use of one is reported.
+.PHONY: tsan
+tsan: ## Run the engine's tests, real rings and threads, under ThreadSanitizer (nightly)
+	@bash .ci/need $(NEED_BUILD) rust-src
+	RUSTFLAGS=-Zsanitizer=thread $(CARGO) +nightly test --locked -Zbuild-std --target "$$(rustc -vV | sed -n 's/^host: //p')" \
+		--target-dir $(CARGO_TARGET_DIR)/tsan -p holdfast-engine --lib --test handlers
+
 .PHONY: lint
 lint: ## Check formatting, clippy and documentation, each without a single warning
 	@bash .ci/need $(NEED_LINT)
