@@ -1,7 +1,7 @@
 //! Fuzz targets: one plain function for everything that reads what a peer, a file or a flag supplies.
 //!
 //! Purpose: each target takes any bytes and panics if the code under test breaks a promise. "Does not crash" is the least of
-//! them: what was cut anywhere has to mean the same, what is read has to be what a second reader ([`reference`], hyper) reads,
+//! them: what was cut anywhere has to mean the same, what is read has to be what a second reader ([`mod@reference`], hyper) reads,
 //! what is written has to be read back.
 //! Invariants: a target depends on nothing but its bytes: no clock, no file, no network, no state of an earlier call; it takes
 //! microseconds. `corpus/TARGET/` holds inputs that together reach what was ever reached; the tests of this package replay them
