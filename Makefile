@@ -15,6 +15,7 @@ CARGO_TARGET_DIR ?= target
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
 NEED_TEST := $(NEED_BUILD) ip sysctl unshare setpriv python3 curl wrk nginx ab
+NEED_FUZZ := $(NEED_BUILD) c++
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
 PEER_COMMANDS := nginx haproxy go wrk
 
@@ -98,6 +99,31 @@ test: ## Run every test, those that start the real binaries too
 	@bash .ci/need $(NEED_TEST)
 	$(CARGO) build --workspace --locked
 	$(CARGO) test --workspace --locked --no-fail-fast
+
+.PHONY: fuzz
+fuzz: ## Fuzz whatever reads bytes from outside, each target for TIME=60 seconds (TARGETS='chunked urls' for some)
+	@bash .ci/need $(NEED_FUZZ)
+	engine/fuzz/run $(or $(TIME),60) $(TARGETS)
+
+.PHONY: loom
+loom: ## Try every order in which threads may touch the gate they share
+	@bash .ci/need $(NEED_BUILD)
+	RUSTFLAGS='--cfg loom' $(CARGO) test --locked --release --target-dir $(CARGO_TARGET_DIR)/loom -p holdfast-engine --lib loom_tests
+
+# What reaches the kernel cannot run under Miri, and what loops for long would take hours.
+.PHONY: miri
+miri: ## Run the pure parts of the engine and of HTTP/1.1 under Miri (nightly)
+	@bash .ci/need $(NEED_BUILD) cargo-miri
+	$(CARGO) +nightly miri test --locked -p holdfast-engine --lib -- token:: slot:: wheel:: dial:: a_gate_is_full
+	$(CARGO) +nightly miri test --locked -p holdfast-http1 --tests -- --skip no_bytes_make --skip what_is_encoded \
+		--skip lines_between --skip largest_size
+
+# The standard library has to be built with it too, or its locks are not seen and every use of one is reported.
+.PHONY: tsan
+tsan: ## Run the engine's tests, real rings and threads, under ThreadSanitizer (nightly)
+	@bash .ci/need $(NEED_BUILD) rust-src
+	RUSTFLAGS=-Zsanitizer=thread $(CARGO) +nightly test --locked -Zbuild-std --target "$$(rustc -vV | sed -n 's/^host: //p')" \
+		--target-dir $(CARGO_TARGET_DIR)/tsan -p holdfast-engine --lib --test handlers
 
 .PHONY: lint
 lint: ## Check formatting, clippy and documentation, each without a single warning

@@ -11,4 +11,4 @@ pub mod load;
 pub mod longconn;
 pub mod source;
 mod supervise;
-mod target;
+pub mod target;

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 
@@ -32,8 +33,11 @@ pub fn parse(text: &str) -> Result<Source, String> {
     if text == "auto" {
         return Ok(Source::Auto);
     }
-    if text.contains('/') {
-        let net: IpNet = text.parse().map_err(|_| wrong("not a CIDR range"))?;
+    if let Some((address, prefix)) = text.split_once('/') {
+        // Not by ipnet's parser, which takes 010 for ten: to others that is eight, and an address alone may not be written so.
+        let net = address.parse().ok().zip(number(prefix));
+        let net = net.and_then(|(address, bits)| IpNet::new(address, bits).ok());
+        let net = net.ok_or_else(|| wrong("not a CIDR range"))?;
         return Ok(Source::Range(net.network(), net.broadcast()));
     }
     let (first, last) = text.split_once('-').unwrap_or((text, text));
@@ -51,14 +55,20 @@ pub fn parse(text: &str) -> Result<Source, String> {
     Ok(Source::Range(first, last))
 }
 
+/// Digits and nothing else: the parser of numbers would take a plus sign.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    let is_number = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
+}
+
 /// Parses `FIRST-LAST` or one port.
 ///
 /// # Errors
 /// What is wrong, and an example.
 pub fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    match (first.trim().parse::<u16>(), last.trim().parse::<u16>()) {
-        (Ok(first), Ok(last)) if first > 0 && first <= last => Ok(first..=last),
+    match (number::<u16>(first.trim()), number(last.trim())) {
+        (Some(first), Some(last)) if first > 0 && first <= last => Ok(first..=last),
         _ => Err(
             "not a range of ports from 1 to 65535; next: give FIRST-LAST, such as 1024-65535"
                 .to_owned(),
@@ -80,7 +90,10 @@ pub fn addresses(
     let limit = needed.clamp(1, ADDRESSES_MAX) as usize;
     let mut seen = HashSet::new();
     let mut found = Vec::new();
-    for source in sources {
+    let is_other_family =
+        |source: &&Source| matches!(source, Source::Range(first, _) if first.is_ipv6() != is_ipv6);
+    // A range of the other family is not gone through for nothing: it may be as long as one may be.
+    for source in sources.iter().filter(|source| !is_other_family(source)) {
         let items: Box<dyn Iterator<Item = IpAddr>> = match source {
             Source::Range(first, last) => range(*first, *last),
             Source::Auto if is_loopback && !is_ipv6 => range(
@@ -184,6 +197,8 @@ mod tests {
             "127.0.0.2-127.0.0.1",
             "127.0.0.1-::1",
             "127.0.0.1/",
+            "127.0.0.010/24",
+            "127.0.0.1/+8",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
@@ -192,7 +207,7 @@ mod tests {
                 .unwrap_err()
                 .contains("IPv4")
         );
-        for text in ["", "0-9", "9-8", "70000", "1-", "-1"] {
+        for text in ["", "0-9", "9-8", "70000", "1-", "-1", "+1", "1-+2"] {
             assert!(parse_ports(text).is_err(), "{text}");
         }
         assert_eq!(parse_ports("1024-65535"), Ok(1024..=65535));

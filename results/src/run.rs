@@ -65,6 +65,12 @@ pub struct Run {
     pub processes: Processes,
 }
 
+/// All of some counts together. A record is anybody's file: more than a number holds stays the largest one, and is no panic.
+#[must_use]
+pub fn total(counts: &BTreeMap<String, u64>) -> u64 {
+    counts.values().fold(0, |sum, n| sum.saturating_add(*n))
+}
+
 /// Did the run do all it was asked?
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

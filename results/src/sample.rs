@@ -65,19 +65,37 @@ impl KernelSample {
     #[must_use]
     pub fn take() -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        Self::of_texts(
+            &text("/proc/net/sockstat"),
+            &text("/proc/net/snmp"),
+            &text("/proc/net/netstat"),
+            &text("/proc/meminfo"),
+            &text("/proc/stat"),
+        )
+    }
+
+    /// What the texts of five files of `/proc` say: `net/sockstat`, `net/snmp`, `net/netstat`, `meminfo` and `stat`.
+    #[must_use]
+    pub fn of_texts(
+        sockstat: &str,
+        snmp_text: &str,
+        netstat: &str,
+        meminfo: &str,
+        stat: &str,
+    ) -> Self {
         let mut sample = Self::default();
-        sample.read_sockstat(&text("/proc/net/sockstat"));
-        sample.established = snmp(&text("/proc/net/snmp"), "Tcp")
+        sample.read_sockstat(sockstat);
+        sample.established = snmp(snmp_text, "Tcp")
             .get("CurrEstab")
             .copied()
             .unwrap_or(0);
-        let all = snmp(&text("/proc/net/netstat"), "TcpExt");
+        let all = snmp(netstat, "TcpExt");
         sample.counters = COUNTERS
             .iter()
             .filter_map(|name| all.get(*name).map(|value| ((*name).to_string(), *value)))
             .collect();
-        sample.read_meminfo(&text("/proc/meminfo"));
-        sample.read_stat(&text("/proc/stat"));
+        sample.read_meminfo(meminfo);
+        sample.read_stat(stat);
         sample
     }
 
@@ -122,11 +140,13 @@ impl KernelSample {
     #[must_use]
     pub fn busy_percent_since(&self, earlier: &Self) -> f64 {
         let all = self.all_ticks.saturating_sub(earlier.all_ticks);
-        let busy = self.busy_ticks.saturating_sub(earlier.busy_ticks);
+        // Time waiting for disks may go down (proc(5)), and what was idle would then count as busy.
+        let busy = self.busy_ticks.saturating_sub(earlier.busy_ticks).min(all);
         if all == 0 {
             0.0
         } else {
-            100.0 * busy as f64 / all as f64
+            // In this order all of it is 100 and not 100.00000000000001.
+            100.0 * (busy as f64 / all as f64)
         }
     }
 }
@@ -177,8 +197,9 @@ pub fn core_ticks(stat: &str, name: &str) -> Option<(u64, u64)> {
         .take(8)
         .map(|word| word.parse().unwrap_or(0))
         .collect();
-    let all: u64 = ticks.iter().sum();
-    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    let sum = |ticks: &[u64]| ticks.iter().try_fold(0_u64, |sum, t| sum.checked_add(*t));
+    let all = sum(&ticks)?;
+    let idle = sum(ticks.get(3..5.min(ticks.len())).unwrap_or_default())?;
     Some((all - idle, all))
 }
 
@@ -189,7 +210,7 @@ pub fn cpu_ticks(stat: &str) -> Option<u64> {
     let mut fields = rest.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+    user.checked_add(system)
 }
 
 /// One group of `/proc/net/snmp` or `/proc/net/netstat`: a line of names, then a line of values.
@@ -218,8 +239,8 @@ pub fn kib_line(text: &str, name: &str) -> Option<u64> {
     rest.split_whitespace()
         .next()?
         .parse::<u64>()
-        .ok()
-        .map(|kib| kib * 1024)
+        .ok()?
+        .checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -279,6 +300,7 @@ mod tests {
         assert_eq!(sample.slab_unreclaimable_bytes, 20_480);
         assert_eq!(kib_line("VmRSS:\t  12 kB\n", "VmRSS"), Some(12_288));
         assert_eq!(kib_line(text, "Sla"), None);
+        assert_eq!(kib_line("Slab: 18446744073709551615 kB\n", "Slab"), None);
     }
 
     #[test]
@@ -290,11 +312,16 @@ mod tests {
         b.read_stat("cpu  200 0 200 800 100 0 0 0 50 0\n");
         assert!((b.busy_percent_since(&a) - 66.666).abs() < 0.01);
         assert!(a.busy_percent_since(&a).abs() < f64::EPSILON);
+        let mut less_waiting = KernelSample::default();
+        less_waiting.read_stat("cpu  150 0 150 700 50 0 0 0\n");
+        assert!((less_waiting.busy_percent_since(&a) - 100.0).abs() < f64::EPSILON);
         assert_eq!(
             core_ticks("cpu  9 9\ncpu1 1 0 1 7 1\ncpu10 5\n", "cpu1"),
             Some((2, 10))
         );
         assert_eq!(core_ticks("cpu  1", "cpu0"), None);
+        assert_eq!(core_ticks("cpu  18446744073709551615 1", "cpu"), None);
+        assert_eq!(core_ticks("cpu  1 2 3 4", "cpu"), Some((6, 10)));
     }
 
     #[test]

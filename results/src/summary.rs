@@ -9,7 +9,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::run::{CpuPhase, Run, Verdict};
+use crate::run::{CpuPhase, Run, Verdict, total};
 use crate::wire::Latency;
 
 pub use holdfast_sysctl::grouped as count;
@@ -56,7 +56,7 @@ fn maybe_bytes(value: Option<u64>) -> String {
 pub fn page(run: &Run, folder: &Path) -> String {
     let mut out = String::new();
     let c = &run.connections;
-    let failed: u64 = c.failed.values().sum();
+    let failed = total(&c.failed);
     let verdict = match run.verdict {
         Verdict::Pass => "PASS",
         Verdict::Fail => "FAIL",

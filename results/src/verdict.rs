@@ -5,7 +5,7 @@
 //! only the first; a pass has no reasons. Hints at the limit that bit follow shortfalls and never make one.
 //! Must not know: processes, files, the kernel.
 
-use crate::run::{ProcessRecord, Run, Verdict};
+use crate::run::{ProcessRecord, Run, Verdict, total};
 use crate::summary::{bytes, count};
 
 /// Fills `verdict` and `reasons` from the rest of the record.
@@ -39,7 +39,7 @@ fn connections(run: &Run, reasons: &mut Vec<String>) {
             count(c.asked)
         ));
     }
-    let failed: u64 = c.failed.values().sum();
+    let failed = total(&c.failed);
     if failed > 0 {
         reasons.push(format!(
             "{} attempts failed: {}",
@@ -75,7 +75,7 @@ fn connections(run: &Run, reasons: &mut Vec<String>) {
             count(c.asked)
         ));
     }
-    if c.kernel_established_sockets != c.kernel_established * 2 {
+    if c.kernel_established_sockets != c.kernel_established.saturating_mul(2) {
         reasons.push(format!(
             "the kernel counts {} established sockets, which are not whole pairs",
             count(c.kernel_established_sockets)
@@ -117,7 +117,7 @@ fn messages(run: &Run, reasons: &mut Vec<String>) {
     } else {
         0
     };
-    if m.received + m.missed < due {
+    if m.received.saturating_add(m.missed) < due {
         reasons.push(format!(
             "{} messages were received and {} reported missed, but the hold alone made at least {} due",
             count(m.received),

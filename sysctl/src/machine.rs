@@ -134,13 +134,13 @@ fn optional_number(path: impl AsRef<Path>) -> Option<i64> {
 }
 
 /// `6.18.44-fc-v657` -> (6, 18).
-fn parse_kernel_version(release: &str) -> Option<(u32, u32)> {
+pub fn parse_kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// The processor's own name; ARM has none in `/proc/cpuinfo`.
-fn parse_cpu_model(cpuinfo: &str) -> String {
+pub fn parse_cpu_model(cpuinfo: &str) -> String {
     cpuinfo
         .lines()
         .filter_map(|line| line.split_once(':'))
@@ -159,19 +159,19 @@ fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// Counts `Cpus_allowed_list: 0-1,4`.
-fn parse_core_count(status: &str) -> Option<usize> {
+pub fn parse_core_count(status: &str) -> Option<usize> {
     status_field(status, "Cpus_allowed_list")?
         .split(',')
         .map(|range| {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
-            Some(last.checked_sub(first)? + 1)
+            last.checked_sub(first)?.checked_add(1)
         })
-        .sum()
+        .try_fold(0_usize, |sum, count| sum.checked_add(count?))
 }
 
 /// CAP_SYS_ADMIN in the initial user namespace.
-fn parse_sys_admin(status: &str, user_map: &str) -> bool {
+pub fn parse_sys_admin(status: &str, user_map: &str) -> bool {
     const CAP_SYS_ADMIN: u32 = 21;
     let initial_namespace = user_map.split_whitespace().eq(["0", "0", "4294967295"]);
     let capable = status_field(status, "CapEff")
@@ -194,7 +194,7 @@ fn address_count() -> u64 {
 
 /// The kernel's own rule for `io_uring_disabled=1`: CAP_SYS_ADMIN in the initial user namespace, or membership of
 /// `kernel.io_uring_group`.
-fn parse_io_uring_privileged(status: &str, user_map: &str, io_uring_group: i64) -> bool {
+pub fn parse_io_uring_privileged(status: &str, user_map: &str, io_uring_group: i64) -> bool {
     if parse_sys_admin(status, user_map) {
         return true;
     }
@@ -210,13 +210,17 @@ fn parse_io_uring_privileged(status: &str, user_map: &str, io_uring_group: i64) 
             .any(|id| id.parse() == Ok(io_uring_group))
 }
 
+/// Two lines of `/proc/meminfo`.
 #[derive(Debug, PartialEq, Eq)]
-struct Memory {
-    total_bytes: u64,
-    available_bytes: u64,
+pub struct Memory {
+    /// `MemTotal`.
+    pub total_bytes: u64,
+    /// `MemAvailable`.
+    pub available_bytes: u64,
 }
 
-fn parse_memory(meminfo: &str) -> Option<Memory> {
+/// Reads `/proc/meminfo`.
+pub fn parse_memory(meminfo: &str) -> Option<Memory> {
     let bytes = |name| {
         let kibibytes: u64 = status_field(meminfo, name)?
             .strip_suffix("kB")?
@@ -233,16 +237,20 @@ fn parse_memory(meminfo: &str) -> Option<Memory> {
 
 /// A memory cgroup of this process or one above it, by the files that tell its limit, use and reclaimable cache.
 #[derive(Debug, PartialEq, Eq)]
-struct Cgroup {
-    folder: PathBuf,
-    limit_file: &'static str,
-    used_file: &'static str,
-    cache_key: &'static str,
+pub struct Cgroup {
+    /// Where its files are.
+    pub folder: PathBuf,
+    /// The file with its limit.
+    pub limit_file: &'static str,
+    /// The file with what is used.
+    pub used_file: &'static str,
+    /// The line of `memory.stat` with the cache that can be taken back.
+    pub cache_key: &'static str,
 }
 
 /// The memory cgroups this process is in, own one first, of both versions: a hybrid system has both mounted.
 /// A path outside what is mounted (a container that sees the host's path) is taken as the root of the mount.
-fn parse_cgroups(mountinfo: &str, membership: &str) -> Vec<Cgroup> {
+pub fn parse_cgroups(mountinfo: &str, membership: &str) -> Vec<Cgroup> {
     let mut cgroups = Vec::new();
     for line in mountinfo.lines() {
         let Some((mount, filesystem)) = line.split_once(" - ") else {
@@ -301,7 +309,7 @@ fn parse_cgroups(mountinfo: &str, membership: &str) -> Vec<Cgroup> {
 
 /// What is left below a limit: cache that nobody used lately is given back by the kernel before it refuses.
 /// `max` (version 2) and the page-rounded largest number (version 1) mean that there is none.
-fn parse_memory_left(limit: &str, used: &str, stat: &str, cache_key: &str) -> Option<u64> {
+pub fn parse_memory_left(limit: &str, used: &str, stat: &str, cache_key: &str) -> Option<u64> {
     let limit: u64 = limit.trim().parse().ok().filter(|&bytes| bytes < 1 << 62)?;
     let used: u64 = used.trim().parse().ok()?;
     let cache = stat
@@ -381,6 +389,8 @@ mod tests {
             Some(21)
         );
         assert_eq!(parse_core_count("Cpus_allowed_list:\t3-1\n"), None);
+        let all = format!("Cpus_allowed_list:\t0-{}\n", usize::MAX);
+        assert_eq!(parse_core_count(&all), None);
         assert_eq!(parse_core_count("Name:\tcat\n"), None);
     }
 

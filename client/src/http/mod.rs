@@ -5,11 +5,11 @@
 
 mod budget;
 mod outcome;
-mod reply;
-mod request;
+pub mod reply;
+pub mod request;
 mod schedule;
 mod tally;
-mod url;
+pub mod url;
 mod user;
 mod view;
 

@@ -95,6 +95,19 @@ pub fn parse_header(text: &str) -> Result<String, String> {
 /// # Errors
 /// One line when it is too long.
 pub fn render(url: &Url, parts: &Parts) -> Result<Batch, anyhow::Error> {
+    let (bytes, request_bytes) = render_bytes(url, parts)?;
+    Ok(Batch {
+        bytes: Box::leak(bytes.into_boxed_slice()),
+        request_bytes,
+        count: parts.count,
+    })
+}
+
+/// The bytes of a batch, and how many of them are a request that is not the last.
+///
+/// # Errors
+/// One line when there are too many.
+pub fn render_bytes(url: &Url, parts: &Parts) -> Result<(Vec<u8>, usize), anyhow::Error> {
     let has = |name: &str| {
         parts.headers.iter().any(|h| {
             h.split_once(':')
@@ -133,11 +146,7 @@ pub fn render(url: &Url, parts: &Parts) -> Result<Batch, anyhow::Error> {
             "{bytes} bytes sent at once are too many; next: give a shorter body or --pipeline so that it is at most {BATCH_BYTES_MAX}"
         );
     }
-    Ok(Batch {
-        bytes: Box::leak([request.repeat(before), last].concat().into_boxed_slice()),
-        request_bytes,
-        count: parts.count,
-    })
+    Ok(([request.repeat(before), last].concat(), request_bytes))
 }
 
 #[cfg(test)]

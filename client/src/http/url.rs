@@ -55,7 +55,7 @@ pub fn parse(text: &str) -> Result<Url, String> {
         Some(port) => &authority[..authority.len() - port.len() - 1],
         None => authority,
     };
-    if port.is_some_and(|p| p.parse::<u16>().is_err() || p == "0" || p.starts_with('+')) {
+    if port.is_some_and(|p| !matches!(p.parse::<u16>(), Ok(1..)) || p.starts_with('+')) {
         return Err(wrong("not a port from 1 to 65535"));
     }
     let is_ipv6 = host
@@ -118,6 +118,7 @@ mod tests {
             ("http://", "host"),
             ("http://:80", "host"),
             ("http://a:0", "port"),
+            ("http://a:00", "port"),
             ("http://a:x", "port"),
             ("http://a:", "port"),
             ("http://a:65536", "port"),

@@ -46,7 +46,8 @@ pub fn page(run: &HttpRun, folder: &Path) -> String {
         Verdict::Pass => "PASS",
         Verdict::Fail => "FAIL",
     };
-    let slices: usize = run.scenarios.iter().map(|e| e.rounds).sum();
+    let rounds = run.scenarios.iter().map(|e| e.rounds);
+    let slices = rounds.fold(0_usize, usize::saturating_add);
     let _ = writeln!(
         out,
         "{verdict}  {}: {slices} slices of {} s, medians of up to {} rounds, {}",

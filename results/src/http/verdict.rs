@@ -5,7 +5,7 @@
 //! Must not know: processes, files, the kernel; how fast is fast enough.
 
 use super::record::{Entry, HttpRun, Limit};
-use crate::run::Verdict;
+use crate::run::{Verdict, total};
 use crate::summary::count;
 
 /// How far the rate of users who wait may be from what they make due.
@@ -37,7 +37,7 @@ fn of_ours(entry: &Entry, reasons: &mut Vec<String>) {
             reasons.push(format!("{what}, round {}: {error}", m.round));
         }
         if let Some(c) = m.counts
-            && !(c.client_ok..=c.client_ok + c.client_stopped).contains(&c.server_ok)
+            && !(c.client_ok..=c.client_ok.saturating_add(c.client_stopped)).contains(&c.server_ok)
         {
             reasons.push(format!(
                 "{what}, round {}: the client counts {} requests ok and {} under way at its stop, the server {} responses 200",
@@ -48,7 +48,7 @@ fn of_ours(entry: &Entry, reasons: &mut Vec<String>) {
             ));
         }
     }
-    let failed: u64 = entry.failures.values().sum();
+    let failed = total(&entry.failures);
     if failed > 0 {
         let kinds: Vec<String> = entry
             .failures

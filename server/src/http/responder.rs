@@ -241,7 +241,10 @@ impl Responder {
                 (used as usize, talk.left == 0)
             }
             Framing::Chunked(chunked) => {
-                let step = match chunked.step(bytes) {
+                // What frames the chunks counts too: it could be made most of the body. Nothing behind the limit is read, or what
+                // is wrong there would be named by a reader that got all bytes at once and not by one that got them one by one.
+                let allowed = talk.left.min(bytes.len() as u64) as usize;
+                let step = match chunked.step(&bytes[..allowed]) {
                     Ok(step) => step,
                     Err(malformed) => {
                         self.refuse(
@@ -254,13 +257,12 @@ impl Responder {
                         return bytes.len();
                     }
                 };
-                // What frames the chunks counts too: it could be made most of the body.
-                let Some(left) = talk.left.checked_sub(step.used as u64) else {
+                talk.left -= step.used as u64;
+                if talk.left == 0 && !step.is_done && step.used < bytes.len() {
                     let why = "the body is longer than this server reads";
                     self.refuse(conn, Refusal { status: 413, why });
                     return bytes.len();
-                };
-                talk.left = left;
+                }
                 (step.used, step.is_done)
             }
         };
@@ -313,11 +315,14 @@ impl Responder {
 
     /// Says no, for the last time.
     fn refuse(&mut self, conn: &mut Conn<'_, Talk>, refusal: Refusal) {
+        // Only a request whose head was whole is known to be HEAD.
+        let is_head = conn.state.phase == Phase::Body && conn.state.has(flag::HEAD);
         conn.state.phase = Phase::Closing;
         if let Some(place) = REFUSALS.iter().position(|s| *s == refusal.status) {
             self.mine.refused[place] += 1;
         }
-        conn.send_copy(&self.responses.refusal(refusal.status, refusal.why));
+        let bytes = self.responses.refusal(refusal.status, refusal.why, is_head);
+        conn.send_copy(&bytes);
         conn.close();
     }
 

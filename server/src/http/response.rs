@@ -145,8 +145,8 @@ impl Responses {
         (&self.whole[number], self.tail)
     }
 
-    /// A refusal: status, no more requests, a body that says why for whoever looks.
-    pub fn refusal(&self, status: u16, why: &str) -> Vec<u8> {
+    /// A refusal: status, no more requests, a body that says why for whoever looks, unless the request is HEAD.
+    pub fn refusal(&self, status: u16, why: &str, is_head: bool) -> Vec<u8> {
         let body = format!("{status} {}: {why}\n", status_reason(status));
         let mut bytes = Vec::new();
         let headers = "Content-Type: text/plain; charset=utf-8\r\n";
@@ -158,7 +158,9 @@ impl Responses {
             headers,
             body.len(),
         );
-        bytes.extend_from_slice(body.as_bytes());
+        if !is_head {
+            bytes.extend_from_slice(body.as_bytes());
+        }
         bytes
     }
 }

@@ -86,6 +86,8 @@ const TABLE: &[(u16, &[u8])] = &[
     (413, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n"),
     (413, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4b0\r\n%%%%\r\n0\r\n\r\n"),
     (413, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;%\r\nx\r\n1;%\r\nx\r\n1;%\r\nx\r\n1;%\r\nx\r\n0\r\n\r\n"),
+    // Nothing behind the limit is read: what is wrong there is not what the request is refused for, in one piece or in many.
+    (413, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4b0\r\n%%%%not the end of a chunk"),
     // What this server does not do.
     (505, b"GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
     (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
@@ -170,4 +172,17 @@ fn what_is_right_is_answered_and_so_is_what_follows() {
         assert!(!all.iter().any(|a| a.says_close()), "{shown}");
     }
     books(server, 2 * RIGHT.len() as u64);
+}
+
+/// RFC 9110, 9.3.2: a client that asked with HEAD would take a body for the beginning of something else.
+#[test]
+fn a_refused_head_request_gets_no_body() {
+    let server = Server::start(&LIMITS);
+    let mut peer = Peer::new(&server);
+    peer.say(b"HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n");
+    let all = answers(&peer.hear_all(), &[true]);
+    assert_eq!((all.len(), all[0].status), (1, 400));
+    assert!(all[0].says_close());
+    drop(peer);
+    books(server, 1);
 }

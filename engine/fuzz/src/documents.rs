@@ -1,0 +1,70 @@
+//! The JSON that is read back: records of runs, and the lines that server and client print.
+//!
+//! What is read is written and read again without a difference, a record of any numbers can be judged and shown, and a line of
+//! another schema is no report.
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use holdfast_results::child::Report;
+use holdfast_results::http::record::HttpRun;
+use holdfast_results::run::{Run, Verdict};
+use holdfast_results::wire::{
+    CLIENT_SCHEMA, ClientReport, HttpClientReport, HttpServerReport, SERVER_SCHEMA, ServerReport,
+};
+use holdfast_results::{http, summary, verdict};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Reads, writes, and reads again.
+fn round<T: Serialize + DeserializeOwned + PartialEq + Debug>(text: &str) -> Option<T> {
+    let read: T = serde_json::from_str(text).ok()?;
+    for written in [
+        serde_json::to_string(&read),
+        serde_json::to_string_pretty(&read),
+    ] {
+        let again = written.map(|text| serde_json::from_str::<T>(&text));
+        match again {
+            Ok(Ok(again)) => assert_eq!(again, read, "read again"),
+            said => panic!("what was written cannot be read: {said:?}"),
+        }
+    }
+    Some(read)
+}
+
+/// JSON documents: an option byte that says of which schema, then the text.
+pub fn documents(data: &[u8]) {
+    let Some((option, text)) = data.split_first() else {
+        return;
+    };
+    let Ok(text) = std::str::from_utf8(text) else {
+        return;
+    };
+    match option % 6 {
+        0 => {
+            let Some(mut run) = round::<Run>(text) else {
+                return;
+            };
+            verdict::judge(&mut run);
+            assert_eq!(run.reasons.is_empty(), run.verdict == Verdict::Pass);
+            assert!(!summary::page(&run, Path::new("runs/1")).is_empty());
+        }
+        1 => {
+            let Some(mut run) = round::<HttpRun>(text) else {
+                return;
+            };
+            http::verdict::judge(&mut run);
+            assert_eq!(run.reasons.is_empty(), run.verdict == Verdict::Pass);
+            assert!(!http::summary::page(&run, Path::new("runs/1")).is_empty());
+        }
+        2 => {
+            let read = round::<ServerReport>(text).filter(|r| r.schema == SERVER_SCHEMA);
+            assert_eq!(<ServerReport as Report>::read(text).ok(), read);
+        }
+        3 => {
+            let read = round::<ClientReport>(text).filter(|r| r.schema == CLIENT_SCHEMA);
+            assert_eq!(<ClientReport as Report>::read(text).ok(), read);
+        }
+        4 => drop(round::<HttpServerReport>(text)),
+        _ => drop(round::<HttpClientReport>(text)),
+    }
+}
