@@ -11,6 +11,9 @@ SHELL := /bin/bash
 CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 
+# The packages whose programs people run; the others exist for tests.
+PROGRAMS := server client results sysctl
+
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
@@ -31,7 +34,7 @@ need: ## Check, and as root on Debian install, what building, linting and testin
 .PHONY: build
 build: ## Build the optimised binaries into target/release
 	@bash .ci/need $(NEED_BUILD)
-	$(CARGO) build --release --workspace --locked
+	$(CARGO) build --release --locked $(addprefix -p holdfast-,$(PROGRAMS))
 
 .PHONY: bench-longconn
 bench-longconn: build ## Hold a million TCP connections on this machine and prove it

@@ -100,3 +100,17 @@ fn bad_values_are_refused_with_code_2() {
     }
     assert_eq!(refused(&["--users", "1"]).code(), Some(2), "no target");
 }
+
+/// The range of local ports is 32768 to 60999 in a new namespace: nothing that stops this program, but any beside it.
+#[test]
+fn kernel_settings_that_are_small_are_said_with_the_command() {
+    let said = crate::common::said_in_a_new_network(
+        "holdfast-client",
+        &["longconn", "--target", "127.0.0.1:7070", "--users", "20000"],
+    );
+    assert!(
+        said.lines().any(|line| line.starts_with("net.ipv4.ip_local_port_range ")
+            && line.ends_with("holdfast-tune check --role client --connections 20000")),
+        "{said}"
+    );
+}

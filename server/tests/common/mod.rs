@@ -411,3 +411,18 @@ pub fn own_address() -> IpAddr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
     [127, high | 128, low, number as u8].into()
 }
+
+/// What a program says on its way in a network namespace that is as the kernel makes it, ended after two seconds.
+pub fn said_in_a_new_network(name: &str, args: &[&str]) -> String {
+    let mut command = Command::new("timeout");
+    command.args(["--signal=INT", "--kill-after=20", "2", "unshare", "--net"]);
+    if !nix::unistd::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    let output = command
+        .arg(program(name))
+        .args(args)
+        .output()
+        .expect("timeout runs");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

@@ -5,7 +5,9 @@ use std::process::Command;
 
 use holdfast_results::wire::ServerReport;
 
-use crate::common::{Folder, LONGCONN_ARGS, Running, Server, program, refusal};
+use crate::common::{
+    Folder, LONGCONN_ARGS, Running, Server, program, refusal, said_in_a_new_network,
+};
 
 #[test]
 fn a_port_in_use_names_who_has_it() {
@@ -99,4 +101,38 @@ fn bad_values_are_refused_with_code_2() {
 fn more_than_memory_holds_is_refused_with_what_fits() {
     let outcome = refusal("holdfast-server", &["--connections", "1000000000"]);
     outcome.assert_refused(&["next:", "1,000,000,000"]);
+}
+
+/// somaxconn is 4096 in a new namespace: too little for so many, and no reason not to start.
+#[test]
+fn kernel_settings_that_are_small_are_said_with_the_command() {
+    let said = said_in_a_new_network(
+        "holdfast-server",
+        &[
+            "longconn",
+            "--listen",
+            "127.0.0.1:7070",
+            "--connections",
+            "20000",
+        ],
+    );
+    let line = said
+        .lines()
+        .find(|line| line.contains("holdfast-tune"))
+        .unwrap_or_else(|| panic!("{said}"));
+    assert!(line.starts_with("net.core.somaxconn "), "{line}");
+    assert!(
+        line.contains("below what suits 20,000 connections; next: ")
+            && line.ends_with("holdfast-tune check --role server --connections 20000"),
+        "{line}"
+    );
+    // So few want nothing.
+    let said = said_in_a_new_network(
+        "holdfast-server",
+        &["longconn", "--listen", "127.0.0.1:7070", "--connections", "100"],
+    );
+    assert!(
+        said.contains("holding up to 100") && !said.contains("holdfast-tune"),
+        "{said}"
+    );
 }
