@@ -235,6 +235,42 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(())
     }
 
+    /// Looks at the orders and takes one turn. When no more is to be accepted, `close_listeners` is called. `None` when all is over.
+    ///
+    /// # Errors
+    /// [`Error`] as of a turn.
+    pub fn serve(
+        &mut self,
+        now_us: u64,
+        how: Stop,
+        close_listeners: impl FnOnce(),
+    ) -> Result<Option<Next>, Error> {
+        if how == Stop::InOrder && !self.listeners.is_empty() {
+            self.accept_waiting(now_us)?;
+        }
+        if how != Stop::No {
+            close_listeners();
+            self.stop(how)?;
+        }
+        let next = self.turn(now_us)?;
+        Ok((how == Stop::No || !self.is_empty()).then_some(next))
+    }
+
+    /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the kernel call that serves it; of
+    /// several, `sleep` waits for any.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to serve.
+    pub fn wait(&mut self, timeout: Duration, sleep: impl FnOnce(Duration)) -> Result<(), Error> {
+        if let [shard] = &mut self.shards[..] {
+            return shard.enter((!timeout.is_zero()).then_some(timeout));
+        }
+        if !timeout.is_zero() && !self.shards.iter().any(|s| s.has_work(self.ctx.now_us)) {
+            sleep(timeout);
+        }
+        Ok(())
+    }
+
     /// One turn of everything.
     ///
     /// # Errors
@@ -632,28 +668,22 @@ impl<P: Default + Send> CoreThread<P> {
         let mut next_report_us = 0;
         loop {
             let now_us = self.now_us();
-            let how = self.stop.load(Ordering::Acquire);
-            if how == Stop::InOrder as u8 && !self.listeners.is_empty() {
-                core.accept_waiting(now_us)?;
-            }
-            if how != Stop::No as u8 {
+            let how = match self.stop.load(Ordering::Acquire) {
+                0 => Stop::No,
+                1 => Stop::InOrder,
+                _ => Stop::Now,
+            };
+            let listeners = &mut self.listeners;
+            let next = core.serve(now_us, how, || {
                 // A ring that polls a listener keeps it open: shutting it down is what stops it from listening.
-                for listener in self.listeners.drain(..) {
+                for listener in listeners.drain(..) {
                     let _ = nix::sys::socket::shutdown(
                         listener.as_raw_fd(),
                         nix::sys::socket::Shutdown::Both,
                     );
                 }
-                core.stop(if how == Stop::InOrder as u8 {
-                    Stop::InOrder
-                } else {
-                    Stop::Now
-                })?;
-            }
-            let next = core.turn(now_us)?;
-            if how != Stop::No as u8 && core.is_empty() {
-                return Ok(());
-            }
+            })?;
+            let Some(next) = next else { return Ok(()) };
             if now_us >= next_report_us {
                 next_report_us = now_us + REPORT_INTERVAL_US;
                 // Never wait for a reader: what it misses now comes a little later.
@@ -670,10 +700,8 @@ impl<P: Default + Send> CoreThread<P> {
                 Next::Busy => {}
                 Next::IdleUntil(due_us) => {
                     let until = due_us.unwrap_or(u64::MAX).min(now_us + ORDERS_INTERVAL_US);
-                    core.wait(
-                        bell,
-                        Duration::from_micros(until.saturating_sub(self.now_us())),
-                    )?;
+                    let timeout = Duration::from_micros(until.saturating_sub(self.now_us()));
+                    core.wait(timeout, |timeout| bell.wait(timeout))?;
                 }
             }
         }
@@ -681,22 +709,6 @@ impl<P: Default + Send> CoreThread<P> {
 
     fn now_us(&self) -> u64 {
         self.started_at.elapsed().as_micros() as u64
-    }
-}
-
-impl<H: Handler, M: FnMut() -> Result<KernelRing, Error>> Core<'_, KernelRing, H, M> {
-    /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the kernel call that serves it.
-    fn wait(&mut self, bell: &os::Bell, timeout: Duration) -> Result<(), Error> {
-        if let [shard] = &mut self.shards[..] {
-            return shard.enter((!timeout.is_zero()).then_some(timeout));
-        }
-        if timeout.is_zero() {
-            return Ok(());
-        }
-        if !self.shards.iter().any(|s| s.has_work(self.ctx.now_us)) {
-            bell.wait(timeout);
-        }
-        Ok(())
     }
 }
 
