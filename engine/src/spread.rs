@@ -65,6 +65,12 @@ impl Gate {
         }
     }
 
+    /// Places taken, and of these the ones of connections.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let held = self.held.load(Ordering::Acquire);
+        (self.taken.load(Ordering::Acquire), held)
+    }
+
     /// Takes up to `wanted` places for accepts.
     fn ask(&self, wanted: u32) -> Admission {
         let mut granted = 0;
@@ -203,6 +209,11 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             self.shards.iter().map(|s| s.ring().overflow_count()).sum();
         self.ctx.stats.shard_count = self.shards.len() as u64;
         &self.ctx.stats
+    }
+
+    /// What an audit looks at.
+    pub(crate) fn parts(&self) -> (&[Shard<R, H>], &Context<'a, H>) {
+        (&self.shards, &self.ctx)
     }
 
     /// True when every slot is free.

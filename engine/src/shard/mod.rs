@@ -9,6 +9,7 @@
 //! closed only when none of its polls, receives and shutdowns is; a connection counts in `open_now` from `on_open` to `on_close`.
 //! Must not know: threads, other shards, protocols. Slots never see the ring, the ring never sees slots.
 
+pub(crate) mod audit;
 mod call;
 mod end;
 mod open;

@@ -32,6 +32,11 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
+    /// Hot connections.
+    pub fn hot_count(&self) -> u32 {
+        self.hot_count
+    }
+
     /// When there is something to do, if there is.
     pub fn next_due_us(&self) -> Option<u64> {
         (self.hot_count > 0 || self.is_trim_due).then_some(self.at_us)

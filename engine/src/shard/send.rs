@@ -111,6 +111,13 @@ pub(super) struct SendRecord {
     source: SendSource,
 }
 
+impl SendRecord {
+    /// True if it is of this life of `slot`.
+    pub fn is_of(&self, slot: u32, generation: u32) -> bool {
+        self.slot == slot && self.generation == generation
+    }
+}
+
 #[derive(Clone, Copy)]
 enum SendSource {
     Static(&'static [u8]),
@@ -246,7 +253,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return self.end(ctx, slot, CloseReason::from_errno(-result));
         }
         let taken = result.max(0) as usize;
-        let is_ours = |r: &SendRecord| r.slot == slot && r.generation == token.generation();
+        let is_ours = |r: &SendRecord| r.is_of(slot, token.generation());
         let source = self
             .sends
             .iter()

@@ -2,8 +2,8 @@
 //!
 //! Must not know: rings, slots, how a request is read.
 
-mod responder;
-mod response;
+pub mod responder;
+pub mod response;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
