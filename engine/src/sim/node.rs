@@ -231,7 +231,7 @@ impl<H: Handler> Steps for Node<'_, H> {
             None => {
                 let mut checked = check_end(&self.core);
                 for ring in self.rings() {
-                    checked = checked.and_then(|()| ring.check_end());
+                    checked = checked.and_then(|()| ring.give_up());
                 }
                 checked.unwrap_or_else(|wrong| panic!("{wrong}"));
                 self.rest = Rest::Ended;

@@ -259,8 +259,9 @@ impl SimRing {
         }
     }
 
-    /// The ring is given up: what is pushed is not done any more, and descriptors are closed with it.
-    pub(super) fn check_end(&self) -> Result<(), String> {
+    /// The ring is given up with its thread: nothing may be left but closes that were not submitted, since descriptors are closed
+    /// with the ring.
+    pub(super) fn give_up(&self) -> Result<(), String> {
         for (slot, page) in self.pages.iter().enumerate() {
             let is_closing = self
                 .queue
@@ -273,6 +274,9 @@ impl SimRing {
         if let Some(waiting) = self.waiting.iter().find(|w| w.token.op() != Op::Listen) {
             return Err(format!("{waiting:?} is under way at the end"));
         }
+        let mut world = lock(&self.world);
+        let sockets = self.pages.iter().filter_map(|page| page.socket);
+        sockets.for_each(|socket| world.close(socket));
         Ok(())
     }
 
