@@ -389,7 +389,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             }
             Piece::Copied { bytes, from } => {
                 let rest = &bytes[*from..];
-                let rest = &rest[..rest.len().min(STAGED_BYTES_MAX)];
+                // No more than an empty half has room for, or it would wait for ever.
+                let bytes_max = STAGED_BYTES_MAX.min(ctx.config.staging_bytes);
+                let rest = &rest[..rest.len().min(bytes_max)];
                 match self.ring.stage(half, rest) {
                     Some(staged) => {
                         let request = Request::SendStaged {
