@@ -209,7 +209,11 @@ impl World {
         self.socket_mut(own).stage = Stage::Open;
         self.socket_mut(own).peer = Some(id);
         self.socket_mut(id).peer = Some(own);
-        self.note("syn", [i64::from(id), i64::from(own), i64::from(index), 0]);
+        self.note(
+            "syn",
+            [i64::from(id), i64::from(own), i64::from(index), 0],
+            None,
+        );
         let delay_us = self.delay_us();
         self.plan(delay_us, Event::Answer(id, 0));
         match self.listeners[index as usize].host {
@@ -266,7 +270,7 @@ impl World {
             let delay_us = self.delay_us();
             self.plan(delay_us, Event::Error(peer, libc::ECONNRESET));
         }
-        self.note("fail", [i64::from(id), i64::from(errno), 0, 0]);
+        self.note("fail", [i64::from(id), i64::from(errno), 0, 0], None);
         self.wake(id);
     }
 }

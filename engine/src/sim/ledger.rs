@@ -85,7 +85,8 @@ impl Ledger {
         assert!(
             bytes.len() <= self.received.len()
                 && self.received.iter().zip(bytes).all(|(a, b)| a == b),
-            "a handler is shown other bytes than were received"
+            "a handler that asked for {:?} is shown other bytes than were received",
+            self.ending
         );
         self.shown = self.shown.max(bytes.len());
     }

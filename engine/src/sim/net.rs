@@ -277,7 +277,7 @@ impl World {
             let socket = &mut self.sockets[id as usize];
             let bytes: VecDeque<u8> = socket.unsent.drain(..count).collect();
             self.socket_mut(peer).received.extend(bytes);
-            self.note("deliver", [i64::from(id), count as i64, 0, 0]);
+            self.note("deliver", [i64::from(id), count as i64, 0, 0], None);
             self.wake(id);
         }
         let socket = self.socket(id);
@@ -290,7 +290,7 @@ impl World {
             } else {
                 self.socket_mut(id).is_end_sent = true;
                 self.socket_mut(peer).has_peer_end = true;
-                self.note("end", [i64::from(id), 0, 0, 0]);
+                self.note("end", [i64::from(id), 0, 0, 0], None);
             }
         }
         self.wake(peer);
@@ -367,7 +367,7 @@ impl World {
 
     /// The program is done with a socket.
     pub(super) fn close(&mut self, id: u32) {
-        self.note("close", [i64::from(id), 0, 0, 0]);
+        self.note("close", [i64::from(id), 0, 0, 0], None);
         let socket = self.socket_mut(id);
         assert!(!socket.is_closed, "a socket is closed twice");
         socket.is_closed = true;
@@ -413,7 +413,7 @@ impl World {
         socket.stage = Stage::Dead;
         socket.unsent.clear();
         socket.error = Some(errno);
-        self.note("error", [i64::from(id), i64::from(errno), 0, 0]);
+        self.note("error", [i64::from(id), i64::from(errno), 0, 0], None);
         self.wake(id);
     }
 

@@ -154,8 +154,11 @@ impl<'a, H: Handler> Node<'a, H> {
                 let mut sleeps = is_alone && !timeout.is_zero();
                 let waited = self.core.wait(timeout, |_| sleeps = true);
                 waited.expect("a simulated ring serves");
-                // Nobody looks at orders here that have not changed, so it sleeps on.
-                let until_us = due_us.unwrap_or(u64::MAX);
+                // Looking at orders that are none changes nothing, so it sleeps on; but one that stops watches the time.
+                let until_us = match self.orders.at(turn_us) {
+                    Stop::No => due_us.unwrap_or(u64::MAX),
+                    _ => until_us,
+                };
                 if sleeps && self.rings().all(SimRing::may_sleep) {
                     Rest::UntilWoken(until_us.min(self.orders.next_us(turn_us)))
                 } else {

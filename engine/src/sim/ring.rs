@@ -157,13 +157,15 @@ impl SimRing {
 
     fn post(&mut self, world: &mut World) {
         for completion in std::mem::take(&mut self.done) {
-            let token = completion.token.to_bits() as i64;
             let buffer = completion.buffer.map_or(-1, i64::from);
             let flags = i64::from(completion.has_more) * 2 + i64::from(completion.has_left);
-            world.note(
-                "complete",
-                [token, i64::from(completion.result), buffer, flags],
-            );
+            let values = [
+                i64::from(completion.result),
+                buffer,
+                flags,
+                i64::from(self.number),
+            ];
+            world.note("complete", values, Some(completion.token));
             if self.overflow.is_empty() && self.completions.len() < self.completions_max {
                 self.completions.push_back(completion);
             } else {

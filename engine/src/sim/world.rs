@@ -13,6 +13,7 @@ use super::fault::{Fault, Faults};
 use super::net::{Link, Socket};
 use super::random::Random;
 use super::raw::Raw;
+use crate::token::Token;
 
 /// What is to happen at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,7 +137,7 @@ impl World {
     }
 
     /// Notes something that happened.
-    pub(super) fn note(&mut self, what: &'static str, values: [i64; 4]) {
+    pub(super) fn note(&mut self, what: &'static str, values: [i64; 4], token: Option<Token>) {
         for word in [
             self.now_us,
             u64::from(what.as_bytes()[0]),
@@ -150,7 +151,13 @@ impl World {
                 .rotate_left(23);
         }
         if self.is_told {
-            println!("{:>12} {what} {values:?}", self.now_us);
+            let token =
+                token.map(|t| format!("{:?} slot {} life {}", t.op(), t.slot(), t.generation()));
+            println!(
+                "{:>12} {what} {} {values:?}",
+                self.now_us,
+                token.unwrap_or_default()
+            );
         }
     }
 
