@@ -363,6 +363,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// The peer sends no more. What it is still owed is sent first.
     fn on_peer_end(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         if self.slots[slot].phase == Phase::Draining {
+            if self.has_held(slot) {
+                self.take_up_held(ctx, slot, true)?;
+            }
+            if self.slots[slot].phase != Phase::Draining {
+                return Ok(());
+            }
             return self.end(ctx, slot, CloseReason::ByUs);
         }
         self.slots[slot].set(flag::PEER_ENDED);

@@ -321,9 +321,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             }
             self.take_up(ctx, slot)?;
         }
-        // What was taken up may have brought new sends: then this comes again when they are settled.
+        // What was taken up may have brought new sends: then this comes again when they are settled. What a handler left of what it
+        // was given stays with a connection that is ended in order.
+        let is_blocked = self.is_blocked(slot);
         let entry = &self.slots[slot];
-        if entry.phase != Phase::Open || entry.has(flag::SENDING) || entry.has(flag::CARRY) {
+        let is_held_up = entry.has(flag::CARRY) && (is_blocked || !entry.has(flag::END_IN_ORDER));
+        if entry.phase != Phase::Open || entry.has(flag::SENDING) || is_held_up {
             return Ok(());
         }
         if entry.has(flag::END_AFTER_SENT) {
@@ -348,12 +351,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if was_blocked && !is_ending {
             self.call(ctx, slot, |handler, conn| handler.on_sent(conn))?;
         }
-        if was_held && has_bytes && !is_ending {
-            if self.slots[slot].phase == Phase::Open && self.slots[slot].has(flag::CARRY) {
-                self.take_up_held(ctx, slot, false)?;
-            }
-        } else if is_ending {
+        if self.slots[slot].has(flag::END_AFTER_SENT) {
             self.carry_mut(slot).incoming.clear();
+        } else if was_held
+            && has_bytes
+            && self.slots[slot].phase == Phase::Open
+            && self.slots[slot].has(flag::CARRY)
+        {
+            // Also when the handler has ended it in order since: what the peer sent before its end is handed over.
+            self.take_up_held(ctx, slot, is_ending)?;
         }
         if self.slots[slot].phase == Phase::Open {
             self.drop_carry_if_empty(slot);
