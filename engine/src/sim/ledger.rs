@@ -127,7 +127,10 @@ impl Ledger {
                 "bytes promised are not sent before the end ({reason:?})"
             );
         }
-        let is_all_shown = reason == CloseReason::PeerClosed && self.ending.is_none();
+        let is_all_shown = match self.ending {
+            None => reason == CloseReason::PeerClosed,
+            Some(ending) => ending == Ending::InOrder && is_in_order,
+        };
         if is_all_shown {
             assert_eq!(
                 self.shown,
