@@ -39,6 +39,11 @@ pub(crate) struct Census {
 }
 
 impl<R: Ring + Books, H: Handler> Shard<R, H> {
+    /// True if somebody waits for sends to be settled: not a time to sleep.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.must_settle
+    }
+
     /// Checks everything, adds to `census`, and shows each slot that is not free to `visit`.
     pub(crate) fn audit(
         &self,

@@ -160,6 +160,11 @@ impl<'a, H: Handler> Node<'a, H> {
                     _ => until_us,
                 };
                 if sleeps && self.rings().all(SimRing::may_sleep) {
+                    let shards = self.core.parts().0;
+                    assert!(
+                        shards.iter().all(|shard| !shard.is_unsettled()),
+                        "a thread sleeps while somebody waits for sends to be settled"
+                    );
                     Rest::UntilWoken(until_us.min(self.orders.next_us(turn_us)))
                 } else {
                     assert!(
