@@ -108,6 +108,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// True if a turn would do something now.
     pub fn has_work(&self, now_us: u64) -> bool {
         self.ring.wants_enter()
+            || self.must_settle
             || self.ring.has_completion()
             || self.draining_from.is_some()
             || self.sweep.next_due_us().is_some_and(|due| due <= now_us)
@@ -137,7 +138,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         for _ in 0..ROUNDS_MAX {
             worked |= self.dispatch(ctx)?;
             self.start_receives()?;
-            if !self.ring.wants_enter() || (may_leave && !self.must_settle) {
+            // A full queue may have submitted the sends somebody waits for: only an `enter` settles them.
+            if !self.must_settle && (may_leave || !self.ring.wants_enter()) {
                 break;
             }
             self.enter(None)?;
