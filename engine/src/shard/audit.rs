@@ -132,6 +132,7 @@ impl<R: Ring + Books, H: Handler> Shard<R, H> {
         if records != usize::from(entry.has(flag::SENDING)) {
             return Err(format!("{records} sends on record"));
         }
+        let waits_for_room = self.unstaged.contains(&self.token(Op::Send, slot));
         let carry = self.carries.get(&slot);
         if carry.is_some() != entry.has(flag::CARRY) {
             return Err("a carry without its flag, or the reverse".to_owned());
@@ -168,6 +169,7 @@ impl<R: Ring + Books, H: Handler> Shard<R, H> {
                 if is_blocked
                     && entry.phase == Phase::Open
                     && entry.flags & (flag::SENDING | flag::WRITABLE) == 0
+                    && !waits_for_room
                 {
                     return no("nobody waits for room to send");
                 }

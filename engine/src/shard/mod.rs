@@ -70,6 +70,8 @@ pub(crate) struct Shard<R, H: Handler> {
     /// Somebody waits for sends to be settled: the next `enter` must not sleep.
     must_settle: bool,
     carries: HashMap<u32, Carry>,
+    /// Slots whose kept bytes wait for room in the staging region.
+    unstaged: VecDeque<Token>,
     outgoing: Vec<u8>,
     draining_from: Option<u32>,
 }
@@ -88,6 +90,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             half: 0,
             must_settle: false,
             carries: HashMap::new(),
+            unstaged: VecDeque::new(),
             outgoing: Vec::new(),
             draining_from: None,
         }

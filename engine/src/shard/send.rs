@@ -178,8 +178,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 };
                 return self.submit_send(ctx, slot, request, SendSource::Staged(staged));
             }
-            // No room until the kernel has been entered; the poll completes right after that.
-            self.want_writable(slot)?;
+            self.want_room(slot);
         }
         self.carry_mut(slot).push(bytes);
         self.check_carry(ctx, slot)
@@ -233,6 +232,33 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         self.sends[settled] = records;
         self.ring.unstage(settled);
+        self.stage_more(ctx)
+    }
+
+    /// No room in the staging region until sends have been settled. Not a poll for room to send: it would complete at once, again and
+    /// again, and with many of them the completions that settle would never be all there.
+    fn want_room(&mut self, slot: u32) {
+        self.must_settle = true;
+        self.unstaged.push_back(self.token(Op::Send, slot));
+    }
+
+    /// Sends what waited for room in the staging region, as much as there is now.
+    fn stage_more(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+        for _ in 0..self.unstaged.len() {
+            let Some(token) = self.unstaged.pop_front() else {
+                break;
+            };
+            let slot = token.slot();
+            let entry = &self.slots[slot];
+            if entry.generation == token.generation() && entry.phase == Phase::Open {
+                self.flush(ctx, slot)?;
+                if self.unstaged.back() == Some(&token) {
+                    // It found no room: whoever comes behind it waits too.
+                    self.unstaged.rotate_right(1);
+                    break;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -407,7 +433,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                         };
                         (request, rest.len())
                     }
-                    None => return self.want_writable(slot),
+                    None => {
+                        self.want_room(slot);
+                        return Ok(());
+                    }
                 }
             }
         };
