@@ -79,7 +79,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             outgoing.clear();
             self.outgoing = outgoing;
         }
-        if !intentions.outgoing_static.is_empty() {
+        // The copy may have been too much to keep: then the connection is over, and the slot may be free.
+        if !intentions.outgoing_static.is_empty() && self.slots[slot].phase == Phase::Open {
             self.send_static(ctx, slot, intentions.outgoing_static, is_last)?;
         }
         if self.slots[slot].phase != Phase::Open {
