@@ -75,6 +75,17 @@ test: ## Run every test, those that start the real binaries too
 	$(CARGO) build --workspace --locked
 	$(CARGO) test --workspace --locked --no-fail-fast
 
+.PHONY: sim
+sim: ## Run seeds of the simulator: SEEDS=100000 FROM=0 SCENARIO=echo|longconn|http
+	@bash .ci/need $(NEED_BUILD)
+	$(CARGO) build --release --locked -p holdfast-sim
+	$(CARGO_TARGET_DIR)/release/holdfast-sim $(SIM)
+
+SIM = $(strip --seeds $(or $(SEEDS),100000) \
+	$(if $(FROM),--from $(FROM)) \
+	$(if $(SCENARIO),--scenario $(SCENARIO)) \
+	$(ARGS))
+
 .PHONY: lint
 lint: ## Check formatting, clippy and documentation, each without a single warning
 	@bash .ci/need $(NEED_LINT)

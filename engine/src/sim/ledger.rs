@@ -53,7 +53,10 @@ impl Ledger {
             }
         }
         match (self.ending, ending) {
-            (None, Some(_)) | (_, Some(Ending::Now(_))) => self.ending = ending,
+            // A later order in an abrupter way replaces the first.
+            (None, Some(_)) | (_, Some(Ending::Now(_) | Ending::AfterSent)) => {
+                self.ending = ending;
+            }
             _ => {}
         }
     }

@@ -36,8 +36,8 @@ impl Link {
     pub fn draw(random: &mut Random) -> Self {
         Link {
             delay_us_max: random.magnitude(1, 20_000),
-            unsent_max: random.magnitude(1, 200_000) as usize,
-            received_max: random.magnitude(1, 200_000) as usize,
+            unsent_max: random.magnitude(8, 200_000) as usize,
+            received_max: random.magnitude(8, 200_000) as usize,
             syn_again_us: random.magnitude(10_000, 1_000_000),
             give_up_us: random.magnitude(50_000, 130_000_000),
             backlog: random.magnitude(1, 64) as usize,

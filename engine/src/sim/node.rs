@@ -181,7 +181,7 @@ impl<'a, H: Handler> Node<'a, H> {
                 Rest::Until(us + world.random.magnitude(100, 100_000))
             }
             Rest::UntilWoken(us) if world.strikes(Fault::TimeJump) => {
-                Rest::Until(us.min(now_us) + world.random.magnitude(100_000, 60_000_000))
+                Rest::Until(us.min(now_us) + world.random.magnitude(100_000, 10_000_000))
             }
             Rest::UntilWoken(us) if world.strikes(Fault::WokenForNothing) => {
                 Rest::Until(us.min(now_us + world.random.magnitude(10, 50_000)))

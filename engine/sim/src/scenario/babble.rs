@@ -41,7 +41,7 @@ impl Temper {
     /// Drawn from a seed.
     pub fn draw(random: &mut Random) -> Self {
         Temper {
-            send_bytes_max: random.magnitude(1, 20_000),
+            send_bytes_max: random.magnitude(1, 8_000),
             echoes: random.once_in(2),
             speaks_one_in: random.magnitude(1, 50),
             ends_one_in: random.magnitude(8, 1_000),

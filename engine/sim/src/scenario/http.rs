@@ -23,7 +23,7 @@ use holdfast_server::http::response::{Responses, Template, WallClock};
 use super::{Sides, add_hostile, config, plan, world};
 use crate::{Outcome, Run};
 
-static BODIES: [&[u8]; 3] = [b"ok", &[b'b'; 3_000], &[b'B'; 60_000]];
+static BODIES: [&[u8]; 3] = [b"ok", &[b'b'; 3_000], &[b'B'; 20_000]];
 const LIMITS: Limits = Limits {
     head_bytes_max: 1_024,
     target_bytes_max: 256,
@@ -53,7 +53,7 @@ fn batches() -> &'static [(Batch, bool, bool)] {
             one("GET", 128, None, false),
             one("HEAD", 3, None, false),
             one("POST", 2, Some(3_000), false),
-            one("POST", 1, Some(15_000), false),
+            one("POST", 1, Some(6_000), false),
             one("GET", 1, None, true),
             one("GET", 4, None, true),
         ]
@@ -133,7 +133,7 @@ fn user(random: &mut Random, users: u64, body: &'static [u8]) -> UserConfig {
         },
         is_reconnecting,
         timeout_us: random.magnitude(5_000, 3_000_000),
-        budget: Arc::new(Budget::new(Some(random.magnitude(1, 2_000)))),
+        budget: Arc::new(Budget::new(Some(random.magnitude(1, 400)))),
     }
 }
 

@@ -13,7 +13,7 @@ use holdfast_server::longconn::holder::{Holder, HolderConfig};
 use super::{Sides, add_hostile, config, plan, world};
 use crate::{Outcome, Run};
 
-static MESSAGES: [&[u8]; 3] = [b"ok", b"k", &[b'm'; 5_000]];
+static MESSAGES: [&[u8]; 3] = [b"ok", b"k", &[b'm'; 900]];
 
 pub(super) fn run(run: Run) -> Outcome {
     let world = world(run);
@@ -26,7 +26,7 @@ pub(super) fn run(run: Run) -> Outcome {
         let random = world.random();
         let (server, client) = (config(random), config(random));
         let message = random.pick(&MESSAGES);
-        let every_us = random.pick(&[0, 1_000, 20_000, 200_000, 1_000_000]);
+        let every_us = random.pick(&[0, 5_000, 50_000, 200_000, 1_000_000]);
         let echoes = random.once_in(4);
         let holder = HolderConfig {
             message,
@@ -43,7 +43,7 @@ pub(super) fn run(run: Run) -> Outcome {
             every_us: if random.once_in(2) { every_us } else { 0 },
             send: random
                 .once_in(2)
-                .then(|| (upward, random.magnitude(1_000, 500_000))),
+                .then(|| (upward, random.magnitude(8_000, 500_000))),
             reconnect: random.once_in(2).then(|| Backoff {
                 first_us: random.magnitude(1_000, 200_000),
                 longest_us: 1_000_000,

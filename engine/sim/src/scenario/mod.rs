@@ -90,7 +90,7 @@ fn config(random: &mut Random) -> Config {
 fn orders(world: &mut World, last_us: u64) -> Orders {
     let now_us = world.now_us();
     let random = world.random();
-    let first_us = now_us + random.magnitude(1_000, last_us);
+    let first_us = now_us + random.magnitude(1, last_us);
     let harder_us = match random.below(4) {
         0 => first_us,
         1 => first_us + random.magnitude(1, 3_000_000),
@@ -142,8 +142,8 @@ impl Sides<'_> {
             let mut world = self.world.lock().expect("nobody panicked with it");
             world.be_silent(SILENT);
             let threads = world.random().pick(&[1, 1, 2]);
-            let server_orders = orders(&mut world, 4_000_000);
-            let client_orders = orders(&mut world, 4_000_000);
+            let server_orders = orders(&mut world, 2_000_000);
+            let client_orders = orders(&mut world, 2_000_000);
             let listeners: Vec<i32> = (0..threads).map(|_| world.listen(SERVER)).collect();
             (threads, server_orders, client_orders, listeners)
         };
