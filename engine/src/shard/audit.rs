@@ -39,9 +39,9 @@ pub(crate) struct Census {
 }
 
 impl<R: Ring + Books, H: Handler> Shard<R, H> {
-    /// True if somebody waits for sends to be settled: not a time to sleep.
-    pub(crate) fn is_unsettled(&self) -> bool {
-        self.must_settle
+    /// True if a connection waits for something only the next entry brings: not a time to sleep.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.must_settle || !self.readable.is_empty()
     }
 
     /// Checks everything, adds to `census`, and shows each slot that is not free to `visit`.

@@ -151,9 +151,10 @@ impl<'a, H: Handler> Node<'a, H> {
                 let until_us = due_us.unwrap_or(u64::MAX).min(now_us + ORDERS_INTERVAL_US);
                 let timeout = Duration::from_micros(until_us.saturating_sub(now_us));
                 let is_alone = self.rings().count() == 1;
-                let mut sleeps = is_alone && !timeout.is_zero();
+                let mut sleeps = false;
                 let waited = self.core.wait(timeout, |_| sleeps = true);
                 waited.expect("a simulated ring serves");
+                sleeps |= is_alone && self.rings().all(SimRing::is_asleep);
                 // Looking at orders that are none changes nothing, so it sleeps on; but one that stops watches the time.
                 let until_us = match self.orders.at(turn_us) {
                     Stop::No => due_us.unwrap_or(u64::MAX),
@@ -162,8 +163,8 @@ impl<'a, H: Handler> Node<'a, H> {
                 if sleeps && self.rings().all(SimRing::may_sleep) {
                     let shards = self.core.parts().0;
                     assert!(
-                        shards.iter().all(|shard| !shard.is_unsettled()),
-                        "a thread sleeps while somebody waits for sends to be settled"
+                        shards.iter().all(|shard| !shard.is_waited_for()),
+                        "a thread sleeps while a connection waits to receive, or for sends to be settled"
                     );
                     Rest::UntilWoken(until_us.min(self.orders.next_us(turn_us)))
                 } else {
@@ -276,8 +277,9 @@ pub fn drive(world: &Shared, nodes: &mut [&mut dyn Steps]) {
         let until_us = next_us.min(event_us).max(own.now_us());
         assert!(
             until_us < last_order_us + DRAIN_US_MAX,
-            "not ended {} s after it was to stop",
-            DRAIN_US_MAX / 1_000_000
+            "not ended {} s after it was to stop: {:?}",
+            DRAIN_US_MAX / 1_000_000,
+            nodes.iter().map(|n| n.books().census).collect::<Vec<_>>()
         );
         own.pass(until_us);
         let due = |n: &&mut dyn Steps| n.due_us().is_some_and(|us| us <= until_us);

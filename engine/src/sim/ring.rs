@@ -282,6 +282,11 @@ impl SimRing {
         Ok(())
     }
 
+    /// True if the thread was to sleep in this ring when it entered last.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.is_asleep
+    }
+
     /// True if the thread may sleep: everything was submitted, and nothing waits to be reaped.
     pub(super) fn may_sleep(&self) -> bool {
         self.queue.is_empty() && self.completions.is_empty() && self.overflow.is_empty()
