@@ -112,6 +112,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     pub fn has_work(&self, now_us: u64) -> bool {
         self.ring.wants_enter()
             || self.must_settle
+            || !self.readable.is_empty()
             || self.ring.has_completion()
             || self.draining_from.is_some()
             || self.sweep.next_due_us().is_some_and(|due| due <= now_us)
