@@ -39,6 +39,16 @@ pub(crate) struct Census {
 }
 
 impl<R: Ring + Books, H: Handler> Shard<R, H> {
+    /// Slots in use, for who looks into a failure.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        let used = (0..self.slots.touched_count()).filter(|s| self.slots[*s].phase != Phase::Free);
+        used.map(|slot| {
+            let entry = &self.slots[slot];
+            format!("{slot} {:?} {:#06x}", entry.phase, entry.flags)
+        })
+        .collect()
+    }
+
     /// True if a connection waits for something only the next entry brings: not a time to sleep.
     pub(crate) fn is_waited_for(&self) -> bool {
         self.must_settle || !self.readable.is_empty()

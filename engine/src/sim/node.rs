@@ -200,6 +200,8 @@ pub trait Steps {
     fn step(&mut self);
     /// When its last order comes.
     fn last_order_us(&self) -> u64;
+    /// How it stands, for who looks into a failure.
+    fn describe(&self) -> String;
     #[doc(hidden)]
     fn books(&self) -> NodeBooks<'_>;
 }
@@ -252,6 +254,12 @@ impl<H: Handler> Steps for Node<'_, H> {
         self.orders.in_order_us.min(self.orders.now_us)
     }
 
+    fn describe(&self) -> String {
+        let shards = self.core.parts().0.iter();
+        let slots: Vec<String> = shards.flat_map(|shard| shard.describe()).collect();
+        format!("{:?}, {:?}, {slots:?}", self.rest, self.orders)
+    }
+
     fn books(&self) -> NodeBooks<'_> {
         NodeBooks {
             gate: self.gate,
@@ -279,7 +287,7 @@ pub fn drive(world: &Shared, nodes: &mut [&mut dyn Steps]) {
             until_us < last_order_us + DRAIN_US_MAX,
             "not ended {} s after it was to stop: {:?}",
             DRAIN_US_MAX / 1_000_000,
-            nodes.iter().map(|n| n.books().census).collect::<Vec<_>>()
+            nodes.iter().map(|n| n.describe()).collect::<Vec<_>>()
         );
         own.pass(until_us);
         let due = |n: &&mut dyn Steps| n.due_us().is_some_and(|us| us <= until_us);
