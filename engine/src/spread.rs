@@ -180,6 +180,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 listening: Vec::new(),
                 last_end_us: 0,
                 is_stopping: false,
+                is_cutting: false,
             },
             plan: plan.map(|(plan, ..)| plan),
             listeners: listeners
@@ -231,6 +232,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
         self.stopping = how;
         self.ctx.is_stopping = true;
+        self.ctx.is_cutting = how == Stop::Now;
         self.ctx.last_end_us = self.ctx.last_end_us.max(self.ctx.now_us);
         self.listeners.clear();
         for state in std::mem::take(&mut self.ctx.redial) {
@@ -357,6 +359,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let patience_us = self.ctx.config.drain_timeout.as_micros() as u64;
         if self.stopping == Stop::InOrder && self.ctx.now_us > self.ctx.last_end_us + patience_us {
             self.stopping = Stop::Now;
+            self.ctx.is_cutting = true;
             for shard in &mut self.shards {
                 shard.cut_all(&mut self.ctx)?;
             }

@@ -52,6 +52,8 @@ pub(crate) struct Context<'a, H: Handler> {
     pub last_end_us: u64,
     /// All connections are to end.
     pub is_stopping: bool,
+    /// At once.
+    pub is_cutting: bool,
 }
 
 pub(crate) struct Shard<R, H: Handler> {
