@@ -166,7 +166,7 @@ impl<R: Ring + Books, H: Handler> Shard<R, H> {
                 if attempt == 0 {
                     return no("nothing will end the attempt");
                 }
-                if !entry.has(flag::TIMED) && entry.errno == 0 {
+                if !entry.has(flag::TIMED) {
                     return no("an attempt without a limit in time");
                 }
             }
