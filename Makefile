@@ -128,6 +128,17 @@ tsan: ## Run the engine's tests, real rings and threads, under ThreadSanitizer (
 	RUSTFLAGS=-Zsanitizer=thread $(CARGO) +nightly test --locked -Zbuild-std --target "$$(rustc -vV | sed -n 's/^host: //p')" \
 		--target-dir $(CARGO_TARGET_DIR)/tsan -p holdfast-engine --lib --test handlers
 
+.PHONY: sim
+sim: ## Run seeds of the simulator: SEEDS=100000 FROM=0 SCENARIO=echo|longconn|http
+	@bash .ci/need $(NEED_BUILD)
+	$(CARGO) build --release --locked -p holdfast-sim
+	$(CARGO_TARGET_DIR)/release/holdfast-sim $(SIM)
+
+SIM = $(strip --seeds $(or $(SEEDS),100000) \
+	$(if $(FROM),--from $(FROM)) \
+	$(if $(SCENARIO),--scenario $(SCENARIO)) \
+	$(ARGS))
+
 .PHONY: lint
 lint: ## Check formatting, clippy and documentation, each without a single warning
 	@bash .ci/need $(NEED_LINT)

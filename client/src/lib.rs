@@ -3,7 +3,7 @@
 //! Must not know: how it is started; the table of subcommands is `main.rs`.
 #![forbid(unsafe_code)]
 
-mod comeback;
+pub mod comeback;
 mod figures;
 pub mod http;
 mod launch;

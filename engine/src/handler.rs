@@ -177,6 +177,41 @@ impl<'a, S> Conn<'a, S> {
         self.ending = Some(Ending::Now(reason));
     }
 
+    /// The same connection for a handler that keeps only a part of the state: how one handler wraps another.
+    pub fn with_part<T, U>(
+        &mut self,
+        part: impl FnOnce(&mut S) -> &mut T,
+        call: impl FnOnce(&mut Conn<'_, T>) -> U,
+    ) -> U {
+        let mut conn = Conn {
+            state: part(self.state),
+            now_us: self.now_us,
+            is_blocked: self.is_blocked,
+            has_more: self.has_more,
+            outgoing: &mut *self.outgoing,
+            outgoing_static: self.outgoing_static,
+            is_pausing: self.is_pausing,
+            timer: self.timer,
+            ending: self.ending,
+        };
+        let result = call(&mut conn);
+        let Conn {
+            outgoing_static,
+            is_pausing,
+            timer,
+            ending,
+            ..
+        } = conn;
+        (self.outgoing_static, self.is_pausing) = (outgoing_static, is_pausing);
+        (self.timer, self.ending) = (timer, ending);
+        result
+    }
+
+    /// What was asked of this connection so far: bytes copied, static bytes behind them, the timer, the end.
+    pub(crate) fn asked(&self) -> (&[u8], &'static [u8], TimerChange, Option<Ending>) {
+        (self.outgoing, self.outgoing_static, self.timer, self.ending)
+    }
+
     pub(crate) fn into_intentions(self) -> Intentions {
         Intentions {
             outgoing_static: self.outgoing_static,

@@ -11,6 +11,7 @@ mod kernel;
 pub mod listen;
 pub mod ring;
 mod shard;
+pub mod sim;
 pub mod slot;
 pub mod spread;
 pub mod stats;

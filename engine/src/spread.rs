@@ -71,6 +71,12 @@ impl Gate {
         }
     }
 
+    /// Places taken, and of these the ones of connections.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let held = self.held.load(Ordering::Acquire);
+        (self.taken.load(Ordering::Acquire), held)
+    }
+
     /// Takes up to `wanted` places for accepts.
     fn ask(&self, wanted: u32) -> Admission {
         let mut granted = 0;
@@ -180,6 +186,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 listening: Vec::new(),
                 last_end_us: 0,
                 is_stopping: false,
+                is_cutting: false,
             },
             plan: plan.map(|(plan, ..)| plan),
             listeners: listeners
@@ -211,6 +218,11 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         &self.ctx.stats
     }
 
+    /// What an audit looks at.
+    pub(crate) fn parts(&self) -> (&[Shard<R, H>], &Context<'a, H>) {
+        (&self.shards, &self.ctx)
+    }
+
     /// True when every slot is free.
     pub fn is_empty(&self) -> bool {
         self.shards.iter().all(|s| s.used_count() == 0) && self.ctx.redial.is_empty()
@@ -226,6 +238,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
         self.stopping = how;
         self.ctx.is_stopping = true;
+        self.ctx.is_cutting = how == Stop::Now;
         self.ctx.last_end_us = self.ctx.last_end_us.max(self.ctx.now_us);
         self.listeners.clear();
         for state in std::mem::take(&mut self.ctx.redial) {
@@ -237,6 +250,42 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 Stop::Now => shard.cut_all(&mut self.ctx)?,
                 Stop::No => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Looks at the orders and takes one turn. When no more is to be accepted, `close_listeners` is called. `None` when all is over.
+    ///
+    /// # Errors
+    /// [`Error`] as of a turn.
+    pub fn serve(
+        &mut self,
+        now_us: u64,
+        how: Stop,
+        close_listeners: impl FnOnce(),
+    ) -> Result<Option<Next>, Error> {
+        if how == Stop::InOrder && !self.listeners.is_empty() {
+            self.accept_waiting(now_us)?;
+        }
+        if how != Stop::No {
+            close_listeners();
+            self.stop(how)?;
+        }
+        let next = self.turn(now_us)?;
+        Ok((how == Stop::No || !self.is_empty()).then_some(next))
+    }
+
+    /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the kernel call that serves it; of
+    /// several, `sleep` waits for any.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to serve.
+    pub fn wait(&mut self, timeout: Duration, sleep: impl FnOnce(Duration)) -> Result<(), Error> {
+        if let [shard] = &mut self.shards[..] {
+            return shard.enter((!timeout.is_zero()).then_some(timeout));
+        }
+        if !timeout.is_zero() && !self.shards.iter().any(|s| s.has_work(self.ctx.now_us)) {
+            sleep(timeout);
         }
         Ok(())
     }
@@ -316,6 +365,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let patience_us = self.ctx.config.drain_timeout.as_micros() as u64;
         if self.stopping == Stop::InOrder && self.ctx.now_us > self.ctx.last_end_us + patience_us {
             self.stopping = Stop::Now;
+            self.ctx.is_cutting = true;
             for shard in &mut self.shards {
                 shard.cut_all(&mut self.ctx)?;
             }
@@ -638,28 +688,22 @@ impl<P: Default + Send> CoreThread<P> {
         let mut next_report_us = 0;
         loop {
             let now_us = self.now_us();
-            let how = self.stop.load(Ordering::Acquire);
-            if how == Stop::InOrder as u8 && !self.listeners.is_empty() {
-                core.accept_waiting(now_us)?;
-            }
-            if how != Stop::No as u8 {
+            let how = match self.stop.load(Ordering::Acquire) {
+                0 => Stop::No,
+                1 => Stop::InOrder,
+                _ => Stop::Now,
+            };
+            let listeners = &mut self.listeners;
+            let next = core.serve(now_us, how, || {
                 // A ring that polls a listener keeps it open: shutting it down is what stops it from listening.
-                for listener in self.listeners.drain(..) {
+                for listener in listeners.drain(..) {
                     let _ = nix::sys::socket::shutdown(
                         listener.as_raw_fd(),
                         nix::sys::socket::Shutdown::Both,
                     );
                 }
-                core.stop(if how == Stop::InOrder as u8 {
-                    Stop::InOrder
-                } else {
-                    Stop::Now
-                })?;
-            }
-            let next = core.turn(now_us)?;
-            if how != Stop::No as u8 && core.is_empty() {
-                return Ok(());
-            }
+            })?;
+            let Some(next) = next else { return Ok(()) };
             if now_us >= next_report_us {
                 next_report_us = now_us + REPORT_INTERVAL_US;
                 // Never wait for a reader: what it misses now comes a little later.
@@ -676,10 +720,8 @@ impl<P: Default + Send> CoreThread<P> {
                 Next::Busy => {}
                 Next::IdleUntil(due_us) => {
                     let until = due_us.unwrap_or(u64::MAX).min(now_us + ORDERS_INTERVAL_US);
-                    core.wait(
-                        bell,
-                        Duration::from_micros(until.saturating_sub(self.now_us())),
-                    )?;
+                    let timeout = Duration::from_micros(until.saturating_sub(self.now_us()));
+                    core.wait(timeout, |timeout| bell.wait(timeout))?;
                 }
             }
         }
@@ -687,22 +729,6 @@ impl<P: Default + Send> CoreThread<P> {
 
     fn now_us(&self) -> u64 {
         self.started_at.elapsed().as_micros() as u64
-    }
-}
-
-impl<H: Handler, M: FnMut() -> Result<KernelRing, Error>> Core<'_, KernelRing, H, M> {
-    /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the kernel call that serves it.
-    fn wait(&mut self, bell: &os::Bell, timeout: Duration) -> Result<(), Error> {
-        if let [shard] = &mut self.shards[..] {
-            return shard.enter((!timeout.is_zero()).then_some(timeout));
-        }
-        if timeout.is_zero() {
-            return Ok(());
-        }
-        if !self.shards.iter().any(|s| s.has_work(self.ctx.now_us)) {
-            bell.wait(timeout);
-        }
-        Ok(())
     }
 }
 

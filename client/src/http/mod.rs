@@ -3,14 +3,14 @@
 //! Invariants: the exit code is 0 only if some request was ok, no request and no attempt to connect failed, and the books balance.
 //! Must not know: rings, slots, how users do it.
 
-mod budget;
-mod outcome;
+pub mod budget;
+pub mod outcome;
 pub mod reply;
 pub mod request;
-mod schedule;
-mod tally;
+pub mod schedule;
+pub mod tally;
 pub mod url;
-mod user;
+pub mod user;
 mod view;
 
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 //! Invariants: the exit code is 0 only if no user failed and none was lost.
 //! Must not know: rings, slots.
 
-mod user;
+pub mod user;
 
 use std::process::ExitCode;
 use std::sync::Arc;

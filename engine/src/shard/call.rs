@@ -13,7 +13,7 @@ use crate::slot::{Phase, flag};
 impl<R: Ring, H: Handler> Shard<R, H> {
     pub(super) fn on_timer(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         match self.slots[slot].phase {
-            Phase::Connecting => self.give_up_connecting(slot, libc::ETIMEDOUT),
+            Phase::Connecting => self.give_up_connecting(ctx, slot, libc::ETIMEDOUT),
             // While the peer does not take what was sent, the handler's patience counts, not the end's.
             Phase::Open if self.slots[slot].flags & flag::ENDING != 0 && !self.is_blocked(slot) => {
                 self.end(ctx, slot, CloseReason::Cut)
@@ -79,7 +79,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             outgoing.clear();
             self.outgoing = outgoing;
         }
-        if !intentions.outgoing_static.is_empty() {
+        // The copy may have been too much to keep: then the connection is over, and the slot may be free.
+        if !intentions.outgoing_static.is_empty() && self.slots[slot].phase == Phase::Open {
             self.send_static(ctx, slot, intentions.outgoing_static, is_last)?;
         }
         if self.slots[slot].phase != Phase::Open {

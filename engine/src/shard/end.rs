@@ -12,6 +12,8 @@ use crate::token::Op;
 
 /// Connections of one shard that are asked to end in one turn, when all are to.
 const DRAINS_PER_TURN: u32 = 256;
+/// Until an attempt that was given up is cancelled once more.
+const CANCEL_AGAIN_US: u64 = 100_000;
 
 impl<R: Ring, H: Handler> Shard<R, H> {
     /// Asks every open connection to end in order, a few each turn.
@@ -25,7 +27,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         for slot in 0..self.slots.touched_count() {
             match self.slots[slot].phase {
                 Phase::Open | Phase::Draining => self.end(ctx, slot, CloseReason::Cut)?,
-                Phase::Connecting => self.give_up_connecting(slot, libc::ECANCELED)?,
+                Phase::Connecting => self.give_up_connecting(ctx, slot, libc::ECANCELED)?,
                 Phase::Free | Phase::Closing => {}
             }
         }
@@ -40,7 +42,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         for slot in from..until {
             match self.slots[slot].phase {
                 Phase::Open => self.call(ctx, slot, |handler, conn| handler.on_stop(conn))?,
-                Phase::Connecting => self.give_up_connecting(slot, libc::ECANCELED)?,
+                Phase::Connecting => self.give_up_connecting(ctx, slot, libc::ECANCELED)?,
                 _ => {}
             }
         }
@@ -48,9 +50,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// Stops an attempt; its completion brings the end.
-    pub(super) fn give_up_connecting(&mut self, slot: u32, errno: i32) -> Result<(), Error> {
-        self.wheel.clear(&mut self.slots, slot);
+    /// Stops an attempt; its completion brings the end. A connect is linked to what comes before it, and the kernel does not find it
+    /// until that has completed: so it is asked again, as long as nothing came back.
+    pub(super) fn give_up_connecting(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        errno: i32,
+    ) -> Result<(), Error> {
+        self.set_timer(slot, ctx.now_us + CANCEL_AGAIN_US);
         if self.slots[slot].errno == 0 {
             self.slots[slot].errno = errno as u8;
         }

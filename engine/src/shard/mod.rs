@@ -9,6 +9,7 @@
 //! closed only when none of its polls, receives and shutdowns is; a connection counts in `open_now` from `on_open` to `on_close`.
 //! Must not know: threads, other shards, protocols. Slots never see the ring, the ring never sees slots.
 
+pub(crate) mod audit;
 mod call;
 mod end;
 mod open;
@@ -51,6 +52,8 @@ pub(crate) struct Context<'a, H: Handler> {
     pub last_end_us: u64,
     /// All connections are to end.
     pub is_stopping: bool,
+    /// At once.
+    pub is_cutting: bool,
 }
 
 pub(crate) struct Shard<R, H: Handler> {
@@ -69,6 +72,8 @@ pub(crate) struct Shard<R, H: Handler> {
     /// Somebody waits for sends to be settled: the next `enter` must not sleep.
     must_settle: bool,
     carries: HashMap<u32, Carry>,
+    /// Slots whose kept bytes wait for room in the staging region.
+    unstaged: VecDeque<Token>,
     outgoing: Vec<u8>,
     draining_from: Option<u32>,
 }
@@ -87,6 +92,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             half: 0,
             must_settle: false,
             carries: HashMap::new(),
+            unstaged: VecDeque::new(),
             outgoing: Vec::new(),
             draining_from: None,
         }
@@ -107,6 +113,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// True if a turn would do something now.
     pub fn has_work(&self, now_us: u64) -> bool {
         self.ring.wants_enter()
+            || self.must_settle
+            || !self.readable.is_empty()
             || self.ring.has_completion()
             || self.draining_from.is_some()
             || self.sweep.next_due_us().is_some_and(|due| due <= now_us)
@@ -136,7 +144,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         for _ in 0..ROUNDS_MAX {
             worked |= self.dispatch(ctx)?;
             self.start_receives()?;
-            if !self.ring.wants_enter() || (may_leave && !self.must_settle) {
+            // A full queue may have submitted the sends somebody waits for: only an `enter` settles them.
+            if !self.must_settle && (may_leave || !self.ring.wants_enter()) {
                 break;
             }
             self.enter(None)?;

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 
 use super::{Context, Shard};
 use crate::config::Config;
-use crate::error::{Error, OpenFailure};
+use crate::error::{CloseReason, Error, OpenFailure};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring};
 use crate::slot::Phase;
@@ -151,6 +151,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         ctx.stats.open_now += 1;
         ctx.stats.open_max = ctx.stats.open_max.max(ctx.stats.open_now);
         self.call(ctx, slot, |handler, conn| handler.on_open(conn))?;
+        if ctx.is_cutting && matches!(self.slots[slot].phase, Phase::Open | Phase::Draining) {
+            // Its accept was under way when the others were cut.
+            return self.end(ctx, slot, CloseReason::Cut);
+        }
         if ctx.is_stopping && self.slots[slot].phase == Phase::Open {
             // It opened while the others were already being told.
             self.call(ctx, slot, |handler, conn| handler.on_stop(conn))?;

@@ -32,6 +32,11 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
+    /// Hot connections.
+    pub fn hot_count(&self) -> u32 {
+        self.hot_count
+    }
+
     /// When there is something to do, if there is.
     pub fn next_due_us(&self) -> Option<u64> {
         (self.hot_count > 0 || self.is_trim_due).then_some(self.at_us)
@@ -358,6 +363,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// The peer sends no more. What it is still owed is sent first.
     fn on_peer_end(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         if self.slots[slot].phase == Phase::Draining {
+            if self.has_held(slot) {
+                self.take_up_held(ctx, slot, true)?;
+            }
+            if self.slots[slot].phase != Phase::Draining {
+                return Ok(());
+            }
             return self.end(ctx, slot, CloseReason::ByUs);
         }
         self.slots[slot].set(flag::PEER_ENDED);

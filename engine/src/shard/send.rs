@@ -111,6 +111,13 @@ pub(super) struct SendRecord {
     source: SendSource,
 }
 
+impl SendRecord {
+    /// True if it is of this life of `slot`.
+    pub fn is_of(&self, slot: u32, generation: u32) -> bool {
+        self.slot == slot && self.generation == generation
+    }
+}
+
 #[derive(Clone, Copy)]
 enum SendSource {
     Static(&'static [u8]),
@@ -171,8 +178,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 };
                 return self.submit_send(ctx, slot, request, SendSource::Staged(staged));
             }
-            // No room until the kernel has been entered; the poll completes right after that.
-            self.want_writable(slot)?;
+            self.want_room(slot);
         }
         self.carry_mut(slot).push(bytes);
         self.check_carry(ctx, slot)
@@ -226,6 +232,33 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         self.sends[settled] = records;
         self.ring.unstage(settled);
+        self.stage_more(ctx)
+    }
+
+    /// No room in the staging region until sends have been settled. Not a poll for room to send: it would complete at once, again and
+    /// again, and with many of them the completions that settle would never be all there.
+    fn want_room(&mut self, slot: u32) {
+        self.must_settle = true;
+        self.unstaged.push_back(self.token(Op::Send, slot));
+    }
+
+    /// Sends what waited for room in the staging region, as much as there is now.
+    fn stage_more(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+        for _ in 0..self.unstaged.len() {
+            let Some(token) = self.unstaged.pop_front() else {
+                break;
+            };
+            let slot = token.slot();
+            let entry = &self.slots[slot];
+            if entry.generation == token.generation() && entry.phase == Phase::Open {
+                self.flush(ctx, slot)?;
+                if self.unstaged.back() == Some(&token) {
+                    // It found no room: whoever comes behind it waits too.
+                    self.unstaged.rotate_right(1);
+                    break;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -246,7 +279,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return self.end(ctx, slot, CloseReason::from_errno(-result));
         }
         let taken = result.max(0) as usize;
-        let is_ours = |r: &SendRecord| r.slot == slot && r.generation == token.generation();
+        let is_ours = |r: &SendRecord| r.is_of(slot, token.generation());
         let source = self
             .sends
             .iter()
@@ -314,9 +347,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             }
             self.take_up(ctx, slot)?;
         }
-        // What was taken up may have brought new sends: then this comes again when they are settled.
+        // What was taken up may have brought new sends: then this comes again when they are settled. What a handler left of what it
+        // was given stays with a connection that is ended in order.
+        let is_blocked = self.is_blocked(slot);
         let entry = &self.slots[slot];
-        if entry.phase != Phase::Open || entry.has(flag::SENDING) || entry.has(flag::CARRY) {
+        let is_held_up = entry.has(flag::CARRY) && (is_blocked || !entry.has(flag::END_IN_ORDER));
+        if entry.phase != Phase::Open || entry.has(flag::SENDING) || is_held_up {
             return Ok(());
         }
         if entry.has(flag::END_AFTER_SENT) {
@@ -341,12 +377,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if was_blocked && !is_ending {
             self.call(ctx, slot, |handler, conn| handler.on_sent(conn))?;
         }
-        if was_held && has_bytes && !is_ending {
-            if self.slots[slot].phase == Phase::Open && self.slots[slot].has(flag::CARRY) {
-                self.take_up_held(ctx, slot, false)?;
-            }
-        } else if is_ending {
+        if self.slots[slot].has(flag::END_AFTER_SENT) {
             self.carry_mut(slot).incoming.clear();
+        } else if was_held
+            && has_bytes
+            && self.slots[slot].phase == Phase::Open
+            && self.slots[slot].has(flag::CARRY)
+        {
+            // Also when the handler has ended it in order since: what the peer sent before its end is handed over.
+            self.take_up_held(ctx, slot, is_ending)?;
         }
         if self.slots[slot].phase == Phase::Open {
             self.drop_carry_if_empty(slot);
@@ -382,7 +421,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             }
             Piece::Copied { bytes, from } => {
                 let rest = &bytes[*from..];
-                let rest = &rest[..rest.len().min(STAGED_BYTES_MAX)];
+                // No more than an empty half has room for, or it would wait for ever.
+                let bytes_max = STAGED_BYTES_MAX.min(ctx.config.staging_bytes);
+                let rest = &rest[..rest.len().min(bytes_max)];
                 match self.ring.stage(half, rest) {
                     Some(staged) => {
                         let request = Request::SendStaged {
@@ -392,7 +433,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                         };
                         (request, rest.len())
                     }
-                    None => return self.want_writable(slot),
+                    None => {
+                        self.want_room(slot);
+                        return Ok(());
+                    }
                 }
             }
         };

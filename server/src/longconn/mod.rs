@@ -2,7 +2,7 @@
 //!
 //! Must not know: rings, slots.
 
-mod holder;
+pub mod holder;
 
 use std::process::ExitCode;
 use std::time::Duration;

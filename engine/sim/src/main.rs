@@ -1,0 +1,146 @@
+//! `holdfast-sim`: runs seeds of the simulator.
+//!
+//! Must not know: what a run does.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use holdfast_engine::sim::Canary;
+use holdfast_sim::campaign::{Campaign, attempt};
+use holdfast_sim::{Run, Scenario};
+
+/// Seeds a canary may need at most.
+const CANARY_SEEDS_MAX: u64 = 10_000;
+
+/// Runs the engine and its protocols in a simulated world, one run a seed, and checks what must always hold
+#[derive(Parser)]
+#[command(name = "holdfast-sim", version)]
+struct Flags {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Seeds to run
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    from: u64,
+    /// Only this seed, and everything that happens in it
+    #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from"])]
+    seed: Option<u64>,
+    /// Only this scenario: echo, longconn or http [default: in turns]
+    #[arg(long, value_name = "NAME", value_parser = parse_scenario)]
+    scenario: Option<Scenario>,
+    /// Run with this mistake; `holdfast-sim canaries` names them
+    #[arg(long, value_name = "NAME", value_parser = parse_canary)]
+    canary: Option<Canary>,
+    /// Threads [default: as many as there are cores]
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<usize>,
+    /// With --seed: do not print what happens
+    #[arg(long)]
+    quiet: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Try each mistake until a seed catches it, and print how many it took
+    Canaries,
+}
+
+fn parse_scenario(text: &str) -> Result<Scenario, String> {
+    let found = Scenario::ALL.into_iter().find(|s| s.label() == text);
+    found.ok_or_else(|| "no scenario; next: give echo, longconn or http".to_owned())
+}
+
+fn parse_canary(text: &str) -> Result<Canary, String> {
+    let found = Canary::ALL.iter().copied().find(|c| c.label() == text);
+    found.ok_or_else(|| "no canary; next: see holdfast-sim canaries".to_owned())
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    if let Some(Command::Canaries) = flags.command {
+        return canaries();
+    }
+    if let Some(seed) = flags.seed {
+        return one(&flags, seed);
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let campaign = Campaign {
+        from: flags.from,
+        count: flags.seeds,
+        scenario: flags.scenario,
+        canary: flags.canary,
+        threads: flags.threads.unwrap_or(cores).max(1),
+        is_told: true,
+    };
+    match campaign.run() {
+        Ok(coverage) => {
+            print!("{}", coverage.text());
+            println!("{} seeds, no violation", flags.seeds);
+            ExitCode::SUCCESS
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn one(flags: &Flags, seed: u64) -> ExitCode {
+    let run = Run {
+        scenario: flags.scenario.unwrap_or(Scenario::ALL[(seed % 3) as usize]),
+        seed,
+        canary: flags.canary,
+        is_told: !flags.quiet,
+    };
+    match attempt(run) {
+        Ok(outcome) => {
+            println!("trace {:016x}, no violation", outcome.trace);
+            ExitCode::SUCCESS
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Each canary runs in processes of its own: where a panic ends the process, as in release builds, the table goes on.
+fn canaries() -> ExitCode {
+    let own = std::env::current_exe().expect("this program has a path");
+    let mut all_caught = true;
+    println!("{:<20} {:>6}  what is broken", "canary", "seeds");
+    for canary in Canary::ALL {
+        let seeds = CANARY_SEEDS_MAX.to_string();
+        let output = std::process::Command::new(&own)
+            .args([
+                "--canary",
+                canary.label(),
+                "--seeds",
+                &seeds,
+                "--threads",
+                "1",
+            ])
+            .output()
+            .expect("this program can be started");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let seed = said
+            .lines()
+            .find_map(|l| l.strip_prefix("FAILED: ")?.split("seed ").nth(1));
+        let count = match seed.and_then(|seed| seed.trim().parse::<u64>().ok()) {
+            Some(seed) => (seed + 1).to_string(),
+            None => {
+                all_caught = false;
+                "never".to_owned()
+            }
+        };
+        let lines: Vec<&str> = said.lines().collect();
+        let place = lines.iter().position(|l| l.contains("panicked at"));
+        let wrong = place.and_then(|p| lines.get(p + 1)).copied().unwrap_or("");
+        println!(
+            "{:<20} {count:>6}  {}; caught: {wrong}",
+            canary.label(),
+            canary.describe()
+        );
+    }
+    match all_caught {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}

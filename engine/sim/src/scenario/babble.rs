@@ -1,0 +1,175 @@
+//! A handler that does, by chance, whatever a handler may do: uses a part of what it is given, sends copies and static bytes, pauses,
+//! sets and clears timers, ends connections in every way, at every callback.
+//!
+//! It checks nothing: what is checked is that the engine keeps its promises to it.
+//! Must not know: rings.
+
+use holdfast_engine::sim::Random;
+use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
+
+/// Bytes that live for ever.
+static FIXED: [u8; 20_000] = {
+    let mut bytes = [0; 20_000];
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = (at % 251) as u8;
+        at += 1;
+    }
+    bytes
+};
+
+/// How one run's handlers are.
+#[derive(Debug, Clone, Copy)]
+pub struct Temper {
+    /// Longest single send, bytes.
+    send_bytes_max: u64,
+    /// Sends back what comes.
+    echoes: bool,
+    /// One in so many callbacks says something of its own.
+    speaks_one_in: u64,
+    /// One in so many callbacks ends the connection.
+    ends_one_in: u64,
+    /// One in so many callbacks uses only a part.
+    leaves_one_in: u64,
+    /// One in so many callbacks pauses.
+    pauses_one_in: u64,
+    /// Longest timer, microseconds.
+    timer_us_max: u64,
+}
+
+impl Temper {
+    /// Drawn from a seed.
+    pub fn draw(random: &mut Random) -> Self {
+        Temper {
+            send_bytes_max: random.magnitude(1, 8_000),
+            echoes: random.once_in(2),
+            speaks_one_in: random.magnitude(1, 50),
+            ends_one_in: random.magnitude(8, 1_000),
+            leaves_one_in: random.magnitude(2, 1_000),
+            pauses_one_in: random.magnitude(2, 1_000),
+            timer_us_max: random.magnitude(1, 3_000_000),
+        }
+    }
+}
+
+/// See the file's head.
+pub struct Babbler {
+    temper: Temper,
+    random: Random,
+    /// Connections it still wants, and when it wants the next: a client.
+    wanted: u64,
+    next_us: u64,
+    pace_us: u64,
+}
+
+impl Babbler {
+    /// One that dials `wanted` connections.
+    pub fn new(temper: Temper, random: &mut Random, wanted: u64) -> Self {
+        Babbler {
+            temper,
+            random: Random::new(random.next()),
+            wanted,
+            next_us: 0,
+            pace_us: random.magnitude(1, 200_000),
+        }
+    }
+
+    fn act(&mut self, conn: &mut Conn<'_, u32>) {
+        *conn.state = conn.state.wrapping_add(1);
+        let random = &mut self.random;
+        let temper = &self.temper;
+        if random.once_in(temper.speaks_one_in) {
+            for _ in 0..random.magnitude(1, 4) {
+                let length = random.magnitude(1, temper.send_bytes_max) as usize;
+                let from = random.below((FIXED.len() - length) as u64 + 1) as usize;
+                if random.once_in(2) {
+                    conn.send_static(&FIXED[from..from + length]);
+                } else {
+                    conn.send_copy(&FIXED[from..from + length]);
+                }
+            }
+        }
+        if random.once_in(temper.pauses_one_in) {
+            conn.pause();
+        }
+        match random.below(6) {
+            0 => conn.clear_timer(),
+            1 | 2 => {
+                let after_us = random.magnitude(1, temper.timer_us_max);
+                conn.set_timer((conn.now_us() + after_us).saturating_sub(2_000));
+            }
+            _ => {}
+        }
+        if random.once_in(temper.ends_one_in) {
+            match random.below(4) {
+                0 | 1 => conn.close(),
+                2 => conn.close_after_sent(),
+                _ => conn.cut(random.pick(&[CloseReason::ByUs, CloseReason::Idle])),
+            }
+        }
+    }
+}
+
+impl Handler for Babbler {
+    type State = u32;
+    type Report = ();
+
+    fn on_open(&mut self, conn: &mut Conn<'_, u32>) {
+        self.act(conn);
+    }
+
+    fn on_bytes(&mut self, conn: &mut Conn<'_, u32>, bytes: &[u8]) -> usize {
+        let mut used = bytes.len();
+        if self.random.once_in(self.temper.leaves_one_in) {
+            used = self.random.below(bytes.len() as u64 + 1) as usize;
+        }
+        if self.temper.echoes {
+            conn.send_copy(&bytes[..used]);
+        }
+        self.act(conn);
+        used
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, u32>) {
+        self.act(conn);
+    }
+
+    fn on_blocked(&mut self, conn: &mut Conn<'_, u32>) {
+        if self.random.once_in(4) {
+            self.act(conn);
+        }
+    }
+
+    fn on_sent(&mut self, conn: &mut Conn<'_, u32>) {
+        if self.random.once_in(2) {
+            self.act(conn);
+        }
+    }
+
+    fn on_stop(&mut self, conn: &mut Conn<'_, u32>) {
+        match self.random.below(4) {
+            0 => conn.close_after_sent(),
+            1 => {
+                // Later.
+                let after_us = self.random.magnitude(1, 1_000_000);
+                conn.set_timer(conn.now_us() + after_us);
+            }
+            _ => conn.close(),
+        }
+    }
+
+    fn on_open_failed(&mut self, _: &u32, failure: OpenFailure, _: u64) {
+        if failure != OpenFailure::Cancelled && self.random.once_in(2) {
+            self.wanted += 1;
+        }
+    }
+
+    fn on_turn(&mut self, dial: &mut Dial<'_, u32>) -> Option<u64> {
+        while self.wanted > 0 && dial.room() > 0 && self.next_us <= dial.now_us() {
+            self.wanted -= 1;
+            self.next_us = dial.now_us() + self.random.below(self.pace_us);
+            dial.connect(0);
+        }
+        (self.wanted > 0 && !dial.is_stopping()).then_some(self.next_us)
+    }
+}

@@ -1,0 +1,42 @@
+//! The engine by itself: handlers that do anything on both sides, and scripted peers.
+
+use holdfast_engine::spread::Gate;
+
+use super::babble::{Babbler, Temper};
+use super::{Sides, add_hostile, config, plan, world};
+use crate::{Outcome, Run};
+
+pub(super) fn run(run: Run) -> Outcome {
+    let world = world(run);
+    let (server, client, plan, tempers, count) = {
+        let mut world = world.lock().expect("it is new");
+        let content = vec![b"hello".to_vec(), vec![b'x'; 1_000]];
+        add_hostile(&mut world, &content, Some(&content));
+        let random = world.random();
+        let server = config(random);
+        let mut client = config(random);
+        client.reads_while_blocked = random.once_in(2);
+        let tempers = (Temper::draw(random), Temper::draw(random));
+        let plan = plan(random, true);
+        (server, client, plan, tempers, random.magnitude(1, 40))
+    };
+    let (server_gate, client_gate) = (Gate::new(server.capacity), Gate::new(client.capacity));
+    let sides = Sides {
+        world: &world,
+        server: &server,
+        client: &client,
+        server_gate: &server_gate,
+        client_gate: &client_gate,
+        plan: &plan,
+        canary: run.canary,
+    };
+    let babbler = |temper, count| {
+        let mut world = world.lock().expect("nobody panicked with it");
+        Babbler::new(temper, world.random(), count)
+    };
+    sides.run(
+        || babbler(tempers.0, 0),
+        babbler(tempers.1, count),
+        |_, _, _| {},
+    )
+}

@@ -1,0 +1,87 @@
+//! `holdfast-server longconn` against `holdfast-client longconn`, with scripted peers among both.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use holdfast_client::comeback::Backoff;
+use holdfast_client::load::Load;
+use holdfast_client::longconn::user::{Ended, UserConfig, UserReport, Users};
+use holdfast_engine::Handler;
+use holdfast_engine::spread::Gate;
+use holdfast_server::longconn::holder::{Holder, HolderConfig};
+
+use super::{Sides, add_hostile, config, plan, world};
+use crate::{Outcome, Run};
+
+static MESSAGES: [&[u8]; 3] = [b"ok", b"k", &[b'm'; 900]];
+
+pub(super) fn run(run: Run) -> Outcome {
+    let world = world(run);
+    let (server, client, plan, holder, user, load, has_hostile) = {
+        let mut world = world.lock().expect("it is new");
+        let has_hostile = world.random().once_in(3);
+        let content = [b"hello".to_vec(), vec![b'x'; 1_000]];
+        let answers = [b"ok".to_vec(), b"okok".to_vec(), b"no".to_vec()];
+        add_hostile(&mut world, &content, has_hostile.then_some(&answers));
+        let random = world.random();
+        let (server, client) = (config(random), config(random));
+        let message = random.pick(&MESSAGES);
+        let every_us = random.pick(&[0, 5_000, 50_000, 200_000, 1_000_000]);
+        let echoes = random.once_in(4);
+        let holder = HolderConfig {
+            message,
+            every_us,
+            idle_timeout_us: random
+                .once_in(3)
+                .then(|| random.magnitude(1_000, 3_000_000)),
+            echo: echoes,
+        };
+        let upward = random.pick(&MESSAGES);
+        let user = UserConfig {
+            // With an echo anything may come between.
+            expect: if echoes { b"" } else { message },
+            every_us: if random.once_in(2) { every_us } else { 0 },
+            send: random
+                .once_in(2)
+                .then(|| (upward, random.magnitude(8_000, 500_000))),
+            reconnect: random.once_in(2).then(|| Backoff {
+                first_us: random.magnitude(1_000, 200_000),
+                longest_us: 1_000_000,
+            }),
+        };
+        let load = Load {
+            users: AtomicU64::new(random.magnitude(1, 60)),
+            spawn_rate_milli: AtomicU64::new(random.pick(&[Load::MAX, 20_000, 500_000])),
+        };
+        let plan = plan(random, has_hostile);
+        (server, client, plan, holder, user, load, has_hostile)
+    };
+    let (server_gate, client_gate) = (Gate::new(server.capacity), Gate::new(client.capacity));
+    let sides = Sides {
+        world: &world,
+        server: &server,
+        client: &client,
+        server_gate: &server_gate,
+        client_gate: &client_gate,
+        plan: &plan,
+        canary: run.canary,
+    };
+    sides.run(
+        || Holder::new(holder),
+        Users::new(user, Arc::new(load), 0, 1),
+        |coverage, _, client| {
+            let mut report = UserReport::default();
+            client.handler().report(&mut report);
+            let opened = client.stats().opened;
+            let ended: u64 = report.ended.iter().sum();
+            assert_eq!(ended, opened, "each user's connection ended in one class");
+            if !has_hostile {
+                assert_eq!(report.wrong, 0, "what was pushed is what came");
+            }
+            for (ended, name) in Ended::ALL {
+                coverage.count(name, report.ended[ended as usize]);
+            }
+            coverage.count("messages", report.received);
+        },
+    )
+}

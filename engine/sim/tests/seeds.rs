@@ -1,0 +1,103 @@
+//! Some thousand seeds in every test run, the seeds that once found something, and that the simulator itself can be trusted.
+
+use holdfast_engine::sim::{Canary, Fault};
+use holdfast_engine::{CloseReason, OpenFailure};
+use holdfast_sim::campaign::{Campaign, attempt, seeds_until_caught};
+use holdfast_sim::{Coverage, Run, Scenario};
+
+/// Seeds a mistake may survive.
+const CANARY_SEEDS_MAX: u64 = 10_000;
+
+fn run(scenario: Scenario, seed: u64) -> Run {
+    Run {
+        scenario,
+        seed,
+        canary: None,
+        is_told: false,
+    }
+}
+
+fn campaign(from: u64, count: u64) -> Coverage {
+    let campaign = Campaign {
+        from,
+        count,
+        scenario: None,
+        canary: None,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        is_told: false,
+    };
+    match campaign.run() {
+        Ok(coverage) => coverage,
+        Err(failures) => panic!("{}: {}", failures[0].0.command(), failures[0].1),
+    }
+}
+
+#[test]
+fn seeds_hold_and_no_fault_is_dead() {
+    let coverage = campaign(0, 2_100);
+    let dead: Vec<&str> = Fault::ALL
+        .iter()
+        .filter(|f| coverage.faults[**f as usize] == 0)
+        .map(|f| f.label())
+        .collect();
+    assert!(dead.is_empty(), "never met: {dead:?}\n{}", coverage.text());
+    let met = |counts: &[u64], number: usize| counts[number] > 0;
+    for reason in CloseReason::ALL {
+        let is_met = met(&coverage.stats.closed, *reason as usize);
+        assert!(is_met, "no connection ended with {}", reason.label());
+    }
+    for failure in OpenFailure::ALL {
+        let is_met = met(&coverage.stats.failed, *failure as usize);
+        assert!(is_met, "no attempt failed with {}", failure.label());
+    }
+    assert!(coverage.stats.refused_full > 0 && coverage.stats.stale_completions > 0);
+}
+
+/// Each found a mistake of the engine, which its commit describes.
+#[test]
+fn seeds_that_found_something_hold() {
+    for (scenario, seed) in [
+        // A piece larger than the staging region waited for ever.
+        (Scenario::Echo, 377),
+        // What was held back was lost when its connection was ended in order.
+        (Scenario::Echo, 54),
+        (Scenario::Echo, 198),
+        // Sends that a full queue had submitted were not settled.
+        (Scenario::Echo, 250),
+        // Polls for room in the staging region kept sends from being settled.
+        (Scenario::Http, 216),
+        // A parked connection that became readable was not received from.
+        (Scenario::Echo, 1_340),
+        // A connection that opened after all others were cut was not.
+        (Scenario::Echo, 34_169),
+        // Static bytes were sent on a connection that had ended with those before them.
+        (Scenario::Echo, 1_106),
+    ] {
+        let outcome = attempt(run(scenario, seed));
+        assert!(outcome.is_ok(), "{scenario:?} {seed}: {outcome:?}");
+    }
+}
+
+#[test]
+fn a_seed_replays_identically() {
+    for scenario in Scenario::ALL {
+        for seed in 100..105 {
+            let traces = [(); 2].map(|()| run(scenario, seed).run().trace);
+            assert_eq!(traces[0], traces[1], "{scenario:?} {seed}");
+        }
+    }
+    let other = [100, 101].map(|seed| run(Scenario::Echo, seed).run().trace);
+    assert_ne!(other[0], other[1], "another seed is another run");
+}
+
+#[test]
+fn every_canary_is_caught() {
+    for canary in Canary::ALL {
+        let caught = seeds_until_caught(*canary, CANARY_SEEDS_MAX);
+        let (seeds, run, wrong) =
+            caught.unwrap_or_else(|| panic!("{} lives after {CANARY_SEEDS_MAX}", canary.label()));
+        println!("{:<20} {seeds:>6} seeds: {wrong}", canary.label());
+        let again = attempt(run).expect_err("a failure replays");
+        assert_eq!(again, wrong, "and is the same: {}", run.command());
+    }
+}

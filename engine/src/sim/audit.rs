@@ -1,0 +1,131 @@
+//! What must hold of a core between turns, and when it has ended.
+//!
+//! Invariants: looking changes nothing but counts of overdue turns.
+//! Must not know: what handlers do.
+
+use super::net::Stage;
+use super::watch::Watched;
+use super::world::{World, lock};
+use crate::config::TICK_US;
+use crate::error::Error;
+use crate::handler::Handler;
+use crate::ring::Ring;
+use crate::shard::audit::{Books, Census};
+use crate::slot::{Phase, flag};
+use crate::spread::{Core, Gate};
+
+/// How long an attempt may last over its limit: the cancel has to be submitted, and to be heard of.
+const CONNECT_GRACE_US: u64 = 20_000_000;
+
+/// Checks everything between turns. `turn_us` is when the last one began.
+pub(super) fn check_core<R: Ring + Books, H: Handler, M: FnMut() -> Result<R, Error>>(
+    core: &Core<'_, R, Watched<H>, M>,
+    turn_us: u64,
+) -> Result<Census, String> {
+    let (shards, ctx) = core.parts();
+    let mut census = Census::default();
+    let shared = ctx.handler.world();
+    let world = lock(&shared);
+    for shard in shards {
+        shard.audit(world.now_us(), &mut census, &mut |slot| {
+            let socket = slot.state.socket;
+            let is_calm = slot.phase == Phase::Open && slot.flags & flag::ENDING == 0;
+            if is_calm {
+                check_timer(&world, socket, slot.has(flag::TIMED), turn_us)?;
+            }
+            Ok(())
+        })?;
+    }
+    let stats = &ctx.stats;
+    let equal = |what: &str, one: u64, other: u64| match one == other {
+        true => Ok(()),
+        false => Err(format!("{what}: {one} and {other}")),
+    };
+    equal("open connections", stats.open_now, census.open)?;
+    equal(
+        "attempts under way",
+        stats.connecting_now,
+        census.connecting,
+    )?;
+    equal(
+        "attempts and their classes",
+        stats.attempts,
+        stats.opened
+            + stats.failed.iter().sum::<u64>()
+            + stats.connecting_now
+            + ctx.redial.len() as u64,
+    )?;
+    equal(
+        "connections and their ends",
+        stats.accepted + stats.opened,
+        stats.open_now + stats.closed.iter().sum::<u64>(),
+    )?;
+    Ok(census)
+}
+
+/// Checks that nothing is left.
+pub(super) fn check_end<R: Ring + Books, H: Handler, M: FnMut() -> Result<R, Error>>(
+    core: &Core<'_, R, Watched<H>, M>,
+) -> Result<(), String> {
+    let census = check_core(core, u64::MAX)?;
+    if census.open + census.connecting + census.accepting > 0 {
+        return Err(format!("something is left at the end: {census:?}"));
+    }
+    core.parts().1.handler.check_end()
+}
+
+/// A connection's timer is on the wheel exactly if its handler set it, and fired when it was due.
+fn check_timer(world: &World, socket: u32, is_on: bool, turn_us: u64) -> Result<(), String> {
+    let Some(ledger) = &world.socket(socket).ledger else {
+        return Err("open without on_open".to_owned());
+    };
+    let due = ledger.due_tick();
+    if due.is_some() != is_on {
+        return Err(format!(
+            "socket {socket}: its timer is {due:?}, on the wheel: {is_on}"
+        ));
+    }
+    match due {
+        Some(due) if turn_us != u64::MAX && due <= turn_us / TICK_US => Err(format!(
+            "socket {socket}: a timer due at tick {due} has not fired at {turn_us}"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The gate's books against what its cores have.
+pub(super) fn check_gate(gate: &Gate, all: &[Census]) -> Result<(), String> {
+    let held: u64 = all.iter().map(|c| c.accepted).sum();
+    let accepting: u64 = all.iter().map(|c| c.accepting).sum();
+    if gate.counts() != (held + accepting, held) {
+        let (counts, open) = (gate.counts(), held);
+        return Err(format!(
+            "the gate says {counts:?}; open {open}, opening {accepting}"
+        ));
+    }
+    Ok(())
+}
+
+/// No connection tries for longer than it may; in the end no ring has a socket.
+pub(super) fn check_world(
+    world: &World,
+    is_over: bool,
+    connect_timeout_us: u64,
+) -> Result<(), String> {
+    for (id, socket) in world.sockets.iter().enumerate() {
+        let super::net::Owner::Ring(_) = socket.owner else {
+            continue;
+        };
+        if is_over && !socket.is_closed {
+            return Err(format!("socket {id} is open at the end"));
+        }
+        let lasts_us = world.now_us() - socket.connect_us;
+        if socket.stage == Stage::Connecting
+            && !socket.is_closed
+            && lasts_us > connect_timeout_us + CONNECT_GRACE_US
+        {
+            return Err(format!("socket {id} has been connecting for {lasts_us} us"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! What one connection's handler asked for and was given, against what its socket carried.
+//!
+//! Invariants checked here: what is sent is what the handler asked to send, in order and once; what the handler is shown is what was
+//! received, in order, and again only what it left; a connection that ended in order was shown everything and sent everything; a
+//! timer is never early.
+//! Must not know: rings, how bytes travel.
+
+use std::collections::VecDeque;
+
+use crate::config::TICK_US;
+use crate::error::CloseReason;
+use crate::handler::{Ending, TimerChange};
+
+/// The books of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// Asked to be sent, and not with the kernel yet.
+    promised: VecDeque<u8>,
+    /// Of these, the first so many must be sent if it ends in order; what was asked for after an end need not be.
+    owed: usize,
+    /// Received, and not used by the handler.
+    received: VecDeque<u8>,
+    /// Of these, the first so many were shown to it.
+    shown: usize,
+    /// When its timer is due, engine time.
+    pub timer_us: Option<u64>,
+    /// When that was set.
+    pub timer_set_us: u64,
+    /// The end the handler asked for.
+    pub ending: Option<Ending>,
+    is_closed: bool,
+}
+
+impl Ledger {
+    /// The handler's callback has returned.
+    pub fn asked(
+        &mut self,
+        now_us: u64,
+        (copied, fixed, timer, ending): (&[u8], &'static [u8], TimerChange, Option<Ending>),
+    ) {
+        assert!(!self.is_closed, "a callback after on_close");
+        self.promised.extend(copied);
+        self.promised.extend(fixed);
+        if self.ending.is_none() {
+            self.owed = self.promised.len();
+            match timer {
+                TimerChange::Keep => {}
+                TimerChange::Off => self.timer_us = None,
+                TimerChange::At(at_us) => {
+                    self.timer_us = Some(at_us);
+                    self.timer_set_us = now_us;
+                }
+            }
+        }
+        match (self.ending, ending) {
+            // A later order in an abrupter way replaces the first.
+            (None, Some(_)) | (_, Some(Ending::Now(_) | Ending::AfterSent)) => {
+                self.ending = ending;
+            }
+            _ => {}
+        }
+    }
+
+    /// The kernel has taken bytes to send; of a connection that was cut, also after `on_close`, in the same entry.
+    pub fn sent(&mut self, bytes: &[u8]) {
+        assert!(
+            bytes.len() <= self.promised.len(),
+            "{} bytes are sent of {} promised",
+            bytes.len(),
+            self.promised.len()
+        );
+        assert!(
+            self.promised.drain(..bytes.len()).eq(bytes.iter().copied()),
+            "other bytes are sent than were promised"
+        );
+        self.owed = self.owed.saturating_sub(bytes.len());
+    }
+
+    /// The kernel has given bytes to the ring.
+    pub fn received(&mut self, bytes: &[u8]) {
+        self.received.extend(bytes);
+    }
+
+    /// The handler is shown bytes.
+    pub fn shown(&mut self, bytes: &[u8]) {
+        assert!(!self.is_closed, "bytes after on_close");
+        assert!(!bytes.is_empty(), "a handler is shown nothing");
+        assert!(
+            bytes.len() <= self.received.len()
+                && self.received.iter().zip(bytes).all(|(a, b)| a == b),
+            "a handler that asked for {:?} is shown other bytes than were received",
+            self.ending
+        );
+        self.shown = self.shown.max(bytes.len());
+    }
+
+    /// The handler has used the first `count` bytes of what it was shown.
+    pub fn used(&mut self, count: usize) {
+        self.received.drain(..count);
+        self.shown -= count;
+    }
+
+    /// The handler's timer fires.
+    pub fn fired(&mut self, now_us: u64) {
+        assert!(!self.is_closed, "a timer after on_close");
+        if self.ending.is_none() {
+            let due_us = self.timer_us.take().expect("a timer fires that was set");
+            assert!(
+                now_us >= due_us,
+                "a timer due at {due_us} fires at {now_us}"
+            );
+        }
+    }
+
+    /// The tick by which a turn must have fired the timer.
+    pub fn due_tick(&self) -> Option<u64> {
+        let earliest = self.timer_set_us / TICK_US + 1;
+        self.timer_us.map(|us| us.div_ceil(TICK_US).max(earliest))
+    }
+
+    /// The connection has ended.
+    pub fn closed(&mut self, reason: CloseReason) {
+        assert!(!self.is_closed, "on_close twice");
+        self.is_closed = true;
+        let is_in_order = reason == CloseReason::PeerClosed
+            || (reason == CloseReason::ByUs && !matches!(self.ending, Some(Ending::Now(_))));
+        if is_in_order {
+            assert_eq!(
+                self.owed, 0,
+                "bytes promised are not sent before the end ({reason:?})"
+            );
+        }
+        let is_all_shown = match self.ending {
+            None => reason == CloseReason::PeerClosed,
+            Some(ending) => ending == Ending::InOrder && is_in_order,
+        };
+        if is_all_shown {
+            assert_eq!(
+                self.shown,
+                self.received.len(),
+                "bytes received are not shown before the end ({reason:?})"
+            );
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A simulated ring's memory: receive buffers and the staging region, with who has each part.
+//!
+//! Invariants checked here: a buffer is with the ring, named by a completion, or lent to the program, one at a time; it is given back
+//! once; a half is emptied only when no request that has not run uses it. What is given back or emptied is overwritten, so that
+//! whoever still reads it reads something else.
+//! Must not know: sockets, requests.
+
+use std::collections::VecDeque;
+
+use crate::config::{BUFFER_COUNT, Config};
+use crate::ring::Staged;
+
+/// What memory holds that is nobody's.
+const NOBODYS: u8 = 0xDB;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// Not in use yet.
+    Unused,
+    Ring,
+    Completion,
+    Program,
+}
+
+#[derive(Debug)]
+pub(super) struct Memory {
+    buffers: Vec<u8>,
+    buffer_bytes: usize,
+    holders: Vec<Holder>,
+    free: VecDeque<u16>,
+    used_count: u16,
+    count_max: u16,
+    staging: Vec<u8>,
+    staging_bytes: usize,
+    staged_bytes: [usize; 2],
+    /// Requests that were pushed and have not run, by the half they use.
+    waiting: [usize; 2],
+}
+
+impl Memory {
+    pub fn new(config: &Config) -> Self {
+        let mut memory = Memory {
+            buffers: Vec::new(),
+            buffer_bytes: config.buffer_bytes as usize,
+            holders: Vec::new(),
+            free: VecDeque::new(),
+            used_count: 0,
+            count_max: config.buffer_count_max,
+            staging: vec![NOBODYS; 2 * config.staging_bytes],
+            staging_bytes: config.staging_bytes,
+            staged_bytes: [0; 2],
+            waiting: [0; 2],
+        };
+        memory.add(BUFFER_COUNT);
+        memory
+    }
+
+    /// Brings up to `more` buffers into use; returns how many.
+    pub fn add(&mut self, more: u16) -> u16 {
+        let from = self.used_count;
+        self.used_count = self.count_max.min(from.saturating_add(more));
+        let bytes = usize::from(self.used_count) * self.buffer_bytes;
+        self.buffers.resize(bytes, NOBODYS);
+        self.holders
+            .resize(usize::from(self.used_count), Holder::Unused);
+        for buffer in from..self.used_count {
+            self.holders[usize::from(buffer)] = Holder::Ring;
+            self.free.push_back(buffer);
+        }
+        self.used_count - from
+    }
+
+    pub fn used_count(&self) -> u16 {
+        self.used_count
+    }
+
+    pub fn has_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    fn range(&self, buffer: u16) -> std::ops::Range<usize> {
+        let from = usize::from(buffer) * self.buffer_bytes;
+        from..from + self.buffer_bytes
+    }
+
+    /// The next buffer the kernel would fill.
+    pub fn next_mut(&mut self) -> &mut [u8] {
+        let buffer = *self.free.front().expect("the caller saw a free one");
+        let range = self.range(buffer);
+        &mut self.buffers[range]
+    }
+
+    /// That buffer was filled, and is named by a completion.
+    pub fn fill(&mut self) -> u16 {
+        let buffer = self.free.pop_front().expect("the caller saw a free one");
+        self.holders[usize::from(buffer)] = Holder::Completion;
+        buffer
+    }
+
+    /// The completion that names a buffer is with the program.
+    pub fn lend(&mut self, buffer: u16) {
+        let holder = &mut self.holders[usize::from(buffer)];
+        assert_eq!(*holder, Holder::Completion);
+        *holder = Holder::Program;
+    }
+
+    pub fn bytes(&self, buffer: u16, length: usize) -> &[u8] {
+        assert!(length <= self.buffer_bytes);
+        &self.buffers[self.range(buffer)][..length]
+    }
+
+    pub fn recycle(&mut self, buffer: u16) {
+        let holder = &mut self.holders[usize::from(buffer)];
+        assert_eq!(
+            *holder,
+            Holder::Program,
+            "buffer {buffer} is given back by who does not have it"
+        );
+        *holder = Holder::Ring;
+        self.free.push_back(buffer);
+        let range = self.range(buffer);
+        self.buffers[range].fill(NOBODYS);
+    }
+
+    /// Between turns the program has no buffer, and the others are all there.
+    pub fn audit(&self) -> Result<(), String> {
+        let lent = self
+            .holders
+            .iter()
+            .filter(|h| **h == Holder::Program)
+            .count();
+        let with_ring = self.holders.iter().filter(|h| **h == Holder::Ring).count();
+        if lent > 0 || with_ring != self.free.len() {
+            return Err(format!(
+                "{lent} receive buffers were not given back; {with_ring} and {} are free",
+                self.free.len()
+            ));
+        }
+        Ok(())
+    }
+
+    pub fn trim(&mut self) {
+        assert!(
+            self.holders
+                .iter()
+                .all(|h| matches!(h, Holder::Ring | Holder::Unused)),
+            "memory is given back while a buffer is in use"
+        );
+        assert_eq!(
+            self.waiting, [0; 2],
+            "memory is given back while bytes are staged"
+        );
+        self.buffers.fill(0);
+        self.staging.fill(0);
+    }
+
+    pub fn stage(&mut self, half: usize, bytes: &[u8]) -> Option<Staged> {
+        if bytes.len() > self.staging_bytes - self.staged_bytes[half] {
+            return None;
+        }
+        let offset = half * self.staging_bytes + self.staged_bytes[half];
+        self.staging[offset..offset + bytes.len()].copy_from_slice(bytes);
+        self.staged_bytes[half] += bytes.len();
+        Some(Staged {
+            offset: offset as u32,
+            length: bytes.len() as u32,
+        })
+    }
+
+    pub fn staged(&self, staged: Staged) -> &[u8] {
+        let offset = staged.offset as usize;
+        &self.staging[offset..offset + staged.length as usize]
+    }
+
+    fn half_of(&self, staged: Staged) -> usize {
+        staged.offset as usize / self.staging_bytes
+    }
+
+    /// A request that uses staged bytes was pushed.
+    pub fn hold(&mut self, staged: Staged) {
+        let half = self.half_of(staged);
+        self.waiting[half] += 1;
+    }
+
+    /// It has run.
+    pub fn release(&mut self, staged: Staged) {
+        let half = self.half_of(staged);
+        self.waiting[half] -= 1;
+    }
+
+    pub fn unstage(&mut self, half: usize) {
+        assert_eq!(
+            self.waiting[half], 0,
+            "half {half} is emptied while requests use it"
+        );
+        let from = half * self.staging_bytes;
+        self.staging[from..from + self.staged_bytes[half]].fill(NOBODYS);
+        self.staged_bytes[half] = 0;
+    }
+}

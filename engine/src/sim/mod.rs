@@ -1,0 +1,33 @@
+//! The simulator: a kernel, a network and peers in memory, whose whole behaviour follows from one number.
+//!
+//! A [`World`] holds the time, the sockets and what is on its way between them. A [`SimRing`] is a [`Ring`](crate::ring::Ring) on it:
+//! it does what io_uring may do, in any order io_uring may do it in. A [`Node`] is one core thread of an engine on such rings, the
+//! same `Core`, shards, slots, wheel and handlers as on the kernel; after each turn it is audited. [`drive`] lets nodes take
+//! turns until all have ended. Nothing here looks at a clock, a thread or the order of a hash map, so a seed replays identically.
+//!
+//! A broken invariant is a panic; who runs seeds says which seed it was.
+//! Must not know: protocols.
+
+mod audit;
+mod broken;
+mod connect;
+mod fault;
+mod ledger;
+mod memory;
+mod net;
+mod node;
+mod random;
+mod raw;
+mod request;
+mod ring;
+mod watch;
+mod world;
+
+pub use broken::{Broken, Canary};
+pub use fault::{Fault, Faults};
+pub use node::{Node, Orders, Steps, drive};
+pub use random::Random;
+pub use raw::{Reading, Script, Step};
+pub use ring::SimRing;
+pub use watch::{Watched, WatchedState};
+pub use world::{Shared, World};

@@ -1,0 +1,430 @@
+//! Simulated sockets, and how bytes travel between two of them.
+//!
+//! As TCP does it: bytes arrive in order and once, or the connection ends with an error; a socket takes bytes while its buffer has room,
+//! and the network while the peer's has; an end arrives behind all bytes; closing with unread bytes resets.
+//! Invariants: a socket is never used again for another connection, so its number says which one it was.
+//! Must not know: rings, requests.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use super::fault::Fault;
+use super::ledger::Ledger;
+use super::random::Random;
+use super::world::{Event, World};
+
+/// What the network of a run is like.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    /// Longest delay of a segment, microseconds.
+    pub delay_us_max: u64,
+    /// Room for bytes a program has sent and its peer's socket has not, bytes.
+    pub unsent_max: usize,
+    /// Room for bytes a peer's program has not read, bytes.
+    pub received_max: usize,
+    /// Until the first packet of a connect is sent again.
+    pub syn_again_us: u64,
+    /// Until the kernel gives up connecting.
+    pub give_up_us: u64,
+    /// Connections that wait at a listener at most.
+    pub backlog: usize,
+    /// Addresses that answer nothing.
+    pub silent: Vec<SocketAddr>,
+}
+
+impl Link {
+    pub fn draw(random: &mut Random) -> Self {
+        Link {
+            delay_us_max: random.magnitude(1, 20_000),
+            unsent_max: random.magnitude(8, 200_000) as usize,
+            received_max: random.magnitude(8, 200_000) as usize,
+            syn_again_us: random.magnitude(10_000, 1_000_000),
+            give_up_us: random.magnitude(50_000, 130_000_000),
+            backlog: random.magnitude(1, 64) as usize,
+            silent: Vec::new(),
+        }
+    }
+}
+
+/// Who has a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// It waits at a listener.
+    Nobody,
+    /// A ring.
+    Ring(u32),
+    /// A scripted peer.
+    Raw(u32),
+}
+
+/// How far a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    New,
+    Connecting,
+    Open,
+    /// Reset, or given up: nothing travels any more.
+    Dead,
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub owner: Owner,
+    pub stage: Stage,
+    pub peer: Option<u32>,
+    pub target: Option<SocketAddr>,
+    /// Sent by the program, not arrived.
+    unsent: VecDeque<u8>,
+    /// Arrived, not read by the program.
+    pub received: VecDeque<u8>,
+    /// The program sends no more.
+    is_ended: bool,
+    /// That has arrived.
+    is_end_sent: bool,
+    /// The peer sends no more.
+    pub has_peer_end: bool,
+    /// What the next operation fails with.
+    pub error: Option<i32>,
+    /// What was sent waits for what follows.
+    is_corked: bool,
+    /// Closing resets.
+    pub resets_on_close: bool,
+    /// The program has closed it.
+    pub is_closed: bool,
+    /// It carries nothing, and nobody was told.
+    is_cut: bool,
+    is_delivering: bool,
+    /// When the connect was begun.
+    pub connect_us: u64,
+    pub ledger: Option<Box<Ledger>>,
+}
+
+impl World {
+    pub(super) fn add_socket(&mut self, owner: Owner) -> u32 {
+        self.sockets.push(Socket {
+            owner,
+            stage: Stage::New,
+            peer: None,
+            target: None,
+            unsent: VecDeque::new(),
+            received: VecDeque::new(),
+            is_ended: false,
+            is_end_sent: false,
+            has_peer_end: false,
+            error: None,
+            is_corked: false,
+            resets_on_close: false,
+            is_closed: false,
+            is_cut: false,
+            is_delivering: false,
+            connect_us: self.now_us(),
+            ledger: None,
+        });
+        self.sockets.len() as u32 - 1
+    }
+
+    pub(super) fn socket(&self, id: u32) -> &Socket {
+        &self.sockets[id as usize]
+    }
+
+    pub(super) fn socket_mut(&mut self, id: u32) -> &mut Socket {
+        &mut self.sockets[id as usize]
+    }
+
+    /// A segment's delay.
+    pub(super) fn delay_us(&mut self) -> u64 {
+        let longest = self.link.delay_us_max;
+        if self.strikes(Fault::SlowSegment) {
+            return self.random.between(longest, longest * 20 + 200_000);
+        }
+        self.random.below(longest)
+    }
+
+    /// Tells who waits for a socket that it changed.
+    pub(super) fn wake(&mut self, id: u32) {
+        match self.socket(id).owner {
+            Owner::Nobody => {}
+            Owner::Ring(ring) => self.mail[ring as usize].sockets.push(id),
+            Owner::Raw(raw) => self.plan_raw(raw, 0),
+        }
+    }
+
+    /// Two sockets are connected from now on. What the network will do to them is decided now.
+    pub(super) fn join(&mut self, one: u32, other: u32) {
+        for (id, peer) in [(one, other), (other, one)] {
+            let socket = self.socket_mut(id);
+            socket.stage = Stage::Open;
+            socket.peer = Some(peer);
+        }
+    }
+
+    /// Trouble may come to a connection each time something is sent on it.
+    fn trouble(&mut self, id: u32) {
+        for (fault, errno) in [
+            (Fault::Reset, libc::ECONNRESET),
+            (Fault::TimedOut, libc::ETIMEDOUT),
+            (Fault::Unreachable, libc::EHOSTUNREACH),
+            (Fault::Cut, 0),
+        ] {
+            if self.strikes(fault) {
+                let after_us = self.random.magnitude(1, 3_000_000);
+                let peer = self.socket(id).peer.unwrap_or(id);
+                let victim = if self.random.once_in(2) { id } else { peer };
+                let event = match errno {
+                    0 => Event::Cut(victim),
+                    errno => Event::Error(victim, errno),
+                };
+                self.plan(after_us, event);
+            }
+        }
+    }
+
+    /// Takes bytes to send: how many, or minus errno.
+    pub(super) fn send(&mut self, id: u32, bytes: &[u8], is_last: bool) -> i32 {
+        let socket = self.socket_mut(id);
+        if let Some(errno) = socket.error.take() {
+            return -errno;
+        }
+        if socket.stage != Stage::Open || socket.is_ended {
+            return -libc::EPIPE;
+        }
+        let room = self.link.unsent_max - self.socket(id).unsent.len();
+        let mut count = bytes.len().min(room);
+        if room == 0 {
+            self.faults.count(Fault::SendFull);
+        }
+        if self.strikes(Fault::SendFailed) {
+            return -libc::ENOMEM;
+        }
+        if self.strikes(Fault::SendNothing) {
+            count = 0;
+        } else if count > 1 && self.strikes(Fault::SendShort) {
+            count = self.random.between(1, count as u64 - 1) as usize;
+        }
+        if count == 0 {
+            // Whoever waits for room that is there is told at once.
+            return -libc::EAGAIN;
+        }
+        self.trouble(id);
+        let socket = self.socket_mut(id);
+        socket.unsent.extend(&bytes[..count]);
+        if let Some(ledger) = &mut socket.ledger {
+            ledger.sent(&bytes[..count]);
+        }
+        socket.is_corked = is_last && count == bytes.len();
+        if self.socket(id).is_corked {
+            self.plan(200_000, Event::Uncork(id));
+        } else {
+            self.start_delivery(id);
+        }
+        count as i32
+    }
+
+    pub(super) fn uncork(&mut self, id: u32) {
+        if std::mem::take(&mut self.socket_mut(id).is_corked) {
+            self.start_delivery(id);
+        }
+    }
+
+    fn start_delivery(&mut self, id: u32) {
+        let socket = self.socket_mut(id);
+        if !socket.is_delivering && socket.stage == Stage::Open {
+            socket.is_delivering = true;
+            let delay_us = self.delay_us();
+            self.plan(delay_us, Event::Deliver(id));
+        }
+    }
+
+    /// A segment arrives: some bytes, or the end.
+    pub(super) fn deliver(&mut self, id: u32) {
+        let socket = self.socket_mut(id);
+        socket.is_delivering = false;
+        if socket.stage != Stage::Open || socket.is_corked {
+            return;
+        }
+        let waiting = socket.unsent.len();
+        if socket.is_cut {
+            if waiting > 0 {
+                // Sent again and again, until the kernel gives up.
+                let after_us = self.random.magnitude(100_000, 10_000_000);
+                self.plan(after_us, Event::Error(id, libc::ETIMEDOUT));
+            }
+            return;
+        }
+        let peer = socket.peer.expect("an open socket has a peer");
+        let (is_gone, has) = {
+            let peer = self.socket(peer);
+            let is_gone = peer.stage == Stage::Dead || (peer.is_closed && waiting > 0);
+            (is_gone, peer.received.len())
+        };
+        if is_gone {
+            // Nobody is there any more: a reset comes back.
+            self.send_reset_to(id);
+            return;
+        }
+        let room = self.link.received_max.saturating_sub(has);
+        let mut count = waiting.min(room);
+        if waiting > 0 && room == 0 {
+            // Goes on when the program has read.
+            self.faults.count(Fault::WindowClosed);
+            return;
+        }
+        if count > 1 && self.strikes(Fault::SmallSegment) {
+            count = self.random.between(1, count as u64 - 1) as usize;
+        }
+        if count > 0 {
+            let socket = &mut self.sockets[id as usize];
+            let bytes: VecDeque<u8> = socket.unsent.drain(..count).collect();
+            self.socket_mut(peer).received.extend(bytes);
+            self.note("deliver", [i64::from(id), count as i64, 0, 0], None);
+            self.wake(id);
+        }
+        let socket = self.socket(id);
+        let is_over = socket.unsent.is_empty();
+        if !is_over {
+            self.start_delivery(id);
+        } else if socket.is_ended && !socket.is_end_sent {
+            if count > 0 && self.random.once_in(2) {
+                self.start_delivery(id);
+            } else {
+                self.socket_mut(id).is_end_sent = true;
+                self.socket_mut(peer).has_peer_end = true;
+                self.note("end", [i64::from(id), 0, 0, 0], None);
+            }
+        }
+        self.wake(peer);
+    }
+
+    /// Takes up to `into.len()` received bytes: how many, 0 at the end, or minus errno.
+    pub(super) fn recv(&mut self, id: u32, into: &mut [u8]) -> i32 {
+        let available = self.socket(id).received.len();
+        if available == 0 {
+            let socket = self.socket_mut(id);
+            return match socket.error.take() {
+                Some(errno) => -errno,
+                None if socket.has_peer_end || socket.stage == Stage::Dead => 0,
+                None => -libc::EAGAIN,
+            };
+        }
+        let mut count = available.min(into.len());
+        if count > 1 && self.strikes(Fault::RecvShort) {
+            count = self.random.between(1, count as u64 - 1) as usize;
+        }
+        let socket = self.socket_mut(id);
+        for (to, from) in into.iter_mut().zip(socket.received.drain(..count)) {
+            *to = from;
+        }
+        if let Some(ledger) = &mut socket.ledger {
+            ledger.received(&into[..count]);
+        }
+        // There is room for what the peer has sent.
+        if let (Some(peer), Stage::Open) = (socket.peer, socket.stage)
+            && !self.socket(peer).unsent.is_empty()
+            && !self.socket(peer).is_corked
+        {
+            self.start_delivery(peer);
+        }
+        count as i32
+    }
+
+    pub(super) fn is_readable(&self, id: u32) -> bool {
+        let socket = self.socket(id);
+        !socket.received.is_empty()
+            || socket.has_peer_end
+            || socket.error.is_some()
+            || socket.stage == Stage::Dead
+    }
+
+    pub(super) fn is_writable(&self, id: u32) -> bool {
+        let socket = self.socket(id);
+        let max = self.link.unsent_max;
+        socket.error.is_some()
+            || socket.stage == Stage::Dead
+            || socket.is_ended
+            || (socket.stage == Stage::Open
+                && socket.unsent.len() < max
+                && socket.unsent.len() <= max / 3 * 2)
+    }
+
+    /// True if more can be received, or the end.
+    pub(super) fn has_left(&self, id: u32) -> bool {
+        !self.socket(id).received.is_empty() || self.socket(id).has_peer_end
+    }
+
+    /// The program sends no more: 0, or minus errno.
+    pub(super) fn end_sending(&mut self, id: u32) -> i32 {
+        let socket = self.socket_mut(id);
+        if socket.stage != Stage::Open {
+            return -libc::ENOTCONN;
+        }
+        socket.is_ended = true;
+        socket.is_corked = false;
+        self.start_delivery(id);
+        self.wake(id);
+        0
+    }
+
+    /// The program is done with a socket.
+    pub(super) fn close(&mut self, id: u32) {
+        self.note("close", [i64::from(id), 0, 0, 0], None);
+        let socket = self.socket_mut(id);
+        assert!(!socket.is_closed, "a socket is closed twice");
+        socket.is_closed = true;
+        let is_unread = !socket.received.is_empty();
+        if socket.stage == Stage::Open && !socket.resets_on_close && !is_unread {
+            self.end_sending(id);
+        } else {
+            if socket.stage == Stage::Open {
+                self.faults.count(Fault::ResetByClose);
+            }
+            self.abort(id);
+        }
+        self.socket_mut(id).owner = Owner::Nobody;
+    }
+
+    /// Ends a socket at once, and lets its peer know.
+    pub(super) fn abort(&mut self, id: u32) {
+        let socket = self.socket_mut(id);
+        let was_open = socket.stage == Stage::Open;
+        socket.stage = Stage::Dead;
+        socket.unsent.clear();
+        let is_cut = socket.is_cut;
+        if let Some(peer) = socket.peer
+            && was_open
+            && !is_cut
+            && !self.strikes(Fault::ResetLost)
+        {
+            self.send_reset_to(peer);
+        }
+    }
+
+    pub(super) fn send_reset_to(&mut self, id: u32) {
+        let delay_us = self.delay_us();
+        self.plan(delay_us, Event::Error(id, libc::ECONNRESET));
+    }
+
+    /// An error has come to a socket.
+    pub(super) fn fail(&mut self, id: u32, errno: i32) {
+        let socket = self.socket_mut(id);
+        if socket.stage != Stage::Open {
+            return;
+        }
+        socket.stage = Stage::Dead;
+        socket.unsent.clear();
+        socket.error = Some(errno);
+        self.note("error", [i64::from(id), i64::from(errno), 0, 0], None);
+        self.wake(id);
+    }
+
+    /// A connection carries nothing from now on.
+    pub(super) fn cut(&mut self, id: u32) {
+        let peer = self.socket(id).peer;
+        for id in [Some(id), peer].into_iter().flatten() {
+            self.socket_mut(id).is_cut = true;
+            if !self.socket(id).unsent.is_empty() {
+                self.start_delivery(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! One core thread of an engine in a world, and how nodes take turns.
+//!
+//! Invariants: a node does what the thread of the real engine does, in the same steps; it is audited after each.
+//! Must not know: what its handler does.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use super::audit::{check_core, check_end, check_gate, check_world};
+use super::broken::{Broken, Canary};
+use super::fault::Fault;
+use super::ring::SimRing;
+use super::watch::Watched;
+use super::world::{Shared, lock};
+use crate::config::{Config, ORDERS_INTERVAL_US};
+use crate::dial::DialPlan;
+use crate::error::Error;
+use crate::handler::Handler;
+use crate::shard::audit::Census;
+use crate::spread::{Core, Gate, Next, Stop};
+use crate::stats::Stats;
+
+/// Steps a run may take: far more than any does that ends.
+const STEPS_MAX: u64 = 2_000_000;
+/// How long a run may last in its own time, after all its orders to stop.
+const DRAIN_US_MAX: u64 = 3_600_000_000;
+
+type MakeRing<'a> = Box<dyn FnMut() -> Result<Broken, Error> + 'a>;
+
+/// When a node is told to stop, in engine time.
+#[derive(Debug, Clone, Copy)]
+pub struct Orders {
+    /// In order.
+    pub in_order_us: u64,
+    /// At once.
+    pub now_us: u64,
+}
+
+impl Orders {
+    fn at(self, now_us: u64) -> Stop {
+        if now_us >= self.now_us {
+            Stop::Now
+        } else if now_us >= self.in_order_us {
+            Stop::InOrder
+        } else {
+            Stop::No
+        }
+    }
+
+    /// The next order after a time.
+    fn next_us(self, now_us: u64) -> u64 {
+        let later = [self.in_order_us, self.now_us];
+        let later = later.into_iter().filter(|us| *us > now_us);
+        later.min().unwrap_or(u64::MAX)
+    }
+}
+
+/// What a node waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// This time.
+    Until(u64),
+    /// This time, or anything.
+    UntilWoken(u64),
+    Ended,
+}
+
+/// See the file's head.
+pub struct Node<'a, H: Handler> {
+    core: Core<'a, Broken, Watched<H>, MakeRing<'a>>,
+    world: Shared,
+    config: &'a Config,
+    gate: &'a Gate,
+    listeners: Vec<RawFd>,
+    orders: Orders,
+    rest: Rest,
+    census: Census,
+}
+
+impl<'a, H: Handler> Node<'a, H> {
+    /// A node that holds nothing yet.
+    #[allow(clippy::too_many_arguments)] // What an engine's thread is made of.
+    pub fn new(
+        world: &Shared,
+        config: &'a Config,
+        gate: &'a Gate,
+        handler: H,
+        listeners: &[RawFd],
+        plan: Option<&'a DialPlan>,
+        orders: Orders,
+        canary: Option<Canary>,
+    ) -> Self {
+        let handler = Watched::new(handler, world, config.reads_while_blocked, canary);
+        let own = world.clone();
+        let mut has_first = false;
+        let make_ring = move || {
+            if has_first && lock(&own).strikes(Fault::NoRing) {
+                return Err(Error::new("no ring", "a simulated fault"));
+            }
+            has_first = true;
+            Ok(Broken::new(SimRing::new(&own, config), canary))
+        };
+        let make_ring: MakeRing<'a> = Box::new(make_ring);
+        let plan = plan.map(|plan| (plan, 0, 1));
+        let core = Core::new(config, gate, handler, make_ring, listeners, plan);
+        Node {
+            core: core.expect("the first ring is there"),
+            world: world.clone(),
+            config,
+            gate,
+            listeners: listeners.to_vec(),
+            orders,
+            rest: Rest::Until(0),
+            census: Census::default(),
+        }
+    }
+
+    /// Counters.
+    pub fn stats(&mut self) -> &Stats {
+        self.core.stats()
+    }
+
+    /// The handler.
+    pub fn handler(&mut self) -> &mut H {
+        self.core.handler().inner()
+    }
+
+    fn rings(&self) -> impl Iterator<Item = &SimRing> {
+        self.core.parts().0.iter().map(|shard| shard.ring().inner())
+    }
+
+    /// True if something has happened that wakes it.
+    fn has_mail(&self) -> bool {
+        let world = lock(&self.world);
+        self.rings()
+            .any(|ring| !world.mail[ring.number as usize].is_empty())
+    }
+
+    fn after_turn(&mut self, next: Next, turn_us: u64) {
+        let now_us = lock(&self.world).now_us();
+        self.rest = match next {
+            Next::Again => Rest::Until(now_us),
+            Next::Busy => Rest::Until(now_us + self.config.coalesce_us),
+            Next::IdleUntil(due_us) => {
+                if let Some(timer_us) = self.census.due_us {
+                    assert!(
+                        due_us.is_some_and(|us| us <= timer_us),
+                        "a timer is due at {timer_us}, and the thread sleeps until {due_us:?}"
+                    );
+                }
+                let until_us = due_us.unwrap_or(u64::MAX).min(now_us + ORDERS_INTERVAL_US);
+                let timeout = Duration::from_micros(until_us.saturating_sub(now_us));
+                let is_alone = self.rings().count() == 1;
+                let mut sleeps = false;
+                let waited = self.core.wait(timeout, |_| sleeps = true);
+                waited.expect("a simulated ring serves");
+                sleeps |= is_alone && self.rings().all(SimRing::is_asleep);
+                // Looking at orders that are none changes nothing, so it sleeps on; but one that stops watches the time.
+                let until_us = match self.orders.at(turn_us) {
+                    Stop::No => due_us.unwrap_or(u64::MAX),
+                    _ => until_us,
+                };
+                if sleeps && self.rings().all(SimRing::may_sleep) {
+                    let shards = self.core.parts().0;
+                    assert!(
+                        shards.iter().all(|shard| !shard.is_waited_for()),
+                        "a thread sleeps while a connection waits to receive, or for sends to be settled"
+                    );
+                    Rest::UntilWoken(until_us.min(self.orders.next_us(turn_us)))
+                } else {
+                    assert!(
+                        is_alone || !sleeps,
+                        "a thread sleeps although there is work"
+                    );
+                    Rest::Until(now_us)
+                }
+            }
+        };
+        let mut world = lock(&self.world);
+        self.rest = match self.rest {
+            Rest::Until(us) if world.strikes(Fault::WokenLate) => {
+                Rest::Until(us + world.random.magnitude(100, 100_000))
+            }
+            Rest::UntilWoken(us) if world.strikes(Fault::TimeJump) => {
+                Rest::Until(us.min(now_us) + world.random.magnitude(100_000, 10_000_000))
+            }
+            Rest::UntilWoken(us) if world.strikes(Fault::WokenForNothing) => {
+                Rest::Until(us.min(now_us + world.random.magnitude(10, 50_000)))
+            }
+            rest => rest,
+        };
+    }
+}
+
+/// A node, whatever its handler.
+pub trait Steps {
+    /// When it takes its next step; `None` when it has ended.
+    fn due_us(&self) -> Option<u64>;
+    /// One look at its orders, one turn, and what comes before the next.
+    fn step(&mut self);
+    /// When its last order comes.
+    fn last_order_us(&self) -> u64;
+    /// How it stands, for who looks into a failure.
+    fn describe(&self) -> String;
+    #[doc(hidden)]
+    fn books(&self) -> NodeBooks<'_>;
+}
+
+/// What the driver audits over several nodes.
+#[doc(hidden)]
+pub struct NodeBooks<'a> {
+    gate: &'a Gate,
+    census: Census,
+    connect_timeout_us: u64,
+}
+
+impl<H: Handler> Steps for Node<'_, H> {
+    fn due_us(&self) -> Option<u64> {
+        match self.rest {
+            Rest::Ended => None,
+            Rest::Until(us) => Some(us),
+            Rest::UntilWoken(_) if self.has_mail() => Some(0),
+            Rest::UntilWoken(us) => Some(us),
+        }
+    }
+
+    fn step(&mut self) {
+        let turn_us = lock(&self.world).now_us();
+        let world = &self.world;
+        let listeners = &mut self.listeners;
+        let next = self.core.serve(turn_us, self.orders.at(turn_us), || {
+            let mut world = lock(world);
+            listeners
+                .drain(..)
+                .for_each(|listener| world.shut_listener(listener));
+        });
+        let next = next.expect("a simulated ring serves");
+        let census = check_core(&self.core, turn_us);
+        self.census = census.unwrap_or_else(|wrong| panic!("{wrong}"));
+        match next {
+            Some(next) => self.after_turn(next, turn_us),
+            None => {
+                let mut checked = check_end(&self.core);
+                for ring in self.rings() {
+                    checked = checked.and_then(|()| ring.give_up());
+                }
+                checked.unwrap_or_else(|wrong| panic!("{wrong}"));
+                self.rest = Rest::Ended;
+            }
+        }
+    }
+
+    fn last_order_us(&self) -> u64 {
+        self.orders.in_order_us.min(self.orders.now_us)
+    }
+
+    fn describe(&self) -> String {
+        let shards = self.core.parts().0.iter();
+        let slots: Vec<String> = shards.flat_map(|shard| shard.describe()).collect();
+        format!("{:?}, {:?}, {slots:?}", self.rest, self.orders)
+    }
+
+    fn books(&self) -> NodeBooks<'_> {
+        NodeBooks {
+            gate: self.gate,
+            census: self.census,
+            connect_timeout_us: self.config.connect_timeout.as_micros() as u64,
+        }
+    }
+}
+
+/// Lets nodes take turns until all have ended.
+///
+/// # Panics
+/// When an invariant is broken.
+pub fn drive(world: &Shared, nodes: &mut [&mut dyn Steps]) {
+    let last_order_us = nodes.iter().map(|n| n.last_order_us()).max().unwrap_or(0);
+    for step in 0.. {
+        assert!(step < STEPS_MAX, "no end after {step} steps");
+        let Some(next_us) = nodes.iter().filter_map(|n| n.due_us()).min() else {
+            break;
+        };
+        let mut own = lock(world);
+        let event_us = own.next_event_us().unwrap_or(u64::MAX);
+        let until_us = next_us.min(event_us).max(own.now_us());
+        assert!(
+            until_us < last_order_us + DRAIN_US_MAX,
+            "not ended {} s after it was to stop: {:?}",
+            DRAIN_US_MAX / 1_000_000,
+            nodes.iter().map(|n| n.describe()).collect::<Vec<_>>()
+        );
+        own.pass(until_us);
+        let due = |n: &&mut dyn Steps| n.due_us().is_some_and(|us| us <= until_us);
+        let first = own.random.below(nodes.len() as u64) as usize;
+        drop(own);
+        for number in 0..nodes.len() {
+            let number = (number + first) % nodes.len();
+            if due(&nodes[number]) {
+                nodes[number].step();
+                audit(world, nodes, false);
+            }
+        }
+    }
+    audit(world, nodes, true);
+}
+
+fn audit(world: &Shared, nodes: &[&mut dyn Steps], is_over: bool) {
+    let books: Vec<NodeBooks<'_>> = nodes.iter().map(|n| n.books()).collect();
+    let mut checked = Ok(());
+    for own in &books {
+        let same = |other: &&NodeBooks<'_>| std::ptr::eq(own.gate, other.gate);
+        let censuses: Vec<Census> = books.iter().filter(same).map(|b| b.census).collect();
+        checked = checked.and_then(|()| check_gate(own.gate, &censuses));
+    }
+    let longest_us = books.iter().map(|b| b.connect_timeout_us).max();
+    checked
+        .and_then(|()| check_world(&lock(world), is_over, longest_us.unwrap_or(0)))
+        .unwrap_or_else(|wrong| panic!("{wrong}"));
+}

@@ -1,0 +1,398 @@
+//! What a simulated ring does with each request, and with those that waited.
+//!
+//! Invariants: a request that must not wait is done when `start` returns; one that waits completes when its socket or listener says so,
+//! when it is cancelled, or for no reason where the kernel has been seen to do that.
+//! Must not know: slots' meaning, handlers.
+
+use super::fault::Fault;
+use super::net::Owner;
+use super::ring::{SimRing, plan_worker};
+use super::world::World;
+use crate::ring::{Completion, Request};
+use crate::token::{Op, Token};
+
+/// Receives of one stream in one go: the kernel's bound.
+const STREAM_RECEIVES_MAX: u64 = 32;
+
+/// What a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum For {
+    Listener(u32),
+    Readable(u32),
+    Writable(u32),
+    /// To receive once.
+    Bytes(u32),
+    /// To receive for ever.
+    Stream(u32),
+    Connected(u32),
+}
+
+impl For {
+    fn socket(self) -> Option<u32> {
+        match self {
+            For::Listener(_) => None,
+            For::Readable(s)
+            | For::Writable(s)
+            | For::Bytes(s)
+            | For::Stream(s)
+            | For::Connected(s) => Some(s),
+        }
+    }
+}
+
+/// A request in the kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    pub token: Token,
+    what: For,
+}
+
+impl SimRing {
+    fn socket_at(&self, slot: u32) -> Option<u32> {
+        self.pages[slot as usize].socket
+    }
+
+    /// Starts a request. True if what is linked to it may start.
+    pub(super) fn start(&mut self, world: &mut World, token: Token, request: Request) -> bool {
+        world.note("start", [i64::from(self.number), 0, 0, 0], Some(token));
+        match request {
+            Request::Listen { listener } => {
+                let index = world.listener_index(listener);
+                world.listeners[index as usize].ring = Some(self.number);
+                self.wait_for(world, token, For::Listener(index));
+                true
+            }
+            Request::Cancel { token: other } => {
+                let result = self.cancel(world, other);
+                self.end(token, result)
+            }
+            Request::Shutdown { slot } => {
+                self.shutdowns.push_back((token, slot));
+                plan_worker(world, self.number);
+                true
+            }
+            Request::Accept { listener, slot } => {
+                let page = &mut self.pages[slot as usize];
+                assert!(
+                    page.socket.is_none(),
+                    "slot {slot} has a socket, and accepts"
+                );
+                match world.accept(listener, self.number) {
+                    Ok(socket) => {
+                        page.socket = Some(socket);
+                        self.complete(token, 0);
+                    }
+                    Err(result) => self.complete(token, result),
+                }
+                true
+            }
+            Request::Socket { slot, .. } => {
+                let page = &mut self.pages[slot as usize];
+                assert!(
+                    page.socket.is_none(),
+                    "slot {slot} has a socket, and makes one"
+                );
+                if world.strikes(Fault::SocketFailed) {
+                    let errno = world.random.pick(&[
+                        libc::EMFILE,
+                        libc::ENFILE,
+                        libc::ENOMEM,
+                        libc::ENOBUFS,
+                    ]);
+                    return self.end(token, -errno);
+                }
+                page.socket = Some(world.add_socket(Owner::Ring(self.number)));
+                self.end(token, 0)
+            }
+            request => self.start_on_socket(world, token, request),
+        }
+    }
+
+    /// Starts a request that needs a socket in its slot.
+    fn start_on_socket(&mut self, world: &mut World, token: Token, request: Request) -> bool {
+        let slot = token.slot();
+        let socket = self.socket_at(slot);
+        if let Request::SendStaged { staged, .. } = request {
+            self.memory.release(staged);
+        }
+        let Some(socket) = socket else {
+            self.complete(token, -libc::EBADF);
+            return false;
+        };
+        match request {
+            Request::ReuseAddress { .. } => self.end(token, 0),
+            Request::ResetOnClose { .. } => {
+                world.socket_mut(socket).resets_on_close = true;
+                self.end(token, 0)
+            }
+            Request::Bind { .. } => {
+                let result = if world.strikes(Fault::AddressTaken) {
+                    -libc::EADDRINUSE
+                } else if world.strikes(Fault::AddressNotOurs) {
+                    -world.random.pick(&[libc::EADDRNOTAVAIL, libc::EACCES])
+                } else {
+                    0
+                };
+                self.end(token, result)
+            }
+            Request::Connect { target, .. } => {
+                match world.connect(socket, target) {
+                    Ok(()) => self.wait_for(world, token, For::Connected(socket)),
+                    Err(result) => self.complete(token, result),
+                }
+                true
+            }
+            Request::Poll { .. } if world.strikes(Fault::PollFailed) => {
+                self.complete(token, -libc::ENOMEM);
+                false
+            }
+            Request::Poll { writable, .. } => {
+                let what = if writable {
+                    For::Writable(socket)
+                } else {
+                    For::Readable(socket)
+                };
+                self.wait_for(world, token, what);
+                true
+            }
+            Request::Recv { .. } => {
+                if self.recv(world, token, socket, false).is_none() {
+                    self.complete(token, -libc::EAGAIN);
+                }
+                true
+            }
+            Request::RecvNext { .. } => {
+                self.wait_for(world, token, For::Bytes(socket));
+                true
+            }
+            Request::RecvStream { .. } => {
+                self.wait_for(world, token, For::Stream(socket));
+                true
+            }
+            Request::SendStatic { bytes, is_last, .. } => {
+                let result = world.send(socket, bytes, is_last);
+                self.end_send(token, result, bytes.len())
+            }
+            Request::SendStaged {
+                staged, is_last, ..
+            } => {
+                let result = world.send(socket, self.memory.staged(staged), is_last);
+                self.end_send(token, result, staged.length as usize)
+            }
+            Request::Close { .. } => {
+                self.check_close(slot);
+                let page = &mut self.pages[slot as usize];
+                page.socket = None;
+                world.close(socket);
+                self.end(token, 0)
+            }
+            Request::Listen { .. }
+            | Request::Accept { .. }
+            | Request::Socket { .. }
+            | Request::Shutdown { .. }
+            | Request::Cancel { .. } => unreachable!("started without a socket"),
+        }
+    }
+
+    /// The kernel would close a slot with requests under way; the engine must not want it.
+    fn check_close(&self, slot: u32) {
+        let waiting = self.waiting.iter().map(|w| w.token);
+        let shutting = self.shutdowns.iter().map(|(token, _)| *token);
+        let linked = self.linked.iter().map(|(token, _)| *token);
+        let is_of_slot = |t: &Token| t.op() != Op::Listen && t.slot() == slot;
+        let found = waiting.chain(shutting).chain(linked).find(is_of_slot);
+        assert!(
+            found.is_none(),
+            "slot {slot} is closed while a {:?} is under way",
+            found.map(Token::op)
+        );
+    }
+
+    /// Ends a request that is silent when it succeeds.
+    fn end(&mut self, token: Token, result: i32) -> bool {
+        if result < 0 {
+            self.complete(token, result);
+        } else {
+            self.finish_silently(token);
+        }
+        result >= 0
+    }
+
+    fn end_send(&mut self, token: Token, result: i32, length: usize) -> bool {
+        if result == length as i32 {
+            self.finish_silently(token);
+        } else {
+            self.complete(token, result);
+        }
+        true
+    }
+
+    /// Lets a request wait, unless it is done already.
+    fn wait_for(&mut self, world: &mut World, token: Token, what: For) {
+        let waiting = Waiting { token, what };
+        if !self.try_now(world, waiting) {
+            self.waiting.push(waiting);
+        }
+    }
+
+    /// Does what a request waited for, if that has come. True if it is over.
+    fn try_now(&mut self, world: &mut World, waiting: Waiting) -> bool {
+        let Waiting { token, what } = waiting;
+        let is_ready = match what {
+            For::Listener(index) => world.is_acceptable(index),
+            For::Readable(socket) => {
+                world.is_readable(socket) || world.strikes(Fault::PollSpurious)
+            }
+            For::Writable(socket) => {
+                world.is_writable(socket) || world.strikes(Fault::PollSpurious)
+            }
+            For::Bytes(socket) => return self.recv(world, token, socket, false).is_some(),
+            For::Stream(socket) => return self.recv_stream(world, token, socket),
+            For::Connected(socket) => match world.socket(socket).stage {
+                super::net::Stage::Open => true,
+                super::net::Stage::Dead => {
+                    let errno = world.socket_mut(socket).error.take();
+                    self.complete(token, -errno.unwrap_or(libc::ECONNRESET));
+                    return true;
+                }
+                _ => return false,
+            },
+        };
+        if is_ready {
+            self.complete(token, i32::from(what.socket().is_none()));
+        }
+        is_ready
+    }
+
+    /// Receives into a buffer. `None` when there is nothing; else whether more may come of it.
+    fn recv(
+        &mut self,
+        world: &mut World,
+        token: Token,
+        socket: u32,
+        is_stream: bool,
+    ) -> Option<bool> {
+        if !self.memory.has_free() {
+            world.faults.count(Fault::NoBuffer);
+            self.complete(token, -libc::ENOBUFS);
+            return Some(false);
+        }
+        if world.strikes(Fault::RecvInterrupted) {
+            self.complete(token, -libc::EINTR);
+            return Some(false);
+        }
+        let result = world.recv(socket, self.memory.next_mut());
+        if result == -libc::EAGAIN {
+            return None;
+        }
+        let names_buffer = result > 0 || (result == 0 && world.strikes(Fault::EndWithBuffer));
+        let mut has_more = is_stream && result > 0;
+        if has_more && !self.has_room() {
+            world.faults.count(Fault::StreamEndedFull);
+            has_more = false;
+        } else if has_more && world.strikes(Fault::StreamEnded) {
+            has_more = false;
+        }
+        let buffer = names_buffer.then(|| self.memory.fill());
+        self.done.push(Completion {
+            token,
+            result,
+            buffer,
+            has_more,
+            has_left: result > 0 && world.has_left(socket),
+        });
+        Some(has_more)
+    }
+
+    /// Receives as much as a stream does in one go. True if it is over.
+    fn recv_stream(&mut self, world: &mut World, token: Token, socket: u32) -> bool {
+        let most = world.random.between(1, STREAM_RECEIVES_MAX);
+        for _ in 0..most {
+            match self.recv(world, token, socket, true) {
+                None => return false,
+                Some(true) => {}
+                Some(false) => return true,
+            }
+        }
+        // It goes on by itself.
+        world.mail[self.number as usize].sockets.push(socket);
+        false
+    }
+
+    /// Cancels a request: 0, or minus errno.
+    fn cancel(&mut self, world: &mut World, token: Token) -> i32 {
+        if self.linked.iter().any(|(t, _)| *t == token) {
+            // Not started, so not to be found; it will start.
+            world.faults.count(Fault::CancelBeforeStart);
+            return -libc::ENOENT;
+        }
+        let Some(place) = self.waiting.iter().position(|w| w.token == token) else {
+            world.faults.count(Fault::CancelNothing);
+            return -libc::ENOENT;
+        };
+        if world.strikes(Fault::CancelLate) && self.try_now(world, self.waiting[place]) {
+            self.waiting.remove(place);
+            return -libc::ENOENT;
+        }
+        self.waiting.remove(place);
+        self.complete(token, -libc::ECANCELED);
+        0
+    }
+
+    /// What has come to be done since the last entry: by the network, and by workers.
+    pub(super) fn work(&mut self, world: &mut World) {
+        let number = self.number as usize;
+        if world.mail[number].is_empty() {
+            return;
+        }
+        let mail = std::mem::take(&mut world.mail[number]);
+        for _ in 0..mail.workers {
+            let (token, slot) = self.shutdowns.pop_front().expect("a worker has work");
+            let result = match self.socket_at(slot) {
+                Some(socket) => {
+                    assert_eq!(
+                        self.pages[slot as usize].under_way[Op::Shutdown as usize],
+                        1,
+                        "a worker shuts down what is not to be"
+                    );
+                    world.end_sending(socket)
+                }
+                None => -libc::EBADF,
+            };
+            self.complete(token, result);
+        }
+        let shuffles = world.strikes(Fault::WorkShuffled);
+        let mut woken = Vec::new();
+        for (place, waiting) in self.waiting.iter().enumerate() {
+            let is_woken = match waiting.what {
+                For::Listener(index) => mail.listeners.contains(&index),
+                other => other.socket().is_some_and(|s| mail.sockets.contains(&s)),
+            };
+            if is_woken {
+                woken.push(place);
+            }
+        }
+        if shuffles {
+            for last in (1..woken.len()).rev() {
+                woken.swap(last, world.random.below(last as u64 + 1) as usize);
+            }
+        }
+        let mut over = Vec::new();
+        for place in woken {
+            let waiting = self.waiting[place];
+            if world.strikes(Fault::WorkLater) {
+                let mail = &mut world.mail[number];
+                match waiting.what {
+                    For::Listener(index) => mail.listeners.push(index),
+                    other => mail.sockets.extend(other.socket()),
+                }
+            } else if self.try_now(world, waiting) {
+                over.push(place);
+            }
+        }
+        over.sort_unstable();
+        for place in over.into_iter().rev() {
+            self.waiting.swap_remove(place);
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! A simulated ring: what was pushed, what is under way, what has completed, and the books over it.
+//!
+//! As with DEFER_TASKRUN, completions come only while the program is inside `enter`: those of requests that were done at
+//! once in the order of the requests, then those of requests that had waited, in any order. What the completion queue has no
+//! room for waits in a list, in order.
+//! Invariants: those of [`Ring`]; the books count each request from its push to the reaping of its last completion.
+//! Must not know: slots, phases, handlers.
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use super::fault::Fault;
+use super::memory::Memory;
+use super::request::Waiting;
+use super::world::{Event, Shared, World, lock};
+use crate::config::{Config, SPARE_SLOTS};
+use crate::error::Error;
+use crate::ring::{Completion, Request, Ring, Staged};
+use crate::shard::audit::Books;
+use crate::token::{Op, Token};
+
+/// Operations there are, and one more.
+pub(super) const OPS: usize = Op::Cancel as usize + 1;
+
+/// A token of the life before.
+fn echo_of(page: &Page, slot: u32, op: Op) -> Option<Token> {
+    let generation = page.generation?.checked_sub(1)?;
+    Some(Token::new(op, slot, generation))
+}
+
+/// What the books say of one slot.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Page {
+    /// Requests of each operation from push to last completion.
+    pub under_way: [u8; OPS],
+    /// The life of the slot that pushed last.
+    generation: Option<u32>,
+    /// The socket in the direct-descriptor table.
+    pub socket: Option<u32>,
+}
+
+/// See the file's head.
+pub struct SimRing {
+    pub(super) world: Shared,
+    pub(super) number: u32,
+    pub(super) memory: Memory,
+    pub(super) pages: Vec<Page>,
+    queue: VecDeque<(Token, Request)>,
+    queue_max: usize,
+    /// In the kernel, until something happens.
+    pub(super) waiting: Vec<Waiting>,
+    /// Shutdowns that wait for a worker.
+    pub(super) shutdowns: VecDeque<(Token, u32)>,
+    /// Linked requests whose predecessor succeeded.
+    pub(super) linked: Vec<(Token, Request)>,
+    /// Completions of this entry, in order.
+    pub(super) done: Vec<Completion>,
+    completions: VecDeque<Completion>,
+    completions_max: usize,
+    overflow: VecDeque<Completion>,
+    /// Completions at hand that no request brought.
+    echoes: Vec<Token>,
+    overflow_count: u64,
+    /// The thread sleeps in this ring: what has happened is completed before it is back.
+    is_asleep: bool,
+}
+
+impl SimRing {
+    /// A ring as `config` has it. Its queues are small, so that they are full now and then.
+    pub fn new(world: &Shared, config: &Config) -> Self {
+        let mut own = lock(world);
+        let number = own.add_ring();
+        let queue_max = own.random.pick(&[4, 8, 32, 256]);
+        let completions_max = own.random.pick(&[2, 8, 32, 2_048, 2_048]);
+        drop(own);
+        SimRing {
+            world: world.clone(),
+            number,
+            memory: Memory::new(config),
+            pages: vec![Page::default(); config.ring_slots as usize],
+            queue: VecDeque::new(),
+            queue_max,
+            waiting: Vec::new(),
+            shutdowns: VecDeque::new(),
+            linked: Vec::new(),
+            done: Vec::new(),
+            completions: VecDeque::new(),
+            completions_max,
+            overflow: VecDeque::new(),
+            echoes: Vec::new(),
+            overflow_count: 0,
+            is_asleep: false,
+        }
+    }
+
+    /// Room in the completion queue for one more, after those of this entry.
+    pub(super) fn has_room(&self) -> bool {
+        self.overflow.is_empty() && self.completions.len() + self.done.len() < self.completions_max
+    }
+
+    /// A silent request has succeeded, or a link was cancelled: nobody will hear of it.
+    pub(super) fn finish_silently(&mut self, token: Token) {
+        self.note_end(token);
+    }
+
+    /// A request has completed.
+    pub(super) fn complete(&mut self, token: Token, result: i32) {
+        self.done.push(Completion {
+            token,
+            result,
+            buffer: None,
+            has_more: false,
+            has_left: false,
+        });
+    }
+
+    fn note_end(&mut self, token: Token) {
+        if token.op() != Op::Listen {
+            let page = &mut self.pages[token.slot() as usize];
+            page.under_way[token.op() as usize] -= 1;
+        }
+    }
+
+    /// Writes a request into the books, and checks that it may be made.
+    fn note_push(&mut self, token: Token, request: &Request) {
+        if token.op() == Op::Listen {
+            return;
+        }
+        let slots = self.pages.len() as u32;
+        let is_spare = token.slot() >= slots - SPARE_SLOTS;
+        let page = &mut self.pages[token.slot() as usize];
+        page.under_way[token.op() as usize] += 1;
+        if token.op() == Op::Refuse {
+            assert!(is_spare, "a newcomer is refused in a slot of its own");
+            return;
+        }
+        assert!(!is_spare, "a spare slot is used for {:?}", token.op());
+        let generation = token.generation();
+        match request {
+            Request::Accept { .. } | Request::Socket { .. } => {
+                assert!(
+                    page.generation.is_none_or(|last| last < generation),
+                    "generation {generation} of slot {} comes again",
+                    token.slot()
+                );
+                page.generation = Some(generation);
+            }
+            _ => assert_eq!(
+                page.generation,
+                Some(generation),
+                "a request of another life of slot {}: {request:?}",
+                token.slot()
+            ),
+        }
+    }
+
+    fn post(&mut self, world: &mut World) {
+        for completion in std::mem::take(&mut self.done) {
+            let buffer = completion.buffer.map_or(-1, i64::from);
+            let flags = i64::from(completion.has_more) * 2 + i64::from(completion.has_left);
+            let values = [
+                i64::from(completion.result),
+                buffer,
+                flags,
+                i64::from(self.number),
+            ];
+            world.note("complete", values, Some(completion.token));
+            if self.overflow.is_empty() && self.completions.len() < self.completions_max {
+                self.completions.push_back(completion);
+            } else {
+                world.faults.count(Fault::Overflow);
+                self.overflow.push_back(completion);
+            }
+        }
+    }
+
+    /// Completes a request of a slot's earlier life once more. The kernel does not; that the engine need not believe it is worth a
+    /// generation in every token.
+    fn echo(&mut self, world: &mut World) {
+        if !world.strikes(Fault::Stale) {
+            return;
+        }
+        let slot = world
+            .random
+            .below(u64::from(self.pages.len() as u32 - SPARE_SLOTS)) as u32
+            % 4;
+        let op = world
+            .random
+            .pick(&[Op::Poll, Op::Recv, Op::Connect, Op::Shutdown, Op::Send]);
+        let Some(token) = echo_of(&self.pages[slot as usize], slot, op) else {
+            return;
+        };
+        if self.echoes.contains(&token) {
+            return;
+        }
+        let has_bytes = op == Op::Recv && self.memory.has_free();
+        self.echoes.push(token);
+        self.done.push(Completion {
+            token,
+            result: if has_bytes { 1 } else { -libc::ECANCELED },
+            buffer: has_bytes.then(|| self.memory.fill()),
+            has_more: false,
+            has_left: false,
+        });
+    }
+
+    fn take_up_overflow(&mut self) {
+        while self.completions.len() < self.completions_max {
+            let Some(completion) = self.overflow.pop_front() else {
+                break;
+            };
+            self.completions.push_back(completion);
+        }
+    }
+
+    /// Inside the kernel: starts what was pushed, then does what has come to be done.
+    fn run(&mut self) {
+        let world = self.world.clone();
+        let mut world = lock(&world);
+        let spent_us = if world.strikes(Fault::SlowEntry) {
+            world.random.magnitude(100, 50_000)
+        } else {
+            world.random.below(20)
+        };
+        let until_us = world.now_us() + spent_us;
+        let mut is_link_broken = false;
+        while let Some((token, request)) = self.queue.pop_front() {
+            if let Request::Connect { .. } = request {
+                // Linked to the bind before it. It starts when that has completed, behind what was submitted with it.
+                if std::mem::take(&mut is_link_broken) {
+                    world.faults.count(Fault::LinkCancelled);
+                    self.finish_silently(token);
+                } else {
+                    self.linked.push((token, request));
+                }
+                continue;
+            }
+            let is_bind = matches!(request, Request::Bind { .. });
+            let is_ok = self.start(&mut world, token, request);
+            is_link_broken = is_bind && !is_ok;
+        }
+        self.post(&mut world);
+        for (token, request) in std::mem::take(&mut self.linked) {
+            self.start(&mut world, token, request);
+        }
+        world.pass(until_us);
+        self.work(&mut world);
+        self.echo(&mut world);
+        self.post(&mut world);
+        self.take_up_overflow();
+    }
+
+    fn wake_up(&mut self) {
+        if std::mem::take(&mut self.is_asleep) {
+            let world = self.world.clone();
+            let mut world = lock(&world);
+            self.work(&mut world);
+            self.post(&mut world);
+            self.take_up_overflow();
+        }
+    }
+
+    /// The ring is given up with its thread: nothing may be left but closes that were not submitted, since descriptors are closed
+    /// with the ring.
+    pub(super) fn give_up(&self) -> Result<(), String> {
+        for (slot, page) in self.pages.iter().enumerate() {
+            let is_closing = self
+                .queue
+                .iter()
+                .any(|(_, r)| matches!(r, Request::Close { slot: s } if *s as usize == slot));
+            if page.socket.is_some() && !is_closing {
+                return Err(format!("slot {slot} has a socket at the end"));
+            }
+        }
+        if let Some(waiting) = self.waiting.iter().find(|w| w.token.op() != Op::Listen) {
+            return Err(format!("{waiting:?} is under way at the end"));
+        }
+        let mut world = lock(&self.world);
+        let sockets = self.pages.iter().filter_map(|page| page.socket);
+        sockets.for_each(|socket| world.close(socket));
+        Ok(())
+    }
+
+    /// True if the thread was to sleep in this ring when it entered last.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.is_asleep
+    }
+
+    /// True if the thread may sleep: everything was submitted, and nothing waits to be reaped.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.queue.is_empty() && self.completions.is_empty() && self.overflow.is_empty()
+    }
+}
+
+impl Ring for SimRing {
+    fn push(&mut self, token: Token, request: Request) -> Result<(), Error> {
+        self.reserve(1)?;
+        self.note_push(token, &request);
+        if let Request::SendStaged { staged, .. } = request {
+            self.memory.hold(staged);
+        }
+        self.queue.push_back((token, request));
+        Ok(())
+    }
+
+    fn wants_enter(&self) -> bool {
+        !self.queue.is_empty()
+            || self.is_overflowing()
+            || !lock(&self.world).mail[self.number as usize].is_empty()
+    }
+
+    fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
+        if self.is_overflowing() {
+            self.overflow_count += 1;
+        }
+        self.is_asleep = false;
+        self.run();
+        self.is_asleep = wait.is_some() && self.completions.is_empty();
+        Ok(())
+    }
+
+    fn now_us(&self) -> u64 {
+        lock(&self.world).now_us()
+    }
+
+    fn has_completion(&self) -> bool {
+        !self.completions.is_empty()
+    }
+
+    fn reap(&mut self) -> Option<Completion> {
+        self.wake_up();
+        let completion = self.completions.pop_front()?;
+        if let Some(buffer) = completion.buffer {
+            self.memory.lend(buffer);
+        }
+        let token = completion.token;
+        if let Some(place) = self.echoes.iter().position(|t| *t == token) {
+            self.echoes.swap_remove(place);
+        } else if !completion.has_more {
+            self.note_end(token);
+        }
+        let socket = match token.op() {
+            Op::Listen => None,
+            _ => self.pages[token.slot() as usize].socket,
+        };
+        lock(&self.world).last_reaped = socket;
+        Some(completion)
+    }
+
+    fn bytes(&self, buffer: u16, length: usize) -> &[u8] {
+        self.memory.bytes(buffer, length)
+    }
+
+    fn recycle(&mut self, buffer: u16) {
+        self.memory.recycle(buffer);
+    }
+
+    fn add_buffers(&mut self) -> u16 {
+        self.memory.add(self.memory.used_count())
+    }
+
+    fn reserve(&mut self, count: usize) -> Result<(), Error> {
+        if self.queue_max - self.queue.len() < count {
+            lock(&self.world).faults.count(Fault::QueueFull);
+            self.enter(None)?;
+        }
+        Ok(())
+    }
+
+    fn trim(&mut self) {
+        self.memory.trim();
+    }
+
+    fn stage(&mut self, half: usize, bytes: &[u8]) -> Option<Staged> {
+        self.memory.stage(half, bytes)
+    }
+
+    fn staged(&self, staged: Staged) -> &[u8] {
+        self.memory.staged(staged)
+    }
+
+    fn unstage(&mut self, half: usize) {
+        self.memory.unstage(half);
+    }
+
+    fn waiting_count(&self, listener: RawFd) -> u32 {
+        lock(&self.world).waiting(listener)
+    }
+
+    fn is_overflowing(&self) -> bool {
+        !self.overflow.is_empty()
+    }
+
+    fn overflow_count(&self) -> u64 {
+        self.overflow_count
+    }
+}
+
+impl Books for SimRing {
+    fn under_way(&self, op: Op, slot: u32) -> u8 {
+        self.pages[slot as usize].under_way[op as usize]
+    }
+
+    fn has_descriptor(&self, slot: u32) -> bool {
+        self.pages[slot as usize].socket.is_some()
+    }
+
+    fn buffer_count(&self) -> u16 {
+        self.memory.used_count()
+    }
+
+    fn audit(&self) -> Result<(), String> {
+        self.memory.audit()
+    }
+}
+
+/// A worker is to run, later.
+pub(super) fn plan_worker(world: &mut World, ring: u32) {
+    let after_us = if world.strikes(Fault::ShutdownLate) {
+        world.random.magnitude(10, 2_000_000)
+    } else {
+        world.random.below(50)
+    };
+    world.plan(after_us, Event::Worker(ring));
+}

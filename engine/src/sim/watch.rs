@@ -1,0 +1,198 @@
+//! A handler around a handler, which keeps the books of what the inner one asked for and was given.
+//!
+//! Invariants checked here: callbacks come in order (opened once, ended once, nothing after); every attempt ends in exactly one of
+//! opened and failed; a handler is given nothing while its peer does not take what was sent; see also [`Ledger`].
+//! Must not know: what the inner handler does.
+
+use super::broken::Canary;
+use super::ledger::Ledger;
+use super::world::{Shared, lock};
+use crate::error::{CloseReason, OpenFailure};
+use crate::handler::{Conn, Dial, Handler, TimerChange};
+
+/// The state of a watched connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WatchedState<S> {
+    /// The handler's own.
+    pub inner: S,
+    /// The simulated socket it is on.
+    pub(super) socket: u32,
+    /// Its attempt, if it was dialled: 1 is the first.
+    attempt: u32,
+}
+
+/// See the file's head.
+pub struct Watched<H: Handler> {
+    inner: H,
+    world: Shared,
+    reads_while_blocked: bool,
+    canary: Option<Canary>,
+    wanted: Vec<H::State>,
+    /// By attempt: whether it has ended in a class.
+    attempts: Vec<bool>,
+    open_count: u64,
+}
+
+impl<H: Handler> Watched<H> {
+    /// Watches a handler.
+    pub fn new(
+        inner: H,
+        world: &Shared,
+        reads_while_blocked: bool,
+        canary: Option<Canary>,
+    ) -> Self {
+        Watched {
+            inner,
+            world: world.clone(),
+            reads_while_blocked,
+            canary,
+            wanted: Vec::new(),
+            attempts: Vec::new(),
+            open_count: 0,
+        }
+    }
+
+    /// The handler.
+    pub fn inner(&mut self) -> &mut H {
+        &mut self.inner
+    }
+
+    pub(super) fn world(&self) -> Shared {
+        self.world.clone()
+    }
+
+    /// All connections have ended, and all attempts.
+    pub(super) fn check_end(&self) -> Result<(), String> {
+        let lost = self.attempts.iter().filter(|ended| !**ended).count();
+        if lost + self.open_count as usize > 0 {
+            let open = self.open_count;
+            return Err(format!(
+                "{lost} attempts and {open} connections have not ended"
+            ));
+        }
+        Ok(())
+    }
+
+    fn end_attempt(&mut self, attempt: u32) {
+        if let Some(place) = attempt.checked_sub(1) {
+            let has_ended = &mut self.attempts[place as usize];
+            assert!(!*has_ended, "attempt {attempt} ends twice");
+            *has_ended = true;
+        }
+    }
+
+    /// Runs a callback of the inner handler and writes what it asked for into the books.
+    fn call<U>(
+        &mut self,
+        conn: &mut Conn<'_, WatchedState<H::State>>,
+        callback: impl FnOnce(&mut H, &mut Conn<'_, H::State>) -> U,
+    ) -> U {
+        let result = conn.with_part(|s| &mut s.inner, |conn| callback(&mut self.inner, conn));
+        let socket = conn.state.socket;
+        let mut world = lock(&self.world);
+        let now_us = world.now_us();
+        let ledger = world.socket_mut(socket).ledger.as_mut();
+        ledger.expect("it was opened").asked(now_us, conn.asked());
+        if let (_, _, TimerChange::At(at_us), None) = conn.asked() {
+            // The shard is told another time, as if it filed the timer wrongly.
+            match self.canary {
+                Some(Canary::TimerEarly) => conn.set_timer(at_us.saturating_sub(5_000)),
+                Some(Canary::TimerLate) => conn.set_timer(at_us + 20_000),
+                _ => {}
+            }
+        }
+        result
+    }
+
+    fn ledger<U>(&self, socket: u32, look: impl FnOnce(u64, &mut Ledger) -> U) -> U {
+        let mut world = lock(&self.world);
+        let now_us = world.now_us();
+        let ledger = world.socket_mut(socket).ledger.as_mut();
+        look(now_us, ledger.expect("it was opened"))
+    }
+}
+
+impl<H: Handler> Handler for Watched<H> {
+    type State = WatchedState<H::State>;
+    type Report = H::Report;
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self::State>) {
+        {
+            let mut world = lock(&self.world);
+            let socket = world.last_reaped.expect("a connection has a socket");
+            let ledger = &mut world.socket_mut(socket).ledger;
+            assert!(ledger.is_none(), "on_open twice");
+            *ledger = Some(Box::default());
+            conn.state.socket = socket;
+        }
+        self.end_attempt(conn.state.attempt);
+        self.open_count += 1;
+        self.call(conn, |inner, conn| inner.on_open(conn));
+    }
+
+    fn on_bytes(&mut self, conn: &mut Conn<'_, Self::State>, bytes: &[u8]) -> usize {
+        let socket = conn.state.socket;
+        assert!(
+            self.reads_while_blocked || !conn.is_blocked(),
+            "given bytes while the peer takes none"
+        );
+        self.ledger(socket, |_, ledger| ledger.shown(bytes));
+        let used = self.call(conn, |inner, conn| inner.on_bytes(conn, bytes));
+        self.ledger(socket, |_, ledger| ledger.used(used));
+        match self.canary {
+            Some(Canary::BytesRepeated) => used / 2,
+            _ => used,
+        }
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, Self::State>) {
+        self.ledger(conn.state.socket, |now_us, ledger| ledger.fired(now_us));
+        self.call(conn, |inner, conn| inner.on_timer(conn));
+    }
+
+    fn on_blocked(&mut self, conn: &mut Conn<'_, Self::State>) {
+        self.call(conn, |inner, conn| inner.on_blocked(conn));
+    }
+
+    fn on_sent(&mut self, conn: &mut Conn<'_, Self::State>) {
+        self.call(conn, |inner, conn| inner.on_sent(conn));
+    }
+
+    fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {
+        self.call(conn, |inner, conn| inner.on_stop(conn));
+    }
+
+    fn on_close(&mut self, state: &Self::State, reason: CloseReason, now_us: u64) {
+        self.ledger(state.socket, |_, ledger| ledger.closed(reason));
+        self.open_count -= 1;
+        self.inner.on_close(&state.inner, reason, now_us);
+    }
+
+    fn on_open_failed(&mut self, state: &Self::State, failure: OpenFailure, now_us: u64) {
+        if self.canary == Some(Canary::FailureUntold) {
+            return;
+        }
+        self.end_attempt(state.attempt);
+        self.inner.on_open_failed(&state.inner, failure, now_us);
+    }
+
+    fn on_turn(&mut self, dial: &mut Dial<'_, Self::State>) -> Option<u64> {
+        let mut wanted = std::mem::take(&mut self.wanted);
+        let mut inner = Dial::new(dial.now_us(), dial.room(), dial.is_stopping(), &mut wanted);
+        let next_us = self.inner.on_turn(&mut inner);
+        for inner in wanted.drain(..) {
+            self.attempts.push(false);
+            dial.connect(WatchedState {
+                inner,
+                socket: 0,
+                attempt: self.attempts.len() as u32,
+            });
+        }
+        self.wanted = wanted;
+        next_us
+    }
+
+    fn report(&mut self, report: &mut Self::Report) {
+        self.inner.report(report);
+    }
+}

@@ -1,0 +1,212 @@
+//! The world of one run: its time, its chances, and the events to come.
+//!
+//! Invariants: events happen in the order of their times, those of one time in the order they were made; time never goes back; whatever
+//! is decided by chance is decided by the run's own numbers.
+//! Must not know: engines, handlers.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::connect::Listener;
+use super::fault::{Fault, Faults};
+use super::net::{Link, Socket};
+use super::random::Random;
+use super::raw::Raw;
+use crate::token::Token;
+
+/// What is to happen at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Event {
+    /// A socket's bytes arrive at its peer.
+    Deliver(u32),
+    /// A socket's bytes no longer wait for others.
+    Uncork(u32),
+    /// An error comes to a socket from the network.
+    Error(u32, i32),
+    /// A connection carries nothing from now on.
+    Cut(u32),
+    /// A connect's first packet arrives.
+    Syn(u32),
+    /// A connect is answered.
+    Answer(u32, i32),
+    /// The kernel gives up a connect.
+    GiveUp(u32),
+    /// A worker of a ring runs.
+    Worker(u32),
+    /// A scripted peer acts.
+    Raw(u32),
+}
+
+/// What waits for a ring to be entered.
+#[derive(Debug, Default)]
+pub(super) struct Mail {
+    /// Sockets that changed.
+    pub sockets: Vec<u32>,
+    /// Listeners that changed.
+    pub listeners: Vec<u32>,
+    /// Workers that are to run.
+    pub workers: u32,
+}
+
+impl Mail {
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty() && self.listeners.is_empty() && self.workers == 0
+    }
+}
+
+/// One world, shared by what lives in it. Never contended: a run has one thread. Handlers must be `Send`, hence no `Rc`.
+pub type Shared = Arc<Mutex<World>>;
+
+/// Looks at a shared world.
+pub(super) fn lock(world: &Shared) -> MutexGuard<'_, World> {
+    world.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// See the file's head.
+pub struct World {
+    pub(super) random: Random,
+    pub(super) faults: Faults,
+    pub(super) link: Link,
+    pub(super) sockets: Vec<Socket>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) raws: Vec<Raw>,
+    pub(super) mail: Vec<Mail>,
+    now_us: u64,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    event_count: u64,
+    trace: u64,
+    is_told: bool,
+    /// The ring that gave the last completion, and the socket it was about: a connection that opens is this one.
+    pub(super) last_reaped: Option<u32>,
+}
+
+impl World {
+    /// A world that behaves as `seed` says, with as many faults.
+    pub fn new(seed: u64) -> Shared {
+        let mut random = Random::new(seed);
+        let faults = Faults::draw(&mut random);
+        Self::with_faults(random, faults)
+    }
+
+    /// A world with its faults given.
+    pub fn with_faults(mut random: Random, faults: Faults) -> Shared {
+        let link = Link::draw(&mut random);
+        // A start other than zero, so that nothing is right only there; below what 32 bits of steps wrap at.
+        let now_us = random.pick(&[0, 0, 1_000, 999_999, 77_777_777]);
+        Arc::new(Mutex::new(World {
+            random,
+            faults,
+            link,
+            sockets: Vec::new(),
+            listeners: Vec::new(),
+            raws: Vec::new(),
+            mail: Vec::new(),
+            now_us,
+            events: BinaryHeap::new(),
+            event_count: 0,
+            trace: 0xCBF2_9CE4_8422_2325,
+            is_told: false,
+            last_reaped: None,
+        }))
+    }
+
+    /// Prints every event, request and completion of the run as it happens.
+    pub fn tell(&mut self) {
+        self.is_told = true;
+    }
+
+    /// Engine time.
+    pub fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    /// The run's numbers.
+    pub fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    /// How often each fault happened.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// A digest of everything that happened: equal for equal runs.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// Notes something that happened.
+    pub(super) fn note(&mut self, what: &'static str, values: [i64; 4], token: Option<Token>) {
+        for word in [
+            self.now_us,
+            u64::from(what.as_bytes()[0]),
+            what.len() as u64,
+        ]
+        .into_iter()
+        .chain(values.map(|v| v as u64))
+        {
+            self.trace = (self.trace ^ word)
+                .wrapping_mul(0x2545_F491_4F6C_DD1D)
+                .rotate_left(23);
+        }
+        if self.is_told {
+            let token =
+                token.map(|t| format!("{:?} slot {} life {}", t.op(), t.slot(), t.generation()));
+            println!(
+                "{:>12} {what} {} {values:?}",
+                self.now_us,
+                token.unwrap_or_default()
+            );
+        }
+    }
+
+    pub(super) fn strikes(&mut self, fault: Fault) -> bool {
+        self.faults.strikes(fault, &mut self.random)
+    }
+
+    /// Makes `event` happen in `after_us`.
+    pub(super) fn plan(&mut self, after_us: u64, event: Event) {
+        self.event_count += 1;
+        let at_us = self.now_us + after_us;
+        self.events.push(Reverse((at_us, self.event_count, event)));
+    }
+
+    /// When the next event is to happen.
+    pub(super) fn next_event_us(&self) -> Option<u64> {
+        self.events.peek().map(|Reverse((at_us, ..))| *at_us)
+    }
+
+    /// Lets time pass until `until_us`, and everything happen by then.
+    pub(super) fn pass(&mut self, until_us: u64) {
+        while let Some(Reverse((at_us, _, event))) = self.events.peek().copied() {
+            if at_us > until_us {
+                break;
+            }
+            self.events.pop();
+            self.now_us = self.now_us.max(at_us);
+            self.happen(event);
+        }
+        self.now_us = self.now_us.max(until_us);
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Deliver(socket) => self.deliver(socket),
+            Event::Uncork(socket) => self.uncork(socket),
+            Event::Error(socket, errno) => self.fail(socket, errno),
+            Event::Cut(socket) => self.cut(socket),
+            Event::Syn(socket) => self.on_syn(socket),
+            Event::Answer(socket, errno) => self.on_answer(socket, errno),
+            Event::GiveUp(socket) => self.on_give_up(socket),
+            Event::Worker(ring) => self.mail[ring as usize].workers += 1,
+            Event::Raw(raw) => self.act(raw),
+        }
+    }
+
+    /// A place for a ring's mail; its number.
+    pub(super) fn add_ring(&mut self) -> u32 {
+        self.mail.push(Mail::default());
+        self.mail.len() as u32 - 1
+    }
+}
