@@ -73,6 +73,16 @@ pub struct Conn<'a, S> {
     ending: Option<Ending>,
 }
 
+/// What a callback asked for so far, to look at.
+pub(crate) struct Asked<'a> {
+    pub copied: &'a [u8],
+    /// Behind the others.
+    pub fixed: &'static [u8],
+    pub timer: TimerChange,
+    pub ending: Option<Ending>,
+    pub is_pausing: bool,
+}
+
 /// Static bytes behind others are copied if they are no more than this: one send less is worth it.
 const COPY_BYTES_MAX: usize = 4_096;
 
@@ -207,9 +217,15 @@ impl<'a, S> Conn<'a, S> {
         result
     }
 
-    /// What was asked of this connection so far: bytes copied, static bytes behind them, the timer, the end.
-    pub(crate) fn asked(&self) -> (&[u8], &'static [u8], TimerChange, Option<Ending>) {
-        (self.outgoing, self.outgoing_static, self.timer, self.ending)
+    /// What was asked of this connection so far.
+    pub(crate) fn asked(&self) -> Asked<'_> {
+        Asked {
+            copied: self.outgoing,
+            fixed: self.outgoing_static,
+            timer: self.timer,
+            ending: self.ending,
+            is_pausing: self.is_pausing,
+        }
     }
 
     pub(crate) fn into_intentions(self) -> Intentions {

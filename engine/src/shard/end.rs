@@ -83,6 +83,14 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return Ok(());
         }
         if self.slots[slot].has(flag::PEER_ENDED) {
+            if self.has_held(slot) {
+                self.take_up_held(ctx, slot, true)?;
+                if self.slots[slot].phase == Phase::Open {
+                    // Again, if its answer is under way; nothing is held any more.
+                    return self.end_in_order(ctx, slot);
+                }
+                return Ok(());
+            }
             return self.end(ctx, slot, CloseReason::ByUs);
         }
         self.slots[slot].clear(flag::ENDING);

@@ -80,7 +80,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// True if what arrives is to be kept back from the handler.
-    fn must_hold(&self, config: &Config, slot: u32) -> bool {
+    pub(super) fn must_hold(&self, config: &Config, slot: u32) -> bool {
         self.slots[slot].has(flag::CARRY)
             && self.carries.get(&slot).is_some_and(|c| {
                 c.is_paused || (!c.outgoing.is_empty() && !config.reads_while_blocked)
@@ -324,7 +324,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.perform(ctx, slot, intentions)
     }
 
-    fn has_held(&self, slot: u32) -> bool {
+    pub(super) fn has_held(&self, slot: u32) -> bool {
         self.slots[slot].has(flag::CARRY) && self.carries.get(&slot).is_some_and(|c| c.has_held)
     }
 

@@ -369,23 +369,27 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Everything is with the kernel: the handler goes on.
     fn take_up(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         let carry = self.carry_mut(slot);
-        let was_held = std::mem::take(&mut carry.is_paused) | std::mem::take(&mut carry.has_held);
+        let was_paused = std::mem::take(&mut carry.is_paused);
+        carry.has_held |= was_paused && !carry.incoming.is_empty();
         let is_read_paused = std::mem::take(&mut carry.is_read_paused);
-        let has_bytes = !carry.incoming.is_empty();
         let was_blocked = std::mem::take(&mut carry.was_blocked);
         let is_ending = self.slots[slot].flags & flag::ENDING != 0;
         if was_blocked && !is_ending {
             self.call(ctx, slot, |handler, conn| handler.on_sent(conn))?;
         }
-        if self.slots[slot].has(flag::END_AFTER_SENT) {
-            self.carry_mut(slot).incoming.clear();
-        } else if was_held
-            && has_bytes
-            && self.slots[slot].phase == Phase::Open
-            && self.slots[slot].has(flag::CARRY)
-        {
-            // Also when the handler has ended it in order since: what the peer sent before its end is handed over.
-            self.take_up_held(ctx, slot, is_ending)?;
+        let is_open = self.slots[slot].phase == Phase::Open;
+        // Not if it has paused once more, or the peer takes no more again: then this comes back.
+        if is_open && self.slots[slot].has(flag::CARRY) && !self.must_hold(ctx.config, slot) {
+            let is_cut = self.slots[slot].has(flag::END_AFTER_SENT);
+            let is_ending = self.slots[slot].flags & flag::ENDING != 0;
+            let carry = self.carry_mut(slot);
+            if is_cut {
+                carry.incoming.clear();
+            }
+            if std::mem::take(&mut carry.has_held) && !carry.incoming.is_empty() {
+                // Also when the handler has ended it in order since: what the peer sent before its end is handed over.
+                self.take_up_held(ctx, slot, is_ending)?;
+            }
         }
         if self.slots[slot].phase == Phase::Open {
             self.drop_carry_if_empty(slot);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use crate::config::TICK_US;
 use crate::error::CloseReason;
-use crate::handler::{Ending, TimerChange};
+use crate::handler::{Asked, Ending, TimerChange};
 
 /// The books of one connection.
 #[derive(Debug, Default)]
@@ -28,19 +28,21 @@ pub(super) struct Ledger {
     pub timer_set_us: u64,
     /// The end the handler asked for.
     pub ending: Option<Ending>,
+    /// It wants nothing more before the first so many of what is promised are with the kernel.
+    paused_for: usize,
     is_closed: bool,
 }
 
 impl Ledger {
     /// The handler's callback has returned.
-    pub fn asked(
-        &mut self,
-        now_us: u64,
-        (copied, fixed, timer, ending): (&[u8], &'static [u8], TimerChange, Option<Ending>),
-    ) {
+    pub fn asked(&mut self, now_us: u64, asked: &Asked<'_>) {
+        let Asked { timer, ending, .. } = *asked;
         assert!(!self.is_closed, "a callback after on_close");
-        self.promised.extend(copied);
-        self.promised.extend(fixed);
+        self.promised.extend(asked.copied);
+        self.promised.extend(asked.fixed);
+        if asked.is_pausing {
+            self.paused_for = self.promised.len();
+        }
         if self.ending.is_none() {
             self.owed = self.promised.len();
             match timer {
@@ -74,6 +76,7 @@ impl Ledger {
             "other bytes are sent than were promised"
         );
         self.owed = self.owed.saturating_sub(bytes.len());
+        self.paused_for = self.paused_for.saturating_sub(bytes.len());
     }
 
     /// The kernel has given bytes to the ring.
@@ -85,6 +88,10 @@ impl Ledger {
     pub fn shown(&mut self, bytes: &[u8]) {
         assert!(!self.is_closed, "bytes after on_close");
         assert!(!bytes.is_empty(), "a handler is shown nothing");
+        assert!(
+            self.paused_for == 0 || self.ending.is_some(),
+            "a handler that paused is shown bytes before what it sent is with the kernel"
+        );
         assert!(
             bytes.len() <= self.received.len()
                 && self.received.iter().zip(bytes).all(|(a, b)| a == b),

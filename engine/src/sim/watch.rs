@@ -92,8 +92,8 @@ impl<H: Handler> Watched<H> {
         let mut world = lock(&self.world);
         let now_us = world.now_us();
         let ledger = world.socket_mut(socket).ledger.as_mut();
-        ledger.expect("it was opened").asked(now_us, conn.asked());
-        if let (_, _, TimerChange::At(at_us), None) = conn.asked() {
+        ledger.expect("it was opened").asked(now_us, &conn.asked());
+        if let (TimerChange::At(at_us), None) = (conn.asked().timer, conn.asked().ending) {
             // The shard is told another time, as if it filed the timer wrongly.
             match self.canary {
                 Some(Canary::TimerEarly) => conn.set_timer(at_us.saturating_sub(5_000)),
