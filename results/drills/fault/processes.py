@@ -129,8 +129,8 @@ def stopped_client(drill):
 
 
 def deaf_control(drill):
-    """Nobody reads standard output, the pipe is full: 10,000 users hear every beat in time, SIGTERM still ends both in order, and the
-    figures are in the --json files."""
+    """Nobody reads standard output, the pipe is full: 10,000 users hear every beat in time, SIGTERM still ends both in order, the
+    figures are in the --json files, and that they could not be printed is said."""
     lo()
     start = sockets()
     count = 10_000
@@ -161,6 +161,8 @@ def deaf_control(drill):
     books(drill, client, server)
     drill.same("all held", client.last["ended"].get("held", 0), count)
     drill.same("messages sent, received", server.last["messages_sent"], client.last["messages_received"])
+    drill.same("exit codes: what nobody read is said", code, code_server, 2)
+    drill.check("nobody reads standard output" in server.errors, f"in one line: {server.errors}")
     drill.same("missed, left out", client.last["messages_missed"], server.last["anomalies"]["messages_skipped"], 0)
     quiet(drill, start)
     drill.saw(f"{client.last['messages_received']} messages, late by {client.last['lateness_us']['p99'] / 1000:.1f} ms (p99), "
