@@ -19,6 +19,7 @@ NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
 NEED_TEST := $(NEED_BUILD) ip sysctl unshare setpriv python3 curl wrk nginx ab
 NEED_FUZZ := $(NEED_BUILD) c++
+NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
 PEER_COMMANDS := nginx haproxy go wrk
 
@@ -70,6 +71,16 @@ endif
 .PHONY: drill
 drill: build ## Kill client and server at a million connections, and see that nothing is lost silently (USERS=1000000)
 	results/drills/longconn $(USERS)
+
+.PHONY: faults
+faults: build ## Drill real faults: links, losses, resets, floods, kills, stops, limits (root; DRILLS='link loss', see results/drills/faults --list)
+	@bash .ci/need $(NEED_FAULTS)
+	BIN_DIR=$(CARGO_TARGET_DIR)/release results/drills/faults $(DRILLS)
+
+.PHONY: soak
+soak: build ## Hold 200,000 connections while 1,000 a second come and go, and see that memory stays flat (root; MINUTES=30 USERS=200000)
+	@bash .ci/need $(NEED_FAULTS)
+	BIN_DIR=$(CARGO_TARGET_DIR)/release results/drills/soak $(or $(MINUTES),30) $(USERS)
 
 .PHONY: bench-tune
 bench-tune: build ## Measure what single kernel settings are worth: the same run with and without them, in turn (USERS=300000 ROUNDS=3)

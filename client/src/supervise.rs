@@ -5,7 +5,7 @@
 //! Must not know: what users do, what a report contains.
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -98,6 +98,10 @@ async fn supervise<V: View>(
 ) -> Result<V::Report, anyhow::Error> {
     let mut out = histogram_log.map(BufWriter::new);
     let mut serializer = V2DeflateSerializer::new();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the log's format wants the date of its start"
+    )]
     let mut log = match &mut out {
         None => None,
         Some(out) => Some(
@@ -108,6 +112,11 @@ async fn supervise<V: View>(
                 .with_max_value_divisor(1.0)
                 .begin_log_with(out, &mut serializer)?,
         ),
+    };
+    // A log that cannot be written is said at the end: the users go on.
+    let mut logged = Ok(());
+    let unlogged = |e: &dyn std::fmt::Debug| {
+        anyhow::anyhow!("cannot write the histogram log ({e:?}); next: free space")
     };
     let mut stops = 0;
     let mut printed_us = 0;
@@ -129,18 +138,20 @@ async fn supervise<V: View>(
         if is_done || now_us - printed_us >= 1_000_000 {
             let from_us = std::mem::replace(&mut printed_us, now_us);
             let (report, intervals) = view.gather(&engine, is_done);
-            if let Some(log) = &mut log {
+            if let Some(writer) = &mut log {
                 let (start, length) = (
                     Duration::from_micros(from_us),
                     Duration::from_micros(now_us - from_us),
                 );
-                for (tag, histogram) in intervals.iter().filter(|(_, h)| !h.is_empty()) {
-                    log.write_histogram(histogram, start, length, Tag::new(tag))
-                        .map_err(|e| {
-                            anyhow::anyhow!(
-                                "cannot write the histogram log ({e:?}); next: free space"
-                            )
-                        })?;
+                let written = intervals
+                    .iter()
+                    .filter(|(_, h)| !h.is_empty())
+                    .try_for_each(|(tag, histogram)| {
+                        writer.write_histogram(histogram, start, length, Tag::new(tag))
+                    });
+                if let Err(e) = written {
+                    logged = Err(unlogged(&e));
+                    log = None;
                 }
             }
             if stops == 0 && view.is_over(&report) {
@@ -158,9 +169,13 @@ async fn supervise<V: View>(
         }
     }
     drop(log);
+    if let (Ok(()), Some(Err(e))) = (&logged, out.map(|mut out| out.flush())) {
+        logged = Err(unlogged(&e));
+    }
     let ended = engine.join();
     let written = console.finish(&last, V::summary(&last));
     ended?;
     written.map_err(anyhow::Error::msg)?;
+    logged?;
     Ok(last)
 }

@@ -1,17 +1,23 @@
 //! What server and client have in common as programs: signals, the one-second tick, where reports go, how errors are said.
 //!
 //! Invariants: an error of usage or set-up is one line on standard error and exit code 2; standard output carries reports only;
-//! a closed standard output ends nothing.
+//! a closed standard output ends nothing, and one that nobody reads delays nothing but the end, for a bounded time.
 //! Must not know: engines, protocols, what a report contains.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use holdfast_sysctl::grouped;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -20,6 +26,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code of a run that fell short.
 pub const EXIT_SHORT: u8 = 1;
+
+/// How long the last report waits for a reader of standard output that has stopped reading, milliseconds.
+const LAST_WAIT_MS: u16 = 10_000;
 
 /// How a program shows its progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -91,6 +100,8 @@ impl Events {
 pub struct Console {
     progress: Progress,
     file: Option<PathBuf>,
+    /// The file, if it is a pipe: opened once, so that its reader sees one end.
+    pipe: Option<File>,
     is_terminal: bool,
     lines: u64,
 }
@@ -101,21 +112,30 @@ impl Console {
     /// # Errors
     /// One line naming the file and the cause.
     pub fn new(progress: Progress, file: Option<&Path>) -> Result<Self, String> {
+        let mut pipe = None;
         if let Some(file) = file {
-            std::fs::OpenOptions::new()
+            // A pipe without a reader would keep this from starting, and the end from being one.
+            let opened = std::fs::OpenOptions::new()
                 .create(true)
                 .append(true)
+                .custom_flags(OFlag::O_NONBLOCK.bits())
                 .open(file)
                 .map_err(|e| {
-                    format!(
-                        "cannot write {} ({e}); next: name a file in a folder that exists",
-                        file.display()
-                    )
+                    let next = match e.raw_os_error() {
+                        Some(errno) if errno == Errno::ENXIO as i32 => {
+                            "start the reader of this pipe first, or name a file"
+                        }
+                        _ => "name a file in a folder that exists",
+                    };
+                    format!("cannot write {} ({e}); next: {next}", file.display())
                 })?;
+            let is_pipe = opened.metadata().is_ok_and(|m| m.file_type().is_fifo());
+            pipe = is_pipe.then_some(opened);
         }
         Ok(Console {
             progress,
             file: file.map(Path::to_owned),
+            pipe,
             is_terminal: io::stderr().is_terminal(),
             lines: 0,
         })
@@ -128,23 +148,28 @@ impl Console {
         }
     }
 
-    /// A report on the way. `line` is its one-line form for people. Called once a second.
+    /// A report on the way. `line` is its one-line form for people. Called once a second. Left out when nobody reads: the next one
+    /// says it all again.
     pub fn progress(&mut self, report: &impl Serialize, line: impl Display) {
         self.lines += 1;
         match self.progress {
-            Progress::Json => print_json(report),
+            Progress::Json if has_room(&io::stdout(), 0) => print_json(report),
+            Progress::Auto if !has_room(&io::stderr(), 0) => {}
             Progress::Auto if self.is_terminal => eprint!("\r\x1b[K{line}"),
             Progress::Auto if self.lines % 5 == 1 => eprintln!("{line}"),
-            Progress::Auto | Progress::None => {}
+            Progress::Json | Progress::Auto | Progress::None => {}
         }
     }
 
     /// The last report.
     ///
     /// # Errors
-    /// One line when the file cannot be written; the report was printed all the same.
+    /// One line when the file cannot be written, the report being printed all the same; or when nobody reads what is printed, the
+    /// file being written all the same.
     pub fn finish(&mut self, report: &impl Serialize, text: impl Display) -> Result<(), String> {
+        let is_read = self.progress == Progress::None || has_room(&io::stdout(), LAST_WAIT_MS);
         match self.progress {
+            _ if !is_read => {}
             Progress::Json => print_json(report),
             Progress::Auto => {
                 if self.is_terminal {
@@ -154,14 +179,33 @@ impl Console {
             }
             Progress::None => {}
         }
-        let Some(file) = &self.file else {
+        if let Some(file) = &self.file {
+            let mut json = serde_json::to_string_pretty(report).expect("reports are plain data");
+            json.push('\n');
+            let written = match &mut self.pipe {
+                Some(pipe) => pipe.write_all(json.as_bytes()),
+                None => std::fs::write(file, json),
+            };
+            written
+                .map_err(|e| format!("cannot write {} ({e}); next: free space", file.display()))?;
+        }
+        if is_read {
             return Ok(());
-        };
-        let mut json = serde_json::to_string_pretty(report).expect("reports are plain data");
-        json.push('\n');
-        std::fs::write(file, json)
-            .map_err(|e| format!("cannot write {} ({e}); next: free space", file.display()))
+        }
+        Err(
+            "nobody reads standard output, the final figures were not printed; next: --json FILE"
+                .to_owned(),
+        )
     }
+}
+
+/// True if a line can be written without waiting longer than `wait_ms` for whoever reads.
+fn has_room(out: &impl AsFd, wait_ms: u16) -> bool {
+    let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+    !matches!(
+        poll(&mut fds, PollTimeout::from(wait_ms)),
+        Ok(0) | Err(Errno::EINTR)
+    )
 }
 
 /// Counts for people, a line for each that occurred, each on a new one.

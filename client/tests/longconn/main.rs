@@ -6,6 +6,7 @@
 mod common;
 
 mod ends;
+mod faults;
 mod load;
 mod peer;
 mod refusals;

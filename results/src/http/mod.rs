@@ -44,6 +44,7 @@ pub use scenario::{Generator, SCENARIOS};
 /// When the run could not start; nothing is left behind then.
 pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
     let mut plan = Plan::new(options)?;
+    #[expect(clippy::disallowed_methods, reason = "the date in the folder's name")]
     let started = SystemTime::now();
     let folder = RunFolder::create(&plan.runs, started, &plan.folder_name())?;
     let mut progress = Progress::new();

@@ -6,6 +6,7 @@ mod common;
 
 mod capacity;
 mod clients;
+mod faults;
 mod holding;
 mod pressure;
 mod refusals;
