@@ -109,8 +109,9 @@ fn kernel_settings_that_are_small_are_said_with_the_command() {
         &["longconn", "--target", "127.0.0.1:7070", "--users", "20000"],
     );
     assert!(
-        said.lines().any(|line| line.starts_with("net.ipv4.ip_local_port_range ")
-            && line.ends_with("holdfast-tune check --role client --connections 20000")),
+        said.lines()
+            .any(|line| line.starts_with("net.ipv4.ip_local_port_range ")
+                && line.ends_with("holdfast-tune check --role client --connections 20000")),
         "{said}"
     );
 }

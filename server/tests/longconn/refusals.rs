@@ -129,7 +129,13 @@ fn kernel_settings_that_are_small_are_said_with_the_command() {
     // So few want nothing.
     let said = said_in_a_new_network(
         "holdfast-server",
-        &["longconn", "--listen", "127.0.0.1:7070", "--connections", "100"],
+        &[
+            "longconn",
+            "--listen",
+            "127.0.0.1:7070",
+            "--connections",
+            "100",
+        ],
     );
     assert!(
         said.contains("holding up to 100") && !said.contains("holdfast-tune"),
