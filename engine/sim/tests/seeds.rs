@@ -35,10 +35,8 @@ fn campaign(from: u64, count: u64) -> Coverage {
 #[test]
 fn seeds_hold_and_no_fault_is_dead() {
     let mut coverage = campaign(0, 2_100);
-    // Met once in some thousand seeds.
-    for seed in [9_733] {
-        coverage.merge(&campaign(seed, 1));
-    }
+    // Meets cancel_before_start, which comes once in some thousand seeds.
+    coverage.merge(&campaign(9_733, 1));
     let dead: Vec<&str> = Fault::ALL
         .iter()
         .filter(|f| coverage.faults[**f as usize] == 0)
