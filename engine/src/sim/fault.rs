@@ -127,6 +127,8 @@ faults! {
     WokenForNothing "woken_for_nothing" 10_000,
     /// A ring cannot be made.
     NoRing "no_ring" 12_000,
+    /// A thread is told to stop at once while requests wait to be submitted.
+    StoppedBetween "stopped_between" 65_536,
 }
 
 /// How often each fault strikes in one run, and how often it did.

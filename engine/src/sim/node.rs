@@ -21,7 +21,7 @@ use crate::spread::{Core, Gate, Next, Stop};
 use crate::stats::Stats;
 
 /// Steps a run may take: far more than any does that ends.
-const STEPS_MAX: u64 = 2_000_000;
+const STEPS_MAX: u64 = 100_000;
 /// How long a run may last in its own time, after all its orders to stop.
 const DRAIN_US_MAX: u64 = 3_600_000_000;
 
@@ -139,7 +139,13 @@ impl<'a, H: Handler> Node<'a, H> {
     fn after_turn(&mut self, next: Next, turn_us: u64) {
         let now_us = lock(&self.world).now_us();
         self.rest = match next {
-            Next::Again => Rest::Until(now_us),
+            Next::Again => {
+                let is_between = !self.rings().all(SimRing::may_sleep);
+                if is_between && lock(&self.world).strikes(Fault::StoppedBetween) {
+                    self.orders.now_us = self.orders.now_us.min(now_us);
+                }
+                Rest::Until(now_us)
+            }
             Next::Busy => Rest::Until(now_us + self.config.coalesce_us),
             Next::IdleUntil(due_us) => {
                 if let Some(timer_us) = self.census.due_us {

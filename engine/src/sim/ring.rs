@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::fault::Fault;
 use super::memory::Memory;
+use super::page::Page;
 use super::request::Waiting;
 use super::world::{Event, Shared, World, lock};
 use crate::config::{Config, SPARE_SLOTS};
@@ -19,26 +20,6 @@ use crate::error::Error;
 use crate::ring::{Completion, Request, Ring, Staged};
 use crate::shard::audit::Books;
 use crate::token::{Op, Token};
-
-/// Operations there are, and one more.
-pub(super) const OPS: usize = Op::Cancel as usize + 1;
-
-/// A token of the life before.
-fn echo_of(page: &Page, slot: u32, op: Op) -> Option<Token> {
-    let generation = page.generation?.checked_sub(1)?;
-    Some(Token::new(op, slot, generation))
-}
-
-/// What the books say of one slot.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Page {
-    /// Requests of each operation from push to last completion.
-    pub under_way: [u8; OPS],
-    /// The life of the slot that pushed last.
-    generation: Option<u32>,
-    /// The socket in the direct-descriptor table.
-    pub socket: Option<u32>,
-}
 
 /// See the file's head.
 pub struct SimRing {
@@ -124,34 +105,9 @@ impl SimRing {
 
     /// Writes a request into the books, and checks that it may be made.
     fn note_push(&mut self, token: Token, request: &Request) {
-        if token.op() == Op::Listen {
-            return;
-        }
-        let slots = self.pages.len() as u32;
-        let is_spare = token.slot() >= slots - SPARE_SLOTS;
-        let page = &mut self.pages[token.slot() as usize];
-        page.under_way[token.op() as usize] += 1;
-        if token.op() == Op::Refuse {
-            assert!(is_spare, "a newcomer is refused in a slot of its own");
-            return;
-        }
-        assert!(!is_spare, "a spare slot is used for {:?}", token.op());
-        let generation = token.generation();
-        match request {
-            Request::Accept { .. } | Request::Socket { .. } => {
-                assert!(
-                    page.generation.is_none_or(|last| last < generation),
-                    "generation {generation} of slot {} comes again",
-                    token.slot()
-                );
-                page.generation = Some(generation);
-            }
-            _ => assert_eq!(
-                page.generation,
-                Some(generation),
-                "a request of another life of slot {}: {request:?}",
-                token.slot()
-            ),
+        if token.op() != Op::Listen {
+            let is_spare = token.slot() >= self.pages.len() as u32 - SPARE_SLOTS;
+            self.pages[token.slot() as usize].note_push(token, request, is_spare);
         }
     }
 
@@ -188,7 +144,7 @@ impl SimRing {
         let op = world
             .random
             .pick(&[Op::Poll, Op::Recv, Op::Connect, Op::Shutdown, Op::Send]);
-        let Some(token) = echo_of(&self.pages[slot as usize], slot, op) else {
+        let Some(token) = self.pages[slot as usize].token_before(slot, op) else {
             return;
         };
         if self.echoes.contains(&token) {

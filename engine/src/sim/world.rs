@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::connect::Listener;
 use super::fault::{Fault, Faults};
-use super::net::{Link, Socket};
+use super::link::Link;
+use super::net::Socket;
 use super::random::Random;
 use super::raw::Raw;
 use crate::token::Token;
