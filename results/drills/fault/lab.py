@@ -239,6 +239,8 @@ def main(drills):
         drills[name](drill)
     except Fell as fell:
         drill.failures.append(str(fell))
+    except KeyboardInterrupt:
+        os._exit(130)
     word = "FAIL" if drill.failures else "pass"
     text = "; ".join([*(f"NOT {f}" for f in drill.failures), *drill.figures])
     print(f"{word}  {name}: {text} ({time.monotonic() - since:.0f} s)", flush=True)
