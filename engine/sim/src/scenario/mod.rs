@@ -212,7 +212,10 @@ fn hostile(random: &mut Random, content: &[Vec<u8>]) -> Script {
                         let place = random.below(bytes.len() as u64) as usize;
                         bytes[place] = random.next() as u8;
                     }
-                    2 => bytes = bytes.repeat(random.magnitude(2, 40) as usize),
+                    2 => {
+                        bytes = bytes.repeat(random.magnitude(2, 40) as usize);
+                        bytes.truncate(10_000);
+                    }
                     _ => {}
                 }
                 if bytes.is_empty() {
