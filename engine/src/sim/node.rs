@@ -21,7 +21,7 @@ use crate::spread::{Core, Gate, Next, Stop};
 use crate::stats::Stats;
 
 /// Steps a run may take: far more than any does that ends.
-const STEPS_MAX: u64 = 300_000;
+const STEPS_MAX: u64 = 2_000_000;
 /// How long a run may last in its own time, after all its orders to stop.
 const DRAIN_US_MAX: u64 = 3_600_000_000;
 
