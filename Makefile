@@ -84,6 +84,7 @@ soak: build ## Hold 200,000 connections while 1,000 a second come and go, and se
 
 .PHONY: bench-tune
 bench-tune: build ## Measure what single kernel settings are worth: the same run with and without them, in turn (USERS=300000 ROUNDS=3)
+	@bash .ci/need python3
 	results/drills/tune $(or $(USERS),300000) $(or $(ROUNDS),3)
 
 .PHONY: tune-build
