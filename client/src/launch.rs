@@ -14,13 +14,17 @@ use clap::Args;
 use holdfast_engine::config::{RING_SLOTS_MAX, SPARE_SLOTS};
 use holdfast_engine::{Config, DialPlan, KernelRing, allowed_cores};
 use holdfast_results::console::{self, Console, Progress};
+use holdfast_sysctl::cost::{
+    BIND_BUCKET_BYTES, DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_BYTES,
+};
 use holdfast_sysctl::{Machine, Role, grouped, preflight};
 
 use crate::load::Load;
 use crate::source::{self, Source};
 
 /// What the kernel keeps for one connection of ours at most, bytes: socket, bind bucket, direct descriptor, parked poll.
-pub const KERNEL_BYTES_PER_CONNECTION: u64 = 3_829 + 128 + 40 + 256;
+pub const KERNEL_BYTES_PER_CONNECTION: u64 =
+    SOCKET_BYTES + BIND_BUCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES;
 
 /// Flags every subcommand has.
 #[derive(Args)]

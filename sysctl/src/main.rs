@@ -323,12 +323,8 @@ fn apply(flags: &ApplyFlags) -> Result<ExitCode, Shortfall> {
         say(table::closing(&before));
     }
     let mut outcome = apply::Outcome::default();
-    let mut files = Vec::new();
-    if flags.dry_run {
-        if flags.persist {
-            files = persist::write(&before, true);
-        }
-    } else {
+    let mut after = None;
+    if !flags.dry_run {
         let count = to_write(&before).count();
         if count + usize::from(flags.persist) > 0 && !flags.yes && !is_json && !is_agreed(count) {
             say("nothing was changed\n");
@@ -336,20 +332,20 @@ fn apply(flags: &ApplyFlags) -> Result<ExitCode, Shortfall> {
         }
         let file = state_file(flags.state.as_ref(), &machine);
         outcome = apply::apply(&before, || State::open(&file, machine.network_namespace))?;
-        if flags.persist {
-            // Of what is there now: what the kernel did not take is not asked of it at the next boot.
-            let mut after = flags.want.plan(&machine, &Values::Here)?;
-            let refused = |key: &str| {
-                outcome
-                    .changes
-                    .iter()
-                    .any(|c| c.error.is_some() && c.key == key)
-            };
-            after.rows.retain(|row| !refused(&row.key));
-            files = persist::write(&after, false);
-        }
+        after = Some(flags.want.plan(&machine, &Values::Here)?);
     }
-    let after = flags.want.plan(&machine, &Values::Here)?;
+    let after = after.unwrap_or_else(|| before.clone());
+    let mut files = Vec::new();
+    if flags.persist {
+        // Of what is there now: what the kernel did not take is not asked of it at the next boot.
+        let is_refused = |key: &str| {
+            let mut changes = outcome.changes.iter();
+            changes.any(|c| c.error.is_some() && c.key == key)
+        };
+        let mut kept = after.clone();
+        kept.rows.retain(|row| !is_refused(&row.key));
+        files = persist::write(&kept, flags.dry_run);
+    }
     let failed = outcome.failed_count()
         + files.iter().filter(|f| f.error.is_some()).count()
         + after.rows.iter().filter(|row| row.is_failure).count();

@@ -1,7 +1,7 @@
 //! Settings that outlive a reboot: files for `sysctl`, for logins and for systemd, and taking them away again.
 //!
 //! Invariants: only files that begin with our mark are replaced or removed. Each file is whole or not there.
-//! Must not know: present values.
+//! Must not know: how values are read, compared or written.
 
 use std::fs;
 use std::path::Path;

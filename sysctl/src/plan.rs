@@ -211,16 +211,10 @@ impl Plan {
             }
             let is_waived = (setting.unless.sys_admin && machine.sys_admin)
                 || (setting.unless.untracked && tracked.unwrap_or(0) == 0u64);
-            let bites = !is_waived;
-            let row = Row {
-                verdict: if row.verdict == Verdict::Stops && !bites {
-                    Verdict::Change
-                } else {
-                    row.verdict
-                },
-                ..row
-            };
-            if bites && setting.weight == Weight::Stops {
+            if is_waived && row.verdict == Verdict::Stops {
+                row.verdict = Verdict::Change;
+            }
+            if !is_waived && setting.weight == Weight::Stops {
                 limits.extend(limit_of(&row, &asked));
             }
             rows.push(row);
@@ -270,15 +264,15 @@ impl Plan {
             .filter(|limit| limit.is_setting)
             .map(|limit| Shortfall::new(limit.why.clone(), limit.next.clone()))
             .collect();
+        if self.asked.connections < FEW_CONNECTIONS {
+            return said;
+        }
         let better: Vec<&str> = self
             .rows
             .iter()
             .filter(|row| row.verdict == Verdict::Change && row.weight == Weight::Slows)
             .map(|row| row.key.as_str())
             .collect();
-        if self.asked.connections < FEW_CONNECTIONS {
-            return said;
-        }
         if let [first, rest @ ..] = &better[..] {
             let which = match rest.len() {
                 0 => format!("{first} is below what suits"),

@@ -17,7 +17,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::setting::{Kind, Rule, Scale, Setting, Unless, Weight, evened};
+use crate::setting::{Kind, Rule, Scale, Setting, Unless, Weight, evened, sysctl_key};
 
 /// Longest profile, bytes.
 pub const PROFILE_BYTES_MAX: usize = 1 << 20;
@@ -268,37 +268,6 @@ impl Profile {
             settings,
         })
     }
-}
-
-/// A key with dots, whichever way it was spelt; `None` for what is no key or would leave `/proc/sys`.
-///
-/// As `sysctl` has it: where the first separator is a slash, slashes separate and dots belong to names (`net/ipv4/conf/eth0.1/...`).
-pub(crate) fn sysctl_key(key: &str) -> Option<String> {
-    let is_slashed = match (key.find('/'), key.find('.')) {
-        (Some(slash), Some(dot)) => slash < dot,
-        (slash, _) => slash.is_some(),
-    };
-    // Inside, the separator is a dot, and a dot within a name a slash, as `sysctl` prints it.
-    let key: String = if is_slashed {
-        key.chars()
-            .map(|c| match c {
-                '/' => '.',
-                '.' => '/',
-                c => c,
-            })
-            .collect()
-    } else {
-        key.to_owned()
-    };
-    let is_name = |part: &str| {
-        !part.is_empty()
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_/:@".contains(c))
-            && !part.chars().all(|c| c == '/')
-    };
-    let is_key = key.len() <= 200 && key.contains('.') && key.split('.').all(is_name);
-    is_key.then_some(key)
 }
 
 impl Block {

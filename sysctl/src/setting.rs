@@ -156,6 +156,37 @@ pub struct Setting {
     pub line: usize,
 }
 
+/// A key with dots, whichever way it was spelt; `None` for what is no key or would leave `/proc/sys`.
+///
+/// As `sysctl` has it: where the first separator is a slash, slashes separate and dots belong to names (`net/ipv4/conf/eth0.1/...`).
+pub(crate) fn sysctl_key(key: &str) -> Option<String> {
+    let is_slashed = match (key.find('/'), key.find('.')) {
+        (Some(slash), Some(dot)) => slash < dot,
+        (slash, _) => slash.is_some(),
+    };
+    // Inside, the separator is a dot, and a dot within a name a slash, as `sysctl` prints it.
+    let key: String = if is_slashed {
+        key.chars()
+            .map(|c| match c {
+                '/' => '.',
+                '.' => '/',
+                c => c,
+            })
+            .collect()
+    } else {
+        key.to_owned()
+    };
+    let is_name = |part: &str| {
+        !part.is_empty()
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_/:@".contains(c))
+            && !part.chars().all(|c| c == '/')
+    };
+    let is_key = key.len() <= 200 && key.contains('.') && key.split('.').all(is_name);
+    is_key.then_some(key)
+}
+
 /// A value as the kernel prints it, white space evened.
 pub fn evened(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join(" ")

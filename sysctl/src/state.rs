@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::Shortfall;
-use crate::profile::sysctl_key;
+use crate::setting::sysctl_key;
 
 const SCHEMA: &str = "holdfast-tune-state/1";
 /// Gone at reboot, as the settings are.

@@ -14,6 +14,7 @@ use holdfast_engine::{Config, Engine};
 use holdfast_http1::Limits;
 use holdfast_results::console::say_counts;
 use holdfast_results::wire::{HTTP_SERVER_SCHEMA, HttpServerReport};
+use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, RECV_PARKED_BYTES, SOCKET_BYTES};
 use holdfast_sysctl::grouped;
 
 use crate::launch::{self, Launch, Telling, Wants, gather, named};
@@ -21,7 +22,7 @@ use responder::{Limit, REFUSALS, Responder, ResponderReport, Timeouts};
 use response::{Responses, Template, WallClock, has_body};
 
 /// What one connection costs here at most: kernel socket, direct descriptor, waiting receive, and 64 bytes of ours.
-const BYTES_PER_CONNECTION: u64 = 3_829 + 40 + 864 + 128;
+const BYTES_PER_CONNECTION: u64 = SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + RECV_PARKED_BYTES + 128;
 /// A body larger than this is better served by something that reads files; bytes.
 const BODY_BYTES_MAX: usize = 1 << 30;
 

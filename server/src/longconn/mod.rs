@@ -11,13 +11,14 @@ use clap::Args;
 use holdfast_engine::{Config, Engine};
 use holdfast_results::console::say_counts;
 use holdfast_results::wire::{SERVER_SCHEMA, ServerReport};
+use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_BYTES};
 use holdfast_sysctl::grouped;
 
 use crate::launch::{self, Launch, Telling, Wants, gather, named};
 use holder::{Holder, HolderConfig, HolderReport};
 
-/// What one held connection costs here at most: kernel socket, direct descriptor, parked poll, and 64 bytes of ours.
-const BYTES_PER_CONNECTION: u64 = 3_829 + 40 + 256 + 128;
+/// What one held connection costs here at most: kernel socket, direct descriptor, parked poll, and 128 bytes of ours.
+const BYTES_PER_CONNECTION: u64 = SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES + 128;
 
 /// Flags of `holdfast-server longconn`.
 #[derive(Args)]

@@ -149,6 +149,14 @@ pub fn file(folder: &TempDir, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
     path
 }
 
+/// A profile of the user's own, written, and where the state goes.
+pub fn profile_and_state(folder: &TempDir, text: impl AsRef<[u8]>) -> (PathBuf, PathBuf) {
+    (
+        file(folder, "mine.conf", text),
+        folder.path().join("state.json"),
+    )
+}
+
 /// Names of what is in a folder, but locks: they stay, empty.
 pub fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();

@@ -17,10 +17,7 @@ const PROFILE: &str = "\
 fn dry_runs() {
     within(|| {
         let folder = folder();
-        let (profile, state) = (
-            file(&folder, "mine.conf", PROFILE),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, PROFILE);
         let before = snapshot();
         for more in [
             &[][..],
@@ -147,10 +144,7 @@ fn assert_same(table: &Said, rows: &Value) {
 fn json_of_each_verb() {
     within(|| {
         let folder = folder();
-        let (profile, state) = (
-            file(&folder, "mine.conf", PROFILE),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, PROFILE);
         let check = tune(&[&"check", &"--profile", &profile]);
         let document = tune(&[&"check", &"--profile", &profile, &"--json"]);
         assert_eq!(document.code, check.code);

@@ -6,10 +6,7 @@ use super::common::*;
 fn applied_around(line: &str, look: impl FnOnce(&Said)) {
     let folder = folder();
     let text = format!("net.ipv4.tcp_retries2 = 9\n{line}\nnet.core.somaxconn = 5000\n");
-    let (profile, state) = (
-        file(&folder, "mine.conf", text),
-        folder.path().join("state.json"),
-    );
+    let (profile, state) = profile_and_state(&folder, text);
     let before = snapshot();
     let said = tune(&[&"apply", &"--profile", &profile, &"--state", &state]);
     assert_eq!(now("net.ipv4.tcp_retries2"), "9", "{line}: {said:#?}");
@@ -117,10 +114,7 @@ fn key_that_is_read_only_here() {
 fn only_settings_that_cannot_be_had() {
     within(|| {
         let folder = folder();
-        let (profile, state) = (
-            file(&folder, "mine.conf", "fs.file-max = 12345678\n"),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, "fs.file-max = 12345678\n");
         let said = tune(&[&"apply", &"--profile", &profile, &"--state", &state]);
         assert_eq!(said.code, 1, "{said:#?}");
         assert!(!said.out.contains("nothing to change"), "{}", said.out);
@@ -189,10 +183,7 @@ fn restore_knows_its_own_values() {
     within(|| {
         let folder = folder();
         let text = "net.ipv4.tcp_fin_timeout = 0100\nnet.core.somaxconn = 5000\nnet.ipv4.tcp_retries2 = 9\n";
-        let (profile, state) = (
-            file(&folder, "mine.conf", text),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, text);
         tune(&[&"apply", &"--profile", &profile, &"--state", &state]);
         // Somebody else comes between: what was there before us is put back all the same, and that is said.
         set("net.core.somaxconn", "6000");

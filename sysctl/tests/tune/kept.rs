@@ -22,10 +22,7 @@ fn raised() {
 fn raised_values_are_kept() {
     within(|| {
         let folder = folder();
-        let (profile, state) = (
-            file(&folder, "mine.conf", PROFILE),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, PROFILE);
         raised();
         let before = snapshot();
         let check = tune(&[&"check", &"--profile", &profile]);
@@ -53,10 +50,7 @@ fn raised_values_are_kept() {
 fn exact_lowers_them() {
     within(|| {
         let folder = folder();
-        let (profile, state) = (
-            file(&folder, "mine.conf", PROFILE),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, PROFILE);
         raised();
         let before = snapshot();
         let check = tune(&[&"check", &"--exact", &"--profile", &profile]);
@@ -88,10 +82,7 @@ fn exact_lowers_them() {
 fn long_lists_are_kept_whole() {
     within(|| {
         let folder = folder();
-        let (profile, state) = (
-            file(&folder, "mine.conf", PROFILE),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, PROFILE);
         // The kernel gives a list in one read only: 32 bytes and 4 KiB are where a reader that asks for less loses the rest.
         for count in [10, 3000] {
             let ports: Vec<String> = (0..count).map(|i| (20_001 + 2 * i).to_string()).collect();

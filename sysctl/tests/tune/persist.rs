@@ -37,10 +37,7 @@ fn lines(file: &str) -> Vec<String> {
 fn written_and_removed() {
     within(|| {
         let folder = folder();
-        let (profile, state) = (
-            file(&folder, "mine.conf", PROFILE),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, PROFILE);
         let before = snapshot();
         let said = tune(&[
             &"apply",
@@ -169,10 +166,7 @@ fn sysctl_reads_what_was_written() {
 fn files_of_others() {
     within(|| {
         let folder = folder();
-        let (profile, state) = (
-            file(&folder, "mine.conf", PROFILE),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, PROFILE);
         fs::create_dir_all("/etc/sysctl.d").unwrap();
         fs::create_dir_all(SYSTEMD).unwrap();
         let foreign = "# Mine.\nnet.core.somaxconn = 1\n";
@@ -220,10 +214,7 @@ fn files_of_others() {
 fn nothing_without_being_asked() {
     within(|| {
         let folder = folder();
-        let (profile, state) = (
-            file(&folder, "mine.conf", PROFILE),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, PROFILE);
         tune(&[&"apply", &"--profile", &profile, &"--state", &state]);
         assert!(names("/etc".as_ref()).is_empty());
         // What was persisted stays when only the present settings are put back.

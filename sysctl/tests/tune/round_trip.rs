@@ -28,10 +28,7 @@ net.ipv4.ip_forward = 1
 fn own_profile() {
     within(|| {
         let folder = folder();
-        let (profile, state) = (
-            file(&folder, "mine.conf", SHAPES),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, SHAPES);
         set("net.ipv4.ip_local_reserved_ports", "22,9000-9005\n");
         let before = snapshot();
         let check =

@@ -219,10 +219,7 @@ fn what_cannot_be_put_back_is_kept() {
         let folder = folder();
         let text =
             "net.core.somaxconn = 5000\nnet.ipv4.tcp_retries2 = 9\nnet.ipv4.tcp_fin_timeout = 30\n";
-        let (profile, state) = (
-            file(&folder, "mine.conf", text),
-            folder.path().join("state.json"),
-        );
+        let (profile, state) = profile_and_state(&folder, text);
         let before = snapshot();
         assert_eq!(
             tune(&[&"apply", &"--profile", &profile, &"--state", &state]).code,

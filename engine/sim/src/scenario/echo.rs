@@ -1,7 +1,5 @@
 //! The engine by itself: handlers that do anything on both sides, and scripted peers.
 
-use holdfast_engine::spread::Gate;
-
 use super::babble::{Babbler, Temper};
 use super::{Sides, add_hostile, config, plan, world};
 use crate::{Outcome, Run};
@@ -20,13 +18,10 @@ pub(super) fn run(run: Run) -> Outcome {
         let plan = plan(random, true);
         (server, client, plan, tempers, random.magnitude(1, 40))
     };
-    let (server_gate, client_gate) = (Gate::new(server.capacity), Gate::new(client.capacity));
     let sides = Sides {
         world: &world,
         server: &server,
         client: &client,
-        server_gate: &server_gate,
-        client_gate: &client_gate,
         plan: &plan,
         canary: run.canary,
     };

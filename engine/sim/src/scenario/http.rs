@@ -14,7 +14,6 @@ use holdfast_client::http::url;
 use holdfast_client::http::user::{Model, UserConfig, Users};
 use holdfast_client::load::Load;
 use holdfast_engine::sim::Random;
-use holdfast_engine::spread::Gate;
 use holdfast_engine::{Config, Handler};
 use holdfast_http1::Limits;
 use holdfast_server::http::responder::{REFUSALS, Responder, ResponderReport, Timeouts};
@@ -180,13 +179,10 @@ pub(super) fn run(run: Run) -> Outcome {
             has_hostile,
         )
     };
-    let (server_gate, client_gate) = (Gate::new(server.capacity), Gate::new(client.capacity));
     let sides = Sides {
         world: &world,
         server: &server,
         client: &client,
-        server_gate: &server_gate,
-        client_gate: &client_gate,
         plan: &plan,
         canary: run.canary,
     };

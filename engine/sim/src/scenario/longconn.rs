@@ -7,7 +7,6 @@ use holdfast_client::comeback::Backoff;
 use holdfast_client::load::Load;
 use holdfast_client::longconn::user::{Ended, UserConfig, UserReport, Users};
 use holdfast_engine::Handler;
-use holdfast_engine::spread::Gate;
 use holdfast_server::longconn::holder::{Holder, HolderConfig};
 
 use super::{Sides, add_hostile, config, plan, world};
@@ -56,13 +55,10 @@ pub(super) fn run(run: Run) -> Outcome {
         let plan = plan(random, has_hostile);
         (server, client, plan, holder, user, load, has_hostile)
     };
-    let (server_gate, client_gate) = (Gate::new(server.capacity), Gate::new(client.capacity));
     let sides = Sides {
         world: &world,
         server: &server,
         client: &client,
-        server_gate: &server_gate,
-        client_gate: &client_gate,
         plan: &plan,
         canary: run.canary,
     };

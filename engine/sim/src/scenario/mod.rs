@@ -124,8 +124,6 @@ struct Sides<'a> {
     world: &'a Shared,
     server: &'a Config,
     client: &'a Config,
-    server_gate: &'a Gate,
-    client_gate: &'a Gate,
     plan: &'a DialPlan,
     canary: Option<Canary>,
 }
@@ -138,6 +136,8 @@ impl Sides<'_> {
         client: C,
         mut look: impl FnMut(&mut Coverage, &mut [Node<'_, S>], &mut Node<'_, C>),
     ) -> Outcome {
+        let server_gate = Gate::new(self.server.capacity);
+        let client_gate = Gate::new(self.client.capacity);
         let (threads, server_orders, client_orders, listeners) = {
             let mut world = self.world.lock().expect("nobody panicked with it");
             world.be_silent(SILENT);
@@ -152,7 +152,7 @@ impl Sides<'_> {
                 Node::new(
                     self.world,
                     self.server,
-                    self.server_gate,
+                    &server_gate,
                     make_server(),
                     &listeners[thread..=thread],
                     None,
@@ -164,7 +164,7 @@ impl Sides<'_> {
         let mut client = Node::new(
             self.world,
             self.client,
-            self.client_gate,
+            &client_gate,
             client,
             &[],
             Some(self.plan),
