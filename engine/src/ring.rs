@@ -88,6 +88,9 @@ pub struct Completion {
     pub has_left: bool,
 }
 
+/// How often the rest of a queue is submitted again: at a rest of a millisecond each, for about a second.
+const SUBMISSIONS_MAX: u32 = 1_000;
+
 /// Requests in, completions out.
 pub trait Ring {
     /// Queues a request, entering the kernel first when the queue is full.
@@ -98,11 +101,27 @@ pub trait Ring {
     /// True if requests are queued, or the kernel holds completions back until it is entered.
     fn wants_enter(&self) -> bool;
     /// Submits what is queued, lets the kernel finish its work for this ring, and with `wait` sleeps until a completion or
-    /// until the time is over; [`Duration::MAX`] never is.
+    /// until the time is over; [`Duration::MAX`] never is. Everything queued was submitted when this returns.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to be entered at all, or has no memory for requests for long.
+    fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
+        for _ in 0..SUBMISSIONS_MAX {
+            if self.submit(wait)? {
+                return Ok(());
+            }
+        }
+        Err(Error::new(
+            "the kernel has no memory left for requests",
+            "free memory; see dmesg",
+        ))
+    }
+    /// Does the work of [`Ring::enter`] once. False if requests are still queued: short of memory, the kernel takes only the first
+    /// ones, and does not wait. This rests a little then.
     ///
     /// # Errors
     /// [`Error`] when the kernel refuses to be entered at all.
-    fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error>;
+    fn submit(&mut self, wait: Option<Duration>) -> Result<bool, Error>;
     /// Microseconds of engine time.
     fn now_us(&self) -> u64;
     /// True if a completion is at hand.

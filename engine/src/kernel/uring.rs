@@ -349,18 +349,13 @@ impl Ring for KernelRing {
     }
 
     fn reserve(&mut self, count: usize) -> Result<(), Error> {
-        for _ in 0..8 {
-            let queue = self.ring.submission();
-            if queue.capacity() - queue.len() >= count {
-                return Ok(());
-            }
-            drop(queue);
+        let queue = self.ring.submission();
+        let room = queue.capacity() - queue.len();
+        drop(queue);
+        if room < count {
             self.enter(None)?;
         }
-        Err(Error::new(
-            "the kernel takes no more requests from a full queue",
-            "free memory; see dmesg",
-        ))
+        Ok(())
     }
 
     #[inline]
@@ -444,7 +439,7 @@ impl Ring for KernelRing {
         unsafe { self.ring.submission_shared() }.cq_overflow()
     }
 
-    fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
+    fn submit(&mut self, wait: Option<Duration>) -> Result<bool, Error> {
         if self.is_overflowing() {
             self.overflow_count += 1;
         }
@@ -459,22 +454,23 @@ impl Ring for KernelRing {
                 submitter.submit_with_args(1, &SubmitArgs::new().timespec(&timespec))
             }
         };
-        match result {
-            Ok(_) => Ok(()),
-            // Time is over, a signal came, or completions must be reaped first: the caller's next turn does what is right.
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
-                ) =>
-            {
-                Ok(())
-            }
-            Err(e) => Err(Error::new(
+        if let Err(e) = result
+            && !matches!(
+                // Time is over, a signal came, or there is no memory for a request.
+                e.raw_os_error(),
+                Some(libc::ETIME | libc::EINTR | libc::EAGAIN)
+            )
+        {
+            return Err(Error::new(
                 format!("the kernel refuses to serve a ring ({e})"),
                 "see dmesg",
-            )),
+            ));
         }
+        let is_empty = self.ring.submission().is_empty();
+        if !is_empty {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(is_empty)
     }
 
     fn overflow_count(&self) -> u64 {

@@ -69,6 +69,8 @@ canaries! {
     TimerLate "timer_late",
     /// Bytes are handed over twice.
     BytesRepeated "bytes_repeated",
+    /// The rest of a queue that was submitted in part counts as submitted.
+    RestUnsubmitted "rest_unsubmitted",
 }
 
 /// A ring with a shard's mistake between them, if there is one.
@@ -172,8 +174,9 @@ impl Ring for Broken {
         self.inner.wants_enter()
     }
 
-    fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
-        self.inner.enter(wait)
+    fn submit(&mut self, wait: Option<Duration>) -> Result<bool, Error> {
+        let is_empty = self.inner.submit(wait)?;
+        Ok(is_empty || self.is(Canary::RestUnsubmitted))
     }
 
     fn now_us(&self) -> u64 {

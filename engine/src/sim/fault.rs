@@ -129,7 +129,12 @@ faults! {
     NoRing "no_ring" 12_000,
     /// A thread is told to stop at once while requests wait to be submitted.
     StoppedBetween "stopped_between" 65_536,
+    /// The kernel takes only the first requests of a queue.
+    SubmittedPart "submitted_part" 20_000,
 }
+
+/// Kinds whose chances were there from the start. Those added later are drawn apart, or every seed would mean another run.
+const FIRST_COUNT: usize = Fault::SubmittedPart as usize;
 
 /// How often each fault strikes in one run, and how often it did.
 #[derive(Debug, Clone)]
@@ -143,12 +148,23 @@ impl Faults {
     pub fn draw(random: &mut Random) -> Self {
         let share = random.pick(&[0, 16, 16, 32, 32, 48, 64]);
         let mut parts = [0; Fault::ALL.len()];
-        for (fault, parts) in Fault::ALL.iter().zip(&mut parts) {
+        let draw = |random: &mut Random, fault: Fault| {
             let is_on = random.below(64) < share;
             let most = fault.parts_max();
             if is_on && most > 0 {
-                *parts = random.magnitude(u64::from(most / 64).max(1), u64::from(most)) as u32;
+                random.magnitude(u64::from(most / 64).max(1), u64::from(most)) as u32
+            } else {
+                0
             }
+        };
+        let mut apart = None;
+        for (number, (fault, parts)) in Fault::ALL.iter().zip(&mut parts).enumerate() {
+            *parts = if number < FIRST_COUNT {
+                draw(random, *fault)
+            } else {
+                let apart = apart.get_or_insert_with(|| Random::new(random.clone().next()));
+                draw(apart, *fault)
+            };
         }
         Faults {
             parts,
