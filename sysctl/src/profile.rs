@@ -241,6 +241,10 @@ impl Profile {
                 if value.is_empty() || value.len() > VALUE_BYTES_MAX {
                     return Err(error(number, &value, "a value after the ="));
                 }
+                if is_octal(&value) {
+                    let expected = "numbers without leading zeros: the kernel reads 010 as octal";
+                    return Err(error(number, &value, expected));
+                }
                 if settings
                     .iter()
                     .any(|s| s.key == key && s.kind == Kind::Sysctl)
@@ -384,6 +388,15 @@ fn scale(term: &str) -> Option<Scale> {
         }
     }
     Some(scale)
+}
+
+/// True if the kernel would read one of the numbers as octal.
+fn is_octal(value: &str) -> bool {
+    let is_number = |c: char| c.is_ascii_digit() || " ,-".contains(c);
+    value.chars().all(is_number)
+        && value
+            .split([' ', ',', '-'])
+            .any(|word| word.len() > 1 && word.starts_with('0'))
 }
 
 #[cfg(test)]

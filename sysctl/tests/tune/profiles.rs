@@ -38,6 +38,10 @@ fn syntax_errors() {
                 ":1: found nothing, expected a value after the =",
             ),
             (
+                "net.ipv4.ip_local_port_range = 01024 65535\n",
+                ":1: found '01024 65535', expected numbers without leading zeros: the kernel reads 010 as octal",
+            ),
+            (
                 "= 5\n",
                 ":1: found nothing, expected a key such as net.core.somaxconn before the =",
             ),
