@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use clap::Args;
@@ -197,10 +196,7 @@ impl Launch {
         for shortfall in holdfast_sysctl::plan::shortfalls(&machine, Role::Client, self.users) {
             console.say(shortfall);
         }
-        let load = Arc::new(Load {
-            users: AtomicU64::new(self.users),
-            spawn_rate_milli: AtomicU64::new(self.spawn_rate),
-        });
+        let load = Arc::new(Load::new(self.users, self.spawn_rate));
         Ok(Ready { config, plan, load })
     }
 

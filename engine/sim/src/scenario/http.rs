@@ -1,7 +1,6 @@
 //! `holdfast-server http` against `holdfast-client http`, with scripted peers among both: requests and responses cut anywhere, broken
 //! anywhere, never read, never finished.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use holdfast_client::http::budget::Budget;
@@ -161,10 +160,7 @@ pub(super) fn run(run: Run) -> Outcome {
             body,
         };
         let users = random.magnitude(1, 40);
-        let load = Load {
-            users: AtomicU64::new(users),
-            spawn_rate_milli: AtomicU64::new(random.pick(&[Load::MAX, 20_000, 500_000])),
-        };
+        let load = Load::new(users, random.pick(&[Load::MAX, 20_000, 500_000]));
         let timeouts = timeouts(random);
         let user = user(random, users, body);
         let plan = plan(random, has_hostile);

@@ -1,7 +1,6 @@
 //! `holdfast-server longconn` against `holdfast-client longconn`, with scripted peers among both.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use holdfast_client::comeback::Backoff;
 use holdfast_client::load::Load;
@@ -48,10 +47,10 @@ pub(super) fn run(run: Run) -> Outcome {
                 longest_us: 1_000_000,
             }),
         };
-        let load = Load {
-            users: AtomicU64::new(random.magnitude(1, 60)),
-            spawn_rate_milli: AtomicU64::new(random.pick(&[Load::MAX, 20_000, 500_000])),
-        };
+        let load = Load::new(
+            random.magnitude(1, 60),
+            random.pick(&[Load::MAX, 20_000, 500_000]),
+        );
         let plan = plan(random, has_hostile);
         (server, client, plan, holder, user, load, has_hostile)
     };
