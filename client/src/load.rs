@@ -256,7 +256,11 @@ mod tests {
                 }
             }
         }
-        assert_eq!(left, (90..100).rev().collect::<Vec<_>>(), "the newest first");
+        assert_eq!(
+            left,
+            (90..100).rev().collect::<Vec<_>>(),
+            "the newest first"
+        );
         load.order(90, 94, 4_000);
         let [even, odd] = &mut spawns;
         assert_eq!(started(even, 3_000_000), [3_000_000]);
