@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use rmpv::Value;
 
 /// Deepest nesting that is read.
-const DEPTH_MAX: u16 = 32;
+const DEPTH_MAX: usize = 32;
 /// Most user classes of one order that are looked at.
 const CLASSES_MAX: usize = 1_000;
 
@@ -28,7 +28,11 @@ pub struct Message {
 impl Message {
     /// The message as bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let parts = vec![(&*self.kind).into(), self.data.clone(), (&*self.node).into()];
+        let parts = vec![
+            (&*self.kind).into(),
+            self.data.clone(),
+            (&*self.node).into(),
+        ];
         let mut bytes = Vec::new();
         rmpv::encode::write_value(&mut bytes, &Value::Array(parts)).expect("memory can be written");
         bytes
@@ -67,10 +71,15 @@ pub fn map<const N: usize>(pairs: [(&str, Value); N]) -> Value {
 
 /// Users by class, as every message about users has them.
 pub fn user_counts(counts: &[(&str, u64)]) -> [(&'static str, Value); 2] {
-    let by_class = counts.iter().map(|(class, count)| ((*class).into(), (*count).into()));
+    let by_class = counts
+        .iter()
+        .map(|(class, count)| ((*class).into(), (*count).into()));
     [
         ("user_classes_count", Value::Map(by_class.collect())),
-        ("user_count", counts.iter().map(|(_, count)| count).sum::<u64>().into()),
+        (
+            "user_count",
+            counts.iter().map(|(_, count)| count).sum::<u64>().into(),
+        ),
     ]
 }
 
@@ -170,7 +179,8 @@ impl Order {
             "quit" => Order::Quit,
             "reconnect" => Order::Reconnect,
             "update_user_class" => {
-                let class = text(data, "user_class_name").ok_or("update_user_class names no class")?;
+                let class =
+                    text(data, "user_class_name").ok_or("update_user_class names no class")?;
                 Order::UpdateUserClass(class, text(data, "host"))
             }
             other => Order::Custom(other.chars().take(64).collect()),
@@ -181,7 +191,9 @@ impl Order {
 impl Spawn {
     fn from_data(data: &Value) -> Result<Spawn, String> {
         let timestamp = field(data, "timestamp").and_then(Value::as_f64);
-        let timestamp = timestamp.filter(|t| t.is_finite()).ok_or("spawn without a time")?;
+        let timestamp = timestamp
+            .filter(|t| t.is_finite())
+            .ok_or("spawn without a time")?;
         let counts = field(data, "user_classes_count").and_then(Value::as_map);
         let counts = counts.ok_or("spawn without users by class")?;
         let count = |(class, count): &(Value, Value)| {
@@ -198,8 +210,8 @@ impl Spawn {
             host: text(data, "host").filter(|host| !host.is_empty()),
             stop_timeout: field(data, "stop_timeout")
                 .and_then(Value::as_f64)
-                .unwrap_or(0.0)
-                .clamp(0.0, 86_400.0),
+                .filter(|seconds| seconds.is_finite())
+                .map_or(0.0, |seconds| seconds.clamp(0.0, 86_400.0)),
             options: options
                 .filter_map(|(key, value)| Some((key.as_str()?.to_owned(), value.clone())))
                 .collect(),

@@ -110,7 +110,10 @@ impl Inbox {
         }
         let greeting: Vec<u8> = self.bytes.drain(..GREETING_BYTES).collect();
         if greeting[10] < 3 {
-            return Err(format!("it speaks version {} of ZeroMQ's protocol, 3 is needed", greeting[10]));
+            return Err(format!(
+                "it speaks version {} of ZeroMQ's protocol, 3 is needed",
+                greeting[10]
+            ));
         }
         if !greeting[12..32].starts_with(b"NULL\0") {
             return Err("it wants authentication, which Locust's master does not".to_owned());
@@ -130,7 +133,9 @@ impl Inbox {
         let Some(length) = self.bytes.get(1..head) else {
             return Ok(None);
         };
-        let length = length.iter().fold(0, |all, byte| all << 8 | u64::from(*byte));
+        let length = length
+            .iter()
+            .fold(0, |all, byte| all << 8 | u64::from(*byte));
         if length > FRAME_BYTES_MAX {
             return Err(format!("a frame of {length} bytes"));
         }
@@ -189,12 +194,19 @@ mod tests {
             assert!(all(start, 1).is_err());
         }
         let after_greeting = |bytes: &[u8]| all(&[&greeting()[..], bytes].concat(), 7);
-        for bytes in [&b"\x02\xff\xff\xff\xff\xff\xff\xff\xff"[..], b"\x08\x01", b"\x04\x06\x05ERROR"] {
+        for bytes in [
+            &b"\x02\xff\xff\xff\xff\xff\xff\xff\xff"[..],
+            b"\x08\x01",
+            b"\x04\x06\x05ERROR",
+        ] {
             assert!(after_greeting(bytes).is_err());
         }
         // A command cut short is no READY, and nothing else.
         for bytes in [&b"\x04\x00"[..], b"\x04\x01\xff", b"\x04\x03\x05RE"] {
-            assert_eq!(after_greeting(bytes).as_deref(), Ok(&[Heard::Greeting, Heard::Other][..]));
+            assert_eq!(
+                after_greeting(bytes).as_deref(),
+                Ok(&[Heard::Greeting, Heard::Other][..])
+            );
         }
     }
 }
