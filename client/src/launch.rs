@@ -13,6 +13,7 @@ use clap::Args;
 use holdfast_engine::config::{RING_SLOTS_MAX, SPARE_SLOTS};
 use holdfast_engine::{Config, DialPlan, KernelRing, allowed_cores};
 use holdfast_results::console::{self, Console, Progress};
+use holdfast_results::metrics;
 use holdfast_sysctl::cost::{
     BIND_BUCKET_BYTES, DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_BYTES,
 };
@@ -73,6 +74,8 @@ pub struct Launch {
     /// Write the final figures to this file as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub metrics: metrics::MetricsFlags,
     /// End at once when the process that started this one ends
     #[arg(long)]
     pub die_with_parent: bool,

@@ -14,6 +14,7 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use holdfast_engine::{Config, DialPlan, Engine, Handler, Stop};
 use holdfast_results::console::{Console, Event, Events};
+use holdfast_results::metrics::{Exposed, Metrics, Thread};
 use serde::Serialize;
 
 /// Histograms of the time since the last report, by tag.
@@ -24,7 +25,7 @@ pub trait View {
     /// What one thread's handler reports.
     type Own: Default + Send + 'static;
     /// What is printed.
-    type Report: Serialize + Default;
+    type Report: Serialize + Default + Exposed;
     /// The first line of the histogram log.
     const LOG_COMMENT: &str;
 
@@ -69,6 +70,7 @@ pub fn run<H, V>(
     make: impl FnMut(usize) -> H,
     view: &mut V,
     console: &mut Console,
+    metrics: &Metrics,
     run_time: Option<Duration>,
     histogram_log: Option<File>,
 ) -> Result<V::Report, anyhow::Error>
@@ -79,8 +81,18 @@ where
     tokio_uring::start(async {
         // Before the first user: whoever sees one may ask for the end already, and gets the figures.
         let events = Events::new()?;
+        metrics.serve()?;
         let engine = Engine::start(config, Vec::new(), Some(plan), make)?;
-        supervise(engine, events, view, console, run_time, histogram_log).await
+        supervise(
+            engine,
+            events,
+            view,
+            console,
+            metrics,
+            run_time,
+            histogram_log,
+        )
+        .await
     })
 }
 
@@ -93,6 +105,7 @@ async fn supervise<V: View>(
     mut events: Events,
     view: &mut V,
     console: &mut Console,
+    metrics: &Metrics,
     run_time: Option<Duration>,
     histogram_log: Option<File>,
 ) -> Result<V::Report, anyhow::Error> {
@@ -138,6 +151,12 @@ async fn supervise<V: View>(
         if is_done || now_us - printed_us >= 1_000_000 {
             let from_us = std::mem::replace(&mut printed_us, now_us);
             let (report, intervals) = view.gather(&engine, is_done);
+            let threads = engine.reports().map(|core| Thread {
+                open_now: core.stats.open_now,
+                shard_count: core.stats.shard_count,
+                bytes_received: core.stats.bytes_received,
+            });
+            metrics.update(&report, &intervals, threads);
             if let Some(writer) = &mut log {
                 let (start, length) = (
                     Duration::from_micros(from_us),

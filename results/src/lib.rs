@@ -14,6 +14,7 @@ pub mod frame;
 pub mod http;
 pub mod lab;
 pub mod longconn;
+pub mod metrics;
 pub mod origin;
 pub mod plan;
 pub mod programs;

@@ -20,14 +20,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
+use holdfast_engine::OpenFailure;
 use holdfast_http1::Limits;
 use holdfast_results::console::{self, Console, EXIT_SHORT};
+use holdfast_results::metrics::{Kinds, Metrics};
 use holdfast_results::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 
 use crate::launch::{Launch, Quantity, Ready, Wants, interval_us};
 use crate::supervise::{self, create_log};
 use crate::target;
 use budget::Budget;
+use outcome::Outcome;
 use reply::{Rules, Statuses};
 use request::Parts;
 use schedule::Schedule;
@@ -154,6 +157,12 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         }),
     };
     let config = user_config(&flags, model, timeout_us)?;
+    let kinds = Kinds {
+        open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
+        outcomes: Outcome::ALL.iter().map(|(_, name)| *name).collect(),
+        ..Kinds::default()
+    };
+    let metrics = Metrics::open(&launch.metrics, kinds).map_err(anyhow::Error::msg)?;
     let mut console = launch.console()?;
     let histogram_log = create_log(launch.histogram_log.as_ref())?;
     let targets = target::resolve(std::slice::from_ref(&flags.target.host_port))?;
@@ -182,6 +191,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         },
         &mut view,
         &mut console,
+        &metrics,
         flags.quantity.run_time,
         histogram_log,
     )?;

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use clap::Args;
 use hdrhistogram::Histogram;
-use holdfast_engine::{Engine, Stats};
+use holdfast_engine::{Engine, OpenFailure, Stats};
 use holdfast_results::console::{self, EXIT_SHORT, say_counts};
+use holdfast_results::metrics::{Kinds, Metrics};
 use holdfast_results::wire::{CLIENT_SCHEMA, ClientReport};
 use holdfast_sysctl::grouped;
 
@@ -109,6 +110,12 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             None
         },
     };
+    let kinds = Kinds {
+        open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
+        ends: Ended::ALL.iter().map(|(_, name)| *name).collect(),
+        ..Kinds::default()
+    };
+    let metrics = Metrics::open(&launch.metrics, kinds).map_err(anyhow::Error::msg)?;
     let mut console = launch.console()?;
     let histogram_log = create_log(launch.histogram_log.as_ref())?;
     let targets = target::resolve(&flags.target)?;
@@ -120,6 +127,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         |share| Users::new(config, Arc::clone(&ready.load), share, thread_count),
         &mut view,
         &mut console,
+        &metrics,
         flags.quantity.run_time,
         histogram_log,
     )?;

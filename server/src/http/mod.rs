@@ -119,6 +119,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let wants = Wants {
         port: 8080,
         connection_bytes: BYTES_PER_CONNECTION,
+        timeouts: Limit::ALL.iter().map(|(_, name)| *name).collect(),
         config: Config {
             buffer_bytes: 2_048,
             buffer_count_max: 1_024,
@@ -154,7 +155,12 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         before: (0, 0),
         per_second: 0,
     };
-    tokio_uring::start(launch::supervise(engine, launch.console, tale))
+    tokio_uring::start(launch::supervise(
+        engine,
+        launch.console,
+        launch.metrics,
+        tale,
+    ))
 }
 
 /// The response as it was asked for.

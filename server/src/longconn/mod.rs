@@ -61,6 +61,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let wants = Wants {
         port: 7070,
         connection_bytes: BYTES_PER_CONNECTION,
+        timeouts: Vec::new(),
         config: Config {
             buffer_bytes: 512,
             ..Config::default()
@@ -86,7 +87,12 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         Holder::new(holder)
     })?;
     launch.console.say(ready);
-    tokio_uring::start(launch::supervise(engine, launch.console, Tale(base)))
+    tokio_uring::start(launch::supervise(
+        engine,
+        launch.console,
+        launch.metrics,
+        Tale(base),
+    ))
 }
 
 /// The report, with what does not change.

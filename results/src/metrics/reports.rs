@@ -1,0 +1,359 @@
+//! The reports of the four programs as metrics.
+//!
+//! Invariants: every metric of a program is there from its first report on, and of labels with known values every value.
+//! Must not know: where a report comes from, who reads the page.
+
+use std::collections::BTreeMap;
+
+use super::buckets::Buckets;
+use super::page::Page;
+use super::{Kinds, Thread};
+use crate::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport};
+
+/// Durations by the names the reports' histograms have.
+type Durations = BTreeMap<&'static str, Buckets>;
+
+/// A report that can be shown as metrics.
+pub trait Exposed {
+    /// Adds its metrics.
+    fn expose(&self, page: &mut Page, kinds: &Kinds, durations: &Durations);
+}
+
+/// A report and its threads.
+pub(super) fn page(
+    report: &impl Exposed,
+    kinds: &Kinds,
+    durations: &Durations,
+    threads: impl Iterator<Item = Thread>,
+) -> Page {
+    let mut page = Page::default();
+    report.expose(&mut page, kinds, durations);
+    let (mut open, mut rings, mut received) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, thread) in threads.enumerate() {
+        open.push((number, thread.open_now as f64));
+        rings.push((number, thread.shard_count as f64));
+        received.push((number, thread.bytes_received));
+    }
+    page.gauges(
+        "holdfast_thread_connections_open",
+        "Connections open in a core thread",
+        "thread",
+        open,
+    );
+    page.gauges(
+        "holdfast_thread_rings",
+        "Rings of a core thread",
+        "thread",
+        rings,
+    );
+    page.counters(
+        "holdfast_thread_received_bytes",
+        "Bytes a core thread received",
+        "thread",
+        received,
+    );
+    page
+}
+
+/// Counts by a label: `known` values as 0 unless they occurred.
+fn counts(occurred: &BTreeMap<String, u64>, known: &[&'static str]) -> BTreeMap<String, u64> {
+    let mut counts: BTreeMap<_, _> = known.iter().map(|name| ((*name).to_owned(), 0)).collect();
+    counts.extend(occurred.iter().map(|(name, n)| (name.clone(), *n)));
+    counts
+}
+
+// The reports have these fields in common, but no type: each is a document of its own.
+
+/// What every report has.
+macro_rules! any {
+    ($page:ident, $report:ident) => {
+        // holdfast.PROGRAM.PROTOCOL/VERSION
+        let mut names = $report.schema.split(['.', '/']).skip(1).map(str::to_owned);
+        $page.info(
+            "holdfast_build",
+            "The program that runs here",
+            vec![
+                ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                (
+                    "program",
+                    format!("holdfast-{}", names.next().unwrap_or_default()),
+                ),
+                ("protocol", names.next().unwrap_or_default()),
+            ],
+        );
+        for (name, help, value) in [
+            (
+                "holdfast_uptime_seconds",
+                "Age of the engine when these figures were gathered",
+                $report.at_us as f64 / 1e6,
+            ),
+            (
+                "holdfast_threads",
+                "Core threads",
+                $report.thread_count as f64,
+            ),
+            (
+                "holdfast_rings",
+                "Rings made so far, of all threads",
+                $report.shard_count as f64,
+            ),
+            (
+                "holdfast_connections_open",
+                "Connections open now",
+                $report.open_now as f64,
+            ),
+        ] {
+            $page.gauge(name, help, value);
+        }
+        $page.counter(
+            "holdfast_received_bytes",
+            "Bytes received from peers",
+            $report.bytes_received,
+        );
+        $page.counters(
+            "holdfast_anomalies",
+            "What should not happen in numbers, by name",
+            "kind",
+            &$report.anomalies,
+        );
+    };
+}
+
+/// What every server's report has.
+macro_rules! server {
+    ($page:ident, $report:ident, $kinds:ident) => {
+        any!($page, $report);
+        $page.gauge(
+            "holdfast_connections_limit",
+            "Connections this server holds at most",
+            $report.capacity as f64,
+        );
+        $page.gauge(
+            "holdfast_connections_open_max",
+            "Most connections ever open at once",
+            $report.open_max as f64,
+        );
+        $page.counter(
+            "holdfast_connections_accepted",
+            "Connections accepted and held",
+            $report.accepted,
+        );
+        $page.counter(
+            "holdfast_connections_refused",
+            "Connections reset at once because the limit was reached",
+            $report.refused_full,
+        );
+        let failed = counts(&$report.accept_failed, &$kinds.open_failures);
+        $page.counters(
+            "holdfast_accept_failures",
+            "Accepts that failed, by kind",
+            "kind",
+            failed,
+        );
+        let closed = counts(&$report.closed, &$kinds.ends);
+        $page.counters(
+            "holdfast_connections_closed",
+            "Connections that ended, by reason",
+            "reason",
+            closed,
+        );
+    };
+}
+
+/// What every client's report has.
+macro_rules! client {
+    ($page:ident, $report:ident, $kinds:ident, $durations:ident) => {
+        any!($page, $report);
+        for (name, help, value) in [
+            (
+                "holdfast_users",
+                "Users asked for",
+                $report.users_asked as f64,
+            ),
+            (
+                "holdfast_connections_connecting",
+                "Attempts to connect under way",
+                $report.connecting_now as f64,
+            ),
+            (
+                "holdfast_ramp_done",
+                "1 when every user was started and no first attempt is under way",
+                f64::from($report.ramp_done),
+            ),
+            (
+                "holdfast_ramp_seconds",
+                "From the first attempt to the last that opened",
+                $report.ramp_seconds,
+            ),
+        ] {
+            $page.gauge(name, help, value);
+        }
+        $page.counter(
+            "holdfast_connect_attempts",
+            "Attempts to connect begun",
+            $report.attempts,
+        );
+        $page.counter(
+            "holdfast_connections_opened",
+            "Attempts to connect that opened",
+            $report.opened,
+        );
+        let failed = counts(&$report.failed, &$kinds.open_failures);
+        $page.counters(
+            "holdfast_connect_failures",
+            "Attempts to connect that failed, by kind",
+            "kind",
+            failed,
+        );
+        let connect = buckets($durations, "connect");
+        $page.histogram(
+            "holdfast_connect_duration_seconds",
+            "Connect time from the intended start",
+            &connect,
+        );
+    };
+}
+
+/// What was recorded under a name.
+fn buckets(durations: &Durations, name: &str) -> Buckets {
+    durations.get(name).cloned().unwrap_or_default()
+}
+
+impl Exposed for ServerReport {
+    fn expose(&self, page: &mut Page, kinds: &Kinds, _: &Durations) {
+        server!(page, self, kinds);
+        page.counter(
+            "holdfast_messages_sent",
+            "Messages handed to the kernel whole",
+            self.messages_sent,
+        );
+    }
+}
+
+impl Exposed for ClientReport {
+    fn expose(&self, page: &mut Page, kinds: &Kinds, durations: &Durations) {
+        client!(page, self, kinds, durations);
+        for (name, help, count) in [
+            (
+                "holdfast_messages_sent",
+                "Messages handed to the kernel whole",
+                self.messages_sent,
+            ),
+            (
+                "holdfast_messages_received",
+                "Whole messages that were right",
+                self.messages_received,
+            ),
+            (
+                "holdfast_messages_wrong",
+                "Messages that differed from what was expected",
+                self.messages_wrong,
+            ),
+            (
+                "holdfast_messages_missed",
+                "Messages that were due and did not come",
+                self.messages_missed,
+            ),
+        ] {
+            page.counter(name, help, count);
+        }
+        let ended = counts(&self.ended, &kinds.ends);
+        page.counters(
+            "holdfast_connections_ended",
+            "Opened connections that ended, by what became of them",
+            "reason",
+            ended,
+        );
+        let lateness = buckets(durations, "lateness");
+        page.histogram(
+            "holdfast_message_lateness_seconds",
+            "Arrival of a message after its due time",
+            &lateness,
+        );
+    }
+}
+
+impl Exposed for HttpServerReport {
+    fn expose(&self, page: &mut Page, kinds: &Kinds, _: &Durations) {
+        server!(page, self, kinds);
+        page.counters(
+            "holdfast_http_responses",
+            "Responses, by status code",
+            "code",
+            &self.responses,
+        );
+        let timed_out = counts(&self.timed_out, &kinds.timeouts);
+        page.counters(
+            "holdfast_http_timeouts",
+            "Connections ended by a limit in time, by which",
+            "phase",
+            timed_out,
+        );
+    }
+}
+
+impl Exposed for HttpClientReport {
+    fn expose(&self, page: &mut Page, kinds: &Kinds, durations: &Durations) {
+        client!(page, self, kinds, durations);
+        for (name, help, value) in [
+            (
+                "holdfast_http_requests_pending",
+                "Requests begun and without an outcome yet",
+                self.pending_now,
+            ),
+            (
+                "holdfast_http_backlog",
+                "Open model: requests due and not sent yet",
+                self.backlog_now,
+            ),
+            (
+                "holdfast_http_backlog_max",
+                "Open model: the most that were ever due and not sent",
+                self.backlog_max,
+            ),
+        ] {
+            page.gauge(name, help, value as f64);
+        }
+        page.counter("holdfast_http_requests", "Requests begun", self.requests);
+        let outcomes = counts(&self.outcomes, &kinds.outcomes);
+        page.counters(
+            "holdfast_http_outcomes",
+            "Requests that ended, by what became of them",
+            "outcome",
+            outcomes,
+        );
+        page.counters(
+            "holdfast_http_responses",
+            "Responses, by status code",
+            "code",
+            &self.responses,
+        );
+        for (name, help, of) in [
+            (
+                "holdfast_http_request_duration_seconds",
+                "Latency of ok requests from the time they were due",
+                "latency",
+            ),
+            (
+                "holdfast_http_request_duration_raw_seconds",
+                "Latency of ok requests from the time they were sent",
+                "raw",
+            ),
+        ] {
+            page.histogram(name, help, &buckets(durations, of));
+        }
+        let latency = self.latency_us;
+        let corrected = [
+            ("p50", latency.p50),
+            ("p99", latency.p99),
+            ("p999", latency.p999),
+            ("max", latency.max),
+        ];
+        page.gauges(
+            "holdfast_http_request_duration_corrected_seconds",
+            "Latency of ok requests since the start, corrected for coordinated omission, by percentile",
+            "percentile",
+            corrected.map(|(name, us)| (name, us as f64 / 1e6)),
+        );
+    }
+}
