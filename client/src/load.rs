@@ -19,6 +19,14 @@ pub struct Load {
 impl Load {
     /// As fast as it goes.
     pub const MAX: u64 = u64::MAX;
+
+    /// Users to start a second, over all threads; `None` for as fast as it goes.
+    pub fn spawn_rate(&self) -> Option<f64> {
+        match self.spawn_rate_milli.load(Ordering::Relaxed) {
+            Self::MAX => None,
+            milli => Some(milli as f64 / 1e3),
+        }
+    }
 }
 
 /// One thread's share of a load: who is to start when.

@@ -32,7 +32,7 @@ use request::Parts;
 use schedule::Schedule;
 use url::Url;
 use user::{Model, UserConfig, Users};
-use view::HttpView;
+use view::{Asked, HttpView};
 
 /// Flags of `holdfast-client http`.
 #[derive(Args)]
@@ -161,7 +161,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             connections_per_user: 1 + u64::from(flags.no_keepalive),
             ..WANTS
         },
-        &console,
+        &mut console,
     )?;
     // All users may be answered at once, none of them for long: the buffers of a ring are 4 MiB when it needs them.
     ready.config.buffer_count_max = 1_024;
@@ -177,7 +177,13 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let wait_mean_us =
         (flags.rate.is_none() && wait_us.1 > 0).then_some(wait_us.0.midpoint(wait_us.1));
-    let mut view = HttpView::new(base, warm_up_us, wait_mean_us, Arc::clone(&config.budget));
+    let asked = Asked {
+        title: format!("client http {}", flags.target.host_port),
+        load: Arc::clone(&ready.load),
+        rate_per_second: flags.rate.map(|milli| milli as f64 / 1e3),
+    };
+    let budget = Arc::clone(&config.budget);
+    let mut view = HttpView::new(base, asked, warm_up_us, wait_mean_us, budget);
     let last = supervise::run(
         (ready.config, ready.plan),
         |share| {

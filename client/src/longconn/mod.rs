@@ -13,14 +13,16 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use holdfast_engine::{Engine, Stats};
 use holdfast_results::console::{self, EXIT_SHORT, say_counts};
+use holdfast_results::live::Snapshot;
 use holdfast_results::wire::{CLIENT_SCHEMA, ClientReport};
 use holdfast_sysctl::grouped;
 
 use crate::comeback::Backoff;
 use crate::figures::{
-    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, rate, say_latencies,
+    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, say_latencies,
 };
 use crate::launch::{Launch, Wants, interval_us};
+use crate::load::Load;
 use crate::supervise::{self, Intervals, View, create_log};
 use crate::target;
 use user::{Ended, UserConfig, UserReport, Users};
@@ -106,7 +108,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let mut console = launch.console()?;
     let histogram_log = create_log(launch.histogram_log.as_ref())?;
     let targets = target::resolve(&flags.target)?;
-    let ready = launch.ready(&targets, WANTS, &console)?;
+    let ready = launch.ready(&targets, WANTS, &mut console)?;
     let thread_count = ready.config.thread_count;
     let mut view = LongconnView {
         base: ClientReport {
@@ -115,6 +117,9 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             users_asked: launch.users,
             ..ClientReport::default()
         },
+        title: format!("client longconn {}", flags.target.join(",")),
+        every_us: config.every_us,
+        load: Arc::clone(&ready.load),
         comes_again: flags.reconnect,
         connect_us: histogram(),
         lateness_us: histogram(),
@@ -141,6 +146,10 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
 /// What the control plane has gathered.
 struct LongconnView {
     base: ClientReport,
+    title: String,
+    /// The interval messages are expected at, microseconds; 0 expects none.
+    every_us: u64,
+    load: Arc<Load>,
     /// Users reconnect.
     comes_again: bool,
     connect_us: Histogram<u64>,
@@ -207,8 +216,14 @@ impl View for LongconnView {
         !self.comes_again && has_nobody_left(report)
     }
 
-    fn line(now: &ClientReport, before: &ClientReport, seconds: f64) -> String {
-        line(now, before, seconds)
+    fn snapshot(&self, report: &ClientReport) -> Snapshot {
+        let due = (self.every_us > 0).then(|| report.open_now as f64 * 1e6 / self.every_us as f64);
+        Snapshot {
+            title: self.title.clone(),
+            ..Snapshot::from(report)
+        }
+        .asking("opened", self.load.spawn_rate())
+        .asking("messages", due)
     }
 
     fn summary(report: &ClientReport) -> String {
@@ -221,28 +236,6 @@ fn has_nobody_left(report: &ClientReport) -> bool {
     report.ramp_done
         && report.attempts >= report.users_asked
         && report.open_now + report.connecting_now == 0
-}
-
-fn line(now: &ClientReport, before: &ClientReport, seconds: f64) -> String {
-    let rate = |now, before| rate(now, before, seconds);
-    format!(
-        "{:>7.0}s  open {} of {}  +{}/s  failed {}  lost {}  messages {} ({}/s)  late p99 {} us",
-        now.at_us as f64 / 1e6,
-        grouped(now.open_now),
-        grouped(now.users_asked),
-        rate(now.opened, before.opened),
-        grouped(now.failed.values().sum()),
-        grouped(
-            now.ended
-                .iter()
-                .filter(|(k, _)| *k != "held")
-                .map(|(_, n)| n)
-                .sum()
-        ),
-        grouped(now.messages_received),
-        rate(now.messages_received, before.messages_received),
-        grouped(now.lateness_us.p99),
-    )
 }
 
 fn summary(report: &ClientReport) -> String {
