@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,12 +16,11 @@ use std::time::Duration;
 use holdfast_sysctl::grouped;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::live::{Live, LiveFlags, Snapshot};
+use crate::live::{Live, LiveFlags, Snapshot, has_room};
 use crate::signals::Signals;
 
 /// Exit code of errors of usage and set-up.
@@ -192,7 +190,10 @@ impl Console {
         match self.progress {
             _ if !is_read => {}
             Progress::Json => print_json(report),
-            Progress::Auto => println!("{text}"),
+            Progress::Auto => {
+                // Whoever read this has gone, with a terminal that was closed for instance.
+                let _ = writeln!(io::stdout(), "{text}");
+            }
             Progress::None => {}
         }
         if let Some(file) = &self.file {
@@ -213,15 +214,6 @@ impl Console {
                 .to_owned(),
         )
     }
-}
-
-/// True if a line can be written without waiting longer than `wait_ms` for whoever reads.
-fn has_room(out: &impl AsFd, wait_ms: u16) -> bool {
-    let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
-    !matches!(
-        poll(&mut fds, PollTimeout::from(wait_ms)),
-        Ok(0) | Err(Errno::EINTR)
-    )
 }
 
 /// Counts for people, a line for each that occurred, each on a new one.

@@ -16,6 +16,8 @@ pub mod tty;
 pub mod words;
 
 use std::fmt::Display;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -103,7 +105,7 @@ impl Live {
     pub fn say(&mut self, text: impl Display) {
         match &mut self.out {
             Out::Nothing => {}
-            Out::Lines(..) => eprintln!("{text}"),
+            Out::Lines(..) => print(&text),
             Out::Screen(screen) => screen.say(text),
         }
     }
@@ -120,8 +122,8 @@ impl Live {
                 let is_new_phase = std::mem::replace(phase, now.phase) != now.phase;
                 let is_due = is_new_phase || *count >= LINE_EVERY;
                 *count = if is_due { 1 } else { *count + 1 };
-                if is_due && has_room_on_stderr() {
-                    eprintln!("{}", line::plain(&now, &self.history));
+                if is_due && has_room(&io::stderr(), 0) {
+                    print(&line::plain(&now, &self.history));
                 }
             }
             Out::Screen(screen) => {
@@ -154,12 +156,16 @@ impl Live {
     }
 }
 
-/// True if a line can be written to standard error without waiting for whoever reads it.
-fn has_room_on_stderr() -> bool {
-    let stderr = std::io::stderr();
-    let mut fds = [PollFd::new(
-        std::os::fd::AsFd::as_fd(&stderr),
-        PollFlags::POLLOUT,
-    )];
-    !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0) | Err(Errno::EINTR))
+/// A line on standard error. Whoever read it may have gone: the run goes on.
+fn print(line: &impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// True if a line can be written without waiting longer than `wait_ms` for whoever reads.
+pub fn has_room(out: &impl AsFd, wait_ms: u16) -> bool {
+    let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+    !matches!(
+        poll(&mut fds, PollTimeout::from(wait_ms)),
+        Ok(0) | Err(Errno::EINTR)
+    )
 }

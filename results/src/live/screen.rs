@@ -118,6 +118,7 @@ impl Screen {
         self.leave_page();
         self.tty.leave();
         self.tty.settle(LAST_WAIT);
+        self.tty.give_up();
         self.shown = None;
     }
 

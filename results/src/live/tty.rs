@@ -253,6 +253,11 @@ impl Tty {
         }
     }
 
+    /// Forgets what the terminal has not taken.
+    pub fn give_up(&mut self) {
+        self.ink.0.borrow_mut().clear();
+    }
+
     /// The letters typed since the last call, at most a few. `None` after Ctrl-Z: the terminal has been given back, the process is
     /// about to be stopped, and a mode has to be entered again when it goes on.
     pub fn keys(&mut self, mode: Mode) -> Option<Vec<u8>> {

@@ -1,6 +1,8 @@
 //! However a program ends or is suspended: the terminal is as it was before.
 
-use crate::common::{Server, until};
+use holdfast_results::wire::ClientReport;
+
+use crate::common::{Folder, Server, sum, until};
 use crate::tmux::{Tmux, has_line};
 
 /// A page of ten users in a new terminal.
@@ -126,4 +128,20 @@ fn a_server_told_to_end_gives_the_terminal_back() {
     terminal.signal("holdfast-server", "TERM");
     terminal.until_line(&["responses 0, connections accepted 0"]);
     terminal.assert_restored();
+}
+
+#[test]
+fn a_terminal_that_is_closed_ends_the_run_in_order() {
+    let server = Server::start(&["--every", "1s"]);
+    let folder = Folder::new("closed");
+    let file = folder.file("client.json");
+    let terminal = Tmux::start("closing", 80, 24, &[]);
+    page(&server, &terminal, &format!("--json {file}"));
+    drop(terminal);
+    until("the final figures", || {
+        std::fs::metadata(&file).is_ok_and(|m| m.len() > 0)
+    });
+    let last: ClientReport =
+        serde_json::from_str(&std::fs::read_to_string(&file).expect("there")).expect("a report");
+    assert!(last.is_final && sum(&last.ended) == 10, "{last:?}");
 }
