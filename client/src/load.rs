@@ -44,6 +44,14 @@ impl Load {
         self.rate_milli.store(rate_milli, Ordering::Relaxed);
         self.users.store(users, Ordering::Release);
     }
+
+    /// Users to start a second, over all threads; `None` for as fast as it goes.
+    pub fn spawn_rate(&self) -> Option<f64> {
+        match self.rate_milli.load(Ordering::Relaxed) {
+            Self::MAX => None,
+            milli => Some(milli as f64 / 1e3),
+        }
+    }
 }
 
 /// One thread's share of a load: who is to start or to end when.

@@ -14,6 +14,7 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use holdfast_engine::{Config, DialPlan, Engine, Handler, Stop};
 use holdfast_results::console::{Console, Event, Events};
+use holdfast_results::live::{Snapshot, Span, Times};
 use holdfast_results::metrics::{Exposed, Metrics, Thread};
 use serde::Serialize;
 
@@ -39,8 +40,8 @@ pub trait View {
     fn is_over_now(&self, _engine: &Engine<Self::Own>) -> bool {
         false
     }
-    /// A report in one line, with the one before and the seconds between.
-    fn line(now: &Self::Report, before: &Self::Report, seconds: f64) -> String;
+    /// What people see of a report, but its times and what is left, which are filled in here.
+    fn snapshot(&self, report: &Self::Report) -> Snapshot;
     /// The final report for people.
     fn summary(report: &Self::Report) -> String;
 }
@@ -80,7 +81,7 @@ where
 {
     tokio_uring::start(async {
         // Before the first user: whoever sees one may ask for the end already, and gets the figures.
-        let events = Events::new()?;
+        let events = Events::new(console)?;
         metrics.serve()?;
         let engine = Engine::start(config, Vec::new(), Some(plan), make)?;
         supervise(
@@ -139,7 +140,7 @@ async fn supervise<V: View>(
         let event = if is_done {
             Event::Tick
         } else {
-            events.next().await
+            events.next(console).await
         };
         let now_us = engine.now_us();
         let is_time = run_time.is_some_and(|t| u128::from(now_us) >= t.as_micros());
@@ -178,8 +179,16 @@ async fn supervise<V: View>(
                 engine.stop(Stop::InOrder);
             }
             if !is_done {
-                let seconds = (now_us - from_us) as f64 / 1e6;
-                console.progress(&report, V::line(&report, &last, seconds));
+                console.progress(&report, || {
+                    let now = view.snapshot(&report);
+                    let left = run_time.map(|t| t.saturating_sub(Duration::from_micros(now_us)));
+                    Snapshot {
+                        phase: if stops > 0 { "drain" } else { now.phase },
+                        left_seconds: left.filter(|_| stops == 0).map(|t| t.as_secs_f64()),
+                        times: intervals.iter().map(last_second).collect(),
+                        ..now
+                    }
+                });
             }
             last = report;
         }
@@ -197,4 +206,15 @@ async fn supervise<V: View>(
     written.map_err(anyhow::Error::msg)?;
     logged?;
     Ok(last)
+}
+
+/// What the histogram of the time since the last report says.
+fn last_second((name, histogram): &(&'static str, Histogram<u64>)) -> Times {
+    let quantile = |q| (!histogram.is_empty()).then(|| histogram.value_at_quantile(q));
+    Times {
+        name,
+        span: Span::Second,
+        p50_us: quantile(0.5),
+        p99_us: quantile(0.99),
+    }
 }

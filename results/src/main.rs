@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use holdfast_results::http;
+use holdfast_results::live::LiveFlags;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
 use holdfast_results::refusal::Refusal;
 
@@ -113,6 +114,9 @@ struct Longconn {
     #[arg(long)]
     json: bool,
 
+    #[command(flatten)]
+    live: LiveFlags,
+
     /// Folder with holdfast-server and holdfast-client [default: where this program is]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
@@ -179,6 +183,9 @@ struct Http {
     /// Print run.json to standard output instead of the summary [default: off]
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    live: LiveFlags,
 
     /// Folder with holdfast-server, holdfast-client and examples/floor [default: where this program is]
     #[arg(long, value_name = "DIR")]
@@ -269,11 +276,13 @@ fn main() -> ExitCode {
     let done = match cli.what {
         What::Longconn(flags) => {
             let is_json = flags.json;
-            longconn::bench(flags.into(), is_json)
+            let live = flags.live;
+            longconn::bench(flags.into(), is_json, live)
         }
         What::Http(flags) => {
             let is_json = flags.json;
-            http::bench(flags.into(), is_json)
+            let live = flags.live;
+            http::bench(flags.into(), is_json, live)
         }
     };
     match done {

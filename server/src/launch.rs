@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,7 +14,8 @@ use clap::Args;
 use holdfast_engine::{
     CloseReason, Config, Engine, KernelRing, OpenFailure, Stats, Stop, allowed_cores,
 };
-use holdfast_results::console::{self, Console, Event, Events, Progress};
+use holdfast_results::console::{self, Console, ConsoleFlags, Event, Events};
+use holdfast_results::live::Snapshot;
 use holdfast_results::metrics::{self, Exposed, Kinds, Metrics, Thread};
 use holdfast_sysctl::{Machine, Role, grouped, preflight};
 use serde::Serialize;
@@ -50,12 +50,8 @@ pub struct LaunchFlags {
     /// Direct descriptors of one ring [default: the descriptor limit]
     #[arg(long, value_name = "COUNT", hide = true)]
     ring_slots: Option<u32>,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value = "auto")]
-    progress: Progress,
-    /// Write the final figures to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    console: ConsoleFlags,
     #[command(flatten)]
     metrics: metrics::MetricsFlags,
     /// End at once when the process that started this one ends
@@ -121,8 +117,7 @@ impl Launch {
             ..Kinds::default()
         };
         let metrics = Metrics::open(&flags.metrics, kinds).map_err(anyhow::Error::msg)?;
-        let console =
-            Console::new(flags.progress, flags.json.as_deref()).map_err(anyhow::Error::msg)?;
+        let mut console = Console::new(&flags.console).map_err(anyhow::Error::msg)?;
         let machine = Machine::read()?;
         preflight::check_kernel(&machine, "io_uring's ACCEPT_DONTWAIT", (6, 10))?;
         preflight::check_io_uring(&machine)?;
@@ -160,7 +155,7 @@ impl Launch {
         config.check()?;
         let cores_of_listeners = flags.local_accept.then_some(&cores[..]);
         let (listeners, bound) =
-            port::listen(&addresses, thread_count, cores_of_listeners, &console)?;
+            port::listen(&addresses, thread_count, cores_of_listeners, &mut console)?;
         console.say(format_args!(
             "{nofile}; {} rings of {} when full",
             config.ring_count(),
@@ -215,8 +210,8 @@ pub trait Telling<P> {
     type Report: Serialize + Exposed;
     /// The figures of all threads now.
     fn report(&mut self, engine: &Engine<P>, is_final: bool) -> Self::Report;
-    /// A line for people, once a second.
-    fn line(&self, report: &Self::Report) -> String;
+    /// What people see of it, once a second.
+    fn snapshot(&self, report: &Self::Report) -> Snapshot;
     /// The end for people.
     fn summary(&self, report: &Self::Report) -> String;
 }
@@ -231,15 +226,15 @@ pub async fn supervise<P: Default + Send + 'static, T: Telling<P>>(
     metrics: Metrics,
     mut telling: T,
 ) -> Result<ExitCode, anyhow::Error> {
-    let mut events = Events::new()?;
+    let mut events = Events::new(&console)?;
     let mut stops = 0;
     let mut printed_us = 0;
     metrics.serve()?;
     let first = telling.report(&engine, false);
     show(&metrics, &first, &engine);
-    console.progress(&first, "listening");
+    console.progress(&first, || telling.snapshot(&first));
     while !engine.is_done() {
-        match events.next().await {
+        match events.next(&mut console).await {
             Event::Stop => {
                 stops += 1;
                 engine.stop(if stops == 1 { Stop::InOrder } else { Stop::Now });
@@ -248,7 +243,11 @@ pub async fn supervise<P: Default + Send + 'static, T: Telling<P>>(
                 printed_us = engine.now_us();
                 let report = telling.report(&engine, false);
                 show(&metrics, &report, &engine);
-                console.progress(&report, telling.line(&report));
+                console.progress(&report, || {
+                    let now = telling.snapshot(&report);
+                    let phase = if stops > 0 { "drain" } else { now.phase };
+                    Snapshot { phase, ..now }
+                });
             }
             Event::Tick => {}
         }

@@ -36,7 +36,7 @@ use request::Parts;
 use schedule::Schedule;
 use url::Url;
 use user::{Model, UserConfig, Users};
-use view::HttpView;
+use view::{Asked, HttpView};
 
 /// Flags of `holdfast-client http`.
 #[derive(Args)]
@@ -171,7 +171,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         &flags.quantity,
         &targets,
         flags.no_keepalive,
-        &console,
+        &mut console,
     )?;
     let thread_count = ready.config.thread_count;
     let base = HttpClientReport {
@@ -182,7 +182,13 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let wait_mean_us =
         (flags.rate.is_none() && wait_us.1 > 0).then_some(wait_us.0.midpoint(wait_us.1));
-    let mut view = HttpView::new(base, warm_up_us, wait_mean_us, Arc::clone(&config.budget));
+    let asked = Asked {
+        title: format!("client http {}", flags.target.host_port),
+        load: Arc::clone(&ready.load),
+        rate_per_second: flags.rate.map(|milli| milli as f64 / 1e3),
+    };
+    let budget = Arc::clone(&config.budget);
+    let mut view = HttpView::new(base, asked, warm_up_us, wait_mean_us, budget);
     let last = supervise::run(
         (ready.config, ready.plan),
         |share| {
@@ -207,7 +213,7 @@ pub(crate) fn ready(
     quantity: &Quantity,
     targets: &[SocketAddr],
     is_reconnecting: bool,
-    console: &Console,
+    console: &mut Console,
 ) -> Result<Ready, anyhow::Error> {
     let wants = Wants {
         // One being asked, and one that is ending.

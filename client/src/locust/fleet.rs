@@ -93,7 +93,7 @@ impl Fleet {
     }
 
     /// There are to be so many users of each class.
-    pub fn order(&mut self, wanted: BTreeMap<Class, u64>, console: &Console) {
+    pub fn order(&mut self, wanted: BTreeMap<Class, u64>, console: &mut Console) {
         self.wanted = wanted;
         if self.ending.is_some() {
             // Those before have to end first.
@@ -126,7 +126,11 @@ impl Fleet {
         }
     }
 
-    fn start(&mut self, class: Class, console: &Console) -> Result<Box<dyn Crew>, anyhow::Error> {
+    fn start(
+        &mut self,
+        class: Class,
+        console: &mut Console,
+    ) -> Result<Box<dyn Crew>, anyhow::Error> {
         if !self.classes.contains(&class) {
             anyhow::bail!("this worker was started without it; next: leave out --classes");
         }
@@ -167,7 +171,7 @@ impl Fleet {
     }
 
     /// Brings on what takes time: ends, and what was ordered meanwhile. Called often.
-    pub fn tick(&mut self, now: f64, second: i64, console: &Console) {
+    pub fn tick(&mut self, now: f64, second: i64, console: &mut Console) {
         let is_late = self.ending.is_some_and(|by| Instant::now() >= by);
         for crew in self.crews.values_mut() {
             if self.ending.is_some() && (is_late || crew.open() == 0) {

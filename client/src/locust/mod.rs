@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use holdfast_results::console::{self, Console, EXIT_SHORT, Event, Events};
+use holdfast_results::live::Snapshot;
 use holdfast_results::wire::{WORKER_SCHEMA, WorkerReport};
-use holdfast_sysctl::grouped;
 use rmpv::Value;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -137,7 +137,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         ..WorkerReport::default()
     };
     tokio_uring::start(async {
-        let events = Events::new()?;
+        let events = Events::new(&console)?;
         let (sender, links) = channel(256);
         let names = (0..flags.workers)
             .map(|number| (number == 0).then(|| flags.identity.clone()).flatten());
@@ -161,6 +161,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             master: flags.master,
             console,
             second: 0,
+            started: Instant::now(),
             reported: Instant::now(),
             logged: None,
             quitting: None,
@@ -194,6 +195,7 @@ struct Process {
     console: Console,
     /// The last second, of the master's clock, whose requests were gathered.
     second: i64,
+    started: Instant,
     reported: Instant,
     logged: Option<Instant>,
     /// All is over, since then; the last report was sent.
@@ -209,7 +211,7 @@ impl Process {
     ) -> Result<ExitCode, anyhow::Error> {
         loop {
             tokio::select! {
-                event = events.next() => match event {
+                event = events.next(&mut self.console) => match event {
                     Event::Tick => self.tick(),
                     Event::Stop => self.quit(),
                 },
@@ -355,7 +357,7 @@ impl Process {
         if self.seats.iter().all(|seat| seat.worker.wanted.is_empty()) {
             self.fleet.stop(self.fleet.stop_timeout);
         } else {
-            self.fleet.order(wanted, &self.console);
+            self.fleet.order(wanted, &mut self.console);
         }
     }
 
@@ -404,9 +406,13 @@ impl Process {
             self.fleet.harvest_all(now, self.second);
             self.second = second;
             let report = self.report(false);
-            self.console.progress(&report, line(&report));
+            let seconds = self.started.elapsed().as_secs_f64();
+            self.console.progress(&report, || Snapshot {
+                seconds,
+                ..Snapshot::from(&report)
+            });
         }
-        self.fleet.tick(now, self.second, &self.console);
+        self.fleet.tick(now, self.second, &mut self.console);
         self.settle();
         if self.reported.elapsed() >= REPORT {
             self.reported = Instant::now();
@@ -561,16 +567,6 @@ impl Process {
 
 fn is_ours(class: &str) -> bool {
     Class::ALL.iter().any(|ours| ours.name() == class)
-}
-
-fn line(report: &WorkerReport) -> String {
-    format!(
-        "{} of {} workers known to the master  tests {}  users {}",
-        report.workers_known,
-        report.workers,
-        report.runs.len(),
-        grouped(report.users_now)
-    )
 }
 
 fn summary(report: &WorkerReport) -> String {

@@ -57,6 +57,7 @@ impl Performance<'_> {
                 start.program.display()
             ))
         })?;
+        self.stage.glance.watch_server(&server);
         Ok((server, start))
     }
 
@@ -75,7 +76,7 @@ impl Performance<'_> {
         let fail = |why| Cut::failed("client_did_not_start", why);
         let (program, args) =
             generator::start(generator, &self.plan.programs, wanted, &self.dir).map_err(fail)?;
-        cores::on(&self.halves.client, || {
+        let client = cores::on(&self.halves.client, || {
             Child::start(
                 "client",
                 &program,
@@ -85,7 +86,9 @@ impl Performance<'_> {
             )
         })
         .map_err(fail)?
-        .map_err(|e| fail(format!("{} cannot be started: {e}", program.display())))
+        .map_err(|e| fail(format!("{} cannot be started: {e}", program.display())))?;
+        self.stage.glance.watch_client(&client);
+        Ok(client)
     }
 
     /// Waits until the server listens.

@@ -11,10 +11,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::frame::Signals;
+use super::glance::Glance;
+use crate::frame;
+use crate::live::Live;
 use crate::refusal::Refusal;
 use crate::sample::core_ticks;
-use crate::summary::Progress;
+use crate::signals::Signals;
+
+/// From one set of figures for people to the next.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a slice has no figures.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +50,11 @@ impl Cut {
 pub struct Stage {
     /// Woken by each line of a child.
     pub notify: Rc<Notify>,
-    /// The line for people.
-    pub progress: Progress,
+    /// What shows the run.
+    pub live: Live,
+    /// What it shows.
+    pub glance: Glance,
+    shown: Option<Instant>,
     signals: Signals,
     is_interrupted: bool,
 }
@@ -56,12 +64,14 @@ impl Stage {
     ///
     /// # Errors
     /// When signals cannot be listened for.
-    pub fn new(progress: Progress) -> Result<Self, Refusal> {
-        let signals = Signals::listen()
+    pub fn new(live: Live) -> Result<Self, Refusal> {
+        let signals = frame::signals()
             .map_err(|e| Refusal::new(format!("signals: {e}"), "ulimit -n 20000"))?;
         Ok(Self {
             notify: Rc::new(Notify::new()),
-            progress,
+            live,
+            glance: Glance::new(),
+            shown: None,
             signals,
             is_interrupted: false,
         })
@@ -106,9 +116,14 @@ impl Stage {
             () = self.notify.notified() => {}
             () = sleep(time) => {}
         }
+        if self.shown.is_none_or(|at| at.elapsed() >= SHOW_EVERY) {
+            self.shown = Some(Instant::now());
+            self.live.show(self.glance.snapshot());
+        }
+        is_signal |= self.live.tick();
         if is_signal && !self.is_interrupted {
             self.is_interrupted = true;
-            self.progress.say("interrupted: ending all of it");
+            self.live.say("interrupted: ending all of it");
         }
     }
 }

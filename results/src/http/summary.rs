@@ -1,4 +1,4 @@
-//! What a person sees of an HTTP run: the line during it, the tables after it.
+//! What a person sees of an HTTP run: the name of a slice during it, the tables after it.
 //!
 //! Invariants: nothing is computed here that the record does not hold; what is unknown shows as `-`.
 //! Must not know: how figures came about.
@@ -22,19 +22,18 @@ pub fn minutes(time: Duration) -> String {
     }
 }
 
-/// The line while slice `number` runs.
+/// Slice `number` in words.
 #[must_use]
-pub fn glance(plan: &Plan, number: usize, left: Duration) -> String {
+pub fn glance(plan: &Plan, number: usize) -> String {
     let slice = &plan.slices[number];
     format!(
-        "{:>3}/{}  round {}  {:<22} {:<8} by {:<8} {} left",
+        "{} of {}: round {}, {} {} by {}",
         number + 1,
         plan.slices.len(),
         slice.round,
         slice.scenario.name,
         slice.subject.name(),
-        slice.generator.name(),
-        minutes(left)
+        slice.generator.name()
     )
 }
 
