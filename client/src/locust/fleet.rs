@@ -60,6 +60,7 @@ impl Fleet {
         users_max: Option<u64>,
         log: Option<HistogramLog>,
         report: WorkerReport,
+        now: f64,
     ) -> Self {
         Fleet {
             own_source: launch.source.clone(),
@@ -74,7 +75,7 @@ impl Fleet {
             failed: BTreeSet::new(),
             ending: None,
             stop_timeout: Duration::ZERO,
-            stats: Stats::default(),
+            stats: Stats::new(now),
             journal: Journal::default(),
             report,
             has_failed: false,
@@ -232,6 +233,14 @@ impl Fleet {
         }
         if let Some(run) = self.report.runs.last_mut() {
             run.insert(class.name().to_owned(), harvest.report);
+        }
+    }
+
+    /// Users of a class there are to be and can be.
+    pub fn granted(&self, class: Class) -> u64 {
+        match self.failed.contains(&class) {
+            true => 0,
+            false => self.wanted.get(&class).copied().unwrap_or(0),
         }
     }
 

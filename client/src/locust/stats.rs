@@ -71,7 +71,7 @@ struct Failure {
 }
 
 /// Everything since the last report.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Stats {
     entries: Vec<Entry>,
     total: Entry,
@@ -177,20 +177,20 @@ impl Entry {
 impl Stats {
     /// Statistics from `now` on, seconds since 1970.
     pub fn new(now: f64) -> Self {
-        let mut stats = Stats::default();
-        stats.reset(now);
-        stats
+        Stats {
+            entries: Vec::new(),
+            total: Entry {
+                name: ("Aggregated".to_owned(), String::new()),
+                start: now,
+                ..Entry::default()
+            },
+            failures: BTreeMap::new(),
+        }
     }
 
     /// Forgets everything.
     pub fn reset(&mut self, now: f64) {
-        self.entries.clear();
-        self.failures.clear();
-        self.total = Entry {
-            name: ("Aggregated".to_owned(), String::new()),
-            start: now,
-            ..Entry::default()
-        };
+        *self = Stats::new(now);
     }
 
     /// Adds what happened in a second.
