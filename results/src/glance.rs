@@ -47,9 +47,11 @@ impl Glance<'_> {
             .asking("messages", Some(due))
         });
         if let Some(server) = self.server {
-            now.counters.push(Counter::new("accepted", server.accepted));
-            now.counters
-                .push(Counter::new("sent", server.messages_sent));
+            let at = server.at_us as f64 / 1e6;
+            now.counters.extend([
+                Counter::new("accepted", server.accepted, at),
+                Counter::new("sent", server.messages_sent, at),
+            ]);
             now.groups.extend(Snapshot::from(server).groups);
         }
         Snapshot {

@@ -10,19 +10,20 @@ use crate::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport
 
 impl From<&ClientReport> for Snapshot {
     fn from(report: &ClientReport) -> Self {
+        let at = seconds(report.at_us);
         let bad_messages = [
             ("wrong".to_owned(), report.messages_wrong),
             ("missed".to_owned(), report.messages_missed),
         ];
         Self {
             phase: if report.ramp_done { "hold" } else { "ramp" },
-            seconds: seconds(report.at_us),
+            seconds: at,
             open: Some(report.open_now),
             target: Some(report.users_asked),
             counters: vec![
-                Counter::new("opened", report.opened),
-                Counter::new("messages", report.messages_received),
-                Counter::new("bytes", report.bytes_received),
+                Counter::new("opened", report.opened, at),
+                Counter::new("messages", report.messages_received, at),
+                Counter::new("bytes", report.bytes_received, at),
             ],
             groups: vec![
                 Group::bad("failed", report.failed.clone()),
@@ -36,17 +37,18 @@ impl From<&ClientReport> for Snapshot {
 
 impl From<&HttpClientReport> for Snapshot {
     fn from(report: &HttpClientReport) -> Self {
+        let at = seconds(report.at_us);
         let ok = report.outcomes.get("ok").copied().unwrap_or(0);
         let backlog = (report.backlog_max > 0).then(|| ("requests".to_owned(), report.backlog_now));
         Self {
             phase: if report.ramp_done { "run" } else { "ramp" },
-            seconds: seconds(report.at_us),
+            seconds: at,
             open: Some(report.open_now),
             target: Some(report.users_asked),
             counters: vec![
-                Counter::new("opened", report.opened),
-                Counter::new("ok", ok),
-                Counter::new("bytes", report.bytes_received),
+                Counter::new("opened", report.opened, at),
+                Counter::new("ok", ok, at),
+                Counter::new("bytes", report.bytes_received, at),
             ],
             groups: vec![
                 Group::bad("failed", without(&report.outcomes, &["ok", "stopped"])),
@@ -77,6 +79,7 @@ impl From<&WorkerReport> for Snapshot {
 
 impl From<&ServerReport> for Snapshot {
     fn from(report: &ServerReport) -> Self {
+        let at = seconds(report.at_us);
         Self {
             title: format!("server longconn {}", report.listen.join(",")),
             phase: if report.accepted == 0 {
@@ -84,13 +87,13 @@ impl From<&ServerReport> for Snapshot {
             } else {
                 "holding"
             },
-            seconds: seconds(report.at_us),
+            seconds: at,
             open: Some(report.open_now),
             target: Some(report.capacity),
             counters: vec![
-                Counter::new("accepted", report.accepted),
-                Counter::new("messages", report.messages_sent),
-                Counter::new("bytes", report.bytes_received),
+                Counter::new("accepted", report.accepted, at),
+                Counter::new("messages", report.messages_sent, at),
+                Counter::new("bytes", report.bytes_received, at),
             ],
             groups: vec![
                 not_accepted(&report.accept_failed, report.refused_full),
@@ -103,6 +106,7 @@ impl From<&ServerReport> for Snapshot {
 
 impl From<&HttpServerReport> for Snapshot {
     fn from(report: &HttpServerReport) -> Self {
+        let at = seconds(report.at_us);
         Self {
             title: format!("server http {}", report.listen.join(",")),
             phase: if report.accepted == 0 {
@@ -110,13 +114,13 @@ impl From<&HttpServerReport> for Snapshot {
             } else {
                 "answering"
             },
-            seconds: seconds(report.at_us),
+            seconds: at,
             open: Some(report.open_now),
             target: Some(report.capacity),
             counters: vec![
-                Counter::new("accepted", report.accepted),
-                Counter::new("responses", report.responses.values().sum()),
-                Counter::new("bytes", report.bytes_received),
+                Counter::new("accepted", report.accepted, at),
+                Counter::new("responses", report.responses.values().sum(), at),
+                Counter::new("bytes", report.bytes_received, at),
             ],
             groups: vec![
                 not_accepted(&report.accept_failed, report.refused_full),

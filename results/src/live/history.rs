@@ -30,16 +30,20 @@ impl History {
     /// Takes note of the next snapshot.
     pub fn add(&mut self, now: &Snapshot) {
         let before = self.before.replace(now.clone()).unwrap_or_default();
-        let seconds = now.seconds - before.seconds;
-        self.rates.clear();
         self.grown.clear();
         for counter in &now.counters {
             let earlier = before.counters.iter().find(|c| c.name == counter.name);
             let grown = earlier.and_then(|c| counter.total.checked_sub(c.total));
-            if let Some(grown) = grown
-                && seconds > 0.0
-            {
-                self.rates.insert(counter.name, grown as f64 / seconds);
+            let seconds = earlier.map_or(0.0, |c| counter.at_seconds - c.at_seconds);
+            match grown {
+                Some(grown) if seconds > 0.0 => {
+                    self.rates.insert(counter.name, grown as f64 / seconds);
+                }
+                // Nothing new was said: what was true is the best there is.
+                Some(_) if seconds == 0.0 => {}
+                _ => {
+                    self.rates.remove(counter.name);
+                }
             }
         }
         for group in &now.groups {
@@ -152,18 +156,23 @@ mod tests {
         Snapshot {
             seconds,
             open: Some(open),
-            counters: vec![Counter::new("opened", opened)],
+            counters: vec![Counter::new("opened", opened, seconds)],
             ..Snapshot::default()
         }
     }
 
     #[test]
-    fn rates_are_growth_over_time_and_unknown_at_first_and_after_a_restart() {
+    fn rates_are_growth_by_the_clock_of_who_counts_and_unknown_at_first_and_after_a_restart() {
         let mut history = History::default();
         history.add(&at(1.0, 0, 100));
         assert_eq!(history.rate("opened"), None);
         history.add(&at(3.0, 0, 500));
         assert_eq!(history.rate("opened"), Some(200.0));
+        history.add(&Snapshot {
+            seconds: 3.9,
+            ..at(3.0, 0, 500)
+        });
+        assert_eq!(history.rate("opened"), Some(200.0), "the same report again");
         history.add(&at(4.0, 0, 10));
         assert_eq!(history.rate("opened"), None);
         assert_eq!(history.rate("messages"), None);

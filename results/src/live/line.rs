@@ -7,7 +7,7 @@ use holdfast_sysctl::grouped;
 
 use super::history::History;
 use super::machine::Look;
-use super::snapshot::{Snapshot, Span};
+use super::snapshot::{Counter, Snapshot, Span};
 use super::words::{Glyphs, clock, maybe_micros, per_connection};
 
 /// Columns the curve takes at most.
@@ -18,7 +18,7 @@ const CURVE_COLUMNS_MIN: usize = 6;
 /// The line for people who read a file or a pipe: all of it, plain.
 #[must_use]
 pub fn plain(now: &Snapshot, history: &History) -> String {
-    parts(now, history).join("  ")
+    parts(now, history, false).join("  ")
 }
 
 /// The line for a terminal of so many columns.
@@ -31,7 +31,7 @@ pub fn fitted(
     hint: &str,
     columns: usize,
 ) -> String {
-    let mut parts = parts(now, history);
+    let mut parts = parts(now, history, true);
     if let Some(ours) = look.processes.first() {
         parts.push(per_connection(ours.rss_bytes, now.open) + "/conn");
         parts.extend(ours.cpu_percent.map(|cpu| format!("cpu {cpu:.0}%")));
@@ -68,13 +68,10 @@ fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// Everything, in the order of its importance.
-fn parts(now: &Snapshot, history: &History) -> Vec<String> {
-    let rate = |name| {
-        let rate = history.rate(name);
-        rate.map(|rate| format!("{}/s", grouped(rate.round() as u64)))
-    };
+/// Everything, in the order of its importance; of counters with a rate only that, where it has to be short.
+fn parts(now: &Snapshot, history: &History, is_short: bool) -> Vec<String> {
     let mut parts = vec![format!("{} {}", clock(now.seconds), now.phase)];
+    parts.extend(now.left_seconds.map(|left| format!("{} left", clock(left))));
     if let Some(open) = now.open {
         let of = now.target.map(|target| format!(" of {}", grouped(target)));
         parts.push(format!("open {}{}", grouped(open), of.unwrap_or_default()));
@@ -82,15 +79,23 @@ fn parts(now: &Snapshot, history: &History) -> Vec<String> {
     if !now.part.is_empty() {
         parts.push(now.part.clone());
     }
-    for group in now.groups.iter().filter(|group| group.is_bad) {
+    let bad = now.groups.iter().filter(|group| group.is_bad).enumerate();
+    // The first of them also says that there is nothing bad.
+    for (_, group) in bad.filter(|(i, group)| *i == 0 || group.total() > 0) {
         parts.push(format!("{} {}", group.name, grouped(group.total())));
     }
-    // The work before the opening, which is over at some time.
-    let (opening, work) = now.counters.split_at(now.counters.len().min(1));
-    for counter in work.iter().chain(opening) {
-        let total = grouped(counter.total);
-        let rate = rate(counter.name).map_or(String::new(), |rate| format!(" ({rate})"));
-        parts.push(format!("{} {total}{rate}", counter.name));
+    let mut counters: Vec<_> = now.counters.iter().collect();
+    let is_opening = |c: &&Counter| history.rate(c.name).is_some_and(|rate| rate >= 0.5);
+    if counters.len() > 1 && !counters.first().is_some_and(is_opening) {
+        counters.swap(0, 1);
+    }
+    for Counter { name, total, .. } in counters {
+        let rate = history.rate(name).map(|rate| grouped(rate.round() as u64));
+        parts.push(match rate {
+            Some(rate) if is_short => format!("{name} {rate}/s"),
+            Some(rate) => format!("{name} {} ({rate}/s)", grouped(*total)),
+            None => format!("{name} {}", grouped(*total)),
+        });
     }
     for times in now.times.iter().filter(|times| times.p99_us.is_some()) {
         let span = match times.span {
@@ -100,13 +105,12 @@ fn parts(now: &Snapshot, history: &History) -> Vec<String> {
         let (p50, p99) = (maybe_micros(times.p50_us), maybe_micros(times.p99_us));
         parts.push(format!("{} p50 {p50} p99 {p99}{span}", times.name));
     }
-    parts.extend(now.left_seconds.map(|left| format!("left {}", clock(left))));
     parts
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::snapshot::{Counter, Group};
+    use super::super::snapshot::Group;
     use super::*;
 
     fn run() -> (Snapshot, History) {
@@ -119,8 +123,8 @@ mod tests {
                 open: Some(2_000),
                 target: Some(2_000),
                 counters: vec![
-                    Counter::new("opened", 2_000),
-                    Counter::new("messages", u64::from(second) * 1_000),
+                    Counter::new("opened", 2_000, second.into()),
+                    Counter::new("messages", u64::from(second) * 1_000, second.into()),
                 ],
                 groups: vec![Group::bad("failed", [("refused".to_owned(), 3)].into())],
                 left_seconds: Some(61.0),
@@ -136,7 +140,7 @@ mod tests {
         let (now, history) = run();
         assert_eq!(
             plain(&now, &history),
-            "0:30 hold  open 2,000 of 2,000  failed 3  messages 30,000 (1,000/s)  opened 2,000 (0/s)  left 1:01"
+            "0:30 hold  1:01 left  open 2,000 of 2,000  failed 3  messages 30,000 (1,000/s)  opened 2,000 (0/s)"
         );
     }
 
@@ -154,7 +158,7 @@ mod tests {
             );
             assert!(width(&line) <= columns, "{columns}: {line}");
             assert_eq!(
-                columns >= 30,
+                columns >= 41,
                 line.contains("open 2,000 of 2,000"),
                 "{columns}: {line}"
             );

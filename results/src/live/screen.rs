@@ -12,7 +12,7 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::MoveToColumn;
 use ratatui::crossterm::queue;
 use ratatui::crossterm::style::Print;
-use ratatui::crossterm::terminal::{Clear, ClearType};
+use ratatui::crossterm::terminal::{Clear, ClearType, DisableLineWrap, EnableLineWrap};
 use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
 
@@ -158,8 +158,8 @@ impl Screen {
         }
         match mode {
             Mode::Line => {
-                // A character less than there are columns: no terminal begins a new line for that. The cursor stays at its start, so
-                // that all of it is cleared also where a narrower terminal has folded it.
+                // The cursor stays at the start of the line, so that all of it is cleared also where a terminal that became narrower has
+                // folded it. One that becomes narrower while this is on its way must not fold it at all.
                 let columns = usize::from(size.0).saturating_sub(1);
                 let hint = if self.tty.has_keys(mode) {
                     "l: all"
@@ -171,7 +171,9 @@ impl Screen {
                     self.tty.ink(),
                     MoveToColumn(0),
                     Clear(ClearType::FromCursorDown),
+                    DisableLineWrap,
                     Print(line),
+                    EnableLineWrap,
                     MoveToColumn(0)
                 );
             }

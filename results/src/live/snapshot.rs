@@ -50,6 +50,8 @@ pub struct Counter {
     pub name: &'static str,
     /// Counted so far.
     pub total: u64,
+    /// When it was, by the clock of whoever counted, seconds.
+    pub at_seconds: f64,
     /// What is asked for a second, if anything is.
     pub asked_per_second: Option<f64>,
 }
@@ -57,10 +59,11 @@ pub struct Counter {
 impl Counter {
     /// One of which nothing particular is asked.
     #[must_use]
-    pub fn new(name: &'static str, total: u64) -> Self {
+    pub fn new(name: &'static str, total: u64, at_seconds: f64) -> Self {
         Self {
             name,
             total,
+            at_seconds,
             asked_per_second: None,
         }
     }

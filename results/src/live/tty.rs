@@ -23,7 +23,9 @@ use nix::sys::termios::{
 use nix::unistd::{Pid, getpgrp, tcgetpgrp};
 use ratatui::crossterm::cursor::{Hide, MoveToColumn, Show};
 use ratatui::crossterm::queue;
-use ratatui::crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};
+use ratatui::crossterm::terminal::{
+    Clear, ClearType, DisableLineWrap, EnableLineWrap, EnterAlternateScreen, LeaveAlternateScreen,
+};
 use terminal_size::{Height, Width, terminal_size_of};
 
 /// Ctrl-Z as it is read where it is no signal.
@@ -56,7 +58,7 @@ impl Held {
         // Writing to memory cannot fail.
         let _ = match self.mode {
             Mode::Line => queue!(bytes, MoveToColumn(0), Clear(ClearType::FromCursorDown)),
-            Mode::Page => queue!(bytes, LeaveAlternateScreen, Show),
+            Mode::Page => queue!(bytes, EnableLineWrap, LeaveAlternateScreen, Show),
         };
         bytes
     }
@@ -199,7 +201,7 @@ impl Tty {
             let _ = tcsetattr(&self.file, SetArg::TCSANOW, &now);
         }
         if mode == Mode::Page {
-            let _ = queue!(self.ink, EnterAlternateScreen, Hide);
+            let _ = queue!(self.ink, EnterAlternateScreen, DisableLineWrap, Hide);
         }
         *held = self
             .file

@@ -146,7 +146,8 @@ impl Tmux {
         })
     }
 
-    /// The terminal is as it was before anything ran: it echoes, edits lines, and shows its cursor on the ordinary screen.
+    /// The terminal is as it was before anything ran: it echoes, edits and folds lines, and shows its cursor on the
+    /// ordinary screen.
     #[track_caller]
     pub fn assert_restored(&self) {
         self.until_prompt();
@@ -161,8 +162,16 @@ impl Tmux {
             assert!(words.contains(&word), "{word} in {said}");
         }
         assert!(said.contains("susp = ^Z;"), "{said}");
-        let flags = self.run(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]);
-        assert_eq!(flags.trim(), "0 1", "alternate screen off, cursor on");
+        let flags = self.run(&[
+            "display-message",
+            "-p",
+            "#{alternate_on} #{cursor_flag} #{wrap_flag}",
+        ]);
+        assert_eq!(
+            flags.trim(),
+            "0 1 1",
+            "alternate screen off, cursor and folding on"
+        );
     }
 }
 
