@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use holdfast_client::{http, longconn};
+use holdfast_sysctl::handbook::Handbook;
 
 /// Opens very many TCP connections, and tells what became of each.
 #[derive(Parser)]
@@ -22,11 +23,14 @@ enum Command {
     Longconn(Box<longconn::Flags>),
     /// Ask an HTTP/1.1 server over many connections, check the answers, and time them
     Http(Box<http::Flags>),
+    #[command(flatten)]
+    Handbook(Handbook),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Longconn(flags) => longconn::main(*flags),
         Command::Http(flags) => http::main(*flags),
+        Command::Handbook(asked) => asked.main::<Cli>(),
     }
 }
