@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use holdfast_results::http;
 use holdfast_results::live::LiveFlags;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
 use holdfast_results::refusal::Refusal;
+use holdfast_sysctl::handbook::Handbook;
 
 /// Loads a server with a client, both on this machine, and proves the result.
 #[derive(Debug, Parser)]
@@ -29,6 +30,8 @@ enum What {
     Longconn(Longconn),
     /// HTTP requests: our server and client beside others, each on its half of the cores, alternating over rounds.
     Http(Http),
+    #[command(flatten)]
+    Handbook(Handbook),
 }
 
 #[derive(Debug, Args)]
@@ -284,6 +287,7 @@ fn main() -> ExitCode {
             let live = flags.live;
             http::bench(flags.into(), is_json, live)
         }
+        What::Handbook(asked) => return asked.main::<Cli>(),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -298,9 +302,11 @@ fn main() -> ExitCode {
 fn usage(e: &clap::Error) -> Refusal {
     let text = e.render().to_string();
     let cause = text.split("\n\n").next().unwrap_or_default();
-    let help = match std::env::args().nth(1).as_deref() {
-        Some("http") => "holdfast-bench http --help",
-        _ => "holdfast-bench longconn --help",
-    };
-    Refusal::new(cause.trim_start_matches("error: "), help)
+    let named = std::env::args().nth(1);
+    let named = named.filter(|name| Cli::command().find_subcommand(name).is_some());
+    let named = named.as_deref().unwrap_or("longconn");
+    Refusal::new(
+        cause.trim_start_matches("error: "),
+        format!("holdfast-bench {named} --help"),
+    )
 }
