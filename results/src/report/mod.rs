@@ -15,6 +15,7 @@ mod longconn;
 mod markdown;
 pub mod series;
 pub mod source;
+mod timeline;
 pub mod units;
 
 use std::path::{Path, PathBuf};
@@ -96,7 +97,7 @@ pub fn leave(folder: &Path) {
 /// `holdfast-bench report RUN`: makes both again and prints where they are.
 ///
 /// # Errors
-/// Those of [`write`], and when there is no such run.
+/// Those of [`write()`], and when there is no such run.
 pub fn again(run: &str, runs: Option<&Path>) -> Result<u8, Refusal> {
     for path in write(&folder::find(run, runs)?)? {
         println!("{}", path.display());
