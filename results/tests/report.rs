@@ -383,7 +383,7 @@ fn a_damaged_folder_is_a_report_of_the_rest_or_one_line() {
         seed ^= seed << 17;
         (seed % below as u64) as usize
     };
-    for round in 0..240 {
+    for round in 0..120 {
         let which = round % 4;
         let mut bytes = if which == 3 { &http } else { &short[which] }.clone();
         if random(2) == 0 {

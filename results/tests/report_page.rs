@@ -250,13 +250,10 @@ impl Page {
         }
     }
 
-    fn of_reference(name: &str) -> Self {
-        Self::of(
-            &Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("runs")
-                .join(name),
-            name,
-        )
+    /// `test` tells its copy from those of other tests.
+    fn of_reference(reference: &str, test: &str) -> Self {
+        let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("runs");
+        Self::of(&runs.join(reference), &format!("{test}-{reference}"))
     }
 
     fn figure(&self, path: &str) -> f64 {
@@ -388,16 +385,13 @@ fn assert_longconn(page: &Page, charts: &BTreeMap<String, Chart>) {
         );
     };
     let last = |chart: &str, line: &str| charts[chart].line(line).last().expect("a value").1;
-    near(
-        last("memory-ours", "server"),
-        "/memory/server_rss_bytes_per_connection",
-        0.02,
-    );
-    near(
-        last("memory-ours", "client"),
-        "/memory/client_rss_bytes_per_connection",
-        0.02,
-    );
+    // A second before the three counts; so few connections that a page of the process shows are not compared.
+    if page.figure("/connections/opened") > 1_000.0 {
+        for who in ["server", "client"] {
+            let path = format!("/memory/{who}_rss_bytes_per_connection");
+            near(last("memory-ours", who), &path, 0.02);
+        }
+    }
     let spent: f64 = charts["cpu"]
         .line("server")
         .windows(2)
@@ -411,7 +405,7 @@ fn assert_longconn(page: &Page, charts: &BTreeMap<String, Chart>) {
 #[test]
 fn a_million_connections_are_drawn_as_they_were_counted() {
     let browser = Browser::start("million");
-    let page = Page::of_reference("reference-1m");
+    let page = Page::of_reference("reference-1m", "million");
     let charts = page.charts(&browser);
     assert_longconn(&page, &charts);
     let last = charts["memory-kernel"]
@@ -451,7 +445,7 @@ fn a_million_connections_are_drawn_as_they_were_counted() {
 #[test]
 fn http_scenarios_are_drawn_as_they_were_measured() {
     let browser = Browser::start("http");
-    let page = Page::of_reference("reference-http");
+    let page = Page::of_reference("reference-http", "http");
     let charts = page.charts(&browser);
     let mut compared = 0;
     for entry in list(&page.run["scenarios"]) {
@@ -553,7 +547,7 @@ return {
 fn dark_is_dark_and_a_phone_can_read_it() {
     let browser = Browser::start("look");
     for name in ["reference-1m", "reference-2400k", "reference-http"] {
-        let page = Page::of_reference(name);
+        let page = Page::of_reference(name, "look");
         for (width, scheme) in [
             (1_200, "light"),
             (1_200, "dark"),

@@ -87,10 +87,11 @@ pub fn write(folder: &Path) -> Result<[PathBuf; 2], Refusal> {
     Ok([folder.join(HTML), folder.join(MARKDOWN)])
 }
 
-/// The reports of a run that just ended: one that cannot be made is said, and the verdict stands.
+/// The reports of a run that just ended, and where the page is; one that cannot be made is said, and the verdict stands.
 pub fn leave(folder: &Path) {
-    if let Err(refusal) = write(folder) {
-        eprintln!("warning: no report: {refusal}");
+    match write(folder) {
+        Ok([page, _]) => eprintln!("report: {}", page.display()),
+        Err(refusal) => eprintln!("warning: no report: {refusal}"),
     }
 }
 
