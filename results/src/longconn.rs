@@ -25,7 +25,7 @@ use crate::series::{Row, Series};
 use crate::signals::Signals;
 use crate::warm::{self, Warm};
 use crate::wire::{ClientReport, ServerReport};
-use crate::{frame, lab, origin, summary, verdict};
+use crate::{frame, lab, origin, report, summary, verdict};
 use holdfast_sysctl::{Role, plan as tune};
 
 pub use crate::plan::{Options, Plan, SpawnRate, WarmUp};
@@ -91,6 +91,7 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
     verdict::judge(&mut run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
+    report::leave(folder.path());
     Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
 }
 

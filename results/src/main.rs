@@ -14,6 +14,7 @@ use holdfast_results::http;
 use holdfast_results::live::LiveFlags;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
 use holdfast_results::refusal::Refusal;
+use holdfast_results::report;
 use holdfast_sysctl::handbook::Handbook;
 
 /// Loads a server with a client, both on this machine, and proves the result.
@@ -30,8 +31,22 @@ enum What {
     Longconn(Longconn),
     /// HTTP requests: our server and client beside others, each on its half of the cores, alternating over rounds.
     Http(Http),
+    /// Make report.html and report.md of a run again, from the files in its folder alone.
+    Report(Report),
     #[command(flatten)]
     Handbook(Handbook),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 made, 2 not made.")]
+struct Report {
+    /// Folder of a run, or its name among the runs
+    #[arg(value_name = "RUN", default_value = "latest")]
+    run: String,
+
+    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -288,6 +303,7 @@ fn main() -> ExitCode {
             http::bench(flags.into(), is_json, live)
         }
         What::Handbook(asked) => return asked.main::<Cli>(),
+        What::Report(flags) => report::again(&flags.run, flags.runs.as_deref()),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -5,6 +5,7 @@
 //! run that dies leaves all rows before its death. Writing goes through the ring: a slow disk delays no sample.
 //! Must not know: phases' rules, verdicts.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -44,7 +45,13 @@ pub const COLUMNS: &[&str] = &[
     "listen_drops",
     "time_wait_overflows",
     "syn_retransmits",
+    "client_at_us",
+    "client_failed_by_kind",
+    "client_lost_by_class",
 ];
+
+/// The class of an ended connection that was not lost.
+const HELD: &str = "held";
 
 /// Everything known at one second.
 #[derive(Debug, Clone, Copy)]
@@ -116,10 +123,22 @@ impl Row<'_> {
             k.counter("ListenDrops").to_string(),
             k.counter("TCPTimeWaitOverflow").to_string(),
             k.counter("TCPSynRetrans").to_string(),
+            client(|r| r.at_us),
+            self.client_report
+                .map_or(String::new(), |r| named_counts(&r.failed)),
+            self.client_report
+                .map_or(String::new(), |r| named_counts(&r.ended)),
         ];
         assert_eq!(fields.len(), COLUMNS.len(), "a field for each column");
         fields.join(",") + "\n"
     }
+}
+
+/// `refused:3 timed_out:1`: counts by name in one field, without those that are zero and without connections that were held.
+fn named_counts(counts: &BTreeMap<String, u64>) -> String {
+    let told = counts.iter().filter(|(name, n)| **n > 0 && *name != HELD);
+    let told: Vec<String> = told.map(|(name, n)| format!("{name}:{n}")).collect();
+    told.join(" ")
 }
 
 /// The open file.
@@ -183,11 +202,18 @@ mod tests {
             server_report: None,
             client_report: Some(&ClientReport {
                 attempts: 7,
+                ended: [
+                    ("held".into(), 5),
+                    ("reset".into(), 2),
+                    ("wrong_data".into(), 1),
+                ]
+                .into(),
                 ..ClientReport::default()
             }),
         };
         let line = row.line();
         assert!(line.starts_with("1.500,ramp,7,0,"), "{line}");
         assert_eq!(line.matches(',').count(), COLUMNS.len() - 1);
+        assert!(line.ends_with(",0,,reset:2 wrong_data:1\n"), "{line}");
     }
 }

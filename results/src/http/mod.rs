@@ -29,7 +29,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::folder::{RunFolder, rfc3339};
 use crate::live::{Live, LiveFlags};
 use crate::refusal::Refusal;
-use crate::{frame, lab, origin};
+use crate::{frame, lab, origin, report};
 use plan::Plan;
 use record::{Cores, Entry, HTTP_RUN_SCHEMA, HttpRun, Measured, round};
 use scenario::Subject;
@@ -108,6 +108,7 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
     let _ = std::fs::remove_dir(folder.file("work"));
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
+    report::leave(folder.path());
     Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
 }
 
