@@ -357,3 +357,133 @@ impl Exposed for HttpClientReport {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Serialize;
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    use super::super::page::Format;
+    use super::*;
+
+    /// Samples of a report in which this field alone has a value, but for those that are 0.
+    fn shown<R>(field: &str, value: Value) -> Vec<String>
+    where
+        R: Exposed + DeserializeOwned + Serialize + Default,
+    {
+        let mut report = serde_json::to_value(R::default()).expect("plain data");
+        assert!(report.get(field).is_some(), "{field}");
+        report[field] = value;
+        let report: R = serde_json::from_value(report).expect("of this schema");
+        let page = page(
+            &report,
+            &Kinds::default(),
+            &Durations::new(),
+            std::iter::empty(),
+        );
+        let text = page.text(Format::Prometheus);
+        let is_nothing = |line: &&str| {
+            line.starts_with(['#'])
+                || line.starts_with("holdfast_build_info")
+                || line.ends_with(" 0")
+                || line.ends_with(" 0.0")
+        };
+        text.lines()
+            .filter(|line| !is_nothing(line))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Each field is shown as this metric, with this label if it is counts by name, and as nothing else.
+    fn check<R>(fields: &[(&str, &str)])
+    where
+        R: Exposed + DeserializeOwned + Serialize + Default,
+    {
+        for (field, metric) in fields {
+            let (value, expected) = match (*field, metric.split_once(' ')) {
+                (_, Some((name, label))) => {
+                    (json!({"word": 7}), format!("{name}{{{label}=\"word\"}} 7"))
+                }
+                ("ramp_done", _) => (json!(true), format!("{metric} 1.0")),
+                ("at_us", _) => (json!(7_000_000), format!("{metric} 7.0")),
+                _ if metric.ends_with("_total") => (json!(7), format!("{metric} 7")),
+                _ => (json!(7), format!("{metric} 7.0")),
+            };
+            assert_eq!(shown::<R>(field, value), [expected], "{field}");
+        }
+    }
+
+    const ANY: [(&str, &str); 6] = [
+        ("at_us", "holdfast_uptime_seconds"),
+        ("thread_count", "holdfast_threads"),
+        ("shard_count", "holdfast_rings"),
+        ("open_now", "holdfast_connections_open"),
+        ("bytes_received", "holdfast_received_bytes_total"),
+        ("anomalies", "holdfast_anomalies_total kind"),
+    ];
+    const SERVER: [(&str, &str); 6] = [
+        ("capacity", "holdfast_connections_limit"),
+        ("open_max", "holdfast_connections_open_max"),
+        ("accepted", "holdfast_connections_accepted_total"),
+        ("refused_full", "holdfast_connections_refused_total"),
+        ("accept_failed", "holdfast_accept_failures_total kind"),
+        ("closed", "holdfast_connections_closed_total reason"),
+    ];
+    const CLIENT: [(&str, &str); 7] = [
+        ("users_asked", "holdfast_users"),
+        ("attempts", "holdfast_connect_attempts_total"),
+        ("opened", "holdfast_connections_opened_total"),
+        ("failed", "holdfast_connect_failures_total kind"),
+        ("connecting_now", "holdfast_connections_connecting"),
+        ("ramp_done", "holdfast_ramp_done"),
+        ("ramp_seconds", "holdfast_ramp_seconds"),
+    ];
+
+    #[test]
+    fn each_field_is_one_metric() {
+        check::<ServerReport>(&[&ANY[..], &SERVER].concat());
+        check::<ServerReport>(&[("messages_sent", "holdfast_messages_sent_total")]);
+        check::<HttpServerReport>(&[&ANY[..], &SERVER].concat());
+        check::<HttpServerReport>(&[
+            ("responses", "holdfast_http_responses_total code"),
+            ("timed_out", "holdfast_http_timeouts_total phase"),
+        ]);
+        check::<ClientReport>(&[&ANY[..], &CLIENT].concat());
+        check::<ClientReport>(&[
+            ("messages_sent", "holdfast_messages_sent_total"),
+            ("messages_received", "holdfast_messages_received_total"),
+            ("messages_wrong", "holdfast_messages_wrong_total"),
+            ("messages_missed", "holdfast_messages_missed_total"),
+            ("ended", "holdfast_connections_ended_total reason"),
+        ]);
+        check::<HttpClientReport>(&[&ANY[..], &CLIENT].concat());
+        check::<HttpClientReport>(&[
+            ("requests", "holdfast_http_requests_total"),
+            ("pending_now", "holdfast_http_requests_pending"),
+            ("outcomes", "holdfast_http_outcomes_total outcome"),
+            ("responses", "holdfast_http_responses_total code"),
+            ("backlog_now", "holdfast_http_backlog"),
+            ("backlog_max", "holdfast_http_backlog_max"),
+        ]);
+    }
+
+    #[test]
+    fn what_can_occur_is_shown_before_it_does() {
+        let kinds = Kinds {
+            open_failures: vec!["refused", "reset"],
+            ..Kinds::default()
+        };
+        let page = page(
+            &ClientReport::default(),
+            &kinds,
+            &Durations::new(),
+            std::iter::empty(),
+        );
+        let text = page.text(Format::OpenMetrics);
+        for kind in kinds.open_failures {
+            let line = format!("\nholdfast_connect_failures_total{{kind=\"{kind}\"}} 0\n");
+            assert!(text.contains(&line), "{text}");
+        }
+    }
+}
