@@ -144,7 +144,9 @@ fn failures_show_by_kind_at_the_client_too() {
         ),
     );
     terminal.until_line(&["connections", "100 of 120 open"]);
-    let screen = terminal.screen(Codes::Left);
+    let screen = terminal.until("all tried", |screen| {
+        shown(screen, "failed") + shown(screen, "lost") == 20
+    });
     let (failed, lost) = (shown(&screen, "failed"), shown(&screen, "lost"));
     terminal.key("q");
     terminal.until_prompt();
