@@ -1,7 +1,7 @@
 //! A moment of a run on a whole terminal.
 //!
 //! Invariants: everything is drawn inside the area, whatever its size; what finds no room is left out from the bottom of the
-//! figures, never the first and the last line. Colours only where they are wanted.
+//! figures, the least important first, never the first and the last line. Colours only where they are wanted.
 //! Must not know: terminals, keys, how figures came about.
 
 use holdfast_sysctl::grouped;
@@ -97,14 +97,18 @@ impl Page<'_> {
             lines.push(named("part", vec![self.now.part.clone().into()]));
         }
         lines.extend(self.now.open.map(|open| self.connections(open, width)));
-        lines.extend(self.counters());
-        for group in &self.now.groups {
-            lines.extend(folded(group.name, self.kinds(group), width));
-        }
+        lines.extend(self.counters(width));
+        let groups = self.now.groups.iter().enumerate();
+        // The first of them also says that there is nothing bad; the others wait at the end while they are empty.
+        let (full, empty): (Vec<_>, Vec<_>) = groups.partition(|(i, g)| *i == 0 || g.total() > 0);
+        let folded_group =
+            |(_, group): (usize, &Group)| folded(group.name, self.kinds(group), width);
+        lines.extend(full.into_iter().flat_map(folded_group));
         lines.extend(self.times());
         lines.extend(self.memory());
         lines.extend(folded("cores", self.cores(), width));
         lines.extend(folded("sockets", self.sockets(), width));
+        lines.extend(empty.into_iter().flat_map(folded_group));
         if let Some(note) = self.note {
             lines.push(named("note", vec![note.to_owned().into()]));
         }
@@ -133,11 +137,12 @@ impl Page<'_> {
         )
     }
 
-    fn counters(&self) -> impl Iterator<Item = Line<'static>> + '_ {
-        self.now.counters.iter().map(|counter| {
-            let mut text = format!("{:>14}", grouped(counter.total));
+    fn counters(&self, width: u16) -> impl Iterator<Item = Line<'static>> + '_ {
+        let (totals, rates) = if width < 60 { (11, 9) } else { (14, 11) };
+        self.now.counters.iter().map(move |counter| {
+            let mut text = format!("{:>totals$}", grouped(counter.total));
             if let Some(rate) = self.history.rate(counter.name) {
-                text += &format!("  {:>11}/s", grouped(rate.round() as u64));
+                text += &format!("  {:>rates$}/s", grouped(rate.round() as u64));
             }
             if let Some(asked) = counter.asked_per_second {
                 text += &format!(" of {}/s asked", grouped(asked.round() as u64));

@@ -1,5 +1,7 @@
 //! The page and the line: at all sizes, while the size changes, with the numbers of the final reports.
 
+use std::time::Duration;
+
 use holdfast_results::wire::{ClientReport, ServerReport};
 use nix::sys::signal::Signal;
 
@@ -142,7 +144,9 @@ fn failures_show_by_kind_at_the_client_too() {
         ),
     );
     terminal.until_line(&["connections", "100 of 120 open"]);
-    let screen = terminal.screen(Codes::Left);
+    let screen = terminal.until("all tried", |screen| {
+        shown(screen, "failed") + shown(screen, "lost") == 20
+    });
     let (failed, lost) = (shown(&screen, "failed"), shown(&screen, "lost"));
     terminal.key("q");
     terminal.until_prompt();
@@ -206,6 +210,14 @@ fn the_line_never_folds_and_leaves_nothing() {
         );
         assert!(!screen.concat().contains('\u{1b}'));
     }
+    // Lines are drawn while the terminal gets narrower, too.
+    for i in 0..30 {
+        terminal.resize(if i % 2 == 0 { 14 } else { 150 }, 24);
+        std::thread::sleep(Duration::from_millis(70));
+    }
+    terminal.until("one line", |screen| {
+        screen.iter().filter(|line| line.contains(" hold")).count() == 1
+    });
     terminal.key("l");
     terminal.until_line(&["connections", "500 of 500 open"]);
     terminal.key("l");

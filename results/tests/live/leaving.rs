@@ -87,6 +87,8 @@ fn a_suspended_program_leaves_the_terminal_and_comes_back() {
         .running
         .until("more messages", |r| r.messages_sent > received + 30);
     assert!(!has_line(&terminal.until_prompt(), &["connections"]));
+    terminal.type_line("jobs");
+    terminal.until_line(&["[1]+", "Running"]);
     terminal.assert_restored();
     terminal.type_line("fg");
     terminal.until_line(&["connections", "10 of 10 open"]);

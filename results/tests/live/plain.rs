@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output, Stdio};
 
-use crate::common::{Server, program};
+use crate::common::{Server, program, until};
 use crate::tmux::Tmux;
 
 fn run(server: &Server, more: &[&str]) -> Output {
@@ -54,15 +54,19 @@ fn quiet_is_the_final_figures_and_nothing_else() {
     );
 
     let terminal = Tmux::start("quiet", 80, 24, &[]);
+    let out = terminal.file("out");
     terminal.type_line("clear");
     terminal.type_command(
         "holdfast-client",
         &format!(
             "longconn -q --target {} --users 20 --run-time 3s > {}",
-            server.address,
-            terminal.file("out")
+            server.address, out
         ),
     );
+    terminal.until_line(&["holdfast-client"]);
+    until("the final figures", || {
+        std::fs::metadata(&out).is_ok_and(|m| m.len() > 0)
+    });
     let screen = terminal.until_prompt();
     let lines: Vec<_> = screen
         .iter()
