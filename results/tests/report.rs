@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{Stage, assert_named, assert_refused, send, stderr};
+use common::{LONGCONN_SERVER as SERVER, Stage, assert_named, assert_refused, send, stderr};
 use holdfast_results::report::{self, HTML, MARKDOWN};
 use holdfast_results::run::{RUN_SCHEMA, Run, Verdict};
 use holdfast_results::series::COLUMNS;
@@ -17,12 +17,6 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const FLAGS: &[&str] = &["longconn", "--users", "10", "--every", "1s", "--hold", "1s"];
-
-const SERVER: &str = r#"
-line() { echo '{"schema":"holdfast.server.longconn/1","is_final":'$1',"at_us":1,"listen":[],"thread_count":1,"shard_count":1,"capacity":10,"ring_slots":10,"open_now":10,"open_max":10,"accepted":10,"refused_full":0,"accept_failed":{},"closed":{},"messages_sent":0,"bytes_received":0,"anomalies":{}}'; }
-trap 'line true; exit 0' TERM
-line false
-while :; do sleep 0.2; line false; done"#;
 
 /// Seven users open, two are refused, one times out; the ramp never ends if `RAMP` is false.
 const CLIENT: &str = r#"

@@ -48,14 +48,19 @@ pub fn make(folder: &Path) -> Result<Report, Refusal> {
     let mut document = Document {
         title: source.name.clone(),
         sentence: "The run left no record; this is what its other files say.".into(),
-        limits: source.limits.clone(),
         notes: source.notes.clone(),
         ..Document::default()
     };
+    if let Some(common) = &source.common {
+        document.describe(common);
+    }
     match &source.record {
         Record::Longconn(run) => longconn::describe(&mut document, &source, Some(run)),
         Record::Http(run) => http::describe(&mut document, run),
         Record::Missing => longconn::describe(&mut document, &source, None),
+    }
+    if let Some(common) = &source.common {
+        document.add_ground(common);
     }
     let failed = |why: String| {
         Refusal::new(

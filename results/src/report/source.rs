@@ -8,15 +8,15 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::histograms::Histograms;
 use super::series::Series;
 use crate::http::record::{HTTP_RUN_SCHEMA, HttpRun};
 use crate::refusal::Refusal;
-use crate::run::{RUN_SCHEMA, Run};
+use crate::run::{LabRecord, Machine, RUN_SCHEMA, Run, Verdict};
 
 /// The record of a run.
 #[derive(Debug)]
@@ -27,6 +27,35 @@ pub enum Record {
     Http(Box<HttpRun>),
     /// It is not there, or is none.
     Missing,
+}
+
+/// What every record says, whatever was measured: the keys that [`Run`] and [`HttpRun`] share.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Common {
+    /// What was measured.
+    pub name: String,
+    /// `--name`, if given.
+    pub label: Option<String>,
+    /// Whether nothing fell short.
+    pub verdict: Verdict,
+    /// Every shortfall in words.
+    pub reasons: Vec<String>,
+    /// Command line of the bench.
+    pub command: String,
+    /// Commit it was built from.
+    pub commit: String,
+    /// Start, RFC 3339.
+    pub started_at: String,
+    /// The whole run, seconds.
+    pub seconds: f64,
+    /// Where it ran.
+    pub machine: Machine,
+    /// The network namespace and its settings.
+    pub lab: LabRecord,
+    /// Who was the limit.
+    #[serde(deserialize_with = "limits")]
+    pub limits: Vec<LimitNote>,
 }
 
 /// Who kept the run from going faster or higher, and by what that is known.
@@ -47,8 +76,8 @@ pub struct Source {
     pub name: String,
     /// `run.json`.
     pub record: Record,
-    /// Its `limits`.
-    pub limits: Vec<LimitNote>,
+    /// What it has in common with other records; `None` without it.
+    pub common: Option<Common>,
     /// `series.csv`; empty without it.
     pub series: Series,
     /// `histograms.hlog`; empty without it.
@@ -70,7 +99,7 @@ impl Source {
             ));
         }
         let mut notes = Vec::new();
-        let (record, limits) = read_record(&folder.join("run.json"), &mut notes)?;
+        let (record, common) = read_record(&folder.join("run.json"), &mut notes)?;
         // An HTTP run has neither of the other two.
         let is_wanted = !matches!(record, Record::Http(_));
         let series = read_beside(folder, "series.csv", is_wanted, Series::read, &mut notes);
@@ -105,7 +134,7 @@ impl Source {
                 .file_name()
                 .map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
             record,
-            limits,
+            common,
             series,
             histograms,
             notes,
@@ -116,7 +145,7 @@ impl Source {
 fn read_record(
     path: &PathBuf,
     notes: &mut Vec<String>,
-) -> Result<(Record, Vec<LimitNote>), Refusal> {
+) -> Result<(Record, Option<Common>), Refusal> {
     let value: Value = match fs::read(path)
         .map_err(|e| in_words(&e))
         .and_then(|text| serde_json::from_slice(&text).map_err(|e| format!("is not JSON ({e})")))
@@ -126,10 +155,10 @@ fn read_record(
             notes.push(format!(
                 "run.json {why}: no verdict and no figures of the whole run"
             ));
-            return Ok((Record::Missing, Vec::new()));
+            return Ok((Record::Missing, None));
         }
     };
-    let limits = value.get("limits").map(limits).unwrap_or_default();
+    let common = Common::deserialize(&value).ok();
     let schema = value
         .get("schema")
         .and_then(Value::as_str)
@@ -149,10 +178,10 @@ fn read_record(
         }
     };
     Ok(match record {
-        Ok(record) => (record, limits),
+        Ok(record) => (record, common),
         Err(why) => {
             notes.push(format!("run.json does not follow {schema} ({why}): no verdict and no figures of the whole run"));
-            (Record::Missing, limits)
+            (Record::Missing, None)
         }
     })
 }
@@ -164,7 +193,7 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<Box<T>, String> {
 }
 
 /// Each limit that has words; the others are left out.
-fn limits(value: &Value) -> Vec<LimitNote> {
+fn limits<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<LimitNote>, D::Error> {
     #[derive(Deserialize)]
     struct Raw {
         what: String,
@@ -173,17 +202,15 @@ fn limits(value: &Value) -> Vec<LimitNote> {
         #[serde(default)]
         next: Value,
     }
-    let raw = value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|v| Raw::deserialize(v).ok());
-    raw.map(|raw| LimitNote {
+    let all = Value::deserialize(from)?;
+    let raw = all.as_array().into_iter().flatten();
+    let raw = raw.filter_map(|limit| Raw::deserialize(limit).ok());
+    let notes = raw.map(|raw| LimitNote {
         what: raw.what,
         evidence: words(&raw.evidence),
         next: words(&raw.next),
-    })
-    .collect()
+    });
+    Ok(notes.collect())
 }
 
 /// A text, or a list of texts, as one text.
