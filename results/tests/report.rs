@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{LONGCONN_SERVER as SERVER, Stage, assert_named, assert_refused, send, stderr};
+use holdfast_results::http::record::HTTP_RUN_SCHEMA;
 use holdfast_results::report::{self, HTML, MARKDOWN};
 use holdfast_results::run::{RUN_SCHEMA, Run, Verdict};
 use holdfast_results::series::COLUMNS;
@@ -292,7 +293,26 @@ fn text_from_outside_stays_text() {
         "<b>ramp</b>"
     );
     fs::write(folder.join("series.csv"), series).expect("writes");
-    let report = report::make(&folder).expect("a report");
+    assert_stays_text(&folder);
+
+    let measured =
+        json!({ "round": 1, "requests": 10, "requests_per_second": 5.0, "error": hostile });
+    let latency = json!({ "count": 10, "p50": 1, "p99": 2, "p999": 3, "max": 4 });
+    let entry = json!({
+        "scenario": hostile, "subject": hostile, "generator": "holdfast", "requests_per_second": 5.0, "latency_us": latency,
+        "failures": { hostile: 1 }, "measured": [measured],
+    });
+    let run = json!({
+        "schema": HTTP_RUN_SCHEMA, "verdict": "fail", "notes": [hostile], "programs": { hostile: hostile }, "scenarios": [entry],
+    });
+    fs::write(folder.join("run.json"), run.to_string()).expect("writes");
+    assert_stays_text(&folder);
+    let _ = fs::remove_dir_all(&folder);
+}
+
+/// Nothing in the folder's files became markup of either report.
+fn assert_stays_text(folder: &Path) {
+    let report = report::make(folder).expect("a report");
     for tag in ["<script", "<img", "<b>"] {
         assert!(!report.html.contains(tag), "{tag} in the page");
     }
@@ -311,7 +331,6 @@ fn text_from_outside_stays_text() {
             .count();
         assert_eq!(bare, 0, "{tag} in the Markdown:\n{}", report.markdown);
     }
-    let _ = fs::remove_dir_all(&folder);
 }
 
 #[test]
