@@ -9,6 +9,7 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::limit;
 use crate::run::{CpuPhase, Run, Verdict, total};
 use crate::wire::Latency;
 
@@ -78,6 +79,11 @@ pub fn page(run: &Run, folder: &Path) -> String {
         let _ = writeln!(out, "      - {reason}");
     }
     out.push('\n');
+    let _ = writeln!(
+        out,
+        "  limit       {}",
+        limit::lines(&run.limits, "              ")
+    );
     let mut row = |name: &str, text: String| {
         let _ = writeln!(out, "  {name:<12}{text}");
     };
