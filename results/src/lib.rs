@@ -2,7 +2,7 @@
 //!
 //! Purpose: the schema of a run ([`run`]), the lines that server and client print ([`wire`]), and everything
 //! `holdfast-bench` does: a private network namespace ([`lab`]), two child processes ([`child`]), figures of the
-//! kernel once a second ([`sample`]), a verdict ([`verdict`]) and a page of text ([`summary`]).
+//! kernel once a second ([`sample`]), a verdict ([`verdict`]), a page of text ([`summary`]) and a report to look at ([`report`]).
 //! Invariants: a verdict depends on nothing but the record it stands in, so anybody can repeat it from `run.json`.
 //! Must not know: rings, slots, or how a server or client does its work. It reads their lines and the kernel's.
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ pub mod pressure;
 pub mod programs;
 pub mod record;
 pub mod refusal;
+pub mod report;
 pub mod run;
 pub mod sample;
 pub mod series;

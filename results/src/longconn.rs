@@ -25,7 +25,7 @@ use crate::summary::{self, Glance, Progress};
 use crate::threads::Threads;
 use crate::warm::{self, Warm};
 use crate::wire::{ClientReport, ServerReport};
-use crate::{frame, lab, limit, origin, verdict};
+use crate::{frame, lab, limit, origin, report, verdict};
 use holdfast_sysctl::machine::cgroup_memory_left;
 use holdfast_sysctl::{Role, plan as tune};
 
@@ -94,6 +94,7 @@ pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
     run.limits = limit::of_longconn(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
+    report::leave(folder.path());
     Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
 }
 

@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use holdfast_results::http;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
 use holdfast_results::refusal::Refusal;
+use holdfast_results::report;
 
 /// Loads a server with a client, both on this machine, and proves the result.
 #[derive(Debug, Parser)]
@@ -28,6 +29,20 @@ enum What {
     Longconn(Longconn),
     /// HTTP requests: our server and client beside others, each on its half of the cores, alternating over rounds.
     Http(Http),
+    /// Make report.html and report.md of a run again, from the files in its folder alone.
+    Report(Report),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 made, 2 not made.")]
+struct Report {
+    /// Folder of a run, or its name among the runs
+    #[arg(value_name = "RUN", default_value = "latest")]
+    run: String,
+
+    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -275,6 +290,7 @@ fn main() -> ExitCode {
             let is_json = flags.json;
             http::bench(flags.into(), is_json)
         }
+        What::Report(flags) => report::again(&flags.run, flags.runs.as_deref()),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -291,6 +307,7 @@ fn usage(e: &clap::Error) -> Refusal {
     let cause = text.split("\n\n").next().unwrap_or_default();
     let help = match std::env::args().nth(1).as_deref() {
         Some("http") => "holdfast-bench http --help",
+        Some("report") => "holdfast-bench report --help",
         _ => "holdfast-bench longconn --help",
     };
     Refusal::new(cause.trim_start_matches("error: "), help)

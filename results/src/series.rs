@@ -5,6 +5,7 @@
 //! run that dies leaves all rows before its death. Writing goes through the ring: a slow disk delays no sample.
 //! Must not know: phases' rules, verdicts.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -58,7 +59,13 @@ pub const COLUMNS: &[&str] = &[
     "packets_dropped",
     "conntrack_count",
     "cgroup_left_bytes",
+    "client_at_us",
+    "client_failed_by_kind",
+    "client_lost_by_class",
 ];
+
+/// The class of an ended connection that was not lost.
+const HELD: &str = "held";
 
 /// Everything known at one second.
 #[derive(Debug, Clone, Copy)]
@@ -150,10 +157,22 @@ impl Row<'_> {
             k.pressure.packets_dropped.to_string(),
             maybe(k.pressure.conntrack_count),
             maybe(self.cgroup_left_bytes),
+            client(|r| r.at_us),
+            self.client_report
+                .map_or(String::new(), |r| named_counts(&r.failed)),
+            self.client_report
+                .map_or(String::new(), |r| named_counts(&r.ended)),
         ];
         assert_eq!(fields.len(), COLUMNS.len(), "a field for each column");
         fields.join(",") + "\n"
     }
+}
+
+/// `refused:3 timed_out:1`: counts by name in one field, without those that are zero and without connections that were held.
+fn named_counts(counts: &BTreeMap<String, u64>) -> String {
+    let told = counts.iter().filter(|(name, n)| **n > 0 && *name != HELD);
+    let told: Vec<String> = told.map(|(name, n)| format!("{name}:{n}")).collect();
+    told.join(" ")
 }
 
 /// The open file.
@@ -218,11 +237,18 @@ mod tests {
             server_report: None,
             client_report: Some(&ClientReport {
                 attempts: 7,
+                ended: [
+                    ("held".into(), 5),
+                    ("reset".into(), 2),
+                    ("wrong_data".into(), 1),
+                ]
+                .into(),
                 ..ClientReport::default()
             }),
         };
         let line = row.line();
         assert!(line.starts_with("1.500,ramp,7,0,"), "{line}");
         assert_eq!(line.matches(',').count(), COLUMNS.len() - 1);
+        assert!(line.ends_with(",0,,reset:2 wrong_data:1\n"), "{line}");
     }
 }

@@ -28,7 +28,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::folder::{RunFolder, rfc3339};
 use crate::refusal::Refusal;
 use crate::summary::Progress;
-use crate::{frame, lab, limit, origin};
+use crate::{frame, lab, limit, origin, report};
 use plan::Plan;
 use record::{Cores, Entry, HTTP_RUN_SCHEMA, HttpRun, Measured, round};
 use scenario::Subject;
@@ -109,6 +109,7 @@ pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
     let _ = std::fs::remove_dir(folder.file("work"));
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
+    report::leave(folder.path());
     Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
 }
 

@@ -134,6 +134,8 @@ pub struct Entry {
     pub client_cpu_seconds_per_million: Option<f64>,
     /// Latency; each percentile is a median for itself. `null` where none was measured.
     pub latency_us: Option<Latency>,
+    /// The same from the sending, uncorrected; only our client tells both.
+    pub latency_raw_us: Option<Latency>,
     /// Growth of the server's resident memory with the idle connections open, divided by them.
     pub rss_bytes_per_connection: Option<f64>,
     /// All resident memory of the server at that moment, divided by them.
@@ -188,6 +190,8 @@ pub struct Measured {
     pub is_shared: bool,
     /// Latency.
     pub latency_us: Option<Latency>,
+    /// Latency from the sending, uncorrected; only our client tells both.
+    pub latency_raw_us: Option<Latency>,
     /// Connections that memory is divided by.
     pub idle_connections: u64,
     /// Resident memory of the server before the first connection.
@@ -308,7 +312,8 @@ impl Entry {
         .map(|v| round(v, 1));
         self.rss_all_bytes_per_connection =
             median(each(&|m| a_connection(m.rss_bytes? as f64, m))).map(|v| round(v, 1));
-        self.latency_us = median_latency(m);
+        self.latency_us = median_latency(m, |m| m.latency_us.as_ref());
+        self.latency_raw_us = median_latency(m, |m| m.latency_raw_us.as_ref());
         self.who_was_the_limit = most_often(m.iter().filter_map(Measured::limit));
         self.failures = BTreeMap::new();
         for (kind, n) in m.iter().flat_map(|m| &m.failures) {
@@ -336,10 +341,13 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-fn median_latency(measured: &[Measured]) -> Option<Latency> {
+fn median_latency(
+    measured: &[Measured],
+    which: fn(&Measured) -> Option<&Latency>,
+) -> Option<Latency> {
     let all: Vec<&Latency> = measured
         .iter()
-        .filter_map(|m| m.latency_us.as_ref())
+        .filter_map(which)
         .filter(|l| l.count > 0)
         .collect();
     let of = |field: fn(&Latency) -> u64| {

@@ -162,6 +162,7 @@ impl Performance<'_> {
         measured.requests = outcome.ok;
         measured.requests_per_second = outcome.per_second;
         measured.latency_us = outcome.latency;
+        measured.latency_raw_us = outcome.latency_raw;
         self.outcomes.add(&outcome);
         if let Some(holder) = holder {
             let (held, _) = self.end_client(holder, Generator::Holdfast).await?;
@@ -204,6 +205,7 @@ impl Performance<'_> {
             Some(measured.requests as f64 / ((last.at_us - first.at_us) as f64 / 1e6));
         let (outcome, _) = self.end_client(client, Generator::Holdfast).await?;
         measured.latency_us = outcome.latency;
+        measured.latency_raw_us = outcome.latency_raw;
         self.outcomes.add(&outcome);
         Ok(measured)
     }
