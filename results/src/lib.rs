@@ -7,13 +7,16 @@
 //! Must not know: rings, slots, or how a server or client does its work. It reads their lines and the kernel's.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod child;
+pub mod compare;
 pub mod console;
 pub mod folder;
 pub mod frame;
 pub mod http;
 pub mod lab;
 pub mod limit;
+pub mod list;
 pub mod longconn;
 pub mod origin;
 pub mod plan;
