@@ -17,7 +17,7 @@ PROGRAMS := server client results sysctl
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
-NEED_TEST := $(NEED_BUILD) ip sysctl unshare setpriv python3 curl wrk nginx ab
+NEED_TEST := $(NEED_BUILD) ip sysctl unshare setpriv python3 curl wrk nginx ab chromium chromedriver
 NEED_FUZZ := $(NEED_BUILD) c++
 NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
@@ -67,6 +67,13 @@ peers:
 ifneq ($(PEERS),0)
 	@bash .ci/need setpriv unshare $(PEER_COMMANDS) || echo "bench-http goes on without them" >&2
 endif
+
+.PHONY: report-shots
+report-shots: ## Pictures of a run's report, light, dark and on a phone, into report-shots/ (RUN=latest, a folder, or a name in results/runs)
+	@bash .ci/need $(NEED_BUILD) chromium chromedriver
+	$(CARGO) build --locked -p holdfast-results --bins --examples
+	report=$$($(CARGO_TARGET_DIR)/debug/holdfast-bench report $(or $(RUN),latest) | head -n 1); \
+		$(CARGO_TARGET_DIR)/debug/examples/report_shots "$$report" report-shots
 
 .PHONY: drill
 drill: build ## Kill client and server at a million connections, and see that nothing is lost silently (USERS=1000000)

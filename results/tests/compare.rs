@@ -283,7 +283,8 @@ fn rounds_within_one_http_run_are_its_noise() {
 fn what_is_not_comparable_is_refused_by_name_unless_told_to() {
     let runs = Runs::new("refused");
     runs.side("before", 2, 1, |_| {});
-    let changes: [(&str, fn(&mut Run)); 9] = [
+    type Change = (&'static str, fn(&mut Run));
+    let changes: [Change; 9] = [
         ("machine.kernel: 6.18.44-fc-v657 | 6.19", |r| {
             r.machine.kernel = "6.19".into()
         }),

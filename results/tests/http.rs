@@ -204,6 +204,11 @@ fn a_small_run_of_the_real_server_and_client_passes() {
             .latency_us
             .is_some_and(|l| l.count > 0 && l.p50 <= l.max)
     );
+    // From the sending is never more than from the due time, and the report shows both.
+    let (corrected, raw) = (entry.latency_us.expect("measured"), entry.latency_raw_us);
+    assert!(raw.is_some_and(|raw| raw.count > 0 && raw.p99 <= corrected.p99));
+    let page = fs::read_to_string(stage.runs().join("latest/report.html")).expect("a report");
+    assert!(page.contains("<th>holdfast, corrected</th><th>holdfast, raw</th>"));
     assert!(entry.failures.is_empty(), "{:?}", entry.failures);
     let counts = entry.measured[0].counts.expect("both ends are ours");
     assert!(counts.client_ok >= entry.measured[0].requests && counts.client_ok > 0);

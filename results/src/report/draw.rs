@@ -2,7 +2,7 @@
 //!
 //! Purpose: the one place that knows plotters. plotters was chosen because it is the best kept of the crates that write plain SVG
 //! without a font, a browser or a script; poloto has no logarithmic axis, charming and charts-rs bring a JavaScript engine or fonts.
-//! Invariants: colours are names. plotters writes each as an attribute ([`INK`], ...), and `style.css` says what it looks like, in
+//! Invariants: colours are names. plotters writes each as an attribute (`INK`, ...), and `style.css` says what it looks like, in
 //! light and in dark; so nothing but these may be drawn with. Text stays text. Drawn four times as large as shown, since plotters
 //! rounds to whole units.
 //! Must not know: runs, HTML.
@@ -35,11 +35,11 @@ const BARS_WIDTH: u32 = 1400;
 const BAR_HEIGHT: u32 = 100;
 const FONT_SIZE: f64 = 48.0;
 /// Of a digit.
-const DIGIT_WIDTH: f64 = 0.64 * FONT_SIZE;
+const DIGIT_WIDTH: f64 = 0.66 * FONT_SIZE;
 /// What plotters divides a font's size by.
 const FONT_FACTOR: f64 = 1.24;
 /// Of a letter, about; only places are reserved with it.
-const LETTER_WIDTH: f64 = 0.52 * FONT_SIZE;
+const LETTER_WIDTH: f64 = 0.6 * FONT_SIZE;
 
 /// A drawing, and where its numbers are.
 #[derive(Debug, Clone)]
@@ -173,7 +173,7 @@ fn lines_into(svg: &mut String, chart: &Lines, x: Marked, y: Marked) -> Result<[
     let root = SVGBackend::with_string(svg, LINES_SIZE).into_drawing_area();
     let mut context = ChartBuilder::on(&root)
         .margin_top(60)
-        .margin_right(if chart.axis == Axis::Tail { 120 } else { 70 })
+        .margin_right(if chart.axis == Axis::Tail { 145 } else { 70 })
         .margin_left(8)
         .x_label_area_size(92)
         .y_label_area_size(44 + (letters as f64 * DIGIT_WIDTH) as u32)

@@ -283,8 +283,9 @@ fn table(table: &Table) -> Markup {
             "figure"
         }
     };
+    let is_wide = table.head.len() > 6 || table.word_columns > 2;
     html! {
-        div.table {
+        div.table.wide[is_wide] {
             h2 { (table.title) }
             div.scroll {
                 table {

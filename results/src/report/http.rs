@@ -98,7 +98,8 @@ fn tiles(run: &HttpRun) -> Vec<Tile> {
             format!("{}, load by {}", e.scenario, e.generator),
         )
     }));
-    let over: [(&str, fn(&Ratio) -> Option<f64>); 4] = [
+    type Of = fn(&Ratio) -> Option<f64>;
+    let over: [(&str, Of); 4] = [
         ("nginx", |r| r.nginx_over_ours),
         ("haproxy", |r| r.haproxy_over_ours),
         ("Go", |r| r.go_over_ours),

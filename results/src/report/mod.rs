@@ -15,6 +15,7 @@ mod longconn;
 mod markdown;
 pub mod series;
 pub mod source;
+mod timeline;
 pub mod units;
 
 use std::path::{Path, PathBuf};
@@ -86,17 +87,18 @@ pub fn write(folder: &Path) -> Result<[PathBuf; 2], Refusal> {
     Ok([folder.join(HTML), folder.join(MARKDOWN)])
 }
 
-/// The reports of a run that just ended: one that cannot be made is said, and the verdict stands.
+/// The reports of a run that just ended, and where the page is; one that cannot be made is said, and the verdict stands.
 pub fn leave(folder: &Path) {
-    if let Err(refusal) = write(folder) {
-        eprintln!("warning: no report: {refusal}");
+    match write(folder) {
+        Ok([page, _]) => eprintln!("report: {}", page.display()),
+        Err(refusal) => eprintln!("warning: no report: {refusal}"),
     }
 }
 
 /// `holdfast-bench report RUN`: makes both again and prints where they are.
 ///
 /// # Errors
-/// Those of [`write`], and when there is no such run.
+/// Those of [`write()`], and when there is no such run.
 pub fn again(run: &str, runs: Option<&Path>) -> Result<u8, Refusal> {
     for path in write(&folder::find(run, runs)?)? {
         println!("{}", path.display());

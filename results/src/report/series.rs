@@ -169,20 +169,23 @@ mod tests {
 
     #[test]
     fn rates_are_those_of_the_clock_that_counted() {
+        let rounded = |rates: Vec<Option<f64>>| -> Vec<Option<f64>> {
+            rates.into_iter().map(|rate| rate.map(f64::round)).collect()
+        };
         let new = series(
             "at_seconds,client_at_us,client_opened\n1,100000,0\n2,1200000,110\n3,1200000,110\n4,3200000,310\n",
         );
         assert_eq!(
-            new.client_rate("client_opened"),
+            rounded(new.client_rate("client_opened")),
             [None, Some(100.0), None, Some(100.0)]
         );
         assert_eq!(
-            new.rate("client_opened"),
+            rounded(new.rate("client_opened")),
             [None, Some(110.0), Some(0.0), Some(200.0)]
         );
         let old = series("at_seconds,client_opened\n1,0\n2,110\n3,110\n4,310\n");
         assert_eq!(
-            old.client_rate("client_opened"),
+            rounded(old.client_rate("client_opened")),
             [None, Some(110.0), None, Some(100.0)]
         );
     }
