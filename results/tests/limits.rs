@@ -112,6 +112,46 @@ fn a_small_accept_queue() {
     );
 }
 
+/// 100 SYNs from addresses that lead nowhere: their connections stay half open for a second.
+const FLOOD: &str = r#"
+import os, socket, struct, subprocess, sys
+subprocess.run(["ip", "route", "add", "10.0.0.0/8", "dev", "lo"], check=True)
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+def checksum(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16: total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+for n in range(100):
+    source, target = socket.inet_aton(f"10.1.{n // 250}.{n % 250 + 1}"), socket.inet_aton("127.0.0.1")
+    syn = lambda sum: struct.pack("!HHIIBBHHH", 2000 + n, 999, n, 0, 0x50, 2, 64000, sum, 0)
+    tcp = syn(checksum(source + target + struct.pack("!HH", 6, 20) + syn(0)))
+    raw.sendto(struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, 6, 0) + source + target + tcp, ("127.0.0.1", 0))
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn a_full_syn_queue() {
+    let _alone = alone();
+    let flood = format!("python3 -c '{FLOOD}'");
+    let stage = stage("syn-queue", "", &flood);
+    let mut args = vec!["--users", "20"];
+    for setting in [
+        "net.ipv4.tcp_max_syn_backlog=16",
+        "net.ipv4.tcp_syncookies=0",
+        "net.ipv4.tcp_synack_retries=0",
+    ] {
+        args.extend(["--sysctl", setting]);
+    }
+    let run = run(&stage, &args);
+    let limit = assert_limit(&run, What::SynQueue);
+    assert!(
+        limit
+            .next
+            .contains("--sysctl net.ipv4.tcp_max_syn_backlog="),
+        "{limit:?}"
+    );
+}
+
 /// Eight ports of one address to sixteen targets are 128 combinations, enough for 100 users; but somebody has four of these ports.
 #[test]
 fn few_ports() {

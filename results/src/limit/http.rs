@@ -117,7 +117,8 @@ fn drops(found: &mut Findings, entry: &Entry) {
         entry.measured.iter().map(of).fold(0, u64::saturating_add)
     };
     let overflows = counter("ListenOverflows");
-    let others = counter("TCPReqQFullDrop").saturating_add(counter("SyncookiesSent"));
+    let others =
+        counter("TCPReqQFullDrop").saturating_add(counter("ListenDrops").saturating_sub(overflows));
     for (what, n, name, next) in [
         (
             What::AcceptQueue,
@@ -128,7 +129,7 @@ fn drops(found: &mut Findings, entry: &Entry) {
         (
             What::SynQueue,
             others,
-            "the SYN queue was full (TCPReqQFullDrop, SyncookiesSent)",
+            "SYNs were dropped (TCPReqQFullDrop, other ListenDrops)",
             "holdfast-tune apply --role server (net.ipv4.tcp_max_syn_backlog)",
         ),
         (

@@ -304,9 +304,9 @@ fn socket_memory(found: &mut Findings, run: &Run) {
 fn queues(found: &mut Findings, run: &Run) {
     let asked = run.connections.asked;
     let counter = |name: &str| kind(&run.kernel.load_counters, name);
-    let add = |found: &mut Findings, dropped: u64, less: f64, what, evidence, next| {
+    let add = |found: &mut Findings, dropped: u64, what, evidence, next| {
         let cost = share(dropped, asked).min(1.0);
-        let weight = weight::SLOWED + (2.0 * cost).min(0.2) - less;
+        let weight = weight::SLOWED + (2.0 * cost).min(0.2);
         found.add(weight, what, Some(cost), evidence, next);
     };
     let overflows = counter("ListenOverflows");
@@ -321,25 +321,30 @@ fn queues(found: &mut Findings, run: &Run) {
         let next = raise(&run.lab, key, asked).unwrap_or_else(|| {
             "the server accepts too slowly: more --server-threads, or a lower --rate".into()
         });
-        add(found, overflows, 0.0, What::AcceptQueue, evidence, next);
+        add(found, overflows, What::AcceptQueue, evidence, next);
     }
     let (full, cookies) = (counter("TCPReqQFullDrop"), counter("SyncookiesSent"));
     let other = counter("ListenDrops").saturating_sub(overflows);
-    let dropped = full.saturating_add(cookies).saturating_add(other);
-    if dropped > 0 {
+    let dropped = full.saturating_add(other);
+    if dropped.saturating_add(cookies) > 0 {
         let key = "net.ipv4.tcp_max_syn_backlog";
         let evidence = format!(
-            "{} SYNs dropped (TCPReqQFullDrop), {} answered with cookies (SyncookiesSent), {} other drops at the listener{}",
+            "{} SYNs dropped (TCPReqQFullDrop), {} other drops at the listener, {} SYNs answered with cookies{}",
             count(full),
-            count(cookies),
             count(other),
+            count(cookies),
             said(&run.lab, key)
         );
         let next = raise(&run.lab, key, asked)
             .unwrap_or_else(|| "a lower --rate, or more --server-threads".into());
-        // Half-open connections pile up where the accept queue takes none: its overflow is the cause.
-        let less = if overflows > 0 { 0.3 } else { 0.0 };
-        add(found, dropped, less, What::SynQueue, evidence, next);
+        let cost = share(dropped, asked).min(1.0);
+        // A cookie costs nobody time. And half-open connections pile up where the accept queue takes none: that is the cause then.
+        let weight = match (dropped, overflows) {
+            (0, _) => weight::PRESENT,
+            (_, 0) => weight::SLOWED + (2.0 * cost).min(0.2),
+            _ => weight::SLOWED - 0.1,
+        };
+        found.add(weight, What::SynQueue, Some(cost), evidence, next);
     }
     if run.kernel.packets_dropped > 0 {
         let evidence = format!(
@@ -350,7 +355,6 @@ fn queues(found: &mut Findings, run: &Run) {
         add(
             found,
             run.kernel.packets_dropped,
-            0.0,
             What::PacketBacklog,
             evidence,
             next,

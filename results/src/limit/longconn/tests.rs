@@ -161,6 +161,10 @@ fn what_cost_users_comes_first_and_few_drops_come_after_full_cores() {
     // A SYN queue that is full because the accept queue is, is no limit of its own.
     found(&[What::AcceptQueue, What::SynQueue], |r| {
         count_of(r, "ListenOverflows", 500);
+        count_of(r, "TCPReqQFullDrop", 9_000);
+    });
+    // Cookies are a sign, and no cost.
+    found(&[What::AskedUsers, What::SynQueue], |r| {
         count_of(r, "SyncookiesSent", 9_000);
     });
 }
