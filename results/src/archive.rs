@@ -23,6 +23,20 @@ pub enum Record {
     Http(Box<HttpRun>),
 }
 
+/// The part of a record that does not depend on what was measured; `run.json` in the README explains each.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Head<'a> {
+    pub name: &'a str,
+    pub verdict: Verdict,
+    pub started_at: &'a str,
+    pub commit: &'a str,
+    pub command: &'a str,
+    pub machine: &'a Machine,
+    pub lab: &'a LabRecord,
+    pub incidents: &'a [String],
+}
+
 impl Record {
     /// Reads `run.json` in `folder`.
     ///
@@ -52,75 +66,26 @@ impl Record {
         }
     }
 
-    /// What was measured.
+    /// What both kinds have.
     #[must_use]
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Longconn(run) => &run.name,
-            Self::Http(run) => &run.name,
+    pub fn head(&self) -> Head<'_> {
+        macro_rules! head {
+            ($run:expr) => {
+                Head {
+                    name: &$run.name,
+                    verdict: $run.verdict,
+                    started_at: &$run.started_at,
+                    commit: &$run.commit,
+                    command: &$run.command,
+                    machine: &$run.machine,
+                    lab: &$run.lab,
+                    incidents: &$run.incidents,
+                }
+            };
         }
-    }
-
-    /// Pass or fail.
-    #[must_use]
-    pub fn verdict(&self) -> Verdict {
         match self {
-            Self::Longconn(run) => run.verdict,
-            Self::Http(run) => run.verdict,
-        }
-    }
-
-    /// Start, RFC 3339.
-    #[must_use]
-    pub fn started_at(&self) -> &str {
-        match self {
-            Self::Longconn(run) => &run.started_at,
-            Self::Http(run) => &run.started_at,
-        }
-    }
-
-    /// Commit it was measured at.
-    #[must_use]
-    pub fn commit(&self) -> &str {
-        match self {
-            Self::Longconn(run) => &run.commit,
-            Self::Http(run) => &run.commit,
-        }
-    }
-
-    /// The bench's command line.
-    #[must_use]
-    pub fn command(&self) -> &str {
-        match self {
-            Self::Longconn(run) => &run.command,
-            Self::Http(run) => &run.command,
-        }
-    }
-
-    /// Where it ran.
-    #[must_use]
-    pub fn machine(&self) -> &Machine {
-        match self {
-            Self::Longconn(run) => &run.machine,
-            Self::Http(run) => &run.machine,
-        }
-    }
-
-    /// The network it had.
-    #[must_use]
-    pub fn lab(&self) -> &LabRecord {
-        match self {
-            Self::Longconn(run) => &run.lab,
-            Self::Http(run) => &run.lab,
-        }
-    }
-
-    /// What went wrong that no figure shows.
-    #[must_use]
-    pub fn incidents(&self) -> &[String] {
-        match self {
-            Self::Longconn(run) => &run.incidents,
-            Self::Http(run) => &run.incidents,
+            Self::Longconn(run) => head!(run),
+            Self::Http(run) => head!(run),
         }
     }
 

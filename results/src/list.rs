@@ -52,11 +52,12 @@ impl Line {
         };
         match Record::read(folder) {
             Ok(record) => {
-                line.started_at = record.started_at().into();
-                line.name = Some(record.name().into());
-                line.verdict = Some(record.verdict());
+                let head = record.head();
+                line.started_at = head.started_at.into();
+                line.name = Some(head.name.into());
+                line.verdict = Some(head.verdict);
                 line.headline = Some(record.headline());
-                line.commit = Some(record.commit().into());
+                line.commit = Some(head.commit.into());
             }
             Err(why) => line.damage = Some(why),
         }

@@ -20,8 +20,9 @@ const NONE: &str = "nothing";
 fn ground(record: &Record) -> BTreeMap<String, String> {
     let mut ground = BTreeMap::new();
     let mut add = |key: &str, value: String| ground.insert(key.to_string(), value);
-    let (machine, lab) = (record.machine(), record.lab());
-    add("name", record.name().into());
+    let head = record.head();
+    let (machine, lab) = (head.machine, head.lab);
+    add("name", head.name.into());
     add("machine.kernel", machine.kernel.clone());
     add("machine.cpu", machine.cpu.clone());
     add("machine.core_count", machine.core_count.to_string());
@@ -41,8 +42,8 @@ fn ground(record: &Record) -> BTreeMap<String, String> {
         let value = setting.after.clone().unwrap_or_else(|| NONE.into());
         add(&format!("lab.settings.{}", setting.key), value);
     }
-    add("build", build(record.command()).into());
-    let is_interrupted = record.incidents().iter().any(|i| i == "interrupted");
+    add("build", build(head.command).into());
+    let is_interrupted = head.incidents.iter().any(|i| i == "interrupted");
     add("interrupted", is_interrupted.to_string());
     match record {
         Record::Longconn(run) => {
