@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{Stage, assert_named, assert_refused, send, stderr};
+use common::{LONGCONN_SERVER as SERVER, Stage, assert_named, assert_refused, send, stderr};
+use holdfast_results::http::record::HTTP_RUN_SCHEMA;
 use holdfast_results::report::{self, HTML, MARKDOWN};
 use holdfast_results::run::{RUN_SCHEMA, Run, Verdict};
 use holdfast_results::series::COLUMNS;
@@ -17,12 +18,6 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 const FLAGS: &[&str] = &["longconn", "--users", "10", "--every", "1s", "--hold", "1s"];
-
-const SERVER: &str = r#"
-line() { echo '{"schema":"holdfast.server.longconn/1","is_final":'$1',"at_us":1,"listen":[],"thread_count":1,"shard_count":1,"capacity":10,"ring_slots":10,"open_now":10,"open_max":10,"accepted":10,"refused_full":0,"accept_failed":{},"closed":{},"messages_sent":0,"bytes_received":0,"anomalies":{}}'; }
-trap 'line true; exit 0' TERM
-line false
-while :; do sleep 0.2; line false; done"#;
 
 /// Seven users open, two are refused, one times out; the ramp never ends if `RAMP` is false.
 const CLIENT: &str = r#"
@@ -298,7 +293,26 @@ fn text_from_outside_stays_text() {
         "<b>ramp</b>"
     );
     fs::write(folder.join("series.csv"), series).expect("writes");
-    let report = report::make(&folder).expect("a report");
+    assert_stays_text(&folder);
+
+    let measured =
+        json!({ "round": 1, "requests": 10, "requests_per_second": 5.0, "error": hostile });
+    let latency = json!({ "count": 10, "p50": 1, "p99": 2, "p999": 3, "max": 4 });
+    let entry = json!({
+        "scenario": hostile, "subject": hostile, "generator": "holdfast", "requests_per_second": 5.0, "latency_us": latency,
+        "failures": { hostile: 1 }, "measured": [measured],
+    });
+    let run = json!({
+        "schema": HTTP_RUN_SCHEMA, "verdict": "fail", "notes": [hostile], "programs": { hostile: hostile }, "scenarios": [entry],
+    });
+    fs::write(folder.join("run.json"), run.to_string()).expect("writes");
+    assert_stays_text(&folder);
+    let _ = fs::remove_dir_all(&folder);
+}
+
+/// Nothing in the folder's files became markup of either report.
+fn assert_stays_text(folder: &Path) {
+    let report = report::make(folder).expect("a report");
     for tag in ["<script", "<img", "<b>"] {
         assert!(!report.html.contains(tag), "{tag} in the page");
     }
@@ -317,7 +331,6 @@ fn text_from_outside_stays_text() {
             .count();
         assert_eq!(bare, 0, "{tag} in the Markdown:\n{}", report.markdown);
     }
-    let _ = fs::remove_dir_all(&folder);
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod proc_texts;
 mod profiles;
 pub mod reference;
 mod replies;
+mod reports;
 mod requests;
 mod responder;
 mod responses;
@@ -33,6 +34,7 @@ pub use hyper_view::http_request_hyper;
 pub use proc_texts::{machine, samples};
 pub use profiles::profiles;
 pub use replies::http_reply;
+pub use reports::reports;
 pub use requests::http_request;
 pub use responder::http_responder;
 pub use responses::http_response;
@@ -54,6 +56,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http_response", http_response),
     ("machine", machine),
     ("profiles", profiles),
+    ("reports", reports),
     ("samples", samples),
     ("sources", sources),
     ("statuses", statuses),

@@ -5,9 +5,9 @@
 //! Must not know: HTML, Markdown, files.
 
 use super::chart::Chart;
-use super::source::LimitNote;
+use super::source::{Common, LimitNote};
 use super::units::{known, span};
-use crate::run::{LabRecord, Machine, Verdict};
+use crate::run::Verdict;
 use crate::summary::{bytes, count};
 
 /// The report of one run.
@@ -137,42 +137,35 @@ impl Table {
 }
 
 impl Document {
-    /// What every record says about itself.
-    pub fn describe(
-        &mut self,
-        name: &str,
-        label: Option<&str>,
-        started_at: &str,
-        seconds: f64,
-        commit: &str,
-    ) {
-        self.title = label.map_or_else(|| name.into(), |label| format!("{name} · {label}"));
-        self.subtitle = vec![started_at.into(), span(seconds)];
+    /// Takes what stands above everything else: the verdict, where it comes from, and the command to repeat it.
+    pub fn describe(&mut self, common: &Common) {
+        let Common { name, commit, .. } = common;
+        self.title = match &common.label {
+            Some(label) => format!("{name} · {label}"),
+            None => name.clone(),
+        };
+        self.subtitle = vec![common.started_at.clone(), span(common.seconds)];
+        let is_dirty = commit.ends_with("-dirty");
         if !commit.is_empty() {
             let short: String = commit.chars().take(12).collect();
-            let dirty = if commit.ends_with("-dirty") {
-                " with changes"
-            } else {
-                ""
-            };
-            self.subtitle.push(format!("commit {short}{dirty}"));
+            let changes = if is_dirty { " with changes" } else { "" };
+            self.subtitle.push(format!("commit {short}{changes}"));
         }
-    }
-
-    /// The command to repeat it.
-    pub fn repeat_by(&mut self, command: &str, commit: &str) {
-        let is_exact = !commit.is_empty() && !commit.ends_with("-dirty");
-        let checkout = if is_exact {
-            format!("git checkout {commit} && make build && ")
-        } else {
+        self.verdict = Some(common.verdict);
+        self.reasons = common.reasons.clone();
+        self.limits = common.limits.clone();
+        let checkout = if commit.is_empty() || is_dirty {
             String::new()
+        } else {
+            format!("git checkout {commit} && make build && ")
         };
-        self.commands
-            .push(("Repeat this run".into(), format!("{checkout}{command}")));
+        let command = format!("{checkout}{}", common.command);
+        self.commands.push(("Repeat this run".into(), command));
     }
 
-    /// The machine and the settings that were not the kernel's own.
-    pub fn add_ground(&mut self, machine: &Machine, lab: &LabRecord) {
+    /// Adds the machine and the settings that were not the kernel's own.
+    pub fn add_ground(&mut self, common: &Common) {
+        let Common { machine, lab, .. } = common;
         let limit = machine.rlimit_nofile;
         let hash = known(lab.connection_hash_buckets, |n| {
             let shared = if n < 0 { ", shared with the host" } else { "" };

@@ -6,9 +6,7 @@
 //! Must not know: what a tag means.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -53,11 +51,11 @@ impl Histograms {
     /// Reads all lines that can be read.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn read(path: &Path) -> io::Result<Self> {
+    /// When it cannot be read.
+    pub fn read(file: impl io::Read) -> io::Result<Self> {
         let mut found = Self::default();
         let mut deserializer = Deserializer::new();
-        let mut file = BufReader::new(File::open(path)?);
+        let mut file = BufReader::new(file);
         let mut line = Vec::new();
         while file.read_until(b'\n', &mut line)? > 0 {
             for entry in IntervalLogIterator::new(&line) {

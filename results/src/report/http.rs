@@ -18,15 +18,6 @@ const SUBJECTS: [&str; 5] = [OURS, "floor", "nginx", "haproxy", "go"];
 
 /// Fills `document`.
 pub fn describe(document: &mut Document, run: &HttpRun) {
-    document.describe(
-        &run.name,
-        run.label.as_deref(),
-        &run.started_at,
-        run.seconds,
-        &run.commit,
-    );
-    document.verdict = Some(run.verdict);
-    document.reasons = run.reasons.clone();
     document.notes.extend(run.notes.iter().cloned());
     let mut scenarios: Vec<&str> = Vec::new();
     for entry in &run.scenarios {
@@ -54,7 +45,6 @@ pub fn describe(document: &mut Document, run: &HttpRun) {
     if !run.ratios.is_empty() {
         document.overview.push(ratios(&run.ratios));
     }
-    document.add_ground(&run.machine, &run.lab);
     let programs = run.programs.iter().map(|(name, says)| {
         vec![
             name.clone(),
@@ -67,7 +57,6 @@ pub fn describe(document: &mut Document, run: &HttpRun) {
         2,
         programs.collect(),
     ));
-    document.repeat_by(&run.command, &run.commit);
 }
 
 fn tiles(run: &HttpRun) -> Vec<Tile> {

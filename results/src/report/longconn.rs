@@ -20,7 +20,6 @@ pub fn describe(document: &mut Document, source: &Source, run: Option<&Run>) {
     document.sections = timeline::sections(source, run);
     if let Some(run) = run {
         tables(document, run);
-        document.repeat_by(&run.command, &run.commit);
         for (name, process) in [
             ("Server", &run.processes.server),
             ("Client", &run.processes.client),
@@ -40,15 +39,6 @@ fn headline(document: &mut Document, run: &Run) {
         || "open when it was cut short".into(),
         |s| format!("held for {}", span(s.round())),
     );
-    document.describe(
-        &run.name,
-        run.label.as_deref(),
-        &run.started_at,
-        run.seconds,
-        &run.commit,
-    );
-    document.verdict = Some(run.verdict);
-    document.reasons = run.reasons.clone();
     document.sentence = format!(
         "{} of {} users {held}, {} failed, {} lost.",
         count(c.held_at_end),
@@ -254,5 +244,4 @@ fn tables(document: &mut Document, run: &Run) {
             grown,
         ));
     }
-    document.add_ground(&run.machine, &run.lab);
 }

@@ -18,6 +18,7 @@ pub mod source;
 mod timeline;
 pub mod units;
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::folder::{self, RunFolder};
@@ -45,27 +46,39 @@ pub struct Report {
 /// When there is nothing to report on, or a schema that this program does not know.
 pub fn make(folder: &Path) -> Result<Report, Refusal> {
     let source = Source::read(folder)?;
-    let mut document = Document {
-        title: source.name.clone(),
-        sentence: "The run left no record; this is what its other files say.".into(),
-        limits: source.limits.clone(),
-        notes: source.notes.clone(),
-        ..Document::default()
-    };
-    match &source.record {
-        Record::Longconn(run) => longconn::describe(&mut document, &source, Some(run)),
-        Record::Http(run) => http::describe(&mut document, run),
-        Record::Missing => longconn::describe(&mut document, &source, None),
-    }
-    let failed = |why: String| {
+    render(&source).map_err(|why| {
         Refusal::new(
             format!("the report of {} cannot be made: {why}", source.name),
             "holdfast-bench report --help",
         )
+    })
+}
+
+/// Makes both reports of what was read.
+///
+/// # Errors
+/// When one cannot be drawn or written, in words.
+pub fn render(source: &Source) -> Result<Report, String> {
+    let mut document = Document {
+        title: source.name.clone(),
+        sentence: "The run left no record; this is what its other files say.".into(),
+        notes: source.notes.clone(),
+        ..Document::default()
     };
+    if let Some(common) = &source.common {
+        document.describe(common);
+    }
+    match &source.record {
+        Record::Longconn(run) => longconn::describe(&mut document, source, Some(run)),
+        Record::Http(run) => http::describe(&mut document, run),
+        Record::Missing => longconn::describe(&mut document, source, None),
+    }
+    if let Some(common) = &source.common {
+        document.add_ground(common);
+    }
     Ok(Report {
-        html: html::render(&document).map_err(failed)?,
-        markdown: markdown::render(&document).map_err(failed)?,
+        html: html::render(&document)?,
+        markdown: markdown::render(&document)?,
     })
 }
 
@@ -100,8 +113,8 @@ pub fn leave(folder: &Path) {
 /// # Errors
 /// Those of [`write()`], and when there is no such run.
 pub fn again(run: &str, runs: Option<&Path>) -> Result<u8, Refusal> {
-    for path in write(&folder::find(run, runs)?)? {
-        println!("{}", path.display());
-    }
+    let [page, text] = write(&folder::find(run, runs)?)?;
+    // A closed pipe is the reader's choice; the reports are on disk.
+    let _ = writeln!(io::stdout(), "{}\n{}", page.display(), text.display());
     Ok(0)
 }

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 
 /// The file; empty if it had no row.
 #[derive(Debug, Clone, Default)]
@@ -20,9 +19,8 @@ impl Series {
     /// Reads all rows that can be read.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn read(path: &Path) -> io::Result<Self> {
-        let file = std::fs::File::open(path)?;
+    /// When it cannot be read.
+    pub fn read(file: impl io::Read) -> io::Result<Self> {
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
         let heads = reader.headers()?.clone();
         Ok(Self {
@@ -156,15 +154,7 @@ mod tests {
     use super::*;
 
     fn series(text: &str) -> Series {
-        let path = std::env::temp_dir().join(format!(
-            "holdfast-series-{}-{}",
-            std::process::id(),
-            text.len()
-        ));
-        std::fs::write(&path, text).expect("writes");
-        let read = Series::read(&path).expect("reads");
-        let _ = std::fs::remove_file(&path);
-        read
+        Series::read(text.as_bytes()).expect("reads")
     }
 
     #[test]

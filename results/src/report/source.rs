@@ -4,19 +4,19 @@
 //! Invariants: reads only. What is missing or damaged is a note in words; only a folder with nothing to report on is refused.
 //! Must not know: how a report looks.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::histograms::Histograms;
 use super::series::Series;
 use crate::http::record::{HTTP_RUN_SCHEMA, HttpRun};
 use crate::refusal::Refusal;
-use crate::run::{RUN_SCHEMA, Run};
+use crate::run::{LabRecord, Machine, RUN_SCHEMA, Run, Verdict};
 
 /// The record of a run.
 #[derive(Debug)]
@@ -27,6 +27,35 @@ pub enum Record {
     Http(Box<HttpRun>),
     /// It is not there, or is none.
     Missing,
+}
+
+/// What every record says, whatever was measured: the keys that [`Run`] and [`HttpRun`] share.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Common {
+    /// What was measured.
+    pub name: String,
+    /// `--name`, if given.
+    pub label: Option<String>,
+    /// Whether nothing fell short.
+    pub verdict: Verdict,
+    /// Every shortfall in words.
+    pub reasons: Vec<String>,
+    /// Command line of the bench.
+    pub command: String,
+    /// Commit it was built from.
+    pub commit: String,
+    /// Start, RFC 3339.
+    pub started_at: String,
+    /// The whole run, seconds.
+    pub seconds: f64,
+    /// Where it ran.
+    pub machine: Machine,
+    /// The network namespace and its settings.
+    pub lab: LabRecord,
+    /// Who was the limit.
+    #[serde(deserialize_with = "limits")]
+    pub limits: Vec<LimitNote>,
 }
 
 /// Who kept the run from going faster or higher, and by what that is known.
@@ -47,8 +76,8 @@ pub struct Source {
     pub name: String,
     /// `run.json`.
     pub record: Record,
-    /// Its `limits`.
-    pub limits: Vec<LimitNote>,
+    /// What it has in common with other records; `None` without it.
+    pub common: Option<Common>,
     /// `series.csv`; empty without it.
     pub series: Series,
     /// `histograms.hlog`; empty without it.
@@ -63,50 +92,60 @@ impl Source {
     /// # Errors
     /// When there is nothing in it to report on, or the record is of a schema that this program does not know.
     pub fn read(folder: &Path) -> Result<Self, Refusal> {
+        const NEXT: &str = "ls results/runs, then holdfast-bench report FOLDER";
         if !folder.is_dir() {
-            return Err(Refusal::new(
-                format!("{} is no folder of a run", folder.display()),
-                "ls results/runs, then holdfast-bench report FOLDER",
-            ));
+            let cause = format!("{} is no folder of a run", folder.display());
+            return Err(Refusal::new(cause, NEXT));
         }
+        let open = |name: &str| File::open(folder.join(name));
+        let path = folder.canonicalize().unwrap_or_else(|_| folder.into());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let files = [
+            open("run.json"),
+            open("series.csv"),
+            open("histograms.hlog"),
+        ];
+        let source = Self::of(name.into_owned(), files)?;
+        let has_none = matches!(source.record, Record::Missing)
+            && source.series.is_empty()
+            && source.histograms.tags.is_empty();
+        if has_none {
+            let (path, notes) = (folder.display(), source.notes.join(", "));
+            let cause = format!("{path} holds nothing to report on: {notes}");
+            return Err(Refusal::new(cause, NEXT));
+        }
+        Ok(source)
+    }
+
+    /// Reads the three files of a run, those that are there.
+    ///
+    /// # Errors
+    /// When the record is of a schema that this program does not know.
+    pub fn of(name: String, files: [io::Result<impl io::Read>; 3]) -> Result<Self, Refusal> {
         let mut notes = Vec::new();
-        let (record, limits) = read_record(&folder.join("run.json"), &mut notes)?;
-        // An HTTP run has neither of the other two.
-        let is_wanted = !matches!(record, Record::Http(_));
-        let series = read_beside(folder, "series.csv", is_wanted, Series::read, &mut notes);
-        let histograms = read_beside(
-            folder,
-            "histograms.hlog",
-            is_wanted,
-            Histograms::read,
-            &mut notes,
-        );
-        if histograms.unread_lines > 0 {
-            notes.push(format!(
-                "histograms.hlog: {} lines could not be read",
-                histograms.unread_lines
-            ));
+        let [record, series, histograms] = files;
+        let (record, common) = read_record(record, &name, &mut notes)?;
+        let mut beside = |name: &str, e: io::Error| {
+            // An HTTP run has neither of the two.
+            let is_wanted = !matches!(record, Record::Http(_));
+            if is_wanted || e.kind() != ErrorKind::NotFound {
+                notes.push(format!("{name} {}: its charts are left out", in_words(&e)));
+            }
+        };
+        let series = series.and_then(Series::read);
+        let series = series.map_err(|e| beside("series.csv", e));
+        let histograms = histograms.and_then(Histograms::read);
+        let histograms = histograms.map_err(|e| beside("histograms.hlog", e));
+        let histograms = histograms.unwrap_or_default();
+        let unread = histograms.unread_lines;
+        if unread > 0 {
+            notes.push(format!("histograms.hlog: {unread} lines could not be read"));
         }
-        if matches!(record, Record::Missing) && series.is_empty() && histograms.tags.is_empty() {
-            return Err(Refusal::new(
-                format!(
-                    "{} holds nothing to report on: {}",
-                    folder.display(),
-                    notes.join(", ")
-                ),
-                "ls results/runs, then holdfast-bench report FOLDER",
-            ));
-        }
-        let name = folder
-            .canonicalize()
-            .unwrap_or_else(|_| folder.to_path_buf());
         Ok(Self {
-            name: name
-                .file_name()
-                .map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
+            name,
             record,
-            limits,
-            series,
+            common,
+            series: series.unwrap_or_default(),
             histograms,
             notes,
         })
@@ -114,45 +153,45 @@ impl Source {
 }
 
 fn read_record(
-    path: &PathBuf,
+    file: io::Result<impl io::Read>,
+    name: &str,
     notes: &mut Vec<String>,
-) -> Result<(Record, Vec<LimitNote>), Refusal> {
-    let value: Value = match fs::read(path)
-        .map_err(|e| in_words(&e))
-        .and_then(|text| serde_json::from_slice(&text).map_err(|e| format!("is not JSON ({e})")))
-    {
+) -> Result<(Record, Option<Common>), Refusal> {
+    const LACKS: &str = "no verdict and no figures of the whole run";
+    let mut text = Vec::new();
+    let read = file.and_then(|mut file| file.read_to_end(&mut text));
+    let parsed = read.map_err(|e| in_words(&e)).and_then(|_| {
+        serde_json::from_slice::<Value>(&text).map_err(|e| format!("is not JSON ({e})"))
+    });
+    let value = match parsed {
         Ok(value) => value,
         Err(why) => {
-            notes.push(format!(
-                "run.json {why}: no verdict and no figures of the whole run"
-            ));
-            return Ok((Record::Missing, Vec::new()));
+            notes.push(format!("run.json {why}: {LACKS}"));
+            return Ok((Record::Missing, None));
         }
     };
-    let limits = value.get("limits").map(limits).unwrap_or_default();
-    let schema = value
-        .get("schema")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_string();
+    let common = Common::deserialize(&value).ok();
+    let schema = value.get("schema").and_then(Value::as_str);
+    let schema = schema.unwrap_or_default().to_string();
     let record = match schema.as_str() {
         RUN_SCHEMA => typed(value).map(Record::Longconn),
         HTTP_RUN_SCHEMA => typed(value).map(Record::Http),
         _ => {
             return Err(Refusal::new(
                 format!(
-                    "{} has schema {schema:?}; this program knows {RUN_SCHEMA} and {HTTP_RUN_SCHEMA}",
-                    path.display()
+                    "the run.json of {name} has schema {schema:?}; this program knows {RUN_SCHEMA} and {HTTP_RUN_SCHEMA}"
                 ),
                 "make the report with the holdfast-bench of the commit that the record names",
             ));
         }
     };
     Ok(match record {
-        Ok(record) => (record, limits),
+        Ok(record) => (record, common),
         Err(why) => {
-            notes.push(format!("run.json does not follow {schema} ({why}): no verdict and no figures of the whole run"));
-            (Record::Missing, limits)
+            notes.push(format!(
+                "run.json does not follow {schema} ({why}): {LACKS}"
+            ));
+            (Record::Missing, None)
         }
     })
 }
@@ -164,7 +203,7 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<Box<T>, String> {
 }
 
 /// Each limit that has words; the others are left out.
-fn limits(value: &Value) -> Vec<LimitNote> {
+fn limits<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<LimitNote>, D::Error> {
     #[derive(Deserialize)]
     struct Raw {
         what: String,
@@ -173,17 +212,15 @@ fn limits(value: &Value) -> Vec<LimitNote> {
         #[serde(default)]
         next: Value,
     }
-    let raw = value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|v| Raw::deserialize(v).ok());
-    raw.map(|raw| LimitNote {
+    let all = Value::deserialize(from)?;
+    let raw = all.as_array().into_iter().flatten();
+    let raw = raw.filter_map(|limit| Raw::deserialize(limit).ok());
+    let notes = raw.map(|raw| LimitNote {
         what: raw.what,
         evidence: words(&raw.evidence),
         next: words(&raw.next),
-    })
-    .collect()
+    });
+    Ok(notes.collect())
 }
 
 /// A text, or a list of texts, as one text.
@@ -196,25 +233,7 @@ fn words(value: &Value) -> String {
     }
 }
 
-fn read_beside<T: Default>(
-    folder: &Path,
-    name: &str,
-    is_wanted: bool,
-    read: fn(&Path) -> std::io::Result<T>,
-    notes: &mut Vec<String>,
-) -> T {
-    match read(&folder.join(name)) {
-        Ok(found) => found,
-        Err(e) => {
-            if is_wanted || e.kind() != ErrorKind::NotFound {
-                notes.push(format!("{name} {}: its charts are left out", in_words(&e)));
-            }
-            T::default()
-        }
-    }
-}
-
-fn in_words(e: &std::io::Error) -> String {
+fn in_words(e: &io::Error) -> String {
     match e.kind() {
         ErrorKind::NotFound => "is missing".into(),
         _ => format!("cannot be read ({e})"),

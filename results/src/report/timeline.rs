@@ -93,15 +93,12 @@ impl Charts<'_> {
         Some(chart)
     }
 
-    /// The phases that begin where `chart` shows something.
+    /// The phases that begin where `chart` shows something. What is before the ramp needs no name.
     fn phases_of(&self, chart: &Lines) -> Option<Vec<(f64, String)>> {
         let (first, last) = (chart.rows.first()?.x, chart.rows.last()?.x);
+        let is_shown = |(at, name): &(f64, String)| name != "start" && (first..last).contains(at);
         let phases = self.source.series.phases().into_iter();
-        Some(
-            phases
-                .filter(|(at, _)| (first..last).contains(at))
-                .collect(),
-        )
+        Some(phases.filter(is_shown).collect())
     }
 
     fn is_in(&self, row: usize, phases: &[&str]) -> bool {
