@@ -17,8 +17,8 @@ PROGRAMS := server client results sysctl
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
-NEED_TEST := $(NEED_BUILD) ip sysctl unshare setpriv python3 curl wrk nginx ab bash pkill stty tmux prometheus promtool groff strace \
-	systemd-analyze chromium chromedriver
+NEED_TEST := $(NEED_BUILD) ip sysctl unshare setpriv chrt taskset python3 curl wrk nginx ab bash pkill stty tmux prometheus promtool \
+	groff strace systemd-analyze chromium chromedriver
 NEED_FUZZ := $(NEED_BUILD) c++
 NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.

@@ -7,18 +7,23 @@
 //! Must not know: rings, slots, or how a server or client does its work. It reads their lines and the kernel's.
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod child;
+pub mod compare;
 pub mod console;
 pub mod folder;
 pub mod frame;
 pub mod glance;
 pub mod http;
 pub mod lab;
+pub mod limit;
+pub mod list;
 pub mod live;
 pub mod longconn;
 pub mod metrics;
 pub mod origin;
 pub mod plan;
+pub mod pressure;
 pub mod programs;
 pub mod record;
 pub mod refusal;
@@ -29,6 +34,8 @@ pub mod series;
 pub mod shown;
 pub mod signals;
 pub mod summary;
+pub mod threads;
+pub mod under_load;
 pub mod verdict;
 pub mod warm;
 pub mod wire;

@@ -17,15 +17,17 @@ use crate::child::{Child, Report};
 use crate::folder::{RunFolder, rfc3339};
 use crate::glance::Glance;
 use crate::live::{Live, LiveFlags};
-use crate::record::{Counts, Mark, Seen};
+use crate::record::{Counts, Mark, Seen, cpu_phase};
 use crate::refusal::Refusal;
-use crate::run::{RUN_SCHEMA, Run};
+use crate::run::{CpuPhase, RUN_SCHEMA, Run};
 use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
 use crate::signals::Signals;
+use crate::threads::Threads;
 use crate::warm::{self, Warm};
 use crate::wire::{ClientReport, ServerReport};
-use crate::{frame, lab, origin, report, summary, verdict};
+use crate::{frame, lab, limit, origin, report, summary, verdict};
+use holdfast_sysctl::machine::cgroup_memory_left;
 use holdfast_sysctl::{Role, plan as tune};
 
 pub use crate::plan::{Options, Plan, SpawnRate, WarmUp};
@@ -89,6 +91,7 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
 
     let is_interrupted = load(&plan, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
     verdict::judge(&mut run);
+    run.limits = limit::of_longconn(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
     report::leave(folder.path());
@@ -99,6 +102,7 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
 fn load(plan: &Plan, folder: &RunFolder, live: Live, run: &mut Run) -> Result<bool, Refusal> {
     frame::runtime()?.block_on(async {
         let mut flow = Flow::new(plan, folder, live).await?;
+        flow.seen.tcp_mem_pages = run.machine.tcp_mem_pages;
         let ended = flow.load().await;
         flow.end().await;
         flow.live.finish();
@@ -437,6 +441,7 @@ impl<'a> Flow<'a> {
             // A short run: what was open before anything is closed.
             let mark = self.mark();
             self.seen.counts = Some(self.counts_at(&mark));
+            self.seen.cut = Some(mark);
         }
         let close_max = self.plan.close_max();
         if let Some(client) = &self.client {
@@ -456,7 +461,7 @@ impl<'a> Flow<'a> {
             .await;
         self.seen.latest = self.mark();
         self.phase = "done";
-        self.add_row(0.0).await;
+        self.add_row(None).await;
     }
 
     /// Waits for one child; kills it when time is up, after an interrupt sooner, at a second interrupt at once.
@@ -546,10 +551,9 @@ impl<'a> Flow<'a> {
     async fn tick(&mut self) {
         let now = self.mark();
         let before = self.seen.take_second(now);
-        let k = &self.seen.latest.kernel;
-        let busy_percent = k.busy_percent_since(&before.kernel);
+        let cores = cpu_phase(Some(&before), Some(&self.seen.latest));
         self.glance();
-        self.add_row(busy_percent).await;
+        self.add_row(cores).await;
     }
 
     fn glance(&mut self) {
@@ -570,7 +574,7 @@ impl<'a> Flow<'a> {
         self.live.show(glance.snapshot(processes));
     }
 
-    async fn add_row(&mut self, busy_percent: f64) {
+    async fn add_row(&mut self, cores: Option<CpuPhase>) {
         let server_report = self.server_report();
         let row = Row {
             at_seconds: self
@@ -581,7 +585,8 @@ impl<'a> Flow<'a> {
                 .as_secs_f64(),
             phase: self.phase,
             kernel: &self.seen.latest.kernel,
-            busy_percent,
+            cores,
+            cgroup_left_bytes: self.seen.latest.cgroup_left_bytes,
             server: self.seen.latest.server.as_ref(),
             client: self.seen.latest.client.as_ref(),
             server_report: server_report.as_ref(),
@@ -599,17 +604,21 @@ impl<'a> Flow<'a> {
     }
 
     fn mark(&self) -> Mark {
+        let server = self.server.as_ref().map(Child::pid);
+        let client = self.client.as_ref().map(Child::pid);
+        let threads = |pid: Option<u32>| pid.map(Threads::take).unwrap_or_default();
         Mark {
             at: Instant::now(),
             kernel: KernelSample::take(),
-            server: self
-                .server
-                .as_ref()
-                .and_then(|c| ProcessSample::take(c.pid())),
-            client: self
-                .client
-                .as_ref()
-                .and_then(|c| ProcessSample::take(c.pid())),
+            server: server.and_then(ProcessSample::take),
+            client: client.and_then(ProcessSample::take),
+            server_threads: threads(server),
+            client_threads: threads(client),
+            cgroup_left_bytes: [server, client]
+                .into_iter()
+                .flatten()
+                .filter_map(|pid| cgroup_memory_left(&pid.to_string()))
+                .min(),
             client_report: self.client.as_ref().and_then(|c| c.heard().latest.clone()),
         }
     }

@@ -10,7 +10,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use holdfast_results::compare;
 use holdfast_results::http;
+use holdfast_results::list;
 use holdfast_results::live::LiveFlags;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
 use holdfast_results::refusal::Refusal;
@@ -33,8 +35,95 @@ enum What {
     Http(Http),
     /// Make report.html and report.md of a run again, from the files in its folder alone.
     Report(Report),
+    /// Two sides of runs side by side: what changed, what is noise, what became worse.
+    Compare(Compare),
+    /// The runs there are, newest first.
+    List(List),
+    /// The page a run ended with, again.
+    Show(Show),
     #[command(flatten)]
     Handbook(Handbook),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    args_override_self = true,
+    after_help = "Exit codes: 0 nothing became worse as far as one can tell, 1 something did (with --gate: a threshold is passed), 2 not comparable or not asked rightly."
+)]
+struct Compare {
+    /// Runs before: folders, names among the runs, latest, folders of runs; several separated by commas
+    #[arg(value_name = "BEFORE")]
+    before: String,
+
+    /// Runs after, likewise
+    #[arg(value_name = "AFTER")]
+    after: String,
+
+    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+
+    /// TOML file of thresholds, which alone decide then [default: whatever became worse beyond noise and --tolerance]
+    #[arg(long, value_name = "FILE")]
+    gate: Option<PathBuf>,
+
+    /// A change for the worse below this fails nothing, percent
+    #[arg(long, value_name = "PERCENT", default_value_t = compare::TOLERANCE_PERCENT, allow_negative_numbers = true)]
+    tolerance: f64,
+
+    /// Compare runs that differ in machine, kernel, settings or what was asked too [default: off]
+    #[arg(long)]
+    anyway: bool,
+
+    /// Where the page with charts goes [default: compare.html in the folder of the last run of AFTER]
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Print JSON instead of the table [default: off]
+    #[arg(long)]
+    json: bool,
+}
+
+impl From<&Compare> for compare::Options {
+    fn from(flags: &Compare) -> Self {
+        Self {
+            before: flags.before.clone(),
+            after: flags.after.clone(),
+            runs: flags.runs.clone(),
+            gate: flags.gate.clone(),
+            tolerance_percent: flags.tolerance,
+            is_forced: flags.anyway,
+            html: flags.html.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 listed, 2 not listed.")]
+struct List {
+    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+
+    /// Print JSON instead of the table [default: off]
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 shown, 2 not shown.")]
+struct Show {
+    /// Folder of a run, or its name among the runs
+    #[arg(value_name = "RUN", default_value = "latest")]
+    run: String,
+
+    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+
+    /// Print run.json instead of the page [default: off]
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -304,6 +393,9 @@ fn main() -> ExitCode {
         }
         What::Handbook(asked) => return asked.main::<Cli>(),
         What::Report(flags) => report::again(&flags.run, flags.runs.as_deref()),
+        What::Compare(flags) => compare::compare(&(&flags).into(), flags.json),
+        What::List(flags) => list::list(flags.runs.as_deref(), flags.json),
+        What::Show(flags) => list::show(&flags.run, flags.runs.as_deref(), flags.json),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
+use crate::run::CpuPhase;
 use crate::sample::{KernelSample, ProcessSample};
 use crate::wire::{ClientReport, ServerReport};
 
@@ -45,6 +46,19 @@ pub const COLUMNS: &[&str] = &[
     "listen_drops",
     "time_wait_overflows",
     "syn_retransmits",
+    "softirq_percent",
+    "core_busy_max_percent",
+    "core_softirq_max_percent",
+    "server_thread_busy_percent",
+    "server_thread_wanted_percent",
+    "client_thread_busy_percent",
+    "client_thread_wanted_percent",
+    "syn_queue_drops",
+    "syn_cookies",
+    "tcp_memory_pressures",
+    "packets_dropped",
+    "conntrack_count",
+    "cgroup_left_bytes",
     "client_at_us",
     "client_failed_by_kind",
     "client_lost_by_class",
@@ -62,8 +76,10 @@ pub struct Row<'a> {
     pub phase: &'a str,
     /// The kernel now.
     pub kernel: &'a KernelSample,
-    /// Share of all cores in use since the row before.
-    pub busy_percent: f64,
+    /// What the cores did since the row before.
+    pub cores: Option<CpuPhase>,
+    /// Memory left in a control group that bounds server or client.
+    pub cgroup_left_bytes: Option<u64>,
     /// The server process.
     pub server: Option<&'a ProcessSample>,
     /// The client process.
@@ -91,6 +107,11 @@ impl Row<'_> {
         };
         let rss = |p: Option<&ProcessSample>| p.map_or(String::new(), |p| p.rss_bytes.to_string());
         let k = self.kernel;
+        let maybe = |value: Option<u64>| value.map_or(String::new(), |v| v.to_string());
+        let percent = |of: fn(&CpuPhase) -> Option<f64>| {
+            let value = self.cores.as_ref().and_then(of);
+            value.map_or(String::new(), |v| format!("{v:.1}"))
+        };
         let fields = [
             format!("{:.3}", self.at_seconds),
             self.phase.to_string(),
@@ -110,7 +131,7 @@ impl Row<'_> {
             cpu(self.client),
             rss(self.server),
             rss(self.client),
-            format!("{:.1}", self.busy_percent),
+            percent(|c| Some(c.machine_busy_percent)),
             k.slab_bytes.to_string(),
             k.slab_unreclaimable_bytes.to_string(),
             k.mem_available_bytes.to_string(),
@@ -123,6 +144,19 @@ impl Row<'_> {
             k.counter("ListenDrops").to_string(),
             k.counter("TCPTimeWaitOverflow").to_string(),
             k.counter("TCPSynRetrans").to_string(),
+            percent(|c| Some(c.softirq_percent)),
+            percent(|c| Some(c.core_busy_max_percent)),
+            percent(|c| Some(c.core_softirq_max_percent)),
+            percent(|c| Some(c.server_thread?.busy_percent)),
+            percent(|c| Some(c.server_thread?.wanted_percent)),
+            percent(|c| Some(c.client_thread?.busy_percent)),
+            percent(|c| Some(c.client_thread?.wanted_percent)),
+            k.counter("TCPReqQFullDrop").to_string(),
+            k.counter("SyncookiesSent").to_string(),
+            k.counter("TCPMemoryPressures").to_string(),
+            k.pressure.packets_dropped.to_string(),
+            maybe(k.pressure.conntrack_count),
+            maybe(self.cgroup_left_bytes),
             client(|r| r.at_us),
             self.client_report
                 .map_or(String::new(), |r| named_counts(&r.failed)),
@@ -196,7 +230,8 @@ mod tests {
             at_seconds: 1.5,
             phase: "ramp",
             kernel: &kernel,
-            busy_percent: 99.96,
+            cores: None,
+            cgroup_left_bytes: None,
             server: None,
             client: None,
             server_report: None,

@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::limit;
 use crate::run::{CpuPhase, Run, Verdict, total};
 use crate::wire::Latency;
 
@@ -76,6 +77,11 @@ pub fn page(run: &Run, folder: &Path) -> String {
         let _ = writeln!(out, "      - {reason}");
     }
     out.push('\n');
+    let _ = writeln!(
+        out,
+        "  limit       {}",
+        limit::lines(&run.limits, "              ")
+    );
     let mut row = |name: &str, text: String| {
         let _ = writeln!(out, "  {name:<12}{text}");
     };

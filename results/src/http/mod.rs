@@ -29,7 +29,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::folder::{RunFolder, rfc3339};
 use crate::live::{Live, LiveFlags};
 use crate::refusal::Refusal;
-use crate::{frame, lab, origin, report};
+use crate::{frame, lab, limit, origin, report};
 use plan::Plan;
 use record::{Cores, Entry, HTTP_RUN_SCHEMA, HttpRun, Measured, round};
 use scenario::Subject;
@@ -101,9 +101,11 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
         perform(&plan, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
     for entry in &mut run.scenarios {
         *entry = std::mem::take(entry).summed_up();
+        entry.limits = limit::of_entry(entry);
     }
     run.ratios = ratios::ratios(&run.scenarios);
     verdict::judge(&mut run);
+    run.limits = limit::of_http(&run);
     // Only empty ones go: what a failed slice left in them stays.
     let _ = std::fs::remove_dir(folder.file("work"));
     let is_written = frame::leave(&run, &folder, &plan.runs);

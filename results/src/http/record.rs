@@ -32,6 +32,8 @@ pub struct HttpRun {
     pub verdict: Verdict,
     /// Every shortfall in words, with its numbers; empty for a pass.
     pub reasons: Vec<String>,
+    /// What stopped our own measurements from going faster, the most frequent first; never empty.
+    pub limits: Vec<crate::limit::Limit>,
     /// What went wrong on the way that no figure shows (interrupted, ...); part of `reasons`.
     pub incidents: Vec<String>,
     /// What a reader must know and what is no shortfall: peers that are missing or failed, cores shared.
@@ -146,6 +148,8 @@ pub struct Entry {
     pub client_busy_percent: Option<f64>,
     /// Who kept the figure from being larger.
     pub who_was_the_limit: Option<Limit>,
+    /// The same in full, first things first.
+    pub limits: Vec<crate::limit::Limit>,
     /// The rounds.
     pub measured: Vec<Measured>,
 }
@@ -170,6 +174,14 @@ pub struct Measured {
     pub server_cores_busy: f64,
     /// Share of the client's cores, likewise.
     pub client_cores_busy: f64,
+    /// The part of these shares in softirqs.
+    pub server_cores_softirq: f64,
+    /// Likewise.
+    pub client_cores_softirq: f64,
+    /// Growth of TcpExt counters that name limits, in the same window; zeros are left out.
+    pub counters: BTreeMap<String, u64>,
+    /// Connections in TIME_WAIT at its end.
+    pub time_wait: u64,
     /// Cores of the server.
     pub server_core_count: usize,
     /// Cores of the generator.

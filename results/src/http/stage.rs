@@ -15,7 +15,6 @@ use super::glance::Glance;
 use crate::frame;
 use crate::live::Live;
 use crate::refusal::Refusal;
-use crate::sample::core_ticks;
 use crate::signals::Signals;
 
 /// From one set of figures for people to the next.
@@ -144,26 +143,6 @@ pub fn connects(address: SocketAddr) -> bool {
     TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
 }
 
-/// Ticks of `cores`: in which they did something, and all of them.
-#[must_use]
-pub fn ticks(cores: &[usize]) -> (u64, u64) {
-    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    cores
-        .iter()
-        .filter_map(|core| core_ticks(&stat, &format!("cpu{core}")))
-        .fold((0, 0), |sum, (busy, all)| (sum.0 + busy, sum.1 + all))
-}
-
-/// Share of its ticks in which something was done, between two readings of [`ticks`].
-#[must_use]
-pub fn busy(before: (u64, u64), after: (u64, u64)) -> f64 {
-    let all = after.1.saturating_sub(before.1);
-    if all == 0 {
-        return 0.0;
-    }
-    after.0.saturating_sub(before.0) as f64 / all as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,12 +153,5 @@ mod tests {
         assert_eq!(all.len(), 49_000);
         assert!(all.iter().all(|a| a.ip().is_loopback()));
         assert_eq!(address(0, 900).to_string(), "127.1.1.1:900");
-    }
-
-    #[test]
-    fn busy_is_a_share() {
-        assert!((busy((10, 100), (60, 200)) - 0.5).abs() < 1e-9);
-        assert!(busy((10, 100), (10, 100)).abs() < 1e-9);
-        assert!(ticks(&crate::http::cores::allowed()).1 > 0);
     }
 }

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Instant;
 
-use crate::sample::{KernelSample, ProcessSample, TICKS_PER_SECOND, core_ticks};
+use crate::sample::{CoreTicks, KernelSample, ProcessSample, TICKS_PER_SECOND, core_ticks};
 
 /// What is remembered between two looks.
 #[derive(Debug)]
 pub struct Machine {
     slab_base_bytes: u64,
     at: Instant,
-    cores: BTreeMap<usize, (u64, u64)>,
+    cores: BTreeMap<usize, CoreTicks>,
     process_ticks: BTreeMap<u32, u64>,
     /// What the last look saw.
     pub now: Look,
@@ -97,9 +97,9 @@ impl Machine {
                 .iter()
                 .filter_map(|(core, now)| {
                     let before = self.cores.get(core)?;
-                    let all = now.1.saturating_sub(before.1);
-                    let busy = now.0.saturating_sub(before.0).min(all);
-                    (all > 0).then(|| (*core, 100.0 * (busy as f64 / all as f64)))
+                    let passed = now.since(*before);
+                    (passed.all > 0)
+                        .then(|| (*core, 100.0 * (passed.busy as f64 / passed.all as f64)))
                 })
                 .collect(),
             slab_growth_bytes: kernel.slab_bytes.saturating_sub(self.slab_base_bytes),
@@ -110,8 +110,8 @@ impl Machine {
     }
 }
 
-/// Busy and all ticks of each core in `/proc/stat`.
-fn ticks_of_cores(stat: &str) -> BTreeMap<usize, (u64, u64)> {
+/// The ticks of each core in `/proc/stat`.
+fn ticks_of_cores(stat: &str) -> BTreeMap<usize, CoreTicks> {
     let lines = stat.lines().take_while(|line| line.starts_with("cpu"));
     lines
         .filter_map(|line| {
@@ -138,10 +138,12 @@ mod tests {
     fn cores_are_told_apart_and_their_sum_is_none_of_them() {
         let stat =
             "cpu  30 0 30 60 0 0 0 0\ncpu0 10 0 10 20 0 0 0 0\ncpu11 20 0 20 40 0 0 0 0\nintr 5\n";
-        assert_eq!(
-            ticks_of_cores(stat),
-            BTreeMap::from([(0, (20, 40)), (11, (40, 80))])
-        );
+        let found = ticks_of_cores(stat);
+        let found: Vec<_> = found
+            .iter()
+            .map(|(core, t)| (*core, t.busy, t.all))
+            .collect();
+        assert_eq!(found, [(0, 20, 40), (11, 40, 80)]);
         assert!(ticks_of_cores("").is_empty());
     }
 

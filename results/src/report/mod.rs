@@ -9,7 +9,7 @@ pub mod chart;
 pub mod document;
 pub mod draw;
 pub mod histograms;
-mod html;
+pub(crate) mod html;
 mod http;
 mod longconn;
 mod markdown;
