@@ -61,7 +61,7 @@ fn every_message_in_both_directions() {
         now(),
         json!({"LongConn": 10, "Http": 0}),
         "127.0.0.1:9",
-        json!({"longconn_every": "200ms", "mode": [1]}),
+        json!({"longconn_every": "30s", "mode": [1]}),
     );
     master.send(&name, "spawn", order);
     assert_eq!(master.next("spawning")["data"], Value::Null);
@@ -279,7 +279,7 @@ fn times_are_the_masters_however_wrong_a_clock_is() {
         let mut master = Router::start();
         let worker = worker(&master.address, &[]);
         let name = master.welcome();
-        let options = json!({"longconn_every": "100ms"});
+        let options = json!({"longconn_every": "30s"});
         let order = spawn(
             now() + skew,
             json!({"LongConn": 5}),
