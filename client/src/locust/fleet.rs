@@ -51,6 +51,8 @@ pub struct Fleet {
     pub journal: Journal,
     /// Final figures, those of the test that runs too.
     pub report: WorkerReport,
+    /// The last test's final figures for people.
+    summaries: BTreeMap<Class, String>,
     has_failed: bool,
 }
 
@@ -81,6 +83,7 @@ impl Fleet {
             stats: Stats::new(now),
             journal: Journal::default(),
             report,
+            summaries: BTreeMap::new(),
             has_failed: false,
         }
     }
@@ -91,6 +94,7 @@ impl Fleet {
         self.stats.reset(now);
         self.journal.begin();
         self.failed.clear();
+        self.summaries.clear();
         self.report.runs.push(BTreeMap::new());
         if self.report.runs.len() > RUNS_MAX {
             self.report.runs.remove(0);
@@ -211,12 +215,8 @@ impl Fleet {
         for class in Class::ALL {
             self.harvest(class, now, second);
         }
-        if let Some(log) = &mut self.log
-            && let Err(e) = log.next_interval()
-        {
-            self.has_failed = true;
-            self.log = None;
-            self.journal.except(&e.to_string());
+        if let Some(log) = &mut self.log {
+            log.next_interval();
         }
     }
 
@@ -235,6 +235,9 @@ impl Fleet {
         }
         if let Some(run) = self.report.runs.last_mut() {
             run.insert(class.name().to_owned(), harvest.report);
+        }
+        if let Some(summary) = harvest.summary {
+            self.summaries.insert(class, summary);
         }
     }
 
@@ -263,6 +266,15 @@ impl Fleet {
     /// True if no test runs, and all users of the last one have ended.
     pub fn is_idle(&self) -> bool {
         !self.is_running
+    }
+
+    /// The last test's final figures for people.
+    pub fn summary(&self) -> String {
+        let mut text = format!("tests: {}", self.report.runs.len());
+        for (class, summary) in &self.summaries {
+            text += &format!("\n{}: {summary}", class.name());
+        }
+        text
     }
 
     /// True if something ended that should not have.

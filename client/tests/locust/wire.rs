@@ -251,7 +251,7 @@ fn a_master_that_says_nonsense_is_survived_and_obeyed_when_it_says_sense() {
 fn peers_that_are_no_master_are_survived() {
     use std::io::Write;
     // Those who speak something else, those who begin well and go on badly, and those who say nothing.
-    let mut greeting = vec![0; 64];
+    let mut greeting = [0; 64];
     (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
     greeting[12..16].copy_from_slice(b"NULL");
     let after = |bytes: &[u8]| [&greeting[..], bytes].concat();
