@@ -17,8 +17,8 @@ PROGRAMS := server client results sysctl
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
-NEED_TEST := $(NEED_BUILD) ip sysctl unshare setpriv chrt taskset python3 curl wrk nginx ab bash pkill stty tmux prometheus promtool \
-	groff strace systemd-analyze chromium chromedriver
+NEED_TEST := $(NEED_BUILD) ip sysctl unshare setpriv chrt taskset python3 python3-venv curl wrk nginx ab bash pkill stty tmux prometheus \
+	promtool groff strace systemd-analyze chromium chromedriver
 NEED_FUZZ := $(NEED_BUILD) c++
 NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
@@ -155,8 +155,14 @@ untune: tune-build ## Put back the kernel settings that were there before make t
 .PHONY: test
 test: ## Run every test, those that start the real binaries too
 	@bash .ci/need $(NEED_TEST)
+	@client/locust/venv
 	$(CARGO) build --workspace --locked
 	$(CARGO) test --workspace --locked --no-fail-fast
+
+.PHONY: locust-venv
+locust-venv: ## Install the Locust that the tests of holdfast-client worker run against into client/locust/.venv
+	@bash .ci/need python3 python3-venv
+	@client/locust/venv
 
 .PHONY: fuzz
 fuzz: ## Fuzz whatever reads bytes from outside, each target for TIME=60 seconds (TARGETS='chunked urls' for some)

@@ -5,18 +5,17 @@
 //! Must not know: what users do, what a report contains.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use holdfast_engine::{Config, DialPlan, Engine, Handler, Stop};
 use holdfast_results::console::{Console, Event, Events};
 use holdfast_results::live::{Snapshot, Span, Times};
 use holdfast_results::metrics::{Exposed, Metrics, Thread};
 use serde::Serialize;
+
+use crate::histogram_log::HistogramLog;
 
 /// Histograms of the time since the last report, by tag.
 pub type Intervals = Vec<(&'static str, Histogram<u64>)>;
@@ -110,28 +109,8 @@ async fn supervise<V: View>(
     run_time: Option<Duration>,
     histogram_log: Option<File>,
 ) -> Result<V::Report, anyhow::Error> {
-    let mut out = histogram_log.map(BufWriter::new);
-    let mut serializer = V2DeflateSerializer::new();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the log's format wants the date of its start"
-    )]
-    let mut log = match &mut out {
-        None => None,
-        Some(out) => Some(
-            IntervalLogWriterBuilder::new()
-                .add_comment(V::LOG_COMMENT)
-                .with_start_time(SystemTime::now())
-                .with_base_time(SystemTime::now())
-                .with_max_value_divisor(1.0)
-                .begin_log_with(out, &mut serializer)?,
-        ),
-    };
-    // A log that cannot be written is said at the end: the users go on.
-    let mut logged = Ok(());
-    let unlogged = |e: &dyn std::fmt::Debug| {
-        anyhow::anyhow!("cannot write the histogram log ({e:?}); next: free space")
-    };
+    let log = histogram_log.map(|file| HistogramLog::new(file, V::LOG_COMMENT));
+    let mut log = log.transpose()?;
     let mut stops = 0;
     let mut printed_us = 0;
     let mut last = V::Report::default();
@@ -150,7 +129,7 @@ async fn supervise<V: View>(
             engine.stop(if stops == 1 { Stop::InOrder } else { Stop::Now });
         }
         if is_done || now_us - printed_us >= 1_000_000 {
-            let from_us = std::mem::replace(&mut printed_us, now_us);
+            printed_us = now_us;
             let (report, intervals) = view.gather(&engine, is_done);
             let threads = engine.reports().map(|core| Thread {
                 open_now: core.stats.open_now,
@@ -158,21 +137,9 @@ async fn supervise<V: View>(
                 bytes_received: core.stats.bytes_received,
             });
             metrics.update(&report, &intervals, threads);
-            if let Some(writer) = &mut log {
-                let (start, length) = (
-                    Duration::from_micros(from_us),
-                    Duration::from_micros(now_us - from_us),
-                );
-                let written = intervals
-                    .iter()
-                    .filter(|(_, h)| !h.is_empty())
-                    .try_for_each(|(tag, histogram)| {
-                        writer.write_histogram(histogram, start, length, Tag::new(tag))
-                    });
-                if let Err(e) = written {
-                    logged = Err(unlogged(&e));
-                    log = None;
-                }
+            if let Some(log) = &mut log {
+                log.write(&intervals);
+                log.next_interval();
             }
             if stops == 0 && view.is_over(&report) {
                 stops = 1;
@@ -196,10 +163,7 @@ async fn supervise<V: View>(
             break;
         }
     }
-    drop(log);
-    if let (Ok(()), Some(Err(e))) = (&logged, out.map(|mut out| out.flush())) {
-        logged = Err(unlogged(&e));
-    }
+    let logged = log.map_or(Ok(()), HistogramLog::finish);
     let ended = engine.join();
     let written = console.finish(&last, V::summary(&last));
     ended?;

@@ -33,6 +33,8 @@ pub struct Harvest {
     pub rows: Vec<Row>,
     /// The final figures so far.
     pub report: serde_json::Value,
+    /// They for people, when all users have ended.
+    pub summary: Option<String>,
 }
 
 /// The users of one class.
@@ -94,7 +96,7 @@ pub fn start(
                 view,
                 users_max,
                 make,
-                |now, before, intervals| rows::longconn(now, before, intervals),
+                rows::longconn,
             )?))
         }
         Class::Http => {
@@ -244,7 +246,8 @@ where
     }
 
     fn harvest(&mut self, log: &mut dyn FnMut(&Intervals)) -> Harvest {
-        let (report, intervals) = self.view.gather(&self.engine, self.engine.is_done());
+        let is_done = self.engine.is_done();
+        let (report, intervals) = self.view.gather(&self.engine, is_done);
         log(&intervals);
         let before = std::mem::replace(&mut self.last, report);
         let mut report = serde_json::to_value(&self.last).expect("reports are plain data");
@@ -252,6 +255,7 @@ where
         Harvest {
             rows: (self.rows)(&self.last, &before, intervals),
             report,
+            summary: is_done.then(|| V::summary(&self.last)),
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Fleet {
     wanted: BTreeMap<Class, u64>,
     /// Classes that could not be started in this test.
     failed: BTreeSet<Class>,
+    /// A test runs.
+    is_running: bool,
     /// All are to end, at the latest then.
     ending: Option<Instant>,
     /// How long HTTP users may still be answered when all are to end.
@@ -49,6 +51,8 @@ pub struct Fleet {
     pub journal: Journal,
     /// Final figures, those of the test that runs too.
     pub report: WorkerReport,
+    /// The last test's final figures for people.
+    summaries: BTreeMap<Class, String>,
     has_failed: bool,
 }
 
@@ -73,20 +77,24 @@ impl Fleet {
             crews: BTreeMap::new(),
             wanted: BTreeMap::new(),
             failed: BTreeSet::new(),
+            is_running: false,
             ending: None,
             stop_timeout: Duration::ZERO,
             stats: Stats::new(now),
             journal: Journal::default(),
             report,
+            summaries: BTreeMap::new(),
             has_failed: false,
         }
     }
 
     /// A new test begins: statistics from `now` on.
     pub fn begin(&mut self, now: f64) {
+        self.is_running = true;
         self.stats.reset(now);
         self.journal.begin();
         self.failed.clear();
+        self.summaries.clear();
         self.report.runs.push(BTreeMap::new());
         if self.report.runs.len() > RUNS_MAX {
             self.report.runs.remove(0);
@@ -149,7 +157,7 @@ impl Fleet {
     /// All users are to end: HTTP users may have their answers first, for as long as is said.
     pub fn stop(&mut self, patience: Duration) {
         self.wanted.clear();
-        if self.ending.is_some() {
+        if self.ending.is_some() || !self.is_running {
             return;
         }
         self.ending = Some(Instant::now() + patience);
@@ -198,7 +206,9 @@ impl Fleet {
         }
         if self.ending.is_some() && self.crews.is_empty() {
             self.ending = None;
+            self.is_running = false;
             if !self.wanted.is_empty() {
+                self.begin(now);
                 self.order(self.wanted.clone(), console);
             }
         }
@@ -209,12 +219,8 @@ impl Fleet {
         for class in Class::ALL {
             self.harvest(class, now, second);
         }
-        if let Some(log) = &mut self.log
-            && let Err(e) = log.next_interval()
-        {
-            self.has_failed = true;
-            self.log = None;
-            self.journal.except(&e.to_string());
+        if let Some(log) = &mut self.log {
+            log.next_interval();
         }
     }
 
@@ -233,6 +239,9 @@ impl Fleet {
         }
         if let Some(run) = self.report.runs.last_mut() {
             run.insert(class.name().to_owned(), harvest.report);
+        }
+        if let Some(summary) = harvest.summary {
+            self.summaries.insert(class, summary);
         }
     }
 
@@ -258,9 +267,18 @@ impl Fleet {
                 .all(|(class, users)| self.failed.contains(class) || self.present(*class) == *users)
     }
 
-    /// True if no test runs.
+    /// True if no test runs, and all users of the last one have ended.
     pub fn is_idle(&self) -> bool {
-        self.crews.is_empty() && self.ending.is_none()
+        !self.is_running
+    }
+
+    /// The last test's final figures for people.
+    pub fn summary(&self) -> String {
+        let mut text = format!("tests: {}", self.report.runs.len());
+        for (class, summary) in &self.summaries {
+            text += &format!("\n{}: {summary}", class.name());
+        }
+        text
     }
 
     /// True if something ended that should not have.

@@ -35,7 +35,7 @@ fn what_long_connections_did_is_in_the_tables_to_the_last_message() {
             "-t",
             "7s",
             "--longconn-every",
-            "500ms",
+            "30s",
             "LongConn",
         ],
     );
@@ -165,7 +165,7 @@ fn a_load_shape_goes_up_and_down_without_restarting_anybody() {
         "--host",
         &host,
         "--longconn-every",
-        "1s",
+        "30s",
         "--csv",
         "figures",
         "LongConn",

@@ -63,7 +63,7 @@ fn users_end_with_the_master_if_that_was_wanted() {
 #[test]
 fn of_two_workers_of_one_name_the_second_takes_another() {
     let server = Server::start(&[]);
-    let master = Master::start(
+    let mut master = Master::start(
         "twins",
         &["--host", &server.address.to_string(), "LongConn"],
     );
@@ -78,9 +78,11 @@ fn of_two_workers_of_one_name_the_second_takes_another() {
     });
     master.swarm("user_count=21&spawn_rate=100");
     server.until_open(21);
+    master.signal(Signal::SIGTERM);
+    master.end();
     let opened: u64 = workers
         .into_iter()
-        .map(|worker| longconn(&worker.stop(), 0).opened)
+        .map(|worker| longconn(&worker.outcome(), 0).opened)
         .sum();
     assert_eq!(opened, 21);
     master.assert_unhurt();

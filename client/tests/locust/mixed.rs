@@ -17,7 +17,7 @@ fn two_of_ours_beside_one_in_python_share_the_users() {
         "--host",
         &server.address.to_string(),
         "--longconn-every",
-        "500ms",
+        "30s",
     ];
     let mut master = Master::on(own_address(), LOCUSTFILE, Folder::new("mixed"), &args);
     let ours: Vec<_> = (0..2).map(|_| worker(&master.address(), &[])).collect();
@@ -37,7 +37,7 @@ fn two_of_ours_beside_one_in_python_share_the_users() {
     master.until("three workers", |stats| {
         stats["workers"].as_array().is_some_and(|w| w.len() == 3)
     });
-    master.swarm("user_count=30&spawn_rate=30&longconn_every=500ms");
+    master.swarm("user_count=30&spawn_rate=30&longconn_every=30s");
     server.until_open(30);
     let stats = master.until("figures of all", |stats| {
         entry(stats, "connect")["num_requests"] == 30

@@ -61,7 +61,7 @@ fn every_message_in_both_directions() {
         now(),
         json!({"LongConn": 10, "Http": 0}),
         "127.0.0.1:9",
-        json!({"longconn_every": "200ms", "mode": [1]}),
+        json!({"longconn_every": "30s", "mode": [1]}),
     );
     master.send(&name, "spawn", order);
     assert_eq!(master.next("spawning")["data"], Value::Null);
@@ -251,7 +251,7 @@ fn a_master_that_says_nonsense_is_survived_and_obeyed_when_it_says_sense() {
 fn peers_that_are_no_master_are_survived() {
     use std::io::Write;
     // Those who speak something else, those who begin well and go on badly, and those who say nothing.
-    let mut greeting = vec![0; 64];
+    let mut greeting = [0; 64];
     (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
     greeting[12..16].copy_from_slice(b"NULL");
     let after = |bytes: &[u8]| [&greeting[..], bytes].concat();
@@ -279,7 +279,7 @@ fn times_are_the_masters_however_wrong_a_clock_is() {
         let mut master = Router::start();
         let worker = worker(&master.address, &[]);
         let name = master.welcome();
-        let options = json!({"longconn_every": "100ms"});
+        let options = json!({"longconn_every": "30s"});
         let order = spawn(
             now() + skew,
             json!({"LongConn": 5}),

@@ -16,6 +16,7 @@ mod bodies;
 mod documents;
 mod hyper_view;
 mod input;
+mod master;
 mod proc_texts;
 mod profiles;
 pub mod reference;
@@ -31,6 +32,7 @@ mod urls;
 pub use bodies::chunked;
 pub use documents::documents;
 pub use hyper_view::http_request_hyper;
+pub use master::master;
 pub use proc_texts::{machine, samples};
 pub use profiles::profiles;
 pub use replies::http_reply;
@@ -55,6 +57,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http_responder", http_responder),
     ("http_response", http_response),
     ("machine", machine),
+    ("master", master),
     ("profiles", profiles),
     ("reports", reports),
     ("samples", samples),
