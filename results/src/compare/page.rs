@@ -5,6 +5,8 @@
 //! first. A run without its series is in the figures only.
 //! Must not know: how a chart is drawn.
 
+use std::fs::File;
+
 use super::judge::Judgement;
 use super::side::Sample;
 use super::table::{cells, sentence};
@@ -123,7 +125,8 @@ fn overlay(before: &[Sample], after: &[Sample]) -> Section {
         let is_single = samples.len() == 1;
         let few = samples.iter().take(RUNS_MAX).enumerate();
         few.filter_map(|(number, sample)| {
-            let series = Series::read(&sample.folder.join("series.csv")).ok()?;
+            let file = File::open(sample.folder.join("series.csv")).ok()?;
+            let series = Series::read(file).ok()?;
             let start = series
                 .phases()
                 .into_iter()
