@@ -202,48 +202,47 @@ fn a_pinned_client() {
     assert!(limit.next.contains("--client-threads"), "{limit:?}");
 }
 
-/// Puts `net.ipv4.tcp_mem`, which belongs to the whole machine, back.
-struct TcpMem(PathBuf);
+/// `net.ipv4.tcp_mem`, which belongs to the whole machine, for the time of a test.
+struct TcpMem;
 
 impl TcpMem {
+    /// In a fixed place, so that the next start puts back what a kill kept this one from putting back.
+    const STATE: &str = "/run/holdfast-limits-tcp_mem.json";
+
     fn set(value: &str) -> Self {
         assert!(
             geteuid().is_root(),
             "net.ipv4.tcp_mem is root's; next: sudo make test"
         );
-        let state = std::env::temp_dir().join(format!("holdfast-limits-{}", std::process::id()));
-        let profile = state.with_extension("conf");
+        let profile = std::env::temp_dir().join(format!("holdfast-limits-{}", std::process::id()));
         fs::write(&profile, format!("net.ipv4.tcp_mem = {value}\n")).expect("a profile");
-        let done = Self::tune(
-            &["apply", "--exact", "--yes", "--profile"],
-            &profile,
-            &state,
-        );
-        let _ = fs::remove_file(profile);
-        assert!(done, "tcp_mem could not be set");
-        Self(state)
+        let path = profile.display().to_string();
+        let is_set = Self::tune(&["apply", "--exact", "--yes", "--profile", &path]);
+        fs::remove_file(profile).expect("was there");
+        assert!(is_set, "tcp_mem could not be set");
+        Self
     }
 
-    fn tune(words: &[&str], profile: &Path, state: &Path) -> bool {
+    fn tune(words: &[&str]) -> bool {
         let mut command = Command::new(ours("holdfast-tune"));
-        command.args(words);
-        if !profile.as_os_str().is_empty() {
-            command.arg(profile);
+        command.args(words).args(["--state", Self::STATE]);
+        command.output().expect("runs").status.success()
+    }
+
+    fn restore() {
+        if Path::new(Self::STATE).exists() && !Self::tune(&["restore"]) {
+            eprintln!(
+                "tcp_mem could not be restored; next: holdfast-tune restore --state {}",
+                Self::STATE
+            );
         }
-        let output = command.arg("--state").arg(state).output().expect("runs");
-        output.status.success()
+        let _ = fs::remove_file(Path::new(Self::STATE).with_extension("lock"));
     }
 }
 
 impl Drop for TcpMem {
     fn drop(&mut self) {
-        assert!(
-            Self::tune(&["restore"], Path::new(""), &self.0),
-            "tcp_mem could not be restored"
-        );
-        for left in ["", "lock"] {
-            let _ = fs::remove_file(self.0.with_extension(left));
-        }
+        Self::restore();
     }
 }
 
@@ -251,6 +250,7 @@ impl Drop for TcpMem {
 #[test]
 fn a_tiny_tcp_mem() {
     let _alone = alone();
+    TcpMem::restore();
     let now = fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").expect("of the machine");
     let most = now.split_whitespace().last().expect("three numbers");
     let stage = stage("tcp-mem", "", "");
