@@ -109,6 +109,9 @@ impl Page<'_> {
     }
 
     fn table(&mut self, table: &Table) {
+        if table.rows.is_empty() {
+            return;
+        }
         let align = |column| {
             if column < table.word_columns {
                 Alignment::Left
