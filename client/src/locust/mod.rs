@@ -29,6 +29,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use holdfast_results::console;
+use holdfast_results::metrics::{Kinds, Metrics};
 
 use crate::histogram_log::HistogramLog;
 use crate::launch::Launch;
@@ -102,11 +103,13 @@ pub fn main(flags: Flags) -> ExitCode {
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     flags.launch.begin()?;
+    let metrics =
+        Metrics::open(&flags.launch.metrics, Kinds::default()).map_err(anyhow::Error::msg)?;
     let console = flags.launch.console()?;
     let log = create_log(flags.launch.histogram_log.as_ref())?;
     let comment = "holdfast-client worker; microseconds; tags: connect, lateness, latency, raw";
     let log = log
         .map(|file| HistogramLog::new(file, comment))
         .transpose()?;
-    tokio_uring::start(async { Process::start(flags, console, log)?.serve().await })
+    tokio_uring::start(async { Process::start(flags, console, metrics, log)?.serve().await })
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use holdfast_engine::allowed_cores;
 use holdfast_results::console::{Console, EXIT_SHORT, Event, Events};
 use holdfast_results::live::Snapshot;
+use holdfast_results::metrics::Metrics;
 use holdfast_results::wire::{WORKER_SCHEMA, WorkerReport};
 use rmpv::Value;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -63,6 +64,7 @@ pub struct Process {
     on_master_loss: OnMasterLoss,
     master: String,
     console: Console,
+    metrics: Metrics,
     /// The last second, of the master's clock, whose requests were gathered.
     second: i64,
     started: Instant,
@@ -80,8 +82,10 @@ impl Process {
     pub fn start(
         flags: Flags,
         console: Console,
+        metrics: Metrics,
         log: Option<HistogramLog>,
     ) -> Result<Self, anyhow::Error> {
+        metrics.serve()?;
         let events = Events::new(&console)?;
         let (sender, links) = channel(QUEUE_COUNT);
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -115,6 +119,7 @@ impl Process {
             on_master_loss: flags.on_master_loss,
             master: flags.master,
             console,
+            metrics,
             second: 0,
             started: Instant::now(),
             reported: Instant::now(),
@@ -330,6 +335,7 @@ impl Process {
             self.fleet.harvest_all(now, self.second);
             self.second = second;
             let report = self.report(false);
+            self.metrics.update(&report, &[], std::iter::empty());
             let seconds = self.started.elapsed().as_secs_f64();
             self.console.progress(&report, || Snapshot {
                 seconds,

@@ -1,8 +1,11 @@
-//! `results/METRICS.md` against what the four programs really show, in both directions.
+//! `results/METRICS.md` against what the programs really show, in both directions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Four, get, results_file};
+use holdfast_results::wire::WorkerReport;
+
+use crate::common::{Running, own_address, subcommand};
+use crate::{Four, free_address, get, results_file};
 
 /// Type and labels by name.
 type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
@@ -61,7 +64,14 @@ fn shown(page: &str, into: &mut Metrics) {
 fn every_metric_is_documented_and_every_documented_one_is_there() {
     let four = Four::start();
     let mut seen = Metrics::new();
-    for at in four.metrics {
+    let of_worker = free_address();
+    let nobody = std::net::TcpListener::bind((own_address(), 0)).expect("a port");
+    let master = nobody.local_addr().expect("its address").to_string();
+    let at = of_worker.to_string();
+    let flags = ["--master", &master, "--metrics", &at];
+    let worker = Running::<WorkerReport>::start(subcommand("holdfast-client", "worker", &flags));
+    worker.until("a report", |r| r.workers == 1);
+    for at in four.metrics.into_iter().chain([of_worker]) {
         shown(&get(at, "/metrics", ""), &mut seen);
     }
     let documented = documented();

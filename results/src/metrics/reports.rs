@@ -1,4 +1,4 @@
-//! The reports of the four programs as metrics.
+//! The reports of the programs as metrics.
 //!
 //! Invariants: every metric of a program is there from its first report on, and of labels with known values every value.
 //! Must not know: where a report comes from, who reads the page.
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::buckets::Buckets;
 use super::page::Page;
 use super::{Kinds, Thread};
-use crate::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport};
+use crate::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport, WorkerReport};
 
 /// Durations by the names the reports' histograms have.
 type Durations = BTreeMap<&'static str, Buckets>;
@@ -62,25 +62,54 @@ fn counts(occurred: &BTreeMap<String, u64>, known: &[&'static str]) -> BTreeMap<
     counts
 }
 
+/// What runs here, by the schema of its report: `holdfast.PROGRAM.PROTOCOL/VERSION`.
+fn build(page: &mut Page, schema: &str) {
+    let mut names = schema.split(['.', '/']).skip(1).map(str::to_owned);
+    page.info(
+        "holdfast_build",
+        "The program that runs here",
+        vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            (
+                "program",
+                format!("holdfast-{}", names.next().unwrap_or_default()),
+            ),
+            ("protocol", names.next().unwrap_or_default()),
+        ],
+    );
+}
+
+impl Exposed for WorkerReport {
+    fn expose(&self, page: &mut Page, _: &Kinds, _: &Durations) {
+        build(page, &self.schema);
+        for (name, help, value) in [
+            (
+                "holdfast_workers",
+                "Workers this process is to its Locust master",
+                self.workers as f64,
+            ),
+            (
+                "holdfast_workers_known",
+                "Those of them the master knows now",
+                self.workers_known as f64,
+            ),
+            (
+                "holdfast_worker_users",
+                "Users there are now, of all classes",
+                self.users_now as f64,
+            ),
+        ] {
+            page.gauge(name, help, value);
+        }
+    }
+}
+
 // The reports have these fields in common, but no type: each is a document of its own.
 
 /// What every report has.
 macro_rules! any {
     ($page:ident, $report:ident) => {
-        // holdfast.PROGRAM.PROTOCOL/VERSION
-        let mut names = $report.schema.split(['.', '/']).skip(1).map(str::to_owned);
-        $page.info(
-            "holdfast_build",
-            "The program that runs here",
-            vec![
-                ("version", env!("CARGO_PKG_VERSION").to_owned()),
-                (
-                    "program",
-                    format!("holdfast-{}", names.next().unwrap_or_default()),
-                ),
-                ("protocol", names.next().unwrap_or_default()),
-            ],
-        );
+        build($page, &$report.schema);
         for (name, help, value) in [
             (
                 "holdfast_uptime_seconds",
