@@ -12,7 +12,7 @@ fn said(pieces: &[&[u8]]) -> (Vec<Heard>, bool) {
     for piece in pieces {
         inbox.push(piece);
         loop {
-            match inbox.next() {
+            match inbox.heard() {
                 Ok(Some(heard)) => all.push(heard),
                 Ok(None) => break,
                 Err(_) => return (all, true),
