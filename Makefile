@@ -17,8 +17,9 @@ PROGRAMS := server client results sysctl
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
-NEED_TEST := $(NEED_BUILD) ip sysctl unshare setpriv python3 curl wrk nginx ab
+NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv python3 curl wrk nginx ab
 NEED_FUZZ := $(NEED_BUILD) c++
+NEED_LAB := ip unshare nsenter
 NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
 PEER_COMMANDS := nginx haproxy go wrk
@@ -67,6 +68,11 @@ peers:
 ifneq ($(PEERS),0)
 	@bash .ci/need setpriv unshare $(PEER_COMMANDS) || echo "bench-http goes on without them" >&2
 endif
+
+.PHONY: lab
+lab: build ## Open a shell in a lab network on this machine: backend, balancer, master and CLIENTS=4 client hosts in namespaces
+	@bash .ci/need $(NEED_LAB)
+	$(CARGO_TARGET_DIR)/release/holdfast-bench lab $(if $(CLIENTS),--clients $(CLIENTS)) $(ARGS)
 
 .PHONY: drill
 drill: build ## Kill client and server at a million connections, and see that nothing is lost silently (USERS=1000000)

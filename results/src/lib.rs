@@ -9,11 +9,13 @@
 
 pub mod child;
 pub mod console;
+pub mod enclosure;
 pub mod folder;
 pub mod frame;
 pub mod http;
 pub mod lab;
 pub mod longconn;
+pub mod network;
 pub mod origin;
 pub mod plan;
 pub mod programs;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use holdfast_results::http;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
+use holdfast_results::network::visit;
 use holdfast_results::refusal::Refusal;
 
 /// Loads a server with a client, both on this machine, and proves the result.
@@ -28,6 +29,8 @@ enum What {
     Longconn(Longconn),
     /// HTTP requests: our server and client beside others, each on its half of the cores, alternating over rounds.
     Http(Http),
+    /// A network of hosts on this machine, in namespaces of its own: a shell in it, or one command
+    Lab(visit::Flags),
 }
 
 #[derive(Debug, Args)]
@@ -275,6 +278,7 @@ fn main() -> ExitCode {
             let is_json = flags.json;
             http::bench(flags.into(), is_json)
         }
+        What::Lab(flags) => visit::visit(&flags),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -291,6 +295,7 @@ fn usage(e: &clap::Error) -> Refusal {
     let cause = text.split("\n\n").next().unwrap_or_default();
     let help = match std::env::args().nth(1).as_deref() {
         Some("http") => "holdfast-bench http --help",
+        Some("lab") => "holdfast-bench lab --help",
         _ => "holdfast-bench longconn --help",
     };
     Refusal::new(cause.trim_start_matches("error: "), help)
