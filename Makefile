@@ -17,9 +17,9 @@ PROGRAMS := server client results sysctl
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
-NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv python3 curl wrk nginx ab
+NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv python3 curl wrk nginx ab haproxy prlimit
 NEED_FUZZ := $(NEED_BUILD) c++
-NEED_LAB := ip unshare nsenter
+NEED_LAB := ip nsenter
 NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
 PEER_COMMANDS := nginx haproxy go wrk
@@ -73,6 +73,17 @@ endif
 lab: build ## Open a shell in a lab network on this machine: backend, balancer, master and CLIENTS=4 client hosts in namespaces
 	@bash .ci/need $(NEED_LAB)
 	$(CARGO_TARGET_DIR)/release/holdfast-bench lab $(if $(CLIENTS),--clients $(CLIENTS)) $(ARGS)
+
+.PHONY: bench-haproxy
+bench-haproxy: build ## Measure what haproxy adds between client and server, and where it stops, direct and through it in one run
+	@bash .ci/need $(NEED_LAB) haproxy
+	$(CARGO_TARGET_DIR)/release/holdfast-bench proxy $(BENCH_HAPROXY)
+
+## bench-haproxy takes: USERS=8000 SCENARIOS=longconn,limit,http-64,http-20000 ARGS='more options' (--proxy nginx, --target HOST:PORT)
+BENCH_HAPROXY = $(strip \
+	$(if $(USERS),--users $(USERS)) \
+	$(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
+	$(ARGS))
 
 .PHONY: drill
 drill: build ## Kill client and server at a million connections, and see that nothing is lost silently (USERS=1000000)

@@ -286,6 +286,12 @@ fn children_cpu() -> Duration {
     })
 }
 
+/// Arguments of a program.
+#[must_use]
+pub fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_string()).collect()
+}
+
 /// A command line that a shell would read as these words.
 #[must_use]
 pub fn shell_line(program: &Path, args: &[String]) -> String {

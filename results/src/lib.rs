@@ -19,6 +19,7 @@ pub mod network;
 pub mod origin;
 pub mod plan;
 pub mod programs;
+pub mod proxy;
 pub mod record;
 pub mod refusal;
 pub mod run;

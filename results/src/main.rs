@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use holdfast_results::http;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
 use holdfast_results::network::visit;
+use holdfast_results::proxy;
 use holdfast_results::refusal::Refusal;
 
 /// Loads a server with a client, both on this machine, and proves the result.
@@ -31,6 +32,8 @@ enum What {
     Http(Http),
     /// A network of hosts on this machine, in namespaces of its own: a shell in it, or one command
     Lab(visit::Flags),
+    /// A system between client and server (haproxy): what it adds, and where it stops, direct and through it in one run
+    Proxy(proxy::Flags),
 }
 
 #[derive(Debug, Args)]
@@ -279,6 +282,7 @@ fn main() -> ExitCode {
             http::bench(flags.into(), is_json)
         }
         What::Lab(flags) => visit::visit(&flags),
+        What::Proxy(flags) => proxy::bench(&flags),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -296,6 +300,7 @@ fn usage(e: &clap::Error) -> Refusal {
     let help = match std::env::args().nth(1).as_deref() {
         Some("http") => "holdfast-bench http --help",
         Some("lab") => "holdfast-bench lab --help",
+        Some("proxy") => "holdfast-bench proxy --help",
         _ => "holdfast-bench longconn --help",
     };
     Refusal::new(cause.trim_start_matches("error: "), help)

@@ -367,7 +367,8 @@ fn nonzero(map: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
         .collect()
 }
 
-fn round(value: f64, digits: i32) -> f64 {
+/// `value` with so many digits behind the point.
+pub(crate) fn round(value: f64, digits: i32) -> f64 {
     let scale = 10f64.powi(digits);
     (value * scale).round() / scale
 }

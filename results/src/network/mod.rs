@@ -7,6 +7,7 @@
 
 pub mod host;
 pub mod layout;
+pub mod record;
 pub mod visit;
 
 use std::fs;
