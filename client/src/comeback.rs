@@ -110,6 +110,11 @@ impl<T> Comeback<T> {
         self.waiting.peek().map(|Reverse(entry)| entry.due_us)
     }
 
+    /// Sends the first of them home. False when there is none.
+    pub fn drop_first(&mut self) -> bool {
+        self.waiting.pop().is_some()
+    }
+
     /// Sends all of them home.
     pub fn clear(&mut self) {
         self.waiting.clear();

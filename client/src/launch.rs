@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use clap::Args;
@@ -26,9 +25,9 @@ use crate::source::{self, Source};
 pub const KERNEL_BYTES_PER_CONNECTION: u64 =
     SOCKET_BYTES + BIND_BUCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES;
 
-/// Flags every subcommand has.
+/// How many users, how fast, how long.
 #[derive(Args)]
-pub struct Launch {
+pub struct Quantity {
     /// Users: connections to open and hold
     #[arg(short, long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub users: u64,
@@ -38,6 +37,11 @@ pub struct Launch {
     /// End after this time, ramp included [default: at SIGINT or SIGTERM, or when nothing is left to do]
     #[arg(short = 't', long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub run_time: Option<Duration>,
+}
+
+/// Flags every subcommand has.
+#[derive(Args)]
+pub struct Launch {
     /// Source addresses: an address, FIRST-LAST, a CIDR range, or auto (what the interfaces have; for loopback targets, as much of
     /// 127.0.0.0/8 as is needed); repeat or separate by commas
     #[arg(long, value_name = "ADDRESSES", default_value = "auto", value_delimiter = ',', value_parser = source::parse)]
@@ -87,6 +91,13 @@ pub struct Wants {
     pub own_bytes_per_connection: u64,
     /// Connections a user may have at once: one, and one that is ending.
     pub connections_per_user: u64,
+}
+
+impl Wants {
+    /// Memory for one connection at most, ours and the kernel's, bytes.
+    pub fn bytes_per_connection(&self) -> u64 {
+        KERNEL_BYTES_PER_CONNECTION + self.own_bytes_per_connection
+    }
 }
 
 /// What is needed to start an engine.
@@ -159,6 +170,7 @@ impl Launch {
     /// One line naming the cause and the next command to type.
     pub fn ready(
         &self,
+        quantity: &Quantity,
         targets: &[SocketAddr],
         wants: Wants,
         console: &Console,
@@ -168,16 +180,16 @@ impl Launch {
         preflight::check_io_uring(&machine)?;
         let nofile = preflight::raise_nofile()?;
         KernelRing::check(true)?;
-        let bytes = KERNEL_BYTES_PER_CONNECTION + wants.own_bytes_per_connection;
-        preflight::check_memory(&machine, self.users, bytes)?;
-        let plan = self.plan(targets)?;
+        let users = quantity.users;
+        preflight::check_memory(&machine, users, wants.bytes_per_connection())?;
+        let plan = self.plan(users, targets)?;
         let cores = allowed_cores();
         let thread_count = self.threads.map_or(cores.len(), usize::from);
-        let share = self.users.div_ceil(thread_count as u64) * wants.connections_per_user;
+        let share = users.div_ceil(thread_count as u64) * wants.connections_per_user;
         let ring_slots = self.ring_slots.map_or(nofile.limit, u64::from);
         let ring_slots = ring_slots.min(share + u64::from(SPARE_SLOTS) * 2);
         let config = Config {
-            capacity: self.users,
+            capacity: users,
             thread_count,
             cores,
             ring_slots: ring_slots.min(u64::from(RING_SLOTS_MAX)) as u32,
@@ -192,22 +204,40 @@ impl Launch {
             config.ring_count(),
             config.ring_slots,
             grouped(plan.tuple_count()),
-            grouped(self.users),
+            grouped(users),
         ));
-        for shortfall in holdfast_sysctl::plan::shortfalls(&machine, Role::Client, self.users) {
+        for shortfall in holdfast_sysctl::plan::shortfalls(&machine, Role::Client, users) {
             console.say(shortfall);
         }
-        let load = Arc::new(Load {
-            users: AtomicU64::new(self.users),
-            spawn_rate_milli: AtomicU64::new(self.spawn_rate),
-        });
+        let load = Arc::new(Load::new(users, quantity.spawn_rate));
         Ok(Ready { config, plan, load })
     }
 
+    /// How many users fit here, memory and addresses considered: no more than `users_max`, if that is said.
+    ///
+    /// # Errors
+    /// One line naming the cause and the next command to type.
+    pub fn users_that_fit(
+        &self,
+        targets: &[SocketAddr],
+        wants: Wants,
+        users_max: Option<u64>,
+    ) -> Result<u64, anyhow::Error> {
+        if let Some(users_max) = users_max {
+            return Ok(users_max);
+        }
+        let users = preflight::memory_fits(&Machine::read()?, wants.bytes_per_connection()).max(1);
+        let port_count = u64::from(self.ports.end() - self.ports.start()) + 1;
+        let needed = users.div_ceil(port_count * targets.len() as u64);
+        let addresses = source::addresses(&self.source, targets, needed)?;
+        let plan = DialPlan::new(addresses, self.ports.clone(), targets.to_vec(), users)?;
+        Ok(plan.tuple_count())
+    }
+
     /// Everything users may connect from and to, or what is missing.
-    fn plan(&self, targets: &[SocketAddr]) -> Result<DialPlan, anyhow::Error> {
+    fn plan(&self, users: u64, targets: &[SocketAddr]) -> Result<DialPlan, anyhow::Error> {
         // A few more than users, so that a port somebody else sits on is no loss.
-        let tuple_count_max = self.users + self.users / 4 + 65_536;
+        let tuple_count_max = users + users / 4 + 65_536;
         let port_count = u64::from(self.ports.end() - self.ports.start()) + 1;
         let needed = tuple_count_max.div_ceil(port_count * targets.len() as u64);
         let addresses = source::addresses(&self.source, targets, needed)?;
@@ -218,12 +248,7 @@ impl Launch {
             targets.to_vec(),
             tuple_count_max,
         )?;
-        preflight::check_sources(
-            address_count,
-            u64::from(plan.port_count()),
-            targets,
-            self.users,
-        )?;
+        preflight::check_sources(address_count, u64::from(plan.port_count()), targets, users)?;
         Ok(plan)
     }
 }

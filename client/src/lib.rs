@@ -5,9 +5,11 @@
 
 pub mod comeback;
 mod figures;
+mod histogram_log;
 pub mod http;
 mod launch;
 pub mod load;
+pub mod locust;
 pub mod longconn;
 pub mod source;
 mod supervise;

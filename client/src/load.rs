@@ -1,7 +1,9 @@
-//! How many users there are to be and how fast they come: the load, and one thread's part of it.
+//! How many users there are to be and how fast they come and go: the load, and one thread's part of it.
 //!
-//! Invariants: user k of a thread is due at a time of its own, smooth inside each second, and threads take turns; a late turn starts
-//! everybody who is due, each with the time it was meant to start at.
+//! Users are numbered over all threads, and those who stay are always the first ones. An order moves the number of users from one
+//! value to another at a rate; user k comes, or goes, when the number passes k.
+//! Invariants: each user has a due time of its own, smooth inside each second, and threads take turns; a late turn starts everybody
+//! who is due, each with the time it was meant to start at; nobody starts again because others come or go.
 //! Must not know: what a user does, connections.
 
 use std::sync::Arc;
@@ -10,40 +12,61 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How many users there are to be, and how fast; may change while running.
 #[derive(Debug)]
 pub struct Load {
+    /// Where the number of users is coming from.
+    from: AtomicU64,
     /// Users over all threads.
-    pub users: AtomicU64,
-    /// Users to start a second over all threads, in thousandths; [`Load::MAX`] for as fast as it goes.
-    pub spawn_rate_milli: AtomicU64,
+    users: AtomicU64,
+    /// Users to start or to end a second over all threads, in thousandths; [`Load::MAX`] for as fast as it goes.
+    rate_milli: AtomicU64,
+    /// Orders so far.
+    orders: AtomicU64,
 }
 
 impl Load {
     /// As fast as it goes.
     pub const MAX: u64 = u64::MAX;
+
+    /// `users` to be started from none, `rate_milli` thousandths a second.
+    pub fn new(users: u64, rate_milli: u64) -> Self {
+        Load {
+            from: AtomicU64::new(0),
+            users: AtomicU64::new(users),
+            rate_milli: AtomicU64::new(rate_milli),
+            orders: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on: from `from` users, which is about how many there are, to `users`.
+    pub fn order(&self, from: u64, users: u64, rate_milli: u64) {
+        // A thread that sees the new number sees the rest too, because it reads them in the opposite order.
+        self.orders.fetch_add(1, Ordering::Relaxed);
+        self.from.store(from, Ordering::Relaxed);
+        self.rate_milli.store(rate_milli, Ordering::Relaxed);
+        self.users.store(users, Ordering::Release);
+    }
 }
 
-/// One thread's share of a load: who is to start when.
+/// One thread's share of a load: who is to start or to end when.
 #[derive(Debug)]
 pub struct Spawn {
     load: Arc<Load>,
     share: u64,
     share_count: u64,
-    /// Users started.
-    started: u64,
-    /// The rate, since when it counts, and how many had been started by then.
-    pace_from: Option<(u64, u64, u64)>,
+    /// Users started and not ended.
+    present: u64,
+    /// The order that is being followed, and since when.
+    following: Option<(u64, u64)>,
+    /// Users there are to be by now, by the last look at the order.
+    allowed: u64,
 }
 
-/// Users that may start now, from [`Spawn::due`].
+/// What is due now, from [`Spawn::due`].
 #[derive(Debug, Clone, Copy)]
 pub struct Due {
     rate_milli: u64,
     now_us: u64,
-    /// Users who may have been started by now, by pace alone.
-    paced: u64,
-    /// When the one after them is due, engine time; `None` when there is no pace.
-    next_us: Option<u64>,
-    /// Users there are to be by now.
-    allowed: u64,
+    from_us: u64,
+    from: u64,
 }
 
 impl Spawn {
@@ -53,19 +76,24 @@ impl Spawn {
             load,
             share: share as u64,
             share_count: share_count as u64,
-            started: 0,
-            pace_from: None,
+            present: 0,
+            following: None,
+            allowed: 0,
         }
     }
 
-    /// Users started so far.
-    pub fn started(&self) -> u64 {
-        self.started
+    /// Users started and not ended.
+    pub fn present(&self) -> u64 {
+        self.present
     }
 
     /// The number the next user has among all users of all threads.
     pub fn next_number(&self) -> u64 {
-        self.started * self.share_count + self.share
+        self.number(self.present)
+    }
+
+    fn number(&self, own: u64) -> u64 {
+        own * self.share_count + self.share
     }
 
     /// How many of the first `count` users by number are this thread's.
@@ -74,82 +102,101 @@ impl Spawn {
     }
 
     /// This thread's share of all users.
-    pub fn target(&self) -> u64 {
-        self.share_of(self.load.users.load(Ordering::Relaxed))
+    fn target(&self) -> u64 {
+        self.share_of(self.load.users.load(Ordering::Acquire))
+    }
+
+    /// True if there are as many users as were ordered.
+    pub fn is_settled(&self) -> bool {
+        self.present == self.target()
     }
 
     /// Who is due at a time.
     pub fn due(&mut self, now_us: u64) -> Due {
-        let rate_milli = self.load.spawn_rate_milli.load(Ordering::Relaxed);
-        let (paced, next_us) = self.pace(rate_milli, now_us);
+        let users = self.load.users.load(Ordering::Acquire);
+        let rate_milli = self.load.rate_milli.load(Ordering::Relaxed);
+        let from = self.load.from.load(Ordering::Relaxed);
+        let order = self.load.orders.load(Ordering::Relaxed);
+        let from_us = match self.following {
+            Some((followed, from_us)) if followed == order => from_us,
+            _ => {
+                self.following = Some((order, now_us));
+                now_us
+            }
+        };
+        let passed = match rate_milli {
+            Load::MAX => u64::MAX,
+            rate => {
+                let passed = u128::from(now_us - from_us) * u128::from(rate) / 1_000_000_000;
+                u64::try_from(passed).unwrap_or(u64::MAX).saturating_add(1)
+            }
+        };
+        let count = if users >= from {
+            users.min(from.saturating_add(passed))
+        } else {
+            users.max(from.saturating_sub(passed))
+        };
+        self.allowed = self.share_of(count);
         Due {
             rate_milli,
             now_us,
-            paced,
-            next_us,
-            allowed: self.target().min(paced),
+            from_us,
+            from,
         }
     }
 
     /// Starts the next user who is due: the time it was meant to start at. `None` when nobody is left.
     pub fn start_next(&mut self, due: &Due) -> Option<u64> {
-        if self.started >= due.allowed {
+        if self.present >= self.allowed {
             return None;
         }
-        let intended_us = match due.next_us {
-            // The intended start of this very user, not of the batch.
-            Some(next_us) => {
-                let behind = u128::from(due.paced - self.started)
-                    * u128::from(self.share_count)
-                    * 1_000_000_000;
-                next_us.saturating_sub((behind / u128::from(due.rate_milli.max(1))) as u64)
-            }
-            None => due.now_us,
-        };
-        self.started += 1;
+        // The intended start of this very user, not of the batch.
+        let intended_us = due.at_us(self.next_number().saturating_sub(due.from));
+        self.present += 1;
         Some(intended_us)
     }
 
-    /// When the next user is due, if one is left.
-    pub fn next_us(&self, due: &Due) -> Option<u64> {
-        (self.started < self.target()).then(|| due.next_us.unwrap_or(due.now_us))
+    /// Users who are to end now.
+    pub fn excess(&self) -> u64 {
+        self.present.saturating_sub(self.allowed)
     }
 
-    /// How many users may have been started by now, and when the next one is due.
-    fn pace(&mut self, rate_milli: u64, now_us: u64) -> (u64, Option<u64>) {
-        if rate_milli == Load::MAX {
-            return (u64::MAX, None);
+    /// A user has ended because there are to be fewer.
+    pub fn leave(&mut self) {
+        assert!(self.excess() > 0, "nobody leaves who may stay");
+        self.present -= 1;
+    }
+
+    /// When the next user is due to start or to end, if one is.
+    pub fn next_us(&self, due: &Due) -> Option<u64> {
+        let target = self.target();
+        if self.present < target {
+            return Some(due.at_us(self.next_number().saturating_sub(due.from)));
         }
-        let (from_us, from_count) = match self.pace_from {
-            Some((rate, from_us, from_count)) if rate == rate_milli => (from_us, from_count),
-            _ => {
-                self.pace_from = Some((rate_milli, now_us, self.started));
-                (now_us, self.started)
-            }
-        };
-        // User k of this thread is due at from + (k * threads + share) / rate, so that threads take turns.
-        let due_us = |k: u64| {
-            let place =
-                u128::from(k - from_count) * u128::from(self.share_count) + u128::from(self.share);
-            from_us + (place * 1_000_000_000 / u128::from(rate_milli.max(1))) as u64
-        };
-        let elapsed = u128::from(now_us - from_us) * u128::from(rate_milli);
-        let places = elapsed / 1_000_000_000;
-        let mut count = from_count;
-        if places >= u128::from(self.share) {
-            count += ((places - u128::from(self.share)) / u128::from(self.share_count)) as u64 + 1;
+        // Of those who are over and could not be ended yet, the next one is looked for a little later.
+        let last = self.number(self.present.checked_sub(1)?);
+        (self.present > target).then(|| {
+            due.at_us(due.from.saturating_sub(last + 1))
+                .max(due.now_us + 1_000)
+        })
+    }
+}
+
+impl Due {
+    /// When the number of users has moved by `place`.
+    fn at_us(&self, place: u64) -> u64 {
+        if self.rate_milli == Load::MAX {
+            return self.now_us;
         }
-        (count, Some(due_us(count)))
+        let after_us = u128::from(place) * 1_000_000_000 / u128::from(self.rate_milli.max(1));
+        self.from_us + after_us as u64
     }
 }
 
 /// A load for tests of what runs under it.
 #[cfg(test)]
 pub fn fixed(users: u64, spawn_rate_milli: u64) -> Arc<Load> {
-    Arc::new(Load {
-        users: AtomicU64::new(users),
-        spawn_rate_milli: AtomicU64::new(spawn_rate_milli),
-    })
+    Arc::new(Load::new(users, spawn_rate_milli))
 }
 
 #[cfg(test)]
@@ -190,5 +237,47 @@ mod tests {
             .map(|share| started(&mut Spawn::new(Arc::clone(&load), share, 3), 0).len())
             .collect();
         assert_eq!(counts, [4, 3, 3]);
+    }
+
+    #[test]
+    fn fewer_users_end_one_after_the_other_and_more_come_after_them() {
+        let load = fixed(100, Load::MAX);
+        let mut spawns = [0, 1].map(|share| Spawn::new(Arc::clone(&load), share, 2));
+        assert_eq!(spawns.each_mut().map(|s| started(s, 0).len()), [50, 50]);
+        load.order(100, 90, 10_000);
+        let mut left = Vec::new();
+        for ms in 0..=1_000 {
+            for spawn in &mut spawns {
+                spawn.due(1_000_000 + ms * 1_000);
+                assert!(spawn.excess() <= 1, "a batch at {ms} ms");
+                while spawn.excess() > 0 {
+                    left.push(spawn.number(spawn.present - 1));
+                    spawn.leave();
+                }
+            }
+        }
+        assert_eq!(
+            left,
+            (90..100).rev().collect::<Vec<_>>(),
+            "the newest first"
+        );
+        load.order(90, 94, 4_000);
+        let [even, odd] = &mut spawns;
+        assert_eq!(started(even, 3_000_000), [3_000_000]);
+        assert!(started(odd, 3_000_000).is_empty());
+        assert_eq!(started(odd, 3_300_000), [3_250_000]);
+        assert_eq!(started(even, 4_000_000), [3_500_000]);
+        assert!(even.is_settled() && !odd.is_settled());
+    }
+
+    #[test]
+    fn an_order_after_a_long_rest_is_no_burst() {
+        let load = fixed(10, 1_000_000);
+        let mut spawn = Spawn::new(Arc::clone(&load), 0, 1);
+        started(&mut spawn, 0);
+        assert_eq!(started(&mut spawn, 60_000_000).len(), 9);
+        load.order(10, 1_000, 1_000_000);
+        assert_eq!(started(&mut spawn, 120_000_000).len(), 1);
+        assert_eq!(started(&mut spawn, 120_005_000).len(), 5);
     }
 }

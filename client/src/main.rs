@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use holdfast_client::{http, longconn};
+use holdfast_client::{http, locust, longconn};
 
 /// Opens very many TCP connections, and tells what became of each.
 #[derive(Parser)]
@@ -22,11 +22,14 @@ enum Command {
     Longconn(Box<longconn::Flags>),
     /// Ask an HTTP/1.1 server over many connections, check the answers, and time them
     Http(Box<http::Flags>),
+    /// Be a worker of a Locust master: as many users as it orders, of both kinds, with its host and arguments
+    Worker(Box<locust::Flags>),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Longconn(flags) => longconn::main(*flags),
         Command::Http(flags) => http::main(*flags),
+        Command::Worker(flags) => locust::main(*flags),
     }
 }

@@ -24,7 +24,7 @@ pub trait Handler: Send {
     fn on_blocked(&mut self, _conn: &mut Conn<'_, Self::State>) {}
     /// A blocked peer has taken everything.
     fn on_sent(&mut self, _conn: &mut Conn<'_, Self::State>) {}
-    /// The engine is to stop in order: end this connection now, or soon.
+    /// The engine is to stop in order, or [`Dial::end_newest`] chose this connection: end it now, or soon.
     fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {
         conn.close();
     }
@@ -244,6 +244,7 @@ pub struct Dial<'a, S> {
     room: usize,
     is_stopping: bool,
     wanted: &'a mut Vec<S>,
+    to_end: u64,
 }
 
 impl<'a, S> Dial<'a, S> {
@@ -254,6 +255,7 @@ impl<'a, S> Dial<'a, S> {
             room,
             is_stopping,
             wanted,
+            to_end: 0,
         }
     }
 
@@ -280,5 +282,17 @@ impl<'a, S> Dial<'a, S> {
     pub fn connect(&mut self, state: S) {
         assert!(self.room() > 0);
         self.wanted.push(state);
+    }
+
+    /// Up to `count` open connections are to end: [`Handler::on_stop`] is called for them, after this callback. They are
+    /// taken from the last slot backwards: the newest first, except where one lies in a slot that was free again. A turn may reach
+    /// fewer; then it is asked for again, and one that did not end at once may be called again.
+    pub fn end_newest(&mut self, count: u64) {
+        self.to_end = count;
+    }
+
+    /// Connections that are to end.
+    pub(crate) fn to_end(&self) -> u64 {
+        self.to_end
     }
 }

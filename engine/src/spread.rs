@@ -29,6 +29,8 @@ const CONNECTING_MAX: usize = 2_048;
 /// Most attempts one thread starts in one turn: few enough that a heartbeat does not wait long behind them, enough that a
 /// thread whose turns are long with heartbeats still ramps.
 const DIALS_PER_TURN_MAX: usize = 1_024;
+/// Most connections a handler may end in one turn by [`Dial::end_newest`].
+const ENDS_PER_TURN_MAX: u64 = 256;
 
 /// Rounds of accepting before the listeners are closed; each takes up to [`ACCEPT_BATCH_MAX`] from each.
 const LAST_ROUNDS_MAX: usize = 128;
@@ -446,7 +448,14 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let is_stopping = self.stopping != Stop::No;
         let mut dial = Dial::new(self.ctx.now_us, room + again, is_stopping, &mut self.wanted);
         self.next_call_us = self.ctx.handler.on_turn(&mut dial);
+        let mut to_end = dial.to_end().min(ENDS_PER_TURN_MAX);
         self.ctx.stats.attempts += (self.wanted.len() - again) as u64;
+        for shard in self.shards.iter_mut().rev() {
+            if to_end == 0 {
+                break;
+            }
+            to_end -= shard.end_newest(&mut self.ctx, to_end)?;
+        }
         // One that met a taken address says how crowded it is; a whole round of them, that there is no other.
         if again == 0 {
             self.taken_in_a_row = 0;

@@ -76,7 +76,11 @@ pub struct ClientReport {
     pub open_now: u64,
     /// Attempts begun and not yet ended.
     pub connecting_now: u64,
-    /// How each opened connection ended: held (to the end, all due messages right), closed_by_server, reset,
+    /// Users there are: started, and not ended because there were to be fewer.
+    #[serde(default)]
+    pub users_now: u64,
+    /// How each opened connection ended: held (to the end, all due messages right), stopped (the same until there were to be fewer
+    /// users), closed_by_server, reset,
     /// wrong_data, missed_message, closed_by_us, ... Complete in the final report only.
     pub ended: BTreeMap<String, u64>,
     /// Every user has been attempted once and no attempt is under way.
@@ -188,6 +192,9 @@ pub struct HttpClientReport {
     pub open_now: u64,
     /// Attempts begun and not yet ended.
     pub connecting_now: u64,
+    /// Users there are: started, and not ended because there were to be fewer.
+    #[serde(default)]
+    pub users_now: u64,
     /// Every user has been started and no first attempt is under way.
     pub ramp_done: bool,
     /// From the first attempt to the last user's opening, seconds.
@@ -226,3 +233,25 @@ pub struct HttpClientReport {
 
 /// [`HttpClientReport::schema`].
 pub const HTTP_CLIENT_SCHEMA: &str = "holdfast.client.http/1";
+
+/// What `holdfast-client worker` reports.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerReport {
+    /// Always [`WORKER_SCHEMA`].
+    pub schema: String,
+    /// True in the last report of a process and in `--json` files.
+    pub is_final: bool,
+    /// The master's address.
+    pub master: String,
+    /// Workers this process is to the master.
+    pub workers: usize,
+    /// Those of them the master knows.
+    pub workers_known: usize,
+    /// Users there are, of all classes.
+    pub users_now: u64,
+    /// The last hundred tests: by user class, a [`ClientReport`] (`LongConn`) or an [`HttpClientReport`] (`Http`).
+    pub runs: Vec<BTreeMap<String, serde_json::Value>>,
+}
+
+/// [`WorkerReport::schema`].
+pub const WORKER_SCHEMA: &str = "holdfast.client.worker/1";

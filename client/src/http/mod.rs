@@ -11,8 +11,9 @@ pub mod schedule;
 pub mod tally;
 pub mod url;
 pub mod user;
-mod view;
+pub(crate) mod view;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,10 +21,10 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use holdfast_http1::Limits;
-use holdfast_results::console::{self, EXIT_SHORT};
+use holdfast_results::console::{self, Console, EXIT_SHORT};
 use holdfast_results::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 
-use crate::launch::{Launch, Wants, interval_us};
+use crate::launch::{Launch, Quantity, Ready, Wants, interval_us};
 use crate::supervise::{self, create_log};
 use crate::target;
 use budget::Budget;
@@ -82,6 +83,8 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     warm_up: Duration,
     #[command(flatten)]
+    quantity: Quantity,
+    #[command(flatten)]
     launch: Launch,
 }
 
@@ -90,7 +93,7 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// What http wants of the engine. Answers are prompt and connections many: whoever waits for work to gather measures that instead.
 /// Those that are awaited or left at the end have no claim to more than two seconds.
-const WANTS: Wants = Wants {
+pub(crate) const WANTS: Wants = Wants {
     coalesce_us: 0,
     drain_timeout: Duration::from_secs(2),
     buffer_bytes: 4_096,
@@ -107,7 +110,7 @@ fn parse_rate(text: &str) -> Result<u64, String> {
 }
 
 /// A time or a range of times, microseconds.
-fn parse_wait(text: &str) -> Result<(u64, u64), String> {
+pub(crate) fn parse_wait(text: &str) -> Result<(u64, u64), String> {
     let (shortest, longest) = text.split_once("..").unwrap_or((text, text));
     let microseconds = |text: &str| match text.trim() {
         "0" => Some(0),
@@ -138,14 +141,14 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     launch.begin()?;
     let timeout_us = interval_us("--timeout", flags.timeout, false)?;
     let warm_up_us = interval_us("--warm-up", flags.warm_up, true)?;
-    if launch.run_time.is_some_and(|t| t <= flags.warm_up) {
+    if flags.quantity.run_time.is_some_and(|t| t <= flags.warm_up) {
         anyhow::bail!("--warm-up leaves nothing of --run-time to measure; next: give less of it");
     }
     let wait_us = flags.wait.unwrap_or((0, 0));
     let model = match flags.rate {
         None => Model::Closed(wait_us.0, wait_us.1),
         Some(rate_milli) => Model::Open(Schedule {
-            users: launch.users,
+            users: flags.quantity.users,
             batch: u64::from(flags.pipeline),
             rate_milli,
         }),
@@ -154,25 +157,18 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let mut console = launch.console()?;
     let histogram_log = create_log(launch.histogram_log.as_ref())?;
     let targets = target::resolve(std::slice::from_ref(&flags.target.host_port))?;
-    let mut ready = launch.ready(
+    let ready = ready(
+        launch,
+        &flags.quantity,
         &targets,
-        Wants {
-            // One being asked, and one that is ending.
-            connections_per_user: 1 + u64::from(flags.no_keepalive),
-            ..WANTS
-        },
+        flags.no_keepalive,
         &console,
     )?;
-    // All users may be answered at once, none of them for long: the buffers of a ring are 4 MiB when it needs them.
-    ready.config.buffer_count_max = 1_024;
-    ready.config.park_after = PARK_AFTER;
-    // A server may answer a batch before it has taken all of it.
-    ready.config.reads_while_blocked = true;
     let thread_count = ready.config.thread_count;
     let base = HttpClientReport {
         schema: HTTP_CLIENT_SCHEMA.to_owned(),
         thread_count,
-        users_asked: launch.users,
+        users_asked: flags.quantity.users,
         ..HttpClientReport::default()
     };
     let wait_mean_us =
@@ -186,10 +182,35 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         },
         &mut view,
         &mut console,
-        launch.run_time,
+        flags.quantity.run_time,
         histogram_log,
     )?;
     Ok(verdict(&last))
+}
+
+/// All an engine for these users needs.
+///
+/// # Errors
+/// One line naming the cause and the next command to type.
+pub(crate) fn ready(
+    launch: &Launch,
+    quantity: &Quantity,
+    targets: &[SocketAddr],
+    is_reconnecting: bool,
+    console: &Console,
+) -> Result<Ready, anyhow::Error> {
+    let wants = Wants {
+        // One being asked, and one that is ending.
+        connections_per_user: 1 + u64::from(is_reconnecting),
+        ..WANTS
+    };
+    let mut ready = launch.ready(quantity, targets, wants, console)?;
+    // All users may be answered at once, none of them for long: the buffers of a ring are 4 MiB when it needs them.
+    ready.config.buffer_count_max = 1_024;
+    ready.config.park_after = PARK_AFTER;
+    // A server may answer a batch before it has taken all of it.
+    ready.config.reads_while_blocked = true;
+    Ok(ready)
 }
 
 fn user_config(flags: &Flags, model: Model, timeout_us: u64) -> Result<UserConfig, anyhow::Error> {

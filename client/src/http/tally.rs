@@ -31,7 +31,9 @@ pub struct Tally {
     pub backlog_now: u64,
     /// The most there were.
     pub backlog_max: u64,
-    /// Every user was started, and no first attempt is under way.
+    /// Users.
+    pub present: u64,
+    /// There are as many users as there are to be, and no first attempt is under way.
     pub is_ramped: bool,
     /// Engine time of the first attempt and of the last user's opening.
     pub ramp_us: Option<(u64, u64)>,
@@ -69,6 +71,7 @@ impl Tally {
             turns_taken: 0,
             backlog_now: 0,
             backlog_max: 0,
+            present: 0,
             is_ramped: false,
             ramp_us: None,
             last_end_us: 0,
@@ -123,6 +126,7 @@ impl Tally {
         into.measured_failed = self.measured_failed;
         into.backlog_now = self.backlog_now;
         into.backlog_max = self.backlog_max;
+        into.present = self.present;
         into.is_ramped = self.is_ramped;
         into.ramp_us = self.ramp_us;
         into.last_end_us = self.last_end_us;

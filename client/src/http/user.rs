@@ -73,6 +73,8 @@ const ANSWERED: u8 = 2;
 const TIMED: u8 = 4;
 /// No attempt to connect of this user has ended yet.
 const FIRST: u8 = 8;
+/// There were to be fewer users: it ends when what it awaits has come.
+const LEAVING: u8 = 16;
 
 /// 40 bytes a user: a slot of one cache line.
 #[derive(Debug, Clone, Copy, Default)]
@@ -189,6 +191,9 @@ impl Users {
 
     /// Puts a user without a connection in line for another one.
     fn come_again(&mut self, mut user: User, now_us: u64) {
+        if user.flags & LEAVING != 0 {
+            return;
+        }
         let mut dial_us = now_us;
         if user.flags & ANSWERED != 0 {
             user.retries = 0;
@@ -209,10 +214,19 @@ impl Users {
         self.waiting.push(dial_us, again);
     }
 
+    /// There are to be fewer users, and this one goes: it awaits nothing.
+    fn end(conn: &mut Conn<'_, User>) {
+        conn.state.flags |= LEFT;
+        conn.close();
+    }
+
     /// The last answer of a batch has come, and nothing behind it.
     #[inline]
     fn on_answered(&mut self, conn: &mut Conn<'_, User>, is_last: bool) {
         conn.state.flags |= ANSWERED;
+        if conn.state.flags & LEAVING != 0 {
+            return Self::end(conn);
+        }
         self.want_next(conn.state, conn.now_us());
         if is_last || self.config.is_reconnecting {
             self.come_again(*conn.state, conn.now_us());
@@ -234,7 +248,7 @@ impl Users {
             return 0;
         };
         let (rounds, more) = schedule.rounds(by_us);
-        let started = self.spawn.started();
+        let started = self.spawn.present();
         let due = rounds * started + self.spawn.share_of(more).min(started);
         let gone = self.mine.turns_skipped + self.mine.turns_taken;
         due.saturating_sub(gone) * schedule.batch
@@ -261,6 +275,12 @@ impl Handler for Users {
             self.mine.backlog_now = backlog;
             self.mine.backlog_max = self.mine.backlog_max.max(backlog);
         }
+        let due = self.spawn.due(now_us);
+        // Of fewer users, those go first who have no connection, then the newest.
+        while self.spawn.excess() > 0 && self.waiting.drop_first() {
+            self.spawn.leave();
+        }
+        dial.end_newest(self.spawn.excess());
         while dial.room() > 0 {
             let Some((dial_us, user)) = self.waiting.pop_due(now_us) else {
                 break;
@@ -270,7 +290,6 @@ impl Handler for Users {
                 ..user
             });
         }
-        let due = self.spawn.due(now_us);
         while dial.room() > 0 {
             let number = self.spawn.next_number();
             let Some(intended_us) = self.spawn.start_next(&due) else {
@@ -308,6 +327,10 @@ impl Handler for Users {
         conn.state.flags = 0;
         let took_us = now_us.saturating_sub(conn.state.sent_us);
         self.mine.connect_us.saturating_record(took_us);
+        if self.spawn.excess() > 0 && self.mine.stopped_us.is_none() {
+            self.spawn.leave();
+            return Self::end(conn);
+        }
         if self.mine.stopped_us.is_none() {
             self.go_on(conn);
         }
@@ -326,7 +349,24 @@ impl Handler for Users {
         if self.due_us(&user) <= now_us {
             self.fail_unsent(&mut user, Outcome::from_open(failure), now_us);
         }
+        if self.spawn.excess() > 0 {
+            return self.spawn.leave();
+        }
         self.come_again(user, now_us);
+    }
+
+    fn on_stop(&mut self, conn: &mut Conn<'_, User>) {
+        if self.mine.stopped_us.is_some() {
+            return conn.close();
+        }
+        if conn.state.flags & (LEFT | LEAVING) != 0 {
+            return;
+        }
+        self.spawn.leave();
+        if conn.state.awaited == 0 {
+            return Self::end(conn);
+        }
+        conn.state.flags |= LEAVING;
     }
 
     fn on_bytes(&mut self, conn: &mut Conn<'_, User>, bytes: &[u8]) -> usize {
@@ -431,7 +471,8 @@ impl Handler for Users {
     }
 
     fn report(&mut self, report: &mut Tally) {
-        self.mine.is_ramped = self.spawn.started() >= self.spawn.target() && self.under_way == 0;
+        self.mine.present = self.spawn.present();
+        self.mine.is_ramped = self.spawn.is_settled() && self.under_way == 0;
         self.mine.publish(report);
     }
 }

@@ -97,6 +97,7 @@ impl View for HttpView {
             all.measured_failed += own.measured_failed;
             all.backlog_now += own.backlog_now;
             all.backlog_max += own.backlog_max;
+            all.present += own.present;
             all.is_ramped &= own.is_ramped;
             all.ramp_us = joined(all.ramp_us, own.ramp_us);
             all.last_end_us = all.last_end_us.max(own.last_end_us);
@@ -127,6 +128,7 @@ impl View for HttpView {
             failed: named(stats.failed_by_label()),
             open_now: stats.open_now,
             connecting_now: stats.connecting_now,
+            users_now: all.present,
             ramp_done: all.is_ramped,
             ramp_seconds: ramp_seconds(all.ramp_us),
             requests: all.requests,

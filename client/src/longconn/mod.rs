@@ -20,13 +20,13 @@ use crate::comeback::Backoff;
 use crate::figures::{
     add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, rate, say_latencies,
 };
-use crate::launch::{Launch, Wants, interval_us};
+use crate::launch::{Launch, Quantity, Wants, interval_us};
 use crate::supervise::{self, Intervals, View, create_log};
 use crate::target;
 use user::{Ended, UserConfig, UserReport, Users};
 
 /// What longconn wants of the engine. Memory of ours for a connection: its slot and its share of rings and histograms.
-const WANTS: Wants = Wants {
+pub(crate) const WANTS: Wants = Wants {
     coalesce_us: 1_000,
     drain_timeout: Duration::from_secs(30),
     buffer_bytes: 512,
@@ -59,6 +59,8 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = humantime::parse_duration)]
     reconnect_pause: Duration,
     #[command(flatten)]
+    quantity: Quantity,
+    #[command(flatten)]
     launch: Launch,
 }
 
@@ -70,7 +72,11 @@ pub fn main(flags: Flags) -> ExitCode {
     }
 }
 
-fn message(name: &str, text: String) -> Result<&'static [u8], anyhow::Error> {
+/// A message that is sent or expected to the end of the program.
+///
+/// # Errors
+/// One line naming the flag.
+pub(crate) fn message(name: &str, text: String) -> Result<&'static [u8], anyhow::Error> {
     if text.len() > 16_384 {
         anyhow::bail!(
             "{name} of {} bytes is too long; next: give at most 16,384 bytes",
@@ -106,25 +112,15 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let mut console = launch.console()?;
     let histogram_log = create_log(launch.histogram_log.as_ref())?;
     let targets = target::resolve(&flags.target)?;
-    let ready = launch.ready(&targets, WANTS, &console)?;
+    let ready = launch.ready(&flags.quantity, &targets, WANTS, &console)?;
     let thread_count = ready.config.thread_count;
-    let mut view = LongconnView {
-        base: ClientReport {
-            schema: CLIENT_SCHEMA.to_owned(),
-            thread_count,
-            users_asked: launch.users,
-            ..ClientReport::default()
-        },
-        comes_again: flags.reconnect,
-        connect_us: histogram(),
-        lateness_us: histogram(),
-    };
+    let mut view = LongconnView::new(thread_count, flags.quantity.users, flags.reconnect);
     let last = supervise::run(
         (ready.config, ready.plan),
         |share| Users::new(config, Arc::clone(&ready.load), share, thread_count),
         &mut view,
         &mut console,
-        launch.run_time,
+        flags.quantity.run_time,
         histogram_log,
     )?;
     let lost = last.opened - last.ended.get("held").copied().unwrap_or(0);
@@ -139,12 +135,29 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
 }
 
 /// What the control plane has gathered.
-struct LongconnView {
+pub(crate) struct LongconnView {
     base: ClientReport,
     /// Users reconnect.
     comes_again: bool,
     connect_us: Histogram<u64>,
     lateness_us: Histogram<u64>,
+}
+
+impl LongconnView {
+    /// Nothing gathered yet.
+    pub fn new(thread_count: usize, users: u64, comes_again: bool) -> Self {
+        LongconnView {
+            base: ClientReport {
+                schema: CLIENT_SCHEMA.to_owned(),
+                thread_count,
+                users_asked: users,
+                ..ClientReport::default()
+            },
+            comes_again,
+            connect_us: histogram(),
+            lateness_us: histogram(),
+        }
+    }
 }
 
 impl View for LongconnView {
@@ -168,6 +181,7 @@ impl View for LongconnView {
             all.wrong += own.wrong;
             all.missed += own.missed;
             all.sent += own.sent;
+            all.present += own.present;
             all.is_ramped &= own.is_ramped;
             all.ramp_us = joined(all.ramp_us, own.ramp_us);
             hand_over(&mut own.connect_us, &mut all.connect_us);
@@ -185,6 +199,7 @@ impl View for LongconnView {
             failed: named(stats.failed_by_label()),
             open_now: stats.open_now,
             connecting_now: stats.connecting_now,
+            users_now: all.present,
             ended: named(ended),
             ramp_done: all.is_ramped,
             ramp_seconds: ramp_seconds(all.ramp_us),

@@ -37,6 +37,8 @@ pub struct UserConfig {
 pub enum Ended {
     /// Held to the end of the run, every due message received and right.
     Held,
+    /// The same, until there were to be fewer users.
+    Stopped,
     /// Something else than what was expected came.
     WrongData,
     /// A due message did not come in time.
@@ -57,8 +59,9 @@ pub enum Ended {
 
 impl Ended {
     /// Every class with its name in reports.
-    pub const ALL: [(Ended, &'static str); 9] = [
+    pub const ALL: [(Ended, &'static str); 10] = [
         (Ended::Held, "held"),
+        (Ended::Stopped, "stopped"),
         (Ended::WrongData, "wrong_data"),
         (Ended::MissedMessage, "missed_message"),
         (Ended::ClosedByServer, "closed_by_server"),
@@ -83,7 +86,9 @@ pub struct UserReport {
     pub missed: u64,
     /// Messages sent upward.
     pub sent: u64,
-    /// Every user of this thread was attempted once, and none is under way.
+    /// Users of this thread.
+    pub present: u64,
+    /// There are as many of them as there are to be, and no attempt is under way.
     pub is_ramped: bool,
     /// Engine time of the first attempt and of the last opening.
     pub ramp_us: Option<(u64, u64)>,
@@ -101,6 +106,7 @@ impl Default for UserReport {
             wrong: 0,
             missed: 0,
             sent: 0,
+            present: 0,
             is_ramped: false,
             ramp_us: None,
             connect_us: histogram(),
@@ -112,6 +118,8 @@ impl Default for UserReport {
 const ANCHORED: u16 = 1;
 const WRONG: u16 = 2;
 const MISSED: u16 = 4;
+/// There were to be fewer users: its end is under way.
+const LEAVING: u16 = 8;
 const RETRIES_SHIFT: u32 = 8;
 
 /// 8 bytes a user.
@@ -164,14 +172,33 @@ impl Users {
         self.waiting.push(now_us + pause_us, (retries + 1).min(255));
     }
 
+    /// Counts what was due by a time and not there when the one after it was due already.
+    fn count_missed(&mut self, user: &mut User, until_us: u64) {
+        if self.config.every_us == 0 {
+            return;
+        }
+        let overdue = step(until_us).wrapping_sub(user.at) as i32;
+        let every = (self.config.every_us / STEP_US) as i32;
+        if overdue >= every {
+            self.mine.missed += (overdue / every) as u64;
+            user.flags |= MISSED;
+        }
+    }
+
+    /// There are to be fewer users, and this one goes.
+    fn leave(&mut self, conn: &mut Conn<'_, User>) {
+        self.spawn.leave();
+        self.count_missed(conn.state, conn.now_us());
+        conn.state.flags |= LEAVING;
+        conn.close();
+    }
+
     fn on_message(&mut self, user: &mut User, now: Step) {
         self.mine.received += 1;
         let every_us = self.config.every_us;
-        if every_us == 0 {
-            return;
-        }
-        if self.stopping_us.is_some() {
-            // The run is over: what still arrives counts, but a million connections being closed is not what is timed.
+        // When it is over, what still arrives counts, but a million connections being closed is not what is timed.
+        let is_over = self.stopping_us.is_some() || user.flags & LEAVING != 0;
+        if every_us == 0 || is_over {
             return;
         }
         let every = (every_us / STEP_US) as u32;
@@ -212,6 +239,12 @@ impl Handler for Users {
             self.waiting.clear();
             return None;
         }
+        let due = self.spawn.due(now_us);
+        // Of fewer users, those go first who have no connection, then the newest.
+        while self.spawn.excess() > 0 && self.waiting.drop_first() {
+            self.spawn.leave();
+        }
+        dial.end_newest(self.spawn.excess());
         while dial.room() > 0 {
             let Some((due_us, retries)) = self.waiting.pop_due(now_us) else {
                 break;
@@ -223,7 +256,6 @@ impl Handler for Users {
                 flags: retries << RETRIES_SHIFT,
             });
         }
-        let due = self.spawn.due(now_us);
         while dial.room() > 0 {
             let Some(intended_us) = self.spawn.start_next(&due) else {
                 break;
@@ -255,6 +287,9 @@ impl Handler for Users {
             position: 0,
             flags: conn.state.flags,
         };
+        if self.spawn.excess() > 0 {
+            return self.leave(conn);
+        }
         if let Some((_, every_us)) = self.config.send {
             let first_us = (every_us as f64 * self.random.fraction()) as u64;
             conn.set_timer(now_us + first_us);
@@ -263,7 +298,18 @@ impl Handler for Users {
 
     fn on_open_failed(&mut self, state: &User, _failure: OpenFailure, now_us: u64) {
         self.under_way -= 1;
+        if self.spawn.excess() > 0 {
+            return self.spawn.leave();
+        }
         self.come_again(state.flags >> RETRIES_SHIFT, now_us);
+    }
+
+    fn on_stop(&mut self, conn: &mut Conn<'_, User>) {
+        if self.stopping_us.is_some() {
+            conn.close();
+        } else if conn.state.flags & LEAVING == 0 {
+            self.leave(conn);
+        }
     }
 
     fn on_bytes(&mut self, conn: &mut Conn<'_, User>, bytes: &[u8]) -> usize {
@@ -311,23 +357,18 @@ impl Handler for Users {
     }
 
     fn on_close(&mut self, state: &User, reason: CloseReason, now_us: u64) {
-        let mut flags = state.flags;
-        let until_us = self.stopping_us.unwrap_or(now_us);
-        if self.config.every_us > 0 {
-            // Due and not there when the next one was due already: missed.
-            let overdue = step(until_us).wrapping_sub(state.at) as i32;
-            let every = (self.config.every_us / STEP_US) as i32;
-            if overdue >= every {
-                self.mine.missed += (overdue / every) as u64;
-                flags |= MISSED;
-            }
+        let mut user = *state;
+        let is_leaving = user.flags & LEAVING != 0;
+        if !is_leaving {
+            self.count_missed(&mut user, self.stopping_us.unwrap_or(now_us));
         }
         let ended = match reason {
             CloseReason::PeerClosed => Ended::ClosedByServer,
             CloseReason::Reset => Ended::Reset,
             CloseReason::TimedOut | CloseReason::Unreachable => Ended::TimedOut,
-            CloseReason::ByUs if flags & WRONG != 0 => Ended::WrongData,
-            CloseReason::ByUs if flags & MISSED != 0 => Ended::MissedMessage,
+            CloseReason::ByUs if user.flags & WRONG != 0 => Ended::WrongData,
+            CloseReason::ByUs if user.flags & MISSED != 0 => Ended::MissedMessage,
+            CloseReason::ByUs if is_leaving => Ended::Stopped,
             CloseReason::ByUs if self.stopping_us.is_some() => Ended::Held,
             CloseReason::ByUs => Ended::ClosedByUs,
             CloseReason::Cut => Ended::Cut,
@@ -337,7 +378,7 @@ impl Handler for Users {
             | CloseReason::Other => Ended::Other,
         };
         self.mine.ended[ended as usize] += 1;
-        if reason != CloseReason::ByUs {
+        if reason != CloseReason::ByUs && !is_leaving {
             self.come_again(state.flags >> RETRIES_SHIFT, now_us);
         }
     }
@@ -349,7 +390,8 @@ impl Handler for Users {
         report.missed = self.mine.missed;
         report.sent = self.mine.sent;
         report.ramp_us = self.mine.ramp_us;
-        report.is_ramped = self.spawn.started() >= self.spawn.target() && self.under_way == 0;
+        report.present = self.spawn.present();
+        report.is_ramped = self.spawn.is_settled() && self.under_way == 0;
         hand_over(&mut self.mine.connect_us, &mut report.connect_us);
         hand_over(&mut self.mine.lateness_us, &mut report.lateness_us);
     }

@@ -34,6 +34,20 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
+    /// Asks up to `count` open connections to end in order, from the last slot backwards. Gives how many were asked.
+    pub fn end_newest(&mut self, ctx: &mut Context<'_, H>, count: u64) -> Result<u64, Error> {
+        let mut asked = 0;
+        while asked < count && self.newest > 0 {
+            let slot = self.newest - 1;
+            self.newest = slot;
+            if self.slots[slot].phase == Phase::Open && self.slots[slot].flags & flag::ENDING == 0 {
+                self.call(ctx, slot, |handler, conn| handler.on_stop(conn))?;
+                asked += 1;
+            }
+        }
+        Ok(asked)
+    }
+
     pub(super) fn drain_some(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
         let Some(from) = self.draining_from else {
             return Ok(());

@@ -76,6 +76,8 @@ pub(crate) struct Shard<R, H: Handler> {
     unstaged: VecDeque<Token>,
     outgoing: Vec<u8>,
     draining_from: Option<u32>,
+    /// No slot from here on is open, or it was told to end.
+    newest: u32,
 }
 
 impl<R: Ring, H: Handler> Shard<R, H> {
@@ -95,6 +97,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             unstaged: VecDeque::new(),
             outgoing: Vec::new(),
             draining_from: None,
+            newest: 0,
         }
     }
 

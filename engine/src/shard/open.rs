@@ -150,6 +150,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     fn on_open(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         ctx.stats.open_now += 1;
         ctx.stats.open_max = ctx.stats.open_max.max(ctx.stats.open_now);
+        self.newest = self.newest.max(slot + 1);
         self.call(ctx, slot, |handler, conn| handler.on_open(conn))?;
         if ctx.is_cutting && matches!(self.slots[slot].phase, Phase::Open | Phase::Draining) {
             // Its accept was under way when the others were cut.

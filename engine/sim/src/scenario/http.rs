@@ -1,7 +1,6 @@
 //! `holdfast-server http` against `holdfast-client http`, with scripted peers among both: requests and responses cut anywhere, broken
 //! anywhere, never read, never finished.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use holdfast_client::http::budget::Budget;
@@ -19,6 +18,7 @@ use holdfast_http1::Limits;
 use holdfast_server::http::responder::{REFUSALS, Responder, ResponderReport, Timeouts};
 use holdfast_server::http::response::{Responses, Template, WallClock};
 
+use super::shifting::Shifting;
 use super::{Sides, add_hostile, config, plan, world};
 use crate::{Outcome, Run};
 
@@ -161,10 +161,8 @@ pub(super) fn run(run: Run) -> Outcome {
             body,
         };
         let users = random.magnitude(1, 40);
-        let load = Load {
-            users: AtomicU64::new(users),
-            spawn_rate_milli: AtomicU64::new(random.pick(&[Load::MAX, 20_000, 500_000])),
-        };
+        let load = Load::new(users, random.pick(&[Load::MAX, 20_000, 500_000]));
+        let load = (Arc::new(load), users);
         let timeouts = timeouts(random);
         let user = user(random, users, body);
         let plan = plan(random, has_hostile);
@@ -191,7 +189,11 @@ pub(super) fn run(run: Run) -> Outcome {
             let responses = Responses::new(template.clone(), WallClock::default());
             Responder::new(responses, LIMITS, timeouts)
         },
-        Users::new(user, Arc::new(load), 0, 1, 0),
+        {
+            let (load, users) = load;
+            let handler = Users::new(user, Arc::clone(&load), 0, 1, 0);
+            Shifting::new(handler, load, users, run.seed)
+        },
         |coverage, servers, client| {
             let mut tally = Tally::default();
             client.handler().report(&mut tally);

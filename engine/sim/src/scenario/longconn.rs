@@ -1,7 +1,6 @@
 //! `holdfast-server longconn` against `holdfast-client longconn`, with scripted peers among both.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use holdfast_client::comeback::Backoff;
 use holdfast_client::load::Load;
@@ -9,6 +8,7 @@ use holdfast_client::longconn::user::{Ended, UserConfig, UserReport, Users};
 use holdfast_engine::Handler;
 use holdfast_server::longconn::holder::{Holder, HolderConfig};
 
+use super::shifting::Shifting;
 use super::{Sides, add_hostile, config, plan, world};
 use crate::{Outcome, Run};
 
@@ -48,10 +48,9 @@ pub(super) fn run(run: Run) -> Outcome {
                 longest_us: 1_000_000,
             }),
         };
-        let load = Load {
-            users: AtomicU64::new(random.magnitude(1, 60)),
-            spawn_rate_milli: AtomicU64::new(random.pick(&[Load::MAX, 20_000, 500_000])),
-        };
+        let users = random.magnitude(1, 60);
+        let load = Load::new(users, random.pick(&[Load::MAX, 20_000, 500_000]));
+        let load = (Arc::new(load), users);
         let plan = plan(random, has_hostile);
         (server, client, plan, holder, user, load, has_hostile)
     };
@@ -64,7 +63,11 @@ pub(super) fn run(run: Run) -> Outcome {
     };
     sides.run(
         || Holder::new(holder),
-        Users::new(user, Arc::new(load), 0, 1),
+        {
+            let (load, users) = load;
+            let handler = Users::new(user, Arc::clone(&load), 0, 1);
+            Shifting::new(handler, load, users, run.seed)
+        },
         |coverage, _, client| {
             let mut report = UserReport::default();
             client.handler().report(&mut report);

@@ -7,6 +7,7 @@ mod babble;
 mod echo;
 mod http;
 mod longconn;
+mod shifting;
 
 use std::net::SocketAddr;
 use std::time::Duration;

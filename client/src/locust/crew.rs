@@ -1,0 +1,255 @@
+//! The users of one class, running: an engine, how many users it is to have, and what it did since it was last asked.
+//!
+//! Invariants: an order moves the number of users evenly over a second; everything the users did is in exactly one of the harvests.
+//! Must not know: the master, other classes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use holdfast_engine::{Engine, Handler, Stop};
+use holdfast_results::console::Console;
+use holdfast_results::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
+use serde::Serialize;
+
+use super::class::Class;
+use super::options::Options;
+use super::rows;
+use super::stats::Row;
+use crate::http::user::{Model, Users as HttpUsers};
+use crate::http::view::HttpView;
+use crate::launch::{Launch, Quantity, Ready};
+use crate::load::Load;
+use crate::longconn::LongconnView;
+use crate::longconn::user::Users as LongconnUsers;
+use crate::supervise::{Intervals, View};
+use crate::{http, longconn, target};
+
+/// In which time an order is carried out, milliseconds: about as often as a master orders.
+const STEP_MS: u64 = 1_000;
+
+/// What users did since the last harvest.
+pub struct Harvest {
+    /// For Locust's tables.
+    pub rows: Vec<Row>,
+    /// The final figures so far.
+    pub report: serde_json::Value,
+}
+
+/// The users of one class.
+pub trait Crew {
+    /// There are to be so many users. Gives how many that will be: no more than there is room for.
+    fn order(&mut self, users: u64) -> u64;
+    /// Users there are; while they are being ended, their connections.
+    fn present(&self) -> u64;
+    /// Connections, open or being opened.
+    fn open(&self) -> u64;
+    /// Gathers what was done since the last time, and gives the histograms of it to `log`.
+    fn harvest(&mut self, log: &mut dyn FnMut(&Intervals)) -> Harvest;
+    /// Ends all users.
+    fn stop(&mut self, how: Stop);
+    /// True when all have ended.
+    fn is_done(&self) -> bool;
+    /// Waits for the threads.
+    ///
+    /// # Errors
+    /// What a thread ended with.
+    fn join(self: Box<Self>) -> Result<(), anyhow::Error>;
+}
+
+/// Starts the users of a class, none yet, as the master's options say; at most `users_max` of them, or as many as fit.
+///
+/// # Errors
+/// One line that says what is missing or wrong.
+pub fn start(
+    class: Class,
+    options: &Options,
+    launch: &Launch,
+    users_max: Option<u64>,
+    console: &Console,
+) -> Result<Box<dyn Crew>, anyhow::Error> {
+    let quantity = |users| Quantity {
+        users,
+        spawn_rate: Load::MAX,
+        run_time: None,
+    };
+    match class {
+        Class::LongConn => {
+            let (config, targets) = options.longconn()?;
+            let targets = target::resolve(&targets)?;
+            let users_max = launch.users_that_fit(&targets, longconn::WANTS, users_max)?;
+            let ready = launch.ready(&quantity(users_max), &targets, longconn::WANTS, console)?;
+            let thread_count = ready.config.thread_count;
+            let view = LongconnView::new(thread_count, 0, true);
+            let make = move |share, load| LongconnUsers::new(config, load, share, thread_count);
+            Ok(Box::new(Running::start(
+                ready,
+                view,
+                users_max,
+                make,
+                |now, before, intervals| rows::longconn(now, before, intervals),
+            )?))
+        }
+        Class::Http => {
+            let (config, url, method) = options.http()?;
+            let targets = target::resolve(std::slice::from_ref(&url.host_port))?;
+            let users_max = launch.users_that_fit(&targets, http::WANTS, users_max)?;
+            let ready = http::ready(
+                launch,
+                &quantity(users_max),
+                &targets,
+                config.is_reconnecting,
+                console,
+            )?;
+            let thread_count = ready.config.thread_count;
+            let base = HttpClientReport {
+                schema: HTTP_CLIENT_SCHEMA.to_owned(),
+                thread_count,
+                ..HttpClientReport::default()
+            };
+            let wait_mean_us = match config.model {
+                Model::Closed(shortest, longest) if longest > 0 => Some(shortest.midpoint(longest)),
+                _ => None,
+            };
+            let view = HttpView::new(base, 0, wait_mean_us, Arc::clone(&config.budget));
+            let make =
+                move |share, load| HttpUsers::new(config.clone(), load, share, thread_count, 0);
+            let method: &'static str = method.leak();
+            Ok(Box::new(Running::start(
+                ready,
+                view,
+                users_max,
+                make,
+                move |now, before, intervals| {
+                    rows::http(now, before, intervals, (method, &url.path))
+                },
+            )?))
+        }
+    }
+}
+
+/// What is read of a thread between reports.
+trait Present {
+    fn present(&self) -> u64;
+}
+
+impl Present for longconn::user::UserReport {
+    fn present(&self) -> u64 {
+        self.present
+    }
+}
+
+impl Present for http::tally::Tally {
+    fn present(&self) -> u64 {
+        self.present
+    }
+}
+
+struct Running<V: View, R> {
+    engine: Engine<V::Own>,
+    view: V,
+    load: Arc<Load>,
+    users_max: u64,
+    /// The order that is being carried out: from, to, since.
+    order: (u64, u64, Instant),
+    is_stopping: bool,
+    last: V::Report,
+    rows: R,
+}
+
+impl<V, R> Running<V, R>
+where
+    V: View<Own: Present>,
+    R: FnMut(&V::Report, &V::Report, Intervals) -> Vec<Row>,
+{
+    fn start<H: Handler<Report = V::Own> + 'static>(
+        ready: Ready,
+        view: V,
+        users_max: u64,
+        mut make: impl FnMut(usize, Arc<Load>) -> H,
+        rows: R,
+    ) -> Result<Self, anyhow::Error> {
+        let load = Arc::new(Load::new(0, Load::MAX));
+        let engine = Engine::start(ready.config, Vec::new(), Some(ready.plan), |share| {
+            make(share, Arc::clone(&load))
+        })?;
+        Ok(Running {
+            engine,
+            view,
+            load,
+            users_max,
+            order: (0, 0, Instant::now()),
+            is_stopping: false,
+            last: V::Report::default(),
+            rows,
+        })
+    }
+
+    /// Where the number of users is on its way.
+    fn position(&self) -> u64 {
+        let (from, to, since) = self.order;
+        let passed_ms = (since.elapsed().as_millis() as u64).min(STEP_MS);
+        let way = u128::from(from.abs_diff(to)) * u128::from(passed_ms) / u128::from(STEP_MS);
+        if to >= from {
+            from + way as u64
+        } else {
+            from - way as u64
+        }
+    }
+}
+
+impl<V, R> Crew for Running<V, R>
+where
+    V: View<Own: Present, Report: Serialize>,
+    R: FnMut(&V::Report, &V::Report, Intervals) -> Vec<Row>,
+{
+    fn order(&mut self, users: u64) -> u64 {
+        let users = users.min(self.users_max);
+        if users != self.order.1 {
+            let from = self.position();
+            let rate_milli = from.abs_diff(users) * 1_000_000 / STEP_MS;
+            self.order = (from, users, Instant::now());
+            self.load.order(from, users, rate_milli.max(1));
+        }
+        users
+    }
+
+    fn present(&self) -> u64 {
+        if self.is_stopping {
+            return self.open();
+        }
+        self.engine
+            .reports()
+            .map(|core| core.handler.present())
+            .sum()
+    }
+
+    fn open(&self) -> u64 {
+        let reports = self.engine.reports();
+        reports
+            .map(|core| core.stats.open_now + core.stats.connecting_now)
+            .sum()
+    }
+
+    fn harvest(&mut self, log: &mut dyn FnMut(&Intervals)) -> Harvest {
+        let (report, intervals) = self.view.gather(&self.engine, self.engine.is_done());
+        log(&intervals);
+        let before = std::mem::replace(&mut self.last, report);
+        Harvest {
+            rows: (self.rows)(&self.last, &before, intervals),
+            report: serde_json::to_value(&self.last).expect("reports are plain data"),
+        }
+    }
+
+    fn stop(&mut self, how: Stop) {
+        self.is_stopping = true;
+        self.engine.stop(how);
+    }
+
+    fn is_done(&self) -> bool {
+        self.engine.is_done()
+    }
+
+    fn join(self: Box<Self>) -> Result<(), anyhow::Error> {
+        Ok(self.engine.join()?)
+    }
+}

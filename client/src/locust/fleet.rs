@@ -1,0 +1,265 @@
+//! The users of this process: a crew for each class that is needed, and what they did.
+//!
+//! Invariants: a crew lives from the first order for its class to the end of the test; the next test has new ones, with the options
+//! it was started with; what was done is in the statistics once, also what was done while users ended.
+//! Must not know: the master, how many workers share these users.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use holdfast_engine::Stop;
+use holdfast_results::console::Console;
+use holdfast_results::wire::WorkerReport;
+
+use super::class::Class;
+use super::crew::{self, Crew};
+use super::journal::Journal;
+use super::options::Options;
+use super::stats::Stats;
+use crate::histogram_log::HistogramLog;
+use crate::launch::Launch;
+use crate::source::Source;
+
+/// Tests whose final figures are kept.
+const RUNS_MAX: usize = 100;
+
+/// The users of this process.
+pub struct Fleet {
+    launch: Launch,
+    own_source: Vec<Source>,
+    own_ports: RangeInclusive<u16>,
+    classes: Vec<Class>,
+    users_max: Option<u64>,
+    log: Option<HistogramLog>,
+    /// What the master said last.
+    pub options: Options,
+    crews: BTreeMap<Class, Box<dyn Crew>>,
+    /// Users there are to be.
+    wanted: BTreeMap<Class, u64>,
+    /// Classes that could not be started in this test.
+    failed: BTreeSet<Class>,
+    /// All are to end, at the latest then.
+    ending: Option<Instant>,
+    /// How long HTTP users may still be answered when all are to end.
+    pub stop_timeout: Duration,
+    /// What was done and not reported yet.
+    pub stats: Stats,
+    /// What went wrong.
+    pub journal: Journal,
+    /// Final figures, those of the test that runs too.
+    pub report: WorkerReport,
+    has_failed: bool,
+}
+
+impl Fleet {
+    /// No users yet.
+    pub fn new(
+        launch: Launch,
+        classes: Vec<Class>,
+        users_max: Option<u64>,
+        log: Option<HistogramLog>,
+        report: WorkerReport,
+    ) -> Self {
+        Fleet {
+            own_source: launch.source.clone(),
+            own_ports: launch.ports.clone(),
+            launch,
+            classes,
+            users_max,
+            log,
+            options: Options::default(),
+            crews: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            failed: BTreeSet::new(),
+            ending: None,
+            stop_timeout: Duration::ZERO,
+            stats: Stats::default(),
+            journal: Journal::default(),
+            report,
+            has_failed: false,
+        }
+    }
+
+    /// A new test begins: statistics from `now` on.
+    pub fn begin(&mut self, now: f64) {
+        self.stats.reset(now);
+        self.journal.begin();
+        self.failed.clear();
+        self.report.runs.push(BTreeMap::new());
+        if self.report.runs.len() > RUNS_MAX {
+            self.report.runs.remove(0);
+        }
+    }
+
+    /// There are to be so many users of each class.
+    pub fn order(&mut self, wanted: BTreeMap<Class, u64>, console: &Console) {
+        self.wanted = wanted;
+        if self.ending.is_some() {
+            // Those before have to end first.
+            return;
+        }
+        for (class, users) in self.wanted.clone() {
+            if users > 0 && !self.crews.contains_key(&class) && !self.failed.contains(&class) {
+                match self.start(class, console) {
+                    Ok(crew) => {
+                        self.crews.insert(class, crew);
+                    }
+                    Err(e) => {
+                        self.failed.insert(class);
+                        self.journal.except(&format!("no {}: {e}", class.name()));
+                    }
+                }
+            }
+            let Some(crew) = self.crews.get_mut(&class) else {
+                continue;
+            };
+            let granted = crew.order(users);
+            if granted < users {
+                self.journal.except(&format!(
+                    "{users} {} users were ordered, {granted} is what fits here; next: start more workers on other machines, or give \
+                     --users-max",
+                    class.name()
+                ));
+                self.wanted.insert(class, granted);
+            }
+        }
+    }
+
+    fn start(&mut self, class: Class, console: &Console) -> Result<Box<dyn Crew>, anyhow::Error> {
+        if !self.classes.contains(&class) {
+            anyhow::bail!("this worker was started without it; next: leave out --classes");
+        }
+        self.launch.source = self
+            .options
+            .source()?
+            .unwrap_or_else(|| self.own_source.clone());
+        self.launch.ports = self
+            .options
+            .ports()?
+            .unwrap_or_else(|| self.own_ports.clone());
+        crew::start(class, &self.options, &self.launch, self.users_max, console)
+    }
+
+    /// All users are to end: HTTP users may have their answers first, for as long as is said.
+    pub fn stop(&mut self, patience: Duration) {
+        self.wanted.clear();
+        if self.ending.is_some() {
+            return;
+        }
+        self.ending = Some(Instant::now() + patience);
+        for (class, crew) in &mut self.crews {
+            match class {
+                Class::Http if !patience.is_zero() => {
+                    crew.order(0);
+                }
+                _ => crew.stop(Stop::InOrder),
+            }
+        }
+    }
+
+    /// All users are cut.
+    pub fn cut(&mut self) {
+        self.stop(Duration::ZERO);
+        for crew in self.crews.values_mut() {
+            crew.stop(Stop::Now);
+        }
+    }
+
+    /// Brings on what takes time: ends, and what was ordered meanwhile. Called often.
+    pub fn tick(&mut self, now: f64, second: i64, console: &Console) {
+        let is_late = self.ending.is_some_and(|by| Instant::now() >= by);
+        for crew in self.crews.values_mut() {
+            if self.ending.is_some() && (is_late || crew.open() == 0) {
+                crew.stop(Stop::InOrder);
+            }
+        }
+        let done: Vec<Class> = self
+            .crews
+            .iter()
+            .filter(|(_, c)| c.is_done())
+            .map(|(c, _)| *c)
+            .collect();
+        for class in done {
+            self.harvest(class, now, second);
+            let Some(crew) = self.crews.remove(&class) else {
+                continue;
+            };
+            if let Err(e) = crew.join() {
+                self.has_failed = true;
+                self.failed.insert(class);
+                self.journal.except(&format!("{} ended: {e}", class.name()));
+            }
+        }
+        if self.ending.is_some() && self.crews.is_empty() {
+            self.ending = None;
+            if !self.wanted.is_empty() {
+                self.order(self.wanted.clone(), console);
+            }
+        }
+    }
+
+    /// Gathers what all crews did since the last time, as of a second.
+    pub fn harvest_all(&mut self, now: f64, second: i64) {
+        for class in Class::ALL {
+            self.harvest(class, now, second);
+        }
+        if let Some(log) = &mut self.log
+            && let Err(e) = log.next_interval()
+        {
+            self.has_failed = true;
+            self.log = None;
+            self.journal.except(&e.to_string());
+        }
+    }
+
+    fn harvest(&mut self, class: Class, now: f64, second: i64) {
+        let Some(crew) = self.crews.get_mut(&class) else {
+            return;
+        };
+        let log = &mut self.log;
+        let harvest = crew.harvest(&mut |intervals| {
+            if let Some(log) = log {
+                log.write(intervals);
+            }
+        });
+        for row in &harvest.rows {
+            self.stats.add(row, now, second);
+        }
+        if let Some(run) = self.report.runs.last_mut() {
+            run.insert(class.name().to_owned(), harvest.report);
+        }
+    }
+
+    /// Users of a class.
+    pub fn present(&self, class: Class) -> u64 {
+        self.crews.get(&class).map_or(0, |crew| crew.present())
+    }
+
+    /// True if there are as many users of each class as there are to be, or as there can be.
+    pub fn is_settled(&self) -> bool {
+        self.ending.is_none()
+            && self
+                .wanted
+                .iter()
+                .all(|(class, users)| self.failed.contains(class) || self.present(*class) == *users)
+    }
+
+    /// True if no test runs.
+    pub fn is_idle(&self) -> bool {
+        self.crews.is_empty() && self.ending.is_none()
+    }
+
+    /// True if something ended that should not have.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// Closes the histogram log.
+    ///
+    /// # Errors
+    /// One line when it could not be written.
+    pub fn finish(&mut self) -> Result<(), anyhow::Error> {
+        self.log.take().map_or(Ok(()), HistogramLog::finish)
+    }
+}

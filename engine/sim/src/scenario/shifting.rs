@@ -1,0 +1,93 @@
+//! A client whose number of users is changed while it runs.
+//!
+//! Must not know: what its users do.
+
+use std::sync::Arc;
+
+use holdfast_client::load::Load;
+use holdfast_engine::sim::Random;
+use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
+
+/// A handler under a load, and the orders the load is still to be given.
+pub(super) struct Shifting<H> {
+    users: H,
+    load: Arc<Load>,
+    now: u64,
+    orders: Vec<(u64, u64, u64)>,
+}
+
+impl<H> Shifting<H> {
+    /// Users who begin as `load` says, `from` of them. The orders come from a source of their own: those drawn elsewhere stay.
+    pub fn new(users: H, load: Arc<Load>, from: u64, seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5349_4655);
+        let count = if random.once_in(2) {
+            random.magnitude(1, 5)
+        } else {
+            0
+        };
+        let mut orders: Vec<_> = (0..count)
+            .map(|_| {
+                let rate_milli = random.pick(&[Load::MAX, 20_000, 500_000]);
+                (
+                    random.magnitude(1_000, 3_000_000),
+                    random.below(from + 10),
+                    rate_milli,
+                )
+            })
+            .collect();
+        orders.sort_unstable_by_key(|order| std::cmp::Reverse(order.0));
+        Shifting {
+            users,
+            load,
+            now: from,
+            orders,
+        }
+    }
+}
+
+impl<H: Handler> Handler for Shifting<H> {
+    type State = H::State;
+    type Report = H::Report;
+
+    fn on_turn(&mut self, dial: &mut Dial<'_, H::State>) -> Option<u64> {
+        while let Some(&(at_us, users, rate_milli)) = self.orders.last() {
+            if at_us > dial.now_us() {
+                break;
+            }
+            self.orders.pop();
+            self.load
+                .order(std::mem::replace(&mut self.now, users), users, rate_milli);
+        }
+        let next_order_us = self.orders.last().map(|order| order.0);
+        let next_us = self.users.on_turn(dial);
+        next_us.into_iter().chain(next_order_us).min()
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, H::State>) {
+        self.users.on_open(conn);
+    }
+    fn on_bytes(&mut self, conn: &mut Conn<'_, H::State>, bytes: &[u8]) -> usize {
+        self.users.on_bytes(conn, bytes)
+    }
+    fn on_timer(&mut self, conn: &mut Conn<'_, H::State>) {
+        self.users.on_timer(conn);
+    }
+    fn on_blocked(&mut self, conn: &mut Conn<'_, H::State>) {
+        self.users.on_blocked(conn);
+    }
+    fn on_sent(&mut self, conn: &mut Conn<'_, H::State>) {
+        self.users.on_sent(conn);
+    }
+    fn on_stop(&mut self, conn: &mut Conn<'_, H::State>) {
+        self.users.on_stop(conn);
+    }
+    fn on_close(&mut self, state: &H::State, reason: CloseReason, now_us: u64) {
+        self.users.on_close(state, reason, now_us);
+    }
+    fn on_open_failed(&mut self, state: &H::State, failure: OpenFailure, now_us: u64) {
+        self.users.on_open_failed(state, failure, now_us);
+    }
+    fn report(&mut self, report: &mut H::Report) {
+        self.users.report(report);
+    }
+}
