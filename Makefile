@@ -17,7 +17,7 @@ PROGRAMS := server client results sysctl
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
-NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv python3 curl wrk nginx ab haproxy prlimit
+NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv python3 curl wrk nginx ab haproxy prlimit pdsh
 NEED_FUZZ := $(NEED_BUILD) c++
 NEED_LAB := ip nsenter
 NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
@@ -73,6 +73,22 @@ endif
 lab: build ## Open a shell in a lab network on this machine: backend, balancer, master and CLIENTS=4 client hosts in namespaces
 	@bash .ci/need $(NEED_LAB)
 	$(CARGO_TARGET_DIR)/release/holdfast-bench lab $(if $(CLIENTS),--clients $(CLIENTS)) $(ARGS)
+
+.PHONY: bench-lab
+bench-lab: build locust-venv ## Drive a million users through a real Locust master and a worker on each of CLIENTS=4 hosts of the lab
+	@bash .ci/need $(NEED_LAB) pdsh
+	$(CARGO_TARGET_DIR)/release/holdfast-bench locust $(BENCH_LAB)
+
+## bench-lab takes: USERS=1000000 RATE=20000 HOLD=60s EVERY=30s CLIENTS=4 HTTP=1 WEB=1 ARGS='more options'
+BENCH_LAB = $(strip \
+	$(if $(USERS),--users $(USERS)) \
+	$(if $(RATE),--rate $(RATE)) \
+	$(if $(HOLD),--hold $(HOLD)) \
+	$(if $(EVERY),--every $(EVERY)) \
+	$(if $(CLIENTS),--clients $(CLIENTS)) \
+	$(if $(HTTP),--http) \
+	$(if $(WEB),--web) \
+	$(ARGS))
 
 .PHONY: bench-haproxy
 bench-haproxy: build ## Measure what haproxy adds between client and server, and where it stops, direct and through it in one run

@@ -14,6 +14,7 @@ pub mod folder;
 pub mod frame;
 pub mod http;
 pub mod lab;
+pub mod locust;
 pub mod longconn;
 pub mod network;
 pub mod origin;

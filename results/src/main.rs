@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use holdfast_results::http;
+use holdfast_results::locust;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
 use holdfast_results::network::visit;
 use holdfast_results::proxy;
@@ -34,6 +35,8 @@ enum What {
     Lab(visit::Flags),
     /// A system between client and server (haproxy): what it adds, and where it stops, direct and through it in one run
     Proxy(proxy::Flags),
+    /// Users through a real Locust master: a worker of ours on each client host of the lab, all counts compared with Locust's
+    Locust(Box<locust::Flags>),
 }
 
 #[derive(Debug, Args)]
@@ -283,6 +286,7 @@ fn main() -> ExitCode {
         }
         What::Lab(flags) => visit::visit(&flags),
         What::Proxy(flags) => proxy::bench(&flags),
+        What::Locust(flags) => locust::bench(*flags),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -300,6 +304,7 @@ fn usage(e: &clap::Error) -> Refusal {
     let help = match std::env::args().nth(1).as_deref() {
         Some("http") => "holdfast-bench http --help",
         Some("lab") => "holdfast-bench lab --help",
+        Some("locust") => "holdfast-bench locust --help",
         Some("proxy") => "holdfast-bench proxy --help",
         _ => "holdfast-bench longconn --help",
     };
