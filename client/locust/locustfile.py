@@ -12,10 +12,10 @@ from locust import User, events, task
 @events.init_command_line_parser.add_listener
 def add_arguments(parser):
     """Each argument is a flag of the master and a field of the web form."""
-    group = parser.add_argument_group("Holdfast")
 
+    # Not in a group of their own: the web form shows only what is added to the parser itself.
     def add(name, default, text, **more):
-        group.add_argument(name, default=default, help=text, **more)
+        parser.add_argument(name, default=default, help=text, **more)
 
     add("--longconn-host", "", "LongConn: HOST:PORT to connect to, several by commas [default: the host]")
     add("--longconn-every", "0s", "LongConn: interval messages are expected at; 0s expects none")

@@ -226,7 +226,9 @@ impl Launch {
         if let Some(users_max) = users_max {
             return Ok(users_max);
         }
-        let users = preflight::memory_fits(&Machine::read()?, wants.bytes_per_connection()).max(1);
+        let fits = preflight::memory_fits(&Machine::read()?, wants.bytes_per_connection());
+        // Others take memory too, also between this look at it and the next.
+        let users = (fits - fits / 8).max(1);
         let port_count = u64::from(self.ports.end() - self.ports.start()) + 1;
         let needed = users.div_ceil(port_count * targets.len() as u64);
         let addresses = source::addresses(&self.source, targets, needed)?;

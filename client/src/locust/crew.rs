@@ -234,9 +234,11 @@ where
         let (report, intervals) = self.view.gather(&self.engine, self.engine.is_done());
         log(&intervals);
         let before = std::mem::replace(&mut self.last, report);
+        let mut report = serde_json::to_value(&self.last).expect("reports are plain data");
+        report["users_asked"] = self.order.1.into();
         Harvest {
             rows: (self.rows)(&self.last, &before, intervals),
-            report: serde_json::to_value(&self.last).expect("reports are plain data"),
+            report,
         }
     }
 

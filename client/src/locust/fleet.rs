@@ -39,6 +39,8 @@ pub struct Fleet {
     wanted: BTreeMap<Class, u64>,
     /// Classes that could not be started in this test.
     failed: BTreeSet<Class>,
+    /// A test runs.
+    is_running: bool,
     /// All are to end, at the latest then.
     ending: Option<Instant>,
     /// How long HTTP users may still be answered when all are to end.
@@ -60,6 +62,7 @@ impl Fleet {
         users_max: Option<u64>,
         log: Option<HistogramLog>,
         report: WorkerReport,
+        now: f64,
     ) -> Self {
         Fleet {
             own_source: launch.source.clone(),
@@ -72,9 +75,10 @@ impl Fleet {
             crews: BTreeMap::new(),
             wanted: BTreeMap::new(),
             failed: BTreeSet::new(),
+            is_running: false,
             ending: None,
             stop_timeout: Duration::ZERO,
-            stats: Stats::default(),
+            stats: Stats::new(now),
             journal: Journal::default(),
             report,
             has_failed: false,
@@ -83,6 +87,7 @@ impl Fleet {
 
     /// A new test begins: statistics from `now` on.
     pub fn begin(&mut self, now: f64) {
+        self.is_running = true;
         self.stats.reset(now);
         self.journal.begin();
         self.failed.clear();
@@ -144,7 +149,7 @@ impl Fleet {
     /// All users are to end: HTTP users may have their answers first, for as long as is said.
     pub fn stop(&mut self, patience: Duration) {
         self.wanted.clear();
-        if self.ending.is_some() {
+        if self.ending.is_some() || !self.is_running {
             return;
         }
         self.ending = Some(Instant::now() + patience);
@@ -193,7 +198,9 @@ impl Fleet {
         }
         if self.ending.is_some() && self.crews.is_empty() {
             self.ending = None;
+            self.is_running = false;
             if !self.wanted.is_empty() {
+                self.begin(now);
                 self.order(self.wanted.clone(), console);
             }
         }
@@ -231,6 +238,14 @@ impl Fleet {
         }
     }
 
+    /// Users of a class there are to be and can be.
+    pub fn granted(&self, class: Class) -> u64 {
+        match self.failed.contains(&class) {
+            true => 0,
+            false => self.wanted.get(&class).copied().unwrap_or(0),
+        }
+    }
+
     /// Users of a class.
     pub fn present(&self, class: Class) -> u64 {
         self.crews.get(&class).map_or(0, |crew| crew.present())
@@ -245,9 +260,9 @@ impl Fleet {
                 .all(|(class, users)| self.failed.contains(class) || self.present(*class) == *users)
     }
 
-    /// True if no test runs.
+    /// True if no test runs, and all users of the last one have ended.
     pub fn is_idle(&self) -> bool {
-        self.crews.is_empty() && self.ending.is_none()
+        !self.is_running
     }
 
     /// True if something ended that should not have.

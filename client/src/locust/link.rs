@@ -24,6 +24,9 @@ const BACKOFF: Backoff = Backoff {
 };
 /// After how long without a word the kernel asks whether the master is there, seconds: as Locust does.
 const KEEPALIVE_SECONDS: u32 = 30;
+/// How long a connection that is given up may take to end, and how long the router may take to know.
+const LEAVE: Duration = Duration::from_secs(1);
+const LEAVE_REST: Duration = Duration::from_millis(200);
 /// Messages that may wait for the link, either way.
 const QUEUE_COUNT: usize = 256;
 
@@ -168,6 +171,7 @@ impl Link {
                     }
                     Wish::Rebuild(identity) => {
                         self.identity = identity;
+                        leave(stream).await;
                         return None;
                     }
                     Wish::Flush(done) => {
@@ -199,6 +203,17 @@ impl Link {
             }
         }
     }
+}
+
+/// Ends a connection and waits for the peer's end: a router takes no second connection of a name while it has the first.
+async fn leave(mut stream: TcpStream) {
+    let ended = async {
+        let _ = stream.shutdown().await;
+        let mut bytes = [0; 1_024];
+        while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
+    };
+    let _ = timeout(LEAVE, ended).await;
+    sleep(LEAVE_REST).await;
 }
 
 /// Waits for bytes. May be given up at any time: nothing is lost then.

@@ -218,3 +218,156 @@ impl Spawn {
         })
     }
 }
+
+/// Messages captured between Locust's own master and worker, version 2.47.0.
+#[cfg(test)]
+pub mod captured {
+    use serde_json::Value;
+
+    /// Every one that has its bytes: type and bytes, and whether a master sent it.
+    pub fn messages() -> Vec<(String, Vec<u8>, bool)> {
+        let all = include_str!("../../tests/locust/messages.json");
+        let all: Vec<Value> = serde_json::from_str(all).expect("JSON");
+        all.iter()
+            .filter_map(|message| {
+                let hex = message["hex"].as_str()?.as_bytes().chunks(2);
+                let byte = |pair: &[u8]| {
+                    u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex")
+                };
+                let kind = message["type"].as_str()?.to_owned();
+                Some((
+                    kind,
+                    hex.map(byte).collect(),
+                    message["dir"] == "master->worker",
+                ))
+            })
+            .collect()
+    }
+
+    /// The bytes of the first one of a type a worker sent.
+    pub fn sent(kind: &str) -> Vec<u8> {
+        let of_kind = |(k, _, is_masters): &(String, Vec<u8>, bool)| k == kind && !is_masters;
+        messages()
+            .into_iter()
+            .find(of_kind)
+            .expect("it was captured")
+            .1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: &str = "vm_f41b2e356e4b40afa9ecf944d0a76c91";
+
+    fn encoded((kind, data): (&str, Value)) -> Vec<u8> {
+        let message = Message {
+            kind: kind.to_owned(),
+            data,
+            node: NODE.to_owned(),
+        };
+        message.encode()
+    }
+
+    #[test]
+    fn what_is_sent_is_what_a_worker_of_locust_sends() {
+        let counts = [("TcpIdle", 1), ("TcpEcho", 1)];
+        let empty = |kind| (kind, Value::Nil);
+        let logs = Message::decode(&captured::sent("logs")).unwrap();
+        let lines = field(&logs.data, "logs").and_then(Value::as_array).unwrap();
+        let lines = lines.iter().map(|line| line.as_str().unwrap());
+        for ours in [
+            heartbeat("running", 0.0, 56_020_992),
+            spawning_complete(&counts),
+            self::logs(NODE, lines),
+            empty("spawning"),
+            empty("client_stopped"),
+            empty("quit"),
+        ] {
+            assert_eq!(encoded(ours.clone()), captured::sent(ours.0), "{}", ours.0);
+        }
+        // The version is text there; -1, one byte, says that it need not be compared.
+        let theirs = captured::sent("client_ready");
+        assert_eq!(
+            encoded(client_ready()),
+            [&theirs[..14], &[0xff], &theirs[21..]].concat()
+        );
+        let (_, data) = exception("what", "");
+        assert_eq!(
+            data,
+            map([("msg", "what".into()), ("traceback", "".into())])
+        );
+    }
+
+    #[test]
+    fn every_captured_message_is_read_and_written_again_the_same() {
+        for (kind, bytes, is_masters) in captured::messages() {
+            let message = Message::decode(&bytes).unwrap();
+            assert_eq!(
+                (message.encode(), &message.kind, &*message.node),
+                (bytes, &kind, NODE)
+            );
+            if is_masters {
+                let order = Order::from_message(&message).unwrap();
+                let expected = match &*kind {
+                    "ack" => Order::Ack,
+                    "heartbeat" => Order::Heartbeat,
+                    "spawning_complete" => Order::SpawningComplete,
+                    "stop" => Order::Stop,
+                    "quit" => Order::Quit,
+                    "update_user_class" => {
+                        Order::UpdateUserClass("TcpIdle".to_owned(), Some("x".to_owned()))
+                    }
+                    "hello" => Order::Custom("hello".to_owned()),
+                    "spawn" => continue,
+                    other => panic!("{other} is new"),
+                };
+                assert_eq!(order, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_for_users_is_taken_apart() {
+        let data = map([
+            ("timestamp", 1795350447.618831.into()),
+            (
+                "user_classes_count",
+                map([("Http", 1.into()), ("LongConn", 2.into())]),
+            ),
+            ("host", "tcp://127.0.0.1:9000".into()),
+            ("stop_timeout", 1.0.into()),
+            (
+                "parsed_options",
+                map([("headless", false.into()), ("payload", "changed".into())]),
+            ),
+        ]);
+        let spawn = Spawn::from_data(&data).unwrap();
+        assert_eq!(
+            (
+                spawn.counts["Http"],
+                spawn.counts["LongConn"],
+                spawn.stop_timeout
+            ),
+            (1, 2, 1.0)
+        );
+        assert_eq!(spawn.host.as_deref(), Some("tcp://127.0.0.1:9000"));
+        assert_eq!(spawn.options["payload"], "changed".into());
+    }
+
+    #[test]
+    fn whatever_comes_is_a_message_or_an_error() {
+        // Each captured message cut anywhere, and with each byte changed.
+        for (_, bytes, _) in captured::messages() {
+            for at in 0..bytes.len() {
+                assert!(Message::decode(&bytes[..at]).is_err());
+                let mut changed = bytes.clone();
+                changed[at] ^= 0xff;
+                if let Ok(message) = Message::decode(&changed) {
+                    let _ = Order::from_message(&message);
+                }
+            }
+        }
+    }
+}

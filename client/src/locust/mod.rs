@@ -152,10 +152,18 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             Seat { worker, wishes }
         });
         let core_count = holdfast_engine::allowed_cores().len();
+        let clock = Clock::default();
         let mut process = Process {
             seats: seats.collect(),
-            fleet: Fleet::new(flags.launch, flags.classes, flags.users_max, log, report),
-            clock: Clock::default(),
+            fleet: Fleet::new(
+                flags.launch,
+                flags.classes,
+                flags.users_max,
+                log,
+                report,
+                clock.now(),
+            ),
+            clock,
             vitals: Vitals::new(core_count),
             on_master_loss: flags.on_master_loss,
             master: flags.master,
@@ -164,7 +172,6 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             reported: Instant::now(),
             logged: None,
             quitting: None,
-            stops: 0,
         };
         process.serve(events, links).await
     })
@@ -198,7 +205,6 @@ struct Process {
     logged: Option<Instant>,
     /// All is over, since then; the last report was sent.
     quitting: Option<(Instant, bool)>,
-    stops: u32,
 }
 
 impl Process {
@@ -211,6 +217,8 @@ impl Process {
             tokio::select! {
                 event = events.next() => match event {
                     Event::Tick => self.tick(),
+                    // Asked once more, it does not wait for ends in order.
+                    Event::Stop if self.quitting.is_some() => self.fleet.cut(),
                     Event::Stop => self.quit(),
                 },
                 Some((number, event)) = links.recv() => self.on_link(number, event),
@@ -341,6 +349,9 @@ impl Process {
             })
             .collect();
         self.order_users();
+        // As Locust's own workers: users are spawned when they are told to start. The state says how far that is.
+        let granted = self.shared_out(|class| self.fleet.granted(class));
+        self.seats[number].send(message::spawning_complete(&granted[number]));
     }
 
     /// Brings the users to what all workers together are to have.
@@ -459,6 +470,11 @@ impl Process {
 
     /// Users of each worker.
     fn counts(&self) -> Vec<Vec<(&'static str, u64)>> {
+        self.shared_out(|class| self.fleet.present(class))
+    }
+
+    /// What there is of each class, in parts for the workers.
+    fn shared_out(&self, whole: impl Fn(Class) -> u64) -> Vec<Vec<(&'static str, u64)>> {
         let mut counts = vec![Vec::new(); self.seats.len()];
         for class in Class::ALL {
             let wanted: Vec<u64> = self
@@ -470,7 +486,7 @@ impl Process {
                 .seats
                 .iter()
                 .any(|seat| seat.worker.wanted.contains_key(&class));
-            let present = self.fleet.present(class);
+            let present = whole(class);
             if is_named || present > 0 {
                 let parts = share::parts(present, &wanted);
                 counts
@@ -517,17 +533,14 @@ impl Process {
         }
     }
 
-    /// All is over; once more, and what is left is cut.
+    /// All is over.
     fn quit(&mut self) {
-        self.stops += 1;
-        if self.stops == 1 {
+        if self.quitting.is_none() {
             self.quitting = Some((Instant::now(), false));
             self.seats
                 .iter_mut()
                 .for_each(|seat| seat.worker.wanted.clear());
             self.fleet.stop(Duration::ZERO);
-        } else {
-            self.fleet.cut();
         }
     }
 

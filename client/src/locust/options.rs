@@ -129,25 +129,26 @@ impl Options {
     /// # Errors
     /// One line that names what is wrong.
     pub fn longconn(&self) -> Result<(LongconnConfig, Vec<String>), Wrong> {
+        // Empty is a wish here: anything is right.
+        let expect = match self
+            .arguments
+            .get("longconn_expect")
+            .and_then(Value::as_str)
+        {
+            Some("") => String::new(),
+            _ => self
+                .text("longconn_expect")?
+                .unwrap_or_else(|| "ok".to_owned()),
+        };
         let send = self.text("longconn_send")?;
         let first_us = self.time_us("longconn_reconnect_pause", "500ms", false)?;
         let config = LongconnConfig {
-            expect: match self.arguments.get("longconn_expect") {
-                // Empty is a wish here: anything is right.
-                Some(Value::String(text)) => message(
-                    "longconn_expect",
-                    text.as_str().unwrap_or_default().to_owned(),
-                )?,
-                _ => message(
-                    "longconn_expect",
-                    self.read("longconn_expect", "ok", |t| anyhow::Ok(t.to_owned()))?,
-                )?,
-            },
+            expect: message("--longconn-expect", expect)?,
             every_us: self.time_us("longconn_every", "0s", true)?,
             send: match send {
                 None => None,
                 Some(text) => Some((
-                    message("longconn_send", text)?,
+                    message("--longconn-send", text)?,
                     self.time_us("longconn_send_every", "30s", false)?,
                 )),
             },

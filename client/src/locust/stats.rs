@@ -71,7 +71,7 @@ struct Failure {
 }
 
 /// Everything since the last report.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Stats {
     entries: Vec<Entry>,
     total: Entry,
@@ -177,20 +177,20 @@ impl Entry {
 impl Stats {
     /// Statistics from `now` on, seconds since 1970.
     pub fn new(now: f64) -> Self {
-        let mut stats = Stats::default();
-        stats.reset(now);
-        stats
+        Stats {
+            entries: Vec::new(),
+            total: Entry {
+                name: ("Aggregated".to_owned(), String::new()),
+                start: now,
+                ..Entry::default()
+            },
+            failures: BTreeMap::new(),
+        }
     }
 
     /// Forgets everything.
     pub fn reset(&mut self, now: f64) {
-        self.entries.clear();
-        self.failures.clear();
-        self.total = Entry {
-            name: ("Aggregated".to_owned(), String::new()),
-            start: now,
-            ..Entry::default()
-        };
+        *self = Stats::new(now);
     }
 
     /// Adds what happened in a second.
@@ -250,5 +250,185 @@ impl Stats {
         ];
         self.reset(now);
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figures::histogram;
+    use crate::locust::message::{Message, captured};
+
+    /// The same with its counts in order: a dict of Python's is in the order things happened.
+    fn sorted(value: Value) -> Value {
+        match value {
+            Value::Map(mut pairs) => {
+                if pairs.iter().all(|(key, _)| key.is_u64()) {
+                    pairs.sort_by_key(|(key, _)| key.as_u64());
+                }
+                Value::Map(pairs.into_iter().map(|(k, v)| (k, sorted(v))).collect())
+            }
+            Value::Array(values) => Value::Array(values.into_iter().map(sorted).collect()),
+            other => other,
+        }
+    }
+
+    fn bytes(value: &Value) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, value).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn entries_are_byte_for_byte_those_of_locust() {
+        let theirs = Message::decode(&captured::sent("stats")).unwrap();
+        let theirs = sorted(theirs.data);
+        let theirs = &theirs.as_map().unwrap()[0].1.as_array().unwrap()[..2];
+        let idle = Entry {
+            name: ("echo".to_owned(), "TCP".to_owned()),
+            last_request: Some(1795350450.9829333),
+            start: 1795350448.8682935,
+            requests: 2,
+            none_requests: 2,
+            bytes: 10,
+            per_second: [(1795350449, 1), (1795350450, 1)].into(),
+            ..Entry::default()
+        };
+        let busy = Entry {
+            name: ("connect".to_owned(), "TCP".to_owned()),
+            last_request: Some(1795350451.505965),
+            start: 1795350448.8683074,
+            requests: 12,
+            none_requests: 0,
+            failures: 5,
+            total_ms: 978.1854658428217,
+            max_ms: 284.598122129082,
+            min_ms: Some(1.25),
+            bytes: 448,
+            times: [
+                (60, 1),
+                (1, 5),
+                (25, 1),
+                (59, 1),
+                (180, 1),
+                (170, 1),
+                (190, 1),
+                (280, 1),
+            ]
+            .into(),
+            per_second: [
+                (1795350448, 2),
+                (1795350449, 4),
+                (1795350450, 2),
+                (1795350451, 4),
+            ]
+            .into(),
+            failures_per_second: [
+                (1795350448, 1),
+                (1795350449, 1),
+                (1795350450, 1),
+                (1795350451, 2),
+            ]
+            .into(),
+        };
+        assert_eq!(bytes(&idle.to_value()), bytes(&theirs[0]));
+        assert_eq!(bytes(&busy.to_value()), bytes(&theirs[1]));
+    }
+
+    #[test]
+    fn a_failure_has_the_key_python_gives_it() {
+        assert_eq!(
+            failure_key(
+                "TCP",
+                "connect",
+                "ConnectionRefusedError(111, 'Connection refused')"
+            ),
+            "5cd728f5a5178ce6df5331e2a1d6a466149e3bfd9712349021f124c526e6d1fe"
+        );
+    }
+
+    #[test]
+    fn buckets_are_locusts_halves_to_even() {
+        let cases = [
+            (0.5, 0),
+            (1.5, 2),
+            (99.4, 99),
+            (99.6, 100),
+            (105.0, 100),
+            (115.0, 120),
+            (145.0, 140),
+            (147.0, 150),
+            (1_050.0, 1_000),
+            (3_432.0, 3_400),
+            (9_950.0, 10_000),
+            (58_760.0, 59_000),
+        ];
+        for (ms, bucket) in cases {
+            assert_eq!(bucket_ms(ms), bucket, "{ms}");
+        }
+    }
+
+    #[test]
+    fn everything_is_told_once_and_an_idle_interval_has_no_minimum() {
+        let mut times_us = histogram();
+        times_us.record_n(2_000, 3).unwrap();
+        let row = Row {
+            name: "recv".to_owned(),
+            method: "TCP",
+            requests: 5,
+            times_us,
+            failures: vec![("wrong message".to_owned(), 2)],
+            bytes: 7,
+        };
+        let mut stats = Stats::new(100.0);
+        stats.add(&row, 101.5, 101);
+        stats.add(&row, 102.5, 102);
+        let get = |value: &Value, key: &str| {
+            value
+                .as_map()
+                .unwrap()
+                .iter()
+                .find(|(k, _)| k.as_str() == Some(key))
+                .unwrap()
+                .1
+                .clone()
+        };
+        let [(_, entries), (_, total), (_, errors)] = stats.take(103.0, true);
+        let entry = entries.as_array().unwrap()[0].clone();
+        for (key, expected) in [
+            ("num_requests", Value::from(10)),
+            ("num_none_requests", 4.into()),
+            ("num_failures", 4.into()),
+            ("total_content_length", 14.into()),
+            ("start_time", 100.0.into()),
+            ("response_times", Value::Map(vec![(2.into(), 6.into())])),
+            (
+                "num_reqs_per_sec",
+                Value::Map(vec![(101.into(), 5.into()), (102.into(), 5.into())]),
+            ),
+        ] {
+            assert_eq!(
+                (get(&entry, key), get(&total, key)),
+                (expected.clone(), expected),
+                "{key}"
+            );
+        }
+        assert_eq!(
+            (
+                get(&entry, "last_request_timestamp"),
+                get(&total, "last_request_timestamp")
+            ),
+            (102.5.into(), 103.0.into())
+        );
+        assert_eq!(get(&errors.as_map().unwrap()[0].1, "occurrences"), 4.into());
+        let [(_, entries), (_, total), (_, errors)] = stats.take(106.0, true);
+        assert_eq!(
+            (entries, errors),
+            (Value::Array(vec![]), Value::Map(vec![]))
+        );
+        assert_eq!(
+            (get(&total, "min_response_time"), get(&total, "start_time")),
+            (Value::Nil, 103.0.into())
+        );
     }
 }

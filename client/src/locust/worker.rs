@@ -207,7 +207,8 @@ impl Worker {
             Standing::Asked if silent >= SILENCE_MAX => {
                 // A router does not take a second connection of the same name: it may still have the first.
                 self.unanswered += 1;
-                if self.unanswered > 1 {
+                // Once: a master that is only slow would know each of several names as a worker.
+                if self.unanswered == 2 {
                     self.rename();
                 }
                 self.on_down();

@@ -1,17 +1,14 @@
 //! How users come and what they do: pace, targets, addresses, traffic upward, coming back, histograms.
 
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use hdrhistogram::Histogram;
-use hdrhistogram::serialization::Deserializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use nix::sys::signal::Signal;
 
 use crate::common::{Folder, Server, client, count, own_address, sum, until};
+use crate::hlog::histograms;
 use crate::peer::Peer;
 
 #[test]
@@ -280,56 +277,12 @@ fn the_histogram_log_is_in_the_standard_format_and_complete() {
         "{text:.400}"
     );
 
-    // Read by another program than the one that wrote it: the crate's reader, per tag.
-    let mut sums = [
-        ("connect", Histogram::<u64>::new(3).unwrap()),
-        ("lateness", Histogram::new(3).unwrap()),
-    ];
-    let mut until = Duration::ZERO;
-    for entry in IntervalLogIterator::new(text.as_bytes()) {
-        let LogEntry::Interval(interval) = entry.expect("a line of the format") else {
-            continue;
-        };
-        let (_, sum) = sums
-            .iter_mut()
-            .find(|(tag, _)| interval.tag().unwrap().as_str() == *tag)
-            .expect("a known tag");
-        let bytes = base64(interval.encoded_histogram());
-        let part: Histogram<u64> = Deserializer::new()
-            .deserialize(&mut Cursor::new(bytes))
-            .expect("a histogram");
-        sum.add(part).unwrap();
-        assert!(
-            interval.start_timestamp() >= until || interval.tag().unwrap().as_str() == "lateness"
-        );
-        until = until.max(interval.start_timestamp());
-    }
-    assert_eq!((sums[0].1.len(), last.connect_us.count), (100, 100));
-    assert_eq!(sums[1].1.len(), last.lateness_us.count);
+    let sums = histograms(&text);
+    let (connect, lateness) = (&sums["connect"], &sums["lateness"]);
+    assert_eq!((connect.len(), last.connect_us.count), (100, 100));
+    assert_eq!(lateness.len(), last.lateness_us.count);
     // What arrives after the end of the run is received but not timed: at most one message of each user here.
     let untimed = last.messages_received - last.lateness_us.count;
     assert!(untimed <= 100 && last.lateness_us.count >= 500, "{last:?}");
-    assert_eq!(sums[0].1.value_at_quantile(0.5), last.connect_us.p50);
-}
-
-/// Bytes of a base64 text (RFC 4648, section 4).
-fn base64(text: &str) -> Vec<u8> {
-    let (mut bytes, mut bits, mut bit_count) = (Vec::new(), 0u32, 0);
-    for letter in text.bytes().filter(|b| *b != b'=') {
-        let value = match letter {
-            b'A'..=b'Z' => letter - b'A',
-            b'a'..=b'z' => letter - b'a' + 26,
-            b'0'..=b'9' => letter - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            other => panic!("no letter of base64: {other}"),
-        };
-        bits = bits << 6 | u32::from(value);
-        bit_count += 6;
-        if bit_count >= 8 {
-            bit_count -= 8;
-            bytes.push((bits >> bit_count) as u8);
-        }
-    }
-    bytes
+    assert_eq!(connect.value_at_quantile(0.5), last.connect_us.p50);
 }

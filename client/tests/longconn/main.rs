@@ -7,6 +7,7 @@ mod common;
 
 mod ends;
 mod faults;
+mod hlog;
 mod load;
 mod peer;
 mod refusals;

@@ -1,0 +1,317 @@
+//! What goes over the wire: every type of message both ways, and masters that say what none says.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::common::{Server, count, until};
+use crate::router::{Router, spawn};
+use crate::{longconn, worker};
+
+#[expect(clippy::disallowed_methods, reason = "a master's orders have dates")]
+fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("after 1970").as_secs_f64()
+}
+
+/// A time of a report, seconds.
+fn time(data: &Value, key: &str) -> f64 {
+    data[key]
+        .as_f64()
+        .unwrap_or_else(|| panic!("no {key}: {data}"))
+}
+
+#[test]
+fn every_message_in_both_directions() {
+    let server = Server::start(&["--every", "200ms"]);
+    let mut master = Router::start();
+    let worker = worker(&master.address, &[]);
+    let name = master.welcome();
+    assert_eq!(
+        master.heard,
+        [json!({"from": name, "type": "client_ready", "data": -1})]
+    );
+    let beat = master.next("heartbeat");
+    assert_eq!(beat["data"]["state"], "ready");
+    let cpu = time(&beat["data"], "current_cpu_usage");
+    assert!(
+        (0.0..=100.0).contains(&cpu)
+            && beat["data"]["current_memory_usage"].as_u64() > Some(1 << 20),
+        "{beat}"
+    );
+
+    let idle = master.next("stats")["data"].clone();
+    assert_eq!(
+        (&idle["stats"], &idle["errors"], &idle["user_count"]),
+        (&json!([]), &json!({}), &json!(0))
+    );
+    let total = &idle["stats_total"];
+    assert_eq!(
+        (
+            &total["min_response_time"],
+            &total["last_request_timestamp"]
+        ),
+        (&Value::Null, &Value::Null)
+    );
+
+    // The host of the class goes before that of the order.
+    let set = json!({"user_class_name": "LongConn", "host": server.address.to_string(), "weight": 1, "fixed_count": 0, "tasks": ["hold"]});
+    master.send(&name, "update_user_class", set);
+    let order = spawn(
+        now(),
+        json!({"LongConn": 10, "Http": 0}),
+        "127.0.0.1:9",
+        json!({"longconn_every": "30s", "mode": [1]}),
+    );
+    master.send(&name, "spawn", order);
+    assert_eq!(master.next("spawning")["data"], Value::Null);
+    let complete = master.next("spawning_complete")["data"].clone();
+    assert_eq!(
+        complete,
+        json!({"user_classes_count": {"LongConn": 10, "Http": 0}, "user_count": 10})
+    );
+    server.until_open(10);
+    while master.next("heartbeat")["data"]["state"] != "running" {}
+    master.send(&name, "spawning_complete", json!({"user_count": 10}));
+    let stats = loop {
+        let stats = master.next("stats")["data"].clone();
+        if stats["stats"]
+            .as_array()
+            .is_some_and(|rows| rows.len() == 2)
+        {
+            break stats;
+        }
+    };
+    assert_eq!(
+        stats["user_classes_count"],
+        json!({"LongConn": 10, "Http": 0})
+    );
+    let rows = stats["stats"].as_array().expect("rows");
+    assert_eq!(
+        (&rows[0]["name"], &rows[1]["name"], &rows[0]["method"]),
+        (&json!("connect"), &json!("recv"), &json!("TCP"))
+    );
+    for key in ["num_requests", "num_failures", "total_content_length"] {
+        let sum: u64 = rows
+            .iter()
+            .map(|row| row[key].as_u64().expect("a number"))
+            .sum();
+        assert_eq!(stats["stats_total"][key], sum, "{key}");
+    }
+    assert_eq!(rows[0]["num_requests"], 10);
+
+    master.send(&name, "hello", json!({"n": 1}));
+    let logs = loop {
+        let logs = master.next("logs")["data"].clone();
+        if logs.to_string().contains("hello") {
+            break logs;
+        }
+    };
+    assert_eq!(logs["worker_id"], *name);
+
+    master.send(&name, "reconnect", Value::Null);
+    while master.next("heartbeat")["from"] != *name {}
+    assert_eq!(server.running.fresh().open_now, 10, "users do not notice");
+
+    master.send(&name, "stop", Value::Null);
+    master.next("client_stopped");
+    assert_eq!(master.welcome(), name);
+    let last = master
+        .heard
+        .iter()
+        .rposition(|m| m["type"] == "stats")
+        .expect("the last figures");
+    let stopped = master
+        .heard
+        .iter()
+        .rposition(|m| m["type"] == "client_stopped");
+    assert!(Some(last) < stopped, "the last figures come first");
+    server.until_open(0);
+
+    // Counts that were never ordered, and classes that nobody has, are said, and nothing more.
+    let order = spawn(
+        now(),
+        json!({"LongConn": 1, "Other": 5}),
+        "nowhere",
+        json!({"longconn_host": "nowhere"}),
+    );
+    master.send(&name, "spawn", order);
+    let said = [(); 2].map(|()| master.next("exception")["data"].clone());
+    let said = format!("{} {}", said[0]["msg"], said[1]["msg"]);
+    assert!(
+        said.contains("Other") && said.contains("'nowhere'") && said.contains("next:"),
+        "{said}"
+    );
+
+    master.send(&name, "quit", Value::Null);
+    master.next("quit");
+    let outcome = worker.outcome();
+    assert_eq!(outcome.code(), Some(0), "{}", outcome.errors);
+    let own = longconn(&outcome, 0);
+    assert_eq!((own.opened, count(&own.ended, "held")), (10, 10));
+    let received: u64 = master
+        .heard
+        .iter()
+        .filter_map(|m| m["data"]["stats"].as_array())
+        .flatten()
+        .filter(|row| row["name"] == "recv")
+        .map(|row| row["num_requests"].as_u64().expect("a number"))
+        .sum();
+    assert_eq!(
+        received,
+        server.running.stop().last().messages_sent,
+        "each message was reported once"
+    );
+}
+
+#[test]
+fn a_master_that_says_nonsense_is_survived_and_obeyed_when_it_says_sense() {
+    let server = Server::start(&[]);
+    let mut master = Router::start();
+    let worker = worker(&master.address, &["--users-max", "100"]);
+    let name = master.welcome();
+    let spawning = |data: &[u8]| [b"\x93\xa5spawn", data, b"\xa1x"].concat();
+    let nonsense: [Vec<u8>; 12] = [
+        vec![],
+        vec![0xc1],
+        b"\x93\xa5spawn".to_vec(),
+        b"\x92\xa4stop\xc0".to_vec(),
+        b"\x94\xa4stop\xc0\xa1x\xa1x".to_vec(),
+        b"\x93\x01\xc0\xa1x".to_vec(),
+        b"\x93\xa4stop\xc0\x05".to_vec(),
+        b"\x93\xa4stop\xc0\xa1xtrailing".to_vec(),
+        spawning(b"\xc0"),
+        spawning(b"\x81\xa9timestamp\xcb\x7f\xf0\0\0\0\0\0\0"),
+        b"\xdd\xff\xff\xff\xff\xdd\xff\xff\xff\xff".to_vec(),
+        [vec![0x91; 100_000], vec![0xc0]].concat(),
+    ];
+    for bytes in &nonsense {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        master.send_bytes(&name, &hex);
+    }
+    for data in [
+        json!({"timestamp": now(), "user_classes_count": {"LongConn": -1}}),
+        json!({"timestamp": "now", "user_classes_count": {"LongConn": 1}}),
+        json!({"timestamp": now(), "user_classes_count": [1]}),
+    ] {
+        master.send(&name, "spawn", data);
+    }
+    master.send(&name, "update_user_class", json!({"user_class_name": 3}));
+    master.send(&name, "ack", json!("x"));
+    master.send(&name, "spawning_complete", Value::Null);
+    assert_eq!(master.next("heartbeat")["from"], *name, "it lives");
+
+    // More than anybody holds: as many as there is room for, and a word about it.
+    let host = server.address.to_string();
+    master.send(
+        &name,
+        "spawn",
+        spawn(
+            now(),
+            json!({"LongConn": u64::MAX}),
+            &host,
+            json!({"longconn_expect": ""}),
+        ),
+    );
+    assert!(
+        master.next("exception")["data"]["msg"]
+            .as_str()
+            .expect("text")
+            .contains("--users-max")
+    );
+    assert_eq!(master.next("spawning_complete")["data"]["user_count"], 100);
+    server.until_open(100);
+    // An order older than the last one is none.
+    master.send(
+        &name,
+        "spawn",
+        spawn(now() - 1_000.0, json!({"LongConn": 3}), &host, json!({})),
+    );
+    master.send(
+        &name,
+        "spawn",
+        spawn(now(), json!({"LongConn": 7}), &host, json!({})),
+    );
+    server.until_open(7);
+    let outcome = worker.stop();
+    assert_eq!(outcome.code(), Some(0), "{}", outcome.errors);
+    let own = longconn(&outcome, 0);
+    assert_eq!(
+        (
+            own.opened,
+            count(&own.ended, "stopped"),
+            count(&own.ended, "held")
+        ),
+        (100, 93, 7)
+    );
+    assert!(outcome.errors.lines().count() < 60, "{}", outcome.errors);
+}
+
+#[test]
+fn peers_that_are_no_master_are_survived() {
+    use std::io::Write;
+    // Those who speak something else, those who begin well and go on badly, and those who say nothing.
+    let mut greeting = vec![0; 64];
+    (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
+    greeting[12..16].copy_from_slice(b"NULL");
+    let after = |bytes: &[u8]| [&greeting[..], bytes].concat();
+    let said = [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
+        after(b"\x04\x00"),
+        after(b"\x02\xff\xff\xff\xff\xff\xff\xff\xff"),
+        after(b"\x04\x06\x05READYx\x00\x03abc"),
+        greeting[..40].to_vec(),
+    ];
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let worker = worker(&listener.local_addr().expect("bound").to_string(), &[]);
+    for bytes in said {
+        let (mut stream, _) = listener.accept().expect("it tries again");
+        let _ = stream.write_all(&bytes);
+    }
+    assert!(!worker.fresh().is_final);
+    assert_eq!(worker.stop().code(), Some(0));
+}
+
+#[test]
+fn times_are_the_masters_however_wrong_a_clock_is() {
+    let server = Server::start(&["--every", "100ms"]);
+    for skew in [10.0, -10.0] {
+        let mut master = Router::start();
+        let worker = worker(&master.address, &[]);
+        let name = master.welcome();
+        let options = json!({"longconn_every": "30s"});
+        let order = spawn(
+            now() + skew,
+            json!({"LongConn": 5}),
+            &server.address.to_string(),
+            options,
+        );
+        master.send(&name, "spawn", order);
+        let mut stats = json!({});
+        until("figures of messages", || {
+            stats = master.next("stats")["data"].clone();
+            stats["stats"]
+                .as_array()
+                .is_some_and(|rows| rows.len() == 2)
+        });
+        let there = now() + skew;
+        let row = &stats["stats"][1];
+        let near = |time: f64| (there - 6.0..there + 1.0).contains(&time);
+        let total = &stats["stats_total"];
+        for time in [
+            time(row, "start_time"),
+            time(row, "last_request_timestamp"),
+            time(total, "last_request_timestamp"),
+        ] {
+            assert!(near(time), "{time} of {there}");
+        }
+        let seconds = row["num_reqs_per_sec"].as_object().expect("counts");
+        assert!(
+            seconds
+                .keys()
+                .all(|second| near(second.parse().expect("a second"))),
+            "{row} at {there}"
+        );
+        worker.stop();
+    }
+}
