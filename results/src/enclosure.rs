@@ -13,7 +13,9 @@
 //! Must not know: what the work is.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command};
 
 use nix::errno::Errno;
@@ -28,6 +30,10 @@ use nix::unistd::{Pid, geteuid};
 use crate::lab::enter_user_namespace;
 use crate::refusal::Refusal;
 
+/// The name in the enclosure of the network it was entered from, if that was to be kept.
+pub const OUTSIDE: &str = "outside";
+/// Where names of networks live.
+pub const NAMES: &str = "/run/netns";
 /// Says in which of the three processes we are: absent, `first PARENT`, or `inside PID USER`.
 const STEP: &str = "HOLDFAST_ENCLOSURE";
 /// `si_code` of a signal that the kernel sent by itself: Ctrl-C on a terminal.
@@ -77,14 +83,14 @@ impl Inside {
 }
 
 /// Enters an enclosure of its own, unless this process is in one already. Call while it has one thread, and return the code
-/// of [`Entered::Done`] as one's own.
+/// of [`Entered::Done`] as one's own. With `keeps_outside` the network it was entered from stays reachable, as [`OUTSIDE`].
 ///
 /// # Errors
 /// When the system forbids namespaces; nothing is left behind.
-pub fn enter() -> Result<Entered, Refusal> {
+pub fn enter(keeps_outside: bool) -> Result<Entered, Refusal> {
     let step = std::env::var(STEP).unwrap_or_default();
     match step.split(' ').collect::<Vec<_>>()[..] {
-        ["first", parent] => first(parent).map(Entered::Done),
+        ["first", parent] => first(parent, keeps_outside).map(Entered::Done),
         ["inside", pid, user] => Ok(Entered::Inside(Inside {
             pid_outside: pid.parse().unwrap_or_default(),
             is_user: user == "user",
@@ -119,7 +125,7 @@ fn outside() -> Result<u8, Refusal> {
 }
 
 /// The first process of the enclosure: nothing in it outlives this one.
-fn first(parent: &str) -> Result<u8, Refusal> {
+fn first(parent: &str, keeps_outside: bool) -> Result<u8, Refusal> {
     let fail = |what: &str, e: Errno| forbidden(&format!("{what}: {e}"));
     set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("the signal at a parent's end", e))?;
     // What is mounted on /proc is still the outside's view: of this process and of its parent, if that still lives.
@@ -131,6 +137,8 @@ fn first(parent: &str) -> Result<u8, Refusal> {
         ));
     }
     let is_user = fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !is_whole(&map));
+    let outside = fs::File::open("/proc/self/ns/net")
+        .map_err(|e| forbidden(&format!("/proc/self/ns/net: {e}")))?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
         .map_err(|e| fail("unshare of mounts and network", e))?;
     let none: Option<&str> = None;
@@ -146,6 +154,15 @@ fn first(parent: &str) -> Result<u8, Refusal> {
         Some("mode=0755"),
     )
     .map_err(|e| fail("mount of /run", e))?;
+    fs::create_dir(NAMES).map_err(|e| forbidden(&format!("{NAMES}: {e}")))?;
+    if keeps_outside {
+        let path = Path::new(NAMES).join(OUTSIDE);
+        fs::File::create(&path).map_err(|e| forbidden(&format!("{}: {e}", path.display())))?;
+        let own = format!("/proc/self/fd/{}", outside.as_raw_fd());
+        mount(Some(own.as_str()), &path, none, MsFlags::MS_BIND, none)
+            .map_err(|e| fail("a name for the network outside", e))?;
+    }
+    drop(outside);
     let user = if is_user { "user" } else { "root" };
     let child = again(&format!("inside {pid} {user}"))?;
     let signals = listen()?;

@@ -7,14 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
 use super::crew::{Crew, Doings, Served};
 use super::plan::Plan;
+use super::watch::Watch;
 use crate::child::{Child, Report};
 use crate::folder::RunFolder;
 use crate::http::stage::{Cut, Stage, has_not_ended};
@@ -555,47 +554,4 @@ fn unix() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |d| d.as_secs())
-}
-
-/// A thread on the backend that notes its established connections every second, however busy this program is.
-#[derive(Debug, Default)]
-struct Watch {
-    samples: Arc<Mutex<Vec<(f64, u64)>>>,
-    is_over: Arc<AtomicBool>,
-}
-
-impl Watch {
-    fn start(network: &Network) -> Self {
-        let watch = Self::default();
-        let (samples, is_over) = (watch.samples.clone(), watch.is_over.clone());
-        let backend = network.host(BACKEND).clone();
-        std::thread::spawn(move || {
-            let noted = backend.inside(|| {
-                let started = Instant::now();
-                for second in 0u32.. {
-                    let due = started + Duration::from_secs(1) * second;
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                    if is_over.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let before = started.elapsed();
-                    let count = KernelSample::take().established;
-                    let at = (before + started.elapsed()) / 2;
-                    if let Ok(mut samples) = samples.lock() {
-                        samples.push((at.as_secs_f64(), count));
-                    }
-                }
-            });
-            drop(noted);
-        });
-        watch
-    }
-
-    fn samples(&self) -> Vec<(f64, u64)> {
-        self.samples.lock().map(|s| s.clone()).unwrap_or_default()
-    }
-
-    fn stop(&self) {
-        self.is_over.store(true, Ordering::Relaxed);
-    }
 }

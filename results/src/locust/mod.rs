@@ -9,9 +9,11 @@ mod fill;
 pub mod flow;
 pub mod histograms;
 pub mod master;
+pub mod page;
 pub mod plan;
 pub mod record;
 pub mod summary;
+mod watch;
 
 use std::time::SystemTime;
 
@@ -19,7 +21,7 @@ use crate::enclosure::{self, Entered};
 use crate::folder::{RunFolder, labelled, rfc3339};
 use crate::http::stage::{Cut, Stage};
 use crate::network::Network;
-use crate::network::layout::BACKEND;
+use crate::network::layout::{BACKEND, MASTER};
 use crate::network::record::NetworkRecord;
 use crate::refusal::Refusal;
 use crate::run::{RUN_SCHEMA, Run};
@@ -37,11 +39,15 @@ pub use plan::Flags;
 pub fn bench(flags: Flags) -> Result<u8, Refusal> {
     let plan = Plan::new(flags)?;
     let machine = origin::machine();
-    if let Entered::Done(code) = enclosure::enter()? {
+    if let Entered::Done(code) = enclosure::enter(plan.flags.web.is_some())? {
         return Ok(code);
     }
     let network = Network::build(plan.layout, plan.users())?;
     network.check()?;
+    let web = plan.flags.web;
+    let page = web
+        .map(|port| page::publish(network.host(MASTER), port))
+        .transpose()?;
     #[expect(clippy::disallowed_methods, reason = "the date in the folder's name")]
     let started = SystemTime::now();
     let folder = RunFolder::create(&plan.runs, started, &labelled("locust", plan.label()))?;
@@ -58,8 +64,8 @@ pub fn bench(flags: Flags) -> Result<u8, Refusal> {
         network: Some(NetworkRecord::of(&network)),
         ..Run::default()
     };
-    let is_interrupted =
-        load(&plan, &network, &folder, &mut run).inspect_err(|_| folder.discard())?;
+    let is_interrupted = load(&plan, &network, &folder, page.as_deref(), &mut run)
+        .inspect_err(|_| folder.discard())?;
     verdict::judge(&mut run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, plan.flags.json, || summary::page(&run, folder.path()));
@@ -71,10 +77,14 @@ fn load(
     plan: &Plan,
     network: &Network,
     folder: &RunFolder,
+    page: Option<&str>,
     run: &mut Run,
 ) -> Result<bool, Refusal> {
     frame::runtime()?.block_on(async {
-        let stage = Stage::new(Progress::new())?;
+        let mut stage = Stage::new(Progress::new())?;
+        if let Some(page) = page {
+            stage.progress.say(&format!("Locust's page: {page}"));
+        }
         let mut flow = Flow::new(plan, network, folder, stage).await.map_err(|e| {
             Refusal::new(
                 format!("series.csv: {e}"),

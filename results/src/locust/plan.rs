@@ -64,9 +64,9 @@ pub struct Flags {
     #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
     ramp_tolerance: f64,
 
-    /// Serve Locust's page at 127.0.0.1:8089 of this machine while it runs [default: off]
-    #[arg(long)]
-    web: bool,
+    /// Serve Locust's page at this port of this machine's 127.0.0.1 while it runs, at 8089 unless another is given [default: off]
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "8089", value_parser = clap::value_parser!(u16).range(1..))]
+    pub web: Option<u16>,
 
     /// Where users connect, if something in this lab (make lab) stands before the server [default: the server on the backend]
     #[arg(long, value_name = "HOST:PORT")]
@@ -300,7 +300,7 @@ impl Plan {
             "--http-wait",
             WAIT,
         ]);
-        if f.web {
+        if f.web.is_some() {
             args.extend(words(&[
                 "--autostart",
                 "--web-port",

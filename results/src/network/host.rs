@@ -10,11 +10,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
 
+use crate::enclosure::NAMES;
 use crate::run::LabRecord;
 use crate::sample::KernelSample;
-
-/// Where names of namespaces live, for `ip netns` too.
-pub(super) const NAMES: &str = "/run/netns";
 
 /// A host that exists.
 #[derive(Debug, Clone)]

@@ -21,10 +21,11 @@ use holdfast_sysctl::profile::Role;
 use holdfast_sysctl::values::write;
 use nix::mount::{MsFlags, mount};
 
+use crate::enclosure::NAMES;
 use crate::lab::{self, Tuning};
 use crate::programs::find;
 use crate::refusal::Refusal;
-use host::{Host, NAMES};
+use host::Host;
 use layout::{BACKEND, BALANCER, BRIDGE, Layout, MASTER, PREFIX, Place};
 
 /// Where a lab says what it is, for whoever enters it later.
@@ -252,9 +253,8 @@ fn name_own(name: &str) -> Result<(), String> {
     mount(own, &path, none, MsFlags::MS_BIND, none).map_err(|e| say(&e))
 }
 
-/// The folder of namespaces, and names for addresses in place of the machine's.
+/// Names for addresses, in place of the machine's.
 fn make_names(layout: &Layout) -> Result<(), String> {
-    fs::create_dir_all(NAMES).map_err(|e| format!("{NAMES}: {e}"))?;
     let hosts = "/run/hosts";
     fs::write(hosts, layout.names()).map_err(|e| format!("{hosts}: {e}"))?;
     let none: Option<&str> = None;

@@ -59,7 +59,7 @@ pub struct Flags {
 /// When the lab cannot be made, or the command not be started.
 pub fn visit(flags: &Flags) -> Result<u8, Refusal> {
     let layout = Layout::new(flags.lab.clients, flags.lab.addresses)?;
-    let inside = match enclosure::enter()? {
+    let inside = match enclosure::enter(false)? {
         Entered::Done(code) => return Ok(code),
         Entered::Inside(inside) => inside,
     };

@@ -41,7 +41,7 @@ pub use plan::Flags;
 /// When the run could not start; nothing is left behind then.
 pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     let plan = Plan::new(flags)?;
-    if let Entered::Done(code) = enclosure::enter()? {
+    if let Entered::Done(code) = enclosure::enter(false)? {
         return Ok(code);
     }
     // What does not raise it itself would stop at the soft limit.

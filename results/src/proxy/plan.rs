@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::record::ProxyAsked;
+use crate::enclosure::NAMES;
 use crate::folder::{check_label, runs_or_default};
 use crate::network::layout::{BACKEND, BALANCER, Layout};
 use crate::programs::{find, program};
@@ -293,7 +294,7 @@ fn system(flags: &Flags) -> Result<System, Refusal> {
         })?;
         return Ok(System::Known(known, path));
     };
-    if !Path::new("/run/netns").join(BALANCER).exists() {
+    if !Path::new(NAMES).join(BALANCER).exists() {
         return Err(Refusal::new(
             format!("--target {target} is not in a lab: there is no host {BALANCER} here"),
             format!(

@@ -264,6 +264,65 @@ fn an_interrupt_ends_all_of_it_and_leaves_a_record() {
 }
 
 #[test]
+fn the_page_is_served_outside_the_lab_while_it_runs() {
+    let runs = Runs::new("page");
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|l| l.local_addr())
+        .expect("a free port")
+        .port();
+    let web = format!("--web={port}");
+    let bench = runs.bench(&[
+        "--users",
+        "300",
+        "--rate",
+        "1000",
+        "--hold",
+        "6s",
+        "--clients",
+        "1",
+        &web,
+    ]);
+    runs.until_held();
+    // A worker reports every three seconds.
+    let started = Instant::now();
+    loop {
+        let page = Command::new("curl")
+            .args([
+                "-sS",
+                "--max-time",
+                "20",
+                &format!("http://127.0.0.1:{port}/stats/requests"),
+            ])
+            .output()
+            .expect("curl");
+        let said: serde_json::Value = serde_json::from_slice(&page.stdout)
+            .unwrap_or_else(|e| panic!("{e}: {}", stderr(&page)));
+        assert_eq!(said["workers"][0]["id"], "client1_holdfast", "{said}");
+        let rows = said["stats"].as_array().expect("rows");
+        let connects = rows.iter().find(|row| row["name"] == "connect");
+        if said["user_count"] == 300 && connects.is_some_and(|row| row["num_requests"] == 300) {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(8), "{said}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let output = bench.wait_with_output().expect("ends");
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{} {:?}",
+        stderr(&output),
+        runs.record().reasons
+    );
+    assert!(stderr(&output).contains(&format!("http://127.0.0.1:{port}/")));
+    assert!(runs.0.join("latest/locust.html").is_file());
+    assert!(
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_err(),
+        "still served"
+    );
+}
+
+#[test]
 fn what_cannot_be_run_is_refused_in_one_line() {
     for (args, words) in [
         (
