@@ -209,8 +209,8 @@ impl Flow<'_> {
                 WorkerRecord {
                     opened: report.opened,
                     open: counts.workers.get(&host).copied().unwrap_or(0),
-                    rss_base_bytes: self.base.get(&host).map(|p| p.rss_bytes),
-                    rss_bytes: self.end.get(&host).map(|p| p.rss_bytes),
+                    rss_base_bytes: self.workers.base.get(&host).map(|p| p.rss_bytes),
+                    rss_bytes: self.workers.end.get(&host).map(|p| p.rss_bytes),
                     has_final_report: report.is_final,
                     host,
                 }
@@ -219,12 +219,12 @@ impl Flow<'_> {
     }
 
     fn bytes_per_user(&self, users: u64) -> Option<f64> {
-        let growth = self.end.iter().map(|(host, end)| {
-            let base = self.base.get(host).map_or(0, |p| p.rss_bytes);
+        let growth = self.workers.end.iter().map(|(host, end)| {
+            let base = self.workers.base.get(host).map_or(0, |p| p.rss_bytes);
             end.rss_bytes as f64 - base as f64
         });
         let growth: f64 = growth.sum();
-        (users > 0 && !self.end.is_empty()).then(|| round(growth / users as f64, 1))
+        (users > 0 && !self.workers.end.is_empty()).then(|| round(growth / users as f64, 1))
     }
 
     fn master_record(&self) -> MasterRecord {

@@ -5,7 +5,7 @@
 //! outlives it.
 //! Must not know: how figures become a record, verdicts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use super::crew::{Crew, Doings, Served};
 use super::plan::Plan;
 use super::watch::Watch;
+use super::workers::Workers;
 use crate::child::{Child, Report};
 use crate::folder::RunFolder;
 use crate::http::stage::{Cut, Stage, has_not_ended};
@@ -67,9 +68,7 @@ pub struct Flow<'a> {
     pub(super) server: Option<Child<Served>>,
     pub(super) master: Option<Child<ServerLine>>,
     pub(super) crew: Option<Child<Crew>>,
-    pub(super) gone: BTreeSet<String>,
-    pub(super) base: BTreeMap<String, ProcessSample>,
-    pub(super) end: BTreeMap<String, ProcessSample>,
+    pub(super) workers: Workers,
     pub(super) seen: Seen,
     pub(super) counts: Option<Counts>,
     /// What the server had sent when the hold began, and when.
@@ -78,7 +77,6 @@ pub struct Flow<'a> {
     pub(super) master_rss: Option<u64>,
     /// Unix time of the hold's two ends, seconds.
     pub(super) hold_unix: (u64, u64),
-    pids: BTreeMap<String, u32>,
     phase: &'static str,
     next: Instant,
     series: Series,
@@ -104,16 +102,13 @@ impl<'a> Flow<'a> {
             server: None,
             master: None,
             crew: None,
-            gone: BTreeSet::new(),
-            base: BTreeMap::new(),
-            end: BTreeMap::new(),
+            workers: Workers::default(),
             seen: Seen::new(kernel(network)),
             counts: None,
             served_at_start: (0, 0),
             master_marks: Vec::new(),
             master_rss: None,
             hold_unix: (0, 0),
-            pids: BTreeMap::new(),
             phase: "start",
             next: Instant::now(),
             series: Series::create(&folder.file("series.csv")).await?,
@@ -140,7 +135,7 @@ impl<'a> Flow<'a> {
             flow.known() == workers
         })
         .await?;
-        self.seen.client_base = self.base.values().copied().reduce(both);
+        self.seen.client_base = self.workers.base_all();
         self.ramp = Watch::start(self.network);
         self.phase = "ramp";
         self.until(START_MAX, "Locust's start of the test", |flow| {
@@ -178,7 +173,7 @@ impl<'a> Flow<'a> {
         };
         // A line under way when the hold ended may be older than it: the second one of each is not.
         let before = lines(self);
-        let workers = (self.pids.len() - self.gone.len()) as u64;
+        let workers = self.workers.alive();
         self.until(COUNTS_MAX, "reports after the hold", |flow| {
             let now = lines(flow);
             now.0 >= before.0 + 2 && now.1 >= before.1 + 2 * workers
@@ -186,10 +181,7 @@ impl<'a> Flow<'a> {
         .await?;
         let mark = self.mark();
         self.counts = Some(self.counts_now());
-        for (host, pid) in &self.pids {
-            self.end
-                .extend(ProcessSample::take(*pid).map(|p| (host.clone(), p)));
-        }
+        self.workers.sample_end();
         self.seen.hold_end = Some(mark);
         self.mark_master();
         self.master_rss = self.master.as_ref().map(|m| usage::rss_bytes(m.pid()));
@@ -200,7 +192,7 @@ impl<'a> Flow<'a> {
     #[must_use]
     pub fn counts_now(&self) -> Counts {
         let established = |host: &crate::network::host::Host| host.kernel().established;
-        let links = (self.pids.len() - self.gone.len()) as u64;
+        let links = self.workers.alive();
         let clients: u64 = self.network.clients().map(established).sum();
         let crew = self.crew();
         let class = self.plan.class();
@@ -210,7 +202,7 @@ impl<'a> Flow<'a> {
             kernel_clients: clients.saturating_sub(links),
             workers: crew
                 .hosts()
-                .filter(|host| !self.gone.contains(*host))
+                .filter(|host| !self.workers.gone.contains(*host))
                 .map(|host| (host.to_owned(), crew.of(host, class).report.open_now))
                 .collect(),
             served: self.served_now(),
@@ -357,7 +349,11 @@ impl<'a> Flow<'a> {
         if let Some(child) = &mut self.crew {
             child.reap();
         }
-        self.meet_workers();
+        if let Some(pdsh) = &self.crew {
+            let expected = usize::from(self.plan.layout.clients());
+            let ended = self.workers.look(pdsh, expected, self.phase);
+            self.seen.incidents.extend(ended);
+        }
         if Instant::now() < self.next {
             return Ok(());
         }
@@ -368,33 +364,6 @@ impl<'a> Flow<'a> {
         self.glance(&before);
         self.add_row(busy).await;
         Ok(())
-    }
-
-    /// Finds the workers' processes while they start, and notices those that are gone.
-    fn meet_workers(&mut self) {
-        let Some(pdsh) = &self.crew else { return };
-        if self.pids.len() < usize::from(self.plan.layout.clients()) && pdsh.exit().is_none() {
-            for pid in usage::tree(pdsh.pid()) {
-                if let Some(host) = worker_of(pid) {
-                    self.base.extend(
-                        ProcessSample::take(pid)
-                            .filter(|_| !self.base.contains_key(&host))
-                            .map(|p| (host.clone(), p)),
-                    );
-                    self.pids.insert(host, pid);
-                }
-            }
-        }
-        let crew = pdsh.heard();
-        for (host, pid) in &self.pids {
-            let is_there = worker_of(*pid).is_some_and(|h| h == *host);
-            let is_final = crew.latest.as_ref().is_some_and(|c| c.has_ended(host));
-            if !is_there && !is_final && self.phase != "close" && self.gone.insert(host.clone()) {
-                self.seen
-                    .incidents
-                    .push(format!("the worker on {host} ended during {}", self.phase));
-            }
-        }
     }
 
     fn crew(&self) -> Crew {
@@ -409,7 +378,7 @@ impl<'a> Flow<'a> {
     /// All workers together.
     #[must_use]
     pub fn total(&self) -> Doings {
-        self.crew().total(self.plan.class(), &self.gone)
+        self.crew().total(self.plan.class(), &self.workers.gone)
     }
 
     /// One worker.
@@ -436,10 +405,6 @@ impl<'a> Flow<'a> {
     }
 
     fn mark(&self) -> Mark {
-        let workers = self
-            .pids
-            .values()
-            .filter_map(|pid| ProcessSample::take(*pid));
         Mark {
             at: Instant::now(),
             kernel: kernel(self.network),
@@ -447,7 +412,7 @@ impl<'a> Flow<'a> {
                 .server
                 .as_ref()
                 .and_then(|c| ProcessSample::take(c.pid())),
-            client: workers.reduce(both),
+            client: self.workers.now_all(),
             client_report: self.crew.is_some().then(|| self.total().report),
         }
     }
@@ -504,29 +469,8 @@ impl<'a> Flow<'a> {
     }
 }
 
-/// Two processes as one.
-fn both(a: ProcessSample, b: ProcessSample) -> ProcessSample {
-    ProcessSample {
-        cpu_ticks: a.cpu_ticks + b.cpu_ticks,
-        rss_bytes: a.rss_bytes + b.rss_bytes,
-        rss_anon_bytes: a.rss_anon_bytes + b.rss_anon_bytes,
-        rss_file_bytes: a.rss_file_bytes + b.rss_file_bytes,
-    }
-}
-
 fn is_done<R: Report>(child: Option<&Child<R>>) -> bool {
     child.is_none_or(Child::is_done)
-}
-
-/// The host of a worker's process, from its command line; `None` if `pid` is none.
-fn worker_of(pid: u32) -> Option<String> {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<_> = line.split(|byte| *byte == 0).collect();
-    let is_worker = words.first()?.ends_with(b"holdfast-client");
-    let at = words.iter().position(|word| *word == b"--identity")?;
-    let identity = std::str::from_utf8(words.get(at + 1)?).ok()?;
-    let (host, _) = identity.split_once('_')?;
-    is_worker.then(|| host.to_owned())
 }
 
 /// The machine, with what all hosts' networks count together.

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod record;
 pub mod summary;
 mod watch;
+pub mod workers;
 
 use std::time::SystemTime;
 
@@ -68,7 +69,9 @@ pub fn bench(flags: Flags) -> Result<u8, Refusal> {
         .inspect_err(|_| folder.discard())?;
     verdict::judge(&mut run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
-    frame::print_result(&run, plan.flags.json, || summary::page(&run, folder.path()));
+    frame::print_result(&run, plan.flags.run.json, || {
+        summary::page(&run, folder.path())
+    });
     Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
 }
 

@@ -11,7 +11,7 @@ use clap::Args;
 use crate::child::words;
 use crate::folder::{check_label, runs_or_default, workspace};
 use crate::network::layout::{BACKEND, Layout, MASTER};
-use crate::network::visit::LabFlags;
+use crate::network::visit::{LabFlags, RunFlags};
 use crate::plan::plain_time;
 use crate::programs::{find, is_program, program};
 use crate::refusal::Refusal;
@@ -76,21 +76,9 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     locust: Option<PathBuf>,
 
-    /// Word to end the run folder's name with [default: none]
-    #[arg(long, value_name = "WORD")]
-    name: Option<String>,
-
-    /// Folder that receives the run's folder [default: results/runs of this workspace]
-    #[arg(long, value_name = "DIR")]
-    runs: Option<PathBuf>,
-
-    /// Print run.json to standard output instead of the summary [default: off]
-    #[arg(long)]
-    pub json: bool,
-
-    /// Folder with holdfast-server and holdfast-client [default: where this program is]
-    #[arg(long, value_name = "DIR")]
-    bin_dir: Option<PathBuf>,
+    /// Where the run goes.
+    #[command(flatten)]
+    pub run: RunFlags,
 }
 
 /// A checked request.
@@ -116,7 +104,7 @@ impl Plan {
     /// # Errors
     /// The first thing that stands in the way.
     pub fn new(flags: Flags) -> Result<Self, Refusal> {
-        check_label(flags.name.as_deref())?;
+        check_label(flags.run.name.as_deref())?;
         for (what, time) in [("--hold", flags.hold), ("--every", flags.every)] {
             if time < Duration::from_secs(1) || time > Duration::from_secs(24 * 3600) {
                 let words = humantime::format_duration(time);
@@ -132,7 +120,7 @@ impl Plan {
                 "give another, --ramp-tolerance 2",
             ));
         }
-        let bin_dir = flags.bin_dir.as_deref();
+        let bin_dir = flags.run.bin_dir.as_deref();
         Ok(Self {
             layout: Layout::new(flags.lab.clients, flags.lab.addresses)?,
             programs: (
@@ -142,7 +130,7 @@ impl Plan {
             locust: locust(flags.locust.as_deref())?,
             pdsh: find("pdsh")
                 .ok_or_else(|| Refusal::new("pdsh is missing", "apt-get install pdsh"))?,
-            runs: runs_or_default(flags.runs.as_deref()),
+            runs: runs_or_default(flags.run.runs.as_deref()),
             flags,
         })
     }
@@ -150,7 +138,7 @@ impl Plan {
     /// The run's name.
     #[must_use]
     pub fn label(&self) -> Option<&str> {
-        self.flags.name.as_deref()
+        self.flags.run.name.as_deref()
     }
 
     /// Users asked for.

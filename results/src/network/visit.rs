@@ -32,6 +32,26 @@ pub struct LabFlags {
     pub addresses: u8,
 }
 
+/// The flags of a run in the network, whatever it measures.
+#[derive(Debug, Clone, Args)]
+pub struct RunFlags {
+    /// Word to end the run folder's name with [default: none]
+    #[arg(long, value_name = "WORD")]
+    pub name: Option<String>,
+
+    /// Folder that receives the run's folder [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    pub runs: Option<PathBuf>,
+
+    /// Print run.json to standard output instead of the summary [default: off]
+    #[arg(long)]
+    pub json: bool,
+
+    /// Folder with holdfast-server and holdfast-client [default: where this program is]
+    #[arg(long, value_name = "DIR")]
+    pub bin_dir: Option<PathBuf>,
+}
+
 /// The flags of `holdfast-bench lab`.
 #[derive(Debug, Args)]
 #[command(

@@ -75,7 +75,7 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     run.added = record::added(&run.trials);
     verdict::judge(&mut run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
-    frame::print_result(&run, flags.json, || summary::page(&run, folder.path()));
+    frame::print_result(&run, flags.run.json, || summary::page(&run, folder.path()));
     Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
 }
 

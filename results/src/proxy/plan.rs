@@ -14,6 +14,7 @@ use super::record::ProxyAsked;
 use crate::enclosure::NAMES;
 use crate::folder::{check_label, runs_or_default};
 use crate::network::layout::{BACKEND, BALANCER, Layout};
+use crate::network::visit::RunFlags;
 use crate::programs::{find, program};
 use crate::refusal::Refusal;
 
@@ -96,21 +97,9 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     slice: Duration,
 
-    /// Word to end the run folder's name with [default: none]
-    #[arg(long, value_name = "WORD")]
-    name: Option<String>,
-
-    /// Folder that receives the run's folder [default: results/runs of this workspace]
-    #[arg(long, value_name = "DIR")]
-    runs: Option<PathBuf>,
-
-    /// Print run.json to standard output instead of the summary [default: off]
-    #[arg(long)]
-    pub json: bool,
-
-    /// Folder with holdfast-server and holdfast-client [default: where this program is]
-    #[arg(long, value_name = "DIR")]
-    bin_dir: Option<PathBuf>,
+    /// Where the run goes.
+    #[command(flatten)]
+    pub run: RunFlags,
 }
 
 /// What users of a scenario do.
@@ -182,7 +171,7 @@ impl Plan {
     /// # Errors
     /// The first thing that stands in the way.
     pub fn new(flags: &Flags) -> Result<Self, Refusal> {
-        check_label(flags.name.as_deref())?;
+        check_label(flags.run.name.as_deref())?;
         for (what, time, least) in [
             ("--every", flags.every, Duration::from_millis(10)),
             ("--hold", flags.hold, Duration::from_secs(2)),
@@ -217,7 +206,7 @@ impl Plan {
             trials.push(trial(true));
         }
         let system = system(flags)?;
-        let bin_dir = flags.bin_dir.as_deref();
+        let bin_dir = flags.run.bin_dir.as_deref();
         let sources = trials.iter().map(|t| t.users).max().unwrap_or(0) / PORTS + 1;
         Ok(Self {
             version: version(&system),
@@ -245,8 +234,8 @@ impl Plan {
             hold: flags.hold,
             slice: flags.slice,
             layout: Layout::new(1, u8::try_from(sources).unwrap_or(u8::MAX))?,
-            runs: runs_or_default(flags.runs.as_deref()),
-            label: flags.name.clone(),
+            runs: runs_or_default(flags.run.runs.as_deref()),
+            label: flags.run.name.clone(),
         })
     }
 

@@ -2,7 +2,7 @@
 //! when a worker is killed on the way.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,92 +11,69 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::common::{assert_named, assert_refused, send, stderr};
+use crate::runs::{self, Runs};
 
-/// A folder for runs of one test, gone afterwards.
-struct Runs(PathBuf);
+fn bench(runs: &Runs, args: &[&str]) -> Child {
+    let locust = Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/locust/.venv/bin/locust");
+    assert!(
+        locust.exists(),
+        "{} is missing; next: make locust-venv",
+        locust.display()
+    );
+    Command::new(env!("CARGO_BIN_EXE_holdfast-bench"))
+        // How even a ramp is depends on what else runs here: that is for measurements.
+        .args([
+            "locust",
+            "--every",
+            "1s",
+            "--ramp-tolerance",
+            "1000",
+            "--runs",
+        ])
+        .arg(&runs.0)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts")
+}
 
-impl Runs {
-    fn new(name: &str) -> Self {
-        let locust =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../client/locust/.venv/bin/locust");
+/// Waits until the series has a row of the hold.
+fn until_held(runs: &Runs) {
+    let started = Instant::now();
+    let is_held = || {
+        let folders = fs::read_dir(&runs.0).into_iter().flatten().flatten();
+        folders
+            .filter_map(|folder| fs::read_to_string(folder.path().join("series.csv")).ok())
+            .any(|text| text.contains(",hold,"))
+    };
+    while !is_held() {
         assert!(
-            locust.exists(),
-            "{} is missing; next: make locust-venv",
-            locust.display()
+            started.elapsed() < Duration::from_secs(60),
+            "the hold did not begin"
         );
-        Self(std::env::temp_dir().join(format!("holdfast-locust-{}-{name}", std::process::id())))
-    }
-
-    fn bench(&self, args: &[&str]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_holdfast-bench"))
-            // How even a ramp is depends on what else runs here: that is for measurements.
-            .args([
-                "locust",
-                "--every",
-                "1s",
-                "--ramp-tolerance",
-                "1000",
-                "--runs",
-            ])
-            .arg(&self.0)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("starts")
-    }
-
-    fn record(&self) -> Run {
-        let text = fs::read_to_string(self.0.join("latest/run.json")).expect("a record");
-        serde_json::from_str(&text).expect("of this schema")
-    }
-
-    /// Waits until the series has a row of the hold.
-    fn until_held(&self) {
-        let started = Instant::now();
-        let is_held = || {
-            let folders = fs::read_dir(&self.0).into_iter().flatten().flatten();
-            folders
-                .filter_map(|folder| fs::read_to_string(folder.path().join("series.csv")).ok())
-                .any(|text| text.contains(",hold,"))
-        };
-        while !is_held() {
-            assert!(
-                started.elapsed() < Duration::from_secs(60),
-                "the hold did not begin"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-impl Drop for Runs {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// What `who` counted of `what`.
+/// What `who` counted of `what` in a run.
 #[track_caller]
 fn counted(run: &Run, what: &str, who: &str) -> u64 {
     let locust = run.locust.as_ref().expect("Locust's part");
-    let found = locust.agreements.iter().find(|a| a.what == what);
-    let agreement = found.unwrap_or_else(|| panic!("{what}: {:?}", locust.agreements));
-    *agreement
-        .by
-        .get(who)
-        .unwrap_or_else(|| panic!("{who}: {agreement:?}"))
+    runs::counted(&locust.agreements, what, who)
 }
 
 #[test]
 fn four_workers_and_the_master_count_the_same() {
     let runs = Runs::new("four");
-    let output = runs
-        .bench(&["--users", "2000", "--rate", "1000", "--hold", "3s"])
-        .wait_with_output()
-        .expect("ends");
-    let run = runs.record();
+    let output = bench(
+        &runs,
+        &["--users", "2000", "--rate", "1000", "--hold", "3s"],
+    )
+    .wait_with_output()
+    .expect("ends");
+    let run = runs.record::<Run>();
     assert_eq!(
         run.verdict,
         Verdict::Pass,
@@ -161,8 +138,9 @@ fn four_workers_and_the_master_count_the_same() {
 #[test]
 fn users_of_http_are_charted_and_counted() {
     let runs = Runs::new("http");
-    let output = runs
-        .bench(&[
+    let output = bench(
+        &runs,
+        &[
             "--users",
             "200",
             "--rate",
@@ -172,10 +150,11 @@ fn users_of_http_are_charted_and_counted() {
             "--http",
             "--clients",
             "1",
-        ])
-        .wait_with_output()
-        .expect("ends");
-    let run = runs.record();
+        ],
+    )
+    .wait_with_output()
+    .expect("ends");
+    let run = runs.record::<Run>();
     // How near the chart comes in a few seconds on a busy machine is for measurements; that it was read is for this test.
     let others: Vec<_> = run
         .reasons
@@ -206,17 +185,20 @@ fn users_of_http_are_charted_and_counted() {
 #[test]
 fn when_a_worker_is_killed_the_others_take_its_users() {
     let runs = Runs::new("killed");
-    let bench = runs.bench(&[
-        "--users",
-        "900",
-        "--rate",
-        "900",
-        "--hold",
-        "14s",
-        "--clients",
-        "3",
-    ]);
-    runs.until_held();
+    let bench = bench(
+        &runs,
+        &[
+            "--users",
+            "900",
+            "--rate",
+            "900",
+            "--hold",
+            "14s",
+            "--clients",
+            "3",
+        ],
+    );
+    until_held(&runs);
     kill(
         Pid::from_raw(worker_in(&runs.0, "client2")),
         Signal::SIGKILL,
@@ -224,7 +206,7 @@ fn when_a_worker_is_killed_the_others_take_its_users() {
     .expect("runs");
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let run = runs.record();
+    let run = runs.record::<Run>();
     assert_named(&run.reasons, "the worker on client2 ended during hold");
     let locust = run.locust.as_ref().expect("Locust's part");
     let open: Vec<_> = locust.workers.iter().map(|w| w.open).collect();
@@ -241,22 +223,25 @@ fn when_a_worker_is_killed_the_others_take_its_users() {
 #[test]
 fn an_interrupt_ends_all_of_it_and_leaves_a_record() {
     let runs = Runs::new("interrupt");
-    let bench = runs.bench(&[
-        "--users",
-        "100",
-        "--rate",
-        "1000",
-        "--hold",
-        "10m",
-        "--clients",
-        "1",
-    ]);
-    runs.until_held();
+    let bench = bench(
+        &runs,
+        &[
+            "--users",
+            "100",
+            "--rate",
+            "1000",
+            "--hold",
+            "10m",
+            "--clients",
+            "1",
+        ],
+    );
+    until_held(&runs);
     let worker = worker_in(&runs.0, "client1");
     send(&bench, Signal::SIGINT);
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
-    assert_named(&runs.record().reasons, "interrupted");
+    assert_named(&runs.record::<Run>().reasons, "interrupted");
     assert!(
         !Path::new(&format!("/proc/{worker}")).exists(),
         "the worker is still there"
@@ -271,18 +256,21 @@ fn the_page_is_served_outside_the_lab_while_it_runs() {
         .expect("a free port")
         .port();
     let web = format!("--web={port}");
-    let bench = runs.bench(&[
-        "--users",
-        "300",
-        "--rate",
-        "1000",
-        "--hold",
-        "6s",
-        "--clients",
-        "1",
-        &web,
-    ]);
-    runs.until_held();
+    let bench = bench(
+        &runs,
+        &[
+            "--users",
+            "300",
+            "--rate",
+            "1000",
+            "--hold",
+            "6s",
+            "--clients",
+            "1",
+            &web,
+        ],
+    );
+    until_held(&runs);
     // A worker reports every three seconds.
     let started = Instant::now();
     loop {
@@ -312,7 +300,7 @@ fn the_page_is_served_outside_the_lab_while_it_runs() {
         Some(0),
         "{} {:?}",
         stderr(&output),
-        runs.record().reasons
+        runs.record::<Run>().reasons
     );
     assert!(stderr(&output).contains(&format!("http://127.0.0.1:{port}/")));
     assert!(runs.0.join("latest/locust.html").is_file());

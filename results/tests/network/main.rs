@@ -10,3 +10,4 @@ mod common;
 mod lab;
 mod locust;
 mod proxy;
+mod runs;

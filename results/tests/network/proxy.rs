@@ -2,65 +2,34 @@
 //! system may stand in its place.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use holdfast_results::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
+use holdfast_results::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun};
 use holdfast_results::run::Verdict;
 
 use crate::common::{assert_refused, stderr};
+use crate::runs::{Runs, counted};
 
-/// Where runs of one test go; gone afterwards.
-struct Runs(PathBuf);
-
-impl Runs {
-    fn new(name: &str) -> Self {
-        Self(std::env::temp_dir().join(format!("holdfast-proxy-{}-{name}", std::process::id())))
-    }
-
-    /// The bench, with no more than `descriptors` for each process, and the record it left.
-    fn bench(&self, descriptors: u32, args: &[&str]) -> ProxyRun {
-        let output = Command::new("prlimit")
-            .arg(format!("--nofile={descriptors}:{descriptors}"))
-            .args([env!("CARGO_BIN_EXE_holdfast-bench"), "proxy", "--runs"])
-            .arg(&self.0)
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .expect("prlimit");
-        let run = read(&self.0);
-        assert_eq!(
-            run.verdict,
-            Verdict::Pass,
-            "{:?} {}",
-            run.reasons,
-            stderr(&output)
-        );
-        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        run
-    }
-}
-
-impl Drop for Runs {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn read(runs: &Path) -> ProxyRun {
-    let text = fs::read_to_string(runs.join("latest/run.json")).expect("a record");
-    serde_json::from_str(&text).expect("of this schema")
-}
-
-/// What `who` counted of `what` in a trial.
-#[track_caller]
-fn counted(trial: &Trial, what: &str, who: &str) -> u64 {
-    let found = trial.agreements.iter().find(|a| a.what == what);
-    let agreement = found.unwrap_or_else(|| panic!("{what}: {:?}", trial.agreements));
-    *agreement
-        .by
-        .get(who)
-        .unwrap_or_else(|| panic!("{who}: {agreement:?}"))
+/// The bench, with no more than `descriptors` for each process, and the record it left.
+fn bench(runs: &Runs, descriptors: u32, args: &[&str]) -> ProxyRun {
+    let output = Command::new("prlimit")
+        .arg(format!("--nofile={descriptors}:{descriptors}"))
+        .args([env!("CARGO_BIN_EXE_holdfast-bench"), "proxy", "--runs"])
+        .arg(&runs.0)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("prlimit");
+    let run: ProxyRun = runs.record();
+    assert_eq!(
+        run.verdict,
+        Verdict::Pass,
+        "{:?} {}",
+        run.reasons,
+        stderr(&output)
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    run
 }
 
 #[test]
@@ -69,7 +38,8 @@ fn statistics_of_haproxy_agree_with_ours() {
     let args = [
         "--users", "300", "--rate", "1000", "--every", "1s", "--hold", "2s", "--slice", "1s",
     ];
-    let run = runs.bench(
+    let run = bench(
+        &runs,
         20_000,
         &[&args[..], &["--scenarios", "longconn,http-64,http-200"]].concat(),
     );
@@ -81,7 +51,11 @@ fn statistics_of_haproxy_agree_with_ours() {
     };
     for who in ["client", "server", "kernel_client", "kernel_backend"] {
         assert_eq!(
-            counted(direct, "connections open at the end of the hold", who),
+            counted(
+                &direct.agreements,
+                "connections open at the end of the hold",
+                who
+            ),
             300,
             "{who}"
         );
@@ -96,19 +70,29 @@ fn statistics_of_haproxy_agree_with_ours() {
         "haproxy_back",
     ] {
         assert_eq!(
-            counted(through, "connections open at the end of the hold", who),
+            counted(
+                &through.agreements,
+                "connections open at the end of the hold",
+                who
+            ),
             300,
             "{who}"
         );
     }
     // Two bytes a heartbeat, `ok`.
-    let messages = counted(through, "messages in all", "server");
+    let messages = counted(&through.agreements, "messages in all", "server");
     assert_eq!(
-        counted(through, "bytes to clients", "haproxy_front"),
+        counted(&through.agreements, "bytes to clients", "haproxy_front"),
         2 * messages
     );
     assert!(messages >= 300, "{messages}");
-    assert!(counted(waiting, "requests answered with 200", "haproxy_back") > 0);
+    assert!(
+        counted(
+            &waiting.agreements,
+            "requests answered with 200",
+            "haproxy_back"
+        ) > 0
+    );
     assert!(through.limit.is_none() && waiting.limit.is_none());
     let held = &run.added[0];
     assert!(
@@ -124,7 +108,8 @@ fn statistics_of_haproxy_agree_with_ours() {
 #[test]
 fn where_haproxy_stops_is_found_and_named() {
     let runs = Runs::new("limit");
-    let run = runs.bench(
+    let run = bench(
+        &runs,
         600,
         &[
             "--rate",
@@ -147,7 +132,7 @@ fn where_haproxy_stops_is_found_and_named() {
     assert_eq!(trial.outcomes["held"], limit.connections);
     assert_eq!(
         counted(
-            trial,
+            &trial.agreements,
             "connections open at the end of the hold",
             "haproxy_back"
         ),
@@ -188,7 +173,7 @@ fn another_system_stands_in_a_lab_of_ones_own() {
         .stdin(Stdio::null())
         .output()
         .expect("runs");
-    let run = read(&runs.0);
+    let run = runs.record::<ProxyRun>();
     assert_eq!(
         (output.status.code(), run.verdict),
         (Some(0), Verdict::Pass),
@@ -199,7 +184,7 @@ fn another_system_stands_in_a_lab_of_ones_own() {
     assert_eq!(run.asked.system, "balancer:9000");
     assert_eq!(
         counted(
-            &run.trials[1],
+            &run.trials[1].agreements,
             "connections open at the end of the hold",
             "kernel_balancer_half"
         ),
