@@ -17,9 +17,10 @@ PROGRAMS := server client results sysctl
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
-NEED_TEST := $(NEED_BUILD) ip sysctl unshare setpriv chrt taskset python3 python3-venv curl wrk nginx ab bash pkill stty tmux prometheus \
-	promtool groff strace systemd-analyze chromium chromedriver
+NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter prlimit setpriv chrt taskset python3 python3-venv curl wrk nginx ab haproxy pdsh bash pkill \
+	stty tmux prometheus promtool groff strace systemd-analyze chromium chromedriver
 NEED_FUZZ := $(NEED_BUILD) c++
+NEED_LAB := ip nsenter
 NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
 PEER_COMMANDS := nginx haproxy go wrk
@@ -110,6 +111,38 @@ report-shots: ## Pictures of a run's report, light, dark and on a phone, into re
 	$(CARGO) build --locked -p holdfast-results --bins --examples
 	report=$$($(CARGO_TARGET_DIR)/debug/holdfast-bench report $(or $(RUN),latest) | head -n 1); \
 		$(CARGO_TARGET_DIR)/debug/examples/report_shots "$$report" report-shots
+
+.PHONY: lab
+lab: build ## Open a shell in a lab network on this machine: backend, balancer, master and CLIENTS=4 client hosts in namespaces
+	@bash .ci/need $(NEED_LAB)
+	$(CARGO_TARGET_DIR)/release/holdfast-bench lab $(if $(CLIENTS),--clients $(CLIENTS)) $(ARGS)
+
+.PHONY: bench-lab
+bench-lab: build locust-venv ## Drive a million users through a real Locust master and a worker on each of CLIENTS=4 hosts of the lab
+	@bash .ci/need $(NEED_LAB) pdsh
+	$(CARGO_TARGET_DIR)/release/holdfast-bench locust $(BENCH_LAB)
+
+## bench-lab takes: USERS=1000000 RATE=20000 HOLD=60s EVERY=30s CLIENTS=4 HTTP=1 WEB=1 ARGS='more options'
+BENCH_LAB = $(strip \
+	$(if $(USERS),--users $(USERS)) \
+	$(if $(RATE),--rate $(RATE)) \
+	$(if $(HOLD),--hold $(HOLD)) \
+	$(if $(EVERY),--every $(EVERY)) \
+	$(if $(CLIENTS),--clients $(CLIENTS)) \
+	$(if $(HTTP),--http) \
+	$(if $(WEB),--web) \
+	$(ARGS))
+
+.PHONY: bench-haproxy
+bench-haproxy: build ## Measure what haproxy adds between client and server, and where it stops, direct and through it in one run
+	@bash .ci/need $(NEED_LAB) haproxy
+	$(CARGO_TARGET_DIR)/release/holdfast-bench proxy $(BENCH_HAPROXY)
+
+## bench-haproxy takes: USERS=8000 SCENARIOS=longconn,limit,http-64,http-20000 ARGS='more options' (--proxy nginx, --target HOST:PORT)
+BENCH_HAPROXY = $(strip \
+	$(if $(USERS),--users $(USERS)) \
+	$(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
+	$(ARGS))
 
 .PHONY: drill
 drill: build ## Kill client and server at a million connections, and see that nothing is lost silently (USERS=1000000)

@@ -23,6 +23,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::ChildStdout;
 use tokio::sync::Notify;
 
+use crate::folder::RunFolder;
 use crate::wire::{CLIENT_SCHEMA, ClientReport, SERVER_SCHEMA, ServerReport};
 
 /// A line that a child prints.
@@ -34,6 +35,10 @@ pub trait Report: Sized + 'static {
     fn read(line: &str) -> Result<Self, String>;
     /// Whether it is the last one.
     fn is_final(&self) -> bool;
+    /// What is known once `new` has been said: `new`, unless reports of several come through one child.
+    fn absorb(latest: &mut Option<Self>, new: Self) {
+        *latest = Some(new);
+    }
 }
 
 /// Reads a line of JSON that must carry `schema`.
@@ -108,7 +113,7 @@ impl<R: Report> Heard<R> {
                 if report.is_final() {
                     self.final_raw = serde_json::from_str(line).ok();
                 }
-                self.latest = Some(report);
+                R::absorb(&mut self.latest, report);
                 self.line_count += 1;
             }
             Err(why) => {
@@ -264,6 +269,15 @@ impl<R: Report> Child<R> {
             .collect()
     }
 
+    /// Writes its final report into `folder`, as it printed it.
+    pub fn leave(&self, folder: &RunFolder, file: &str) {
+        if let Some(raw) = &self.heard().final_raw
+            && let Err(e) = folder.write_json(file, raw)
+        {
+            eprintln!("warning: {}: {e}", folder.file(file).display());
+        }
+    }
+
     /// Removes the file of its standard error if nothing is in it.
     pub fn tidy(&self) {
         if std::fs::metadata(&self.stderr).is_ok_and(|meta| meta.len() == 0) {
@@ -290,6 +304,12 @@ fn children_cpu() -> Duration {
     getrusage(UsageWho::RUSAGE_CHILDREN).map_or(Duration::ZERO, |u| {
         micros(u.user_time()) + micros(u.system_time())
     })
+}
+
+/// Arguments of a program.
+#[must_use]
+pub fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_string()).collect()
 }
 
 /// A command line that a shell would read as these words.

@@ -43,6 +43,8 @@ pub struct Tuning {
     pub has_profile: bool,
     /// Settings exactly as given, over those of the profiles.
     pub settings: Vec<Setting>,
+    /// Which ends of the connections are in it: whose profiles.
+    pub role: Role,
 }
 
 impl Default for Tuning {
@@ -51,6 +53,7 @@ impl Default for Tuning {
             is_private: true,
             has_profile: true,
             settings: Vec::new(),
+            role: Role::Both,
         }
     }
 }
@@ -64,7 +67,7 @@ impl Tuning {
         let mut tuning = Self {
             is_private,
             has_profile,
-            settings: Vec::new(),
+            ..Self::default()
         };
         for text in overrides {
             let next = "give --sysctl net.core.somaxconn=4096, or holdfast-tune apply for settings of the machine";
@@ -92,10 +95,10 @@ impl Tuning {
         Ok(tuning)
     }
 
-    /// What is set for so many users, both ends here.
+    /// What is set for so many users.
     fn settings(&self, users: u64) -> Vec<(String, String, String)> {
         let mut all = if self.has_profile {
-            joined(&built_in(Role::Both))
+            joined(&built_in(self.role))
         } else {
             Vec::new()
         };
@@ -194,7 +197,7 @@ fn enter_private(buckets: u64, lab: &mut LabRecord) -> Result<&'static str, Stri
 }
 
 /// A user namespace in which this user is root, so that network namespaces may be made in it.
-fn enter_user_namespace() -> Result<(), String> {
+pub(crate) fn enter_user_namespace() -> Result<(), String> {
     let (uid, gid) = (getuid(), getgid());
     unshare(CloneFlags::CLONE_NEWUSER).map_err(|e| {
         format!("unshare as plain user: {e}; run as root, or allow it with sysctl kernel.unprivileged_userns_clone=1 or user.max_user_namespaces=1000")
@@ -206,7 +209,7 @@ fn enter_user_namespace() -> Result<(), String> {
 }
 
 /// Brings `lo` up by one netlink message (the ioctl for it cannot be called without unsafe code).
-fn loopback_up() -> Result<(), String> {
+pub(crate) fn loopback_up() -> Result<(), String> {
     let say = |what: &str, e: Errno| format!("loopback: {what}: {e}");
     let fd = socket(
         AddressFamily::Netlink,

@@ -671,11 +671,7 @@ impl<'a> Flow<'a> {
 }
 
 fn leave_child<R: Report>(folder: &RunFolder, child: &Child<R>, file: &str) {
-    if let Some(raw) = &child.heard().final_raw
-        && let Err(e) = folder.write_json(file, raw)
-    {
-        eprintln!("warning: {}: {e}", folder.file(file).display());
-    }
+    child.leave(folder, file);
     if child.exit().is_none_or(|status| !status.success()) {
         for line in child.stderr_tail(10) {
             eprintln!("{}: {line}", child.name);

@@ -14,7 +14,10 @@ use holdfast_results::compare;
 use holdfast_results::http;
 use holdfast_results::list;
 use holdfast_results::live::LiveFlags;
+use holdfast_results::locust;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
+use holdfast_results::network::visit;
+use holdfast_results::proxy;
 use holdfast_results::refusal::Refusal;
 use holdfast_results::report;
 use holdfast_sysctl::handbook::Handbook;
@@ -41,6 +44,12 @@ enum What {
     List(List),
     /// The page a run ended with, again.
     Show(Show),
+    /// A network of hosts on this machine, in namespaces of its own: a shell in it, or one command
+    Lab(visit::Flags),
+    /// A system between client and server (haproxy): what it adds, and where it stops, direct and through it in one run
+    Proxy(proxy::Flags),
+    /// Users through a real Locust master: a worker of ours on each client host of the lab, all counts compared with Locust's
+    Locust(Box<locust::Flags>),
     #[command(flatten)]
     Handbook(Handbook),
 }
@@ -396,6 +405,9 @@ fn main() -> ExitCode {
         What::Compare(flags) => compare::compare(&(&flags).into(), flags.json),
         What::List(flags) => list::list(flags.runs.as_deref(), flags.json),
         What::Show(flags) => list::show(&flags.run, flags.runs.as_deref(), flags.json),
+        What::Lab(flags) => visit::visit(&flags),
+        What::Proxy(flags) => proxy::bench(&flags),
+        What::Locust(flags) => locust::bench(*flags),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use holdfast_sysctl::Machine;
 use holdfast_sysctl::cost::{CLIENT_END_BYTES, SERVER_END_BYTES};
 
+use crate::child::words;
 use crate::folder::{check_label, labelled, runs_or_default};
 use crate::lab::Tuning;
 use crate::programs::program;
@@ -390,12 +391,8 @@ fn fit_users(
     }
 }
 
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_string()).collect()
-}
-
 /// A duration as one word that humantime reads.
-fn plain_time(time: Duration) -> String {
+pub(crate) fn plain_time(time: Duration) -> String {
     if time.subsec_nanos() == 0 {
         format!("{}s", time.as_secs())
     } else {

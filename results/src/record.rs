@@ -225,13 +225,13 @@ impl Seen {
         };
     }
 
-    fn hold_seconds(&self) -> Option<f64> {
+    pub(crate) fn hold_seconds(&self) -> Option<f64> {
         let (start, end) = (self.hold_start.as_ref()?, self.hold_end.as_ref()?);
         Some(round(end.at.duration_since(start.at).as_secs_f64(), 3))
     }
 
     /// Received a second between the reports nearest to the hold's two ends, by the client's own clock.
-    fn messages_per_second(&self) -> Option<f64> {
+    pub(crate) fn messages_per_second(&self) -> Option<f64> {
         let a = self.hold_start.as_ref()?.client_report.as_ref()?;
         let b = self.hold_end.as_ref()?.client_report.as_ref()?;
         let seconds = b.at_us.checked_sub(a.at_us).filter(|us| *us > 0)? as f64 / 1e6;
@@ -241,7 +241,7 @@ impl Seen {
         ))
     }
 
-    fn memory(&self, counts: &Counts) -> Memory {
+    pub(crate) fn memory(&self, counts: &Counts) -> Memory {
         let mut memory = Memory {
             available_bytes_min: Some(self.available_bytes_min),
             cgroup_left_bytes_min: self.under_load.cgroup_left_bytes_min,
@@ -285,7 +285,7 @@ impl Seen {
         memory
     }
 
-    fn cpu(&self, server: Option<Duration>, client: Option<Duration>) -> Cpu {
+    pub(crate) fn cpu(&self, server: Option<Duration>, client: Option<Duration>) -> Cpu {
         let seconds = |cpu: Option<Duration>| round(cpu.unwrap_or_default().as_secs_f64(), 3);
         let ramp_end = self.hold_start.as_ref().or(self.cut.as_ref());
         Cpu {
@@ -298,7 +298,7 @@ impl Seen {
         }
     }
 
-    fn kernel(&self) -> Kernel {
+    pub(crate) fn kernel(&self) -> Kernel {
         let Some(base) = &self.baseline else {
             return Kernel::default();
         };
@@ -333,7 +333,7 @@ fn garbled<R: Report>(child: Option<&Child<R>>) -> Option<String> {
     ))
 }
 
-fn connections(
+pub(crate) fn connections(
     asked: u64,
     counts: &Counts,
     server: &ServerReport,
@@ -367,7 +367,7 @@ fn connections(
     }
 }
 
-fn process_record<R: Report>(
+pub(crate) fn process_record<R: Report>(
     child: Option<&Child<R>>,
     thread_count: usize,
     shard_count: usize,
@@ -427,7 +427,8 @@ fn nonzero(map: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
         .collect()
 }
 
-fn round(value: f64, digits: i32) -> f64 {
+/// `value` with so many digits behind the point.
+pub(crate) fn round(value: f64, digits: i32) -> f64 {
     let scale = 10f64.powi(digits);
     (value * scale).round() / scale
 }

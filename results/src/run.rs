@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::limit::Limit;
+use crate::locust::record::LocustRecord;
+use crate::network::record::NetworkRecord;
 use crate::threads::Busiest;
 use crate::wire::Latency;
 
@@ -67,6 +69,12 @@ pub struct Run {
     pub kernel: Kernel,
     /// The two processes.
     pub processes: Processes,
+    /// The lab's hosts, where the run had more than one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkRecord>,
+    /// Locust's part, where its master drove the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locust: Option<LocustRecord>,
 }
 
 /// All of some counts together. A record is anybody's file: more than a number holds stays the largest one, and is no panic.

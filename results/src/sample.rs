@@ -104,14 +104,14 @@ impl CoreTicks {
 }
 
 impl KernelSample {
-    /// Reads everything now.
+    /// Reads everything now, in the network namespace of the calling thread.
     #[must_use]
     pub fn take() -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let mut sample = Self::of_texts(
-            &text("/proc/net/sockstat"),
-            &text("/proc/net/snmp"),
-            &text("/proc/net/netstat"),
+            &text("/proc/thread-self/net/sockstat"),
+            &text("/proc/thread-self/net/snmp"),
+            &text("/proc/thread-self/net/netstat"),
             &text("/proc/meminfo"),
             &text("/proc/stat"),
         );

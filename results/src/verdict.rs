@@ -19,7 +19,13 @@ pub fn judge(run: &mut Run) {
 pub fn reasons(run: &Run) -> Vec<String> {
     let mut reasons = run.incidents.clone();
     connections(run, &mut reasons);
-    messages(run, &mut reasons);
+    match &run.locust {
+        Some(locust) if locust.requests.is_some() => {}
+        _ => messages(run, &mut reasons),
+    }
+    if let Some(locust) = &run.locust {
+        reasons.extend(locust.shortfalls());
+    }
     exits(run, &mut reasons);
     reasons
 }

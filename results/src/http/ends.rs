@@ -12,17 +12,13 @@ use super::cores;
 use super::generator::{self, GeneratorLine, Outcome, Wanted};
 use super::scenario::{Generator, Subject};
 use super::slice::{LOAD_POLL, Performance};
-use super::stage::{self, Cut};
+use super::stage::{self, Cut, has_not_ended, last_words};
 use super::subject::{self, Ready, ServerLine, Start};
-use crate::child::{Child, Report};
+use crate::child::Child;
 use crate::wire::{HttpClientReport, HttpServerReport};
 
 /// A server that does not listen by then will not.
 const START_MAX: Duration = Duration::from_secs(10);
-/// A process that was told to end has this long.
-const END_MAX: Duration = Duration::from_secs(15);
-/// How often the end of a process is looked for: the window of a slice lasts until it is seen.
-const END_POLL: Duration = Duration::from_millis(2);
 
 /// A server of any kind.
 pub(super) type Server = Child<ServerLine>;
@@ -160,7 +156,9 @@ impl Performance<'_> {
         generator: Generator,
     ) -> Result<(Outcome, f64), Cut> {
         client.signal(generator::stop_signal(generator));
-        self.until_ended(&mut client, "client_did_not_end").await?;
+        self.stage
+            .until_ended(&mut client, "client_did_not_end")
+            .await?;
         client.tidy();
         let outcome = generator::outcome(client.heard().latest.as_ref()).map_err(|why| {
             let end = client.end_in_words();
@@ -183,7 +181,9 @@ impl Performance<'_> {
         } else {
             Signal::SIGKILL
         });
-        self.until_ended(&mut server, "server_did_not_end").await?;
+        self.stage
+            .until_ended(&mut server, "server_did_not_end")
+            .await?;
         server.tidy();
         if self.slice.subject != Subject::Holdfast {
             return Ok(None);
@@ -206,58 +206,10 @@ impl Performance<'_> {
             )),
         }
     }
-
-    async fn until_ended<R: Report>(
-        &mut self,
-        child: &mut Child<R>,
-        kind: &'static str,
-    ) -> Result<(), Cut> {
-        let ended = self
-            .stage
-            .wait(END_MAX, END_POLL, || {
-                child.reap();
-                Ok(child.is_done().then_some(()))
-            })
-            .await?;
-        ended.ok_or_else(|| {
-            Cut::failed(
-                kind,
-                format!(
-                    "the {} did not end within {} s{}",
-                    child.name,
-                    END_MAX.as_secs(),
-                    last_words(child)
-                ),
-            )
-        })
-    }
 }
 
 /// Neither end has ended by itself.
 pub(super) fn still_run(server: &mut Server, client: &mut Client) -> Result<(), Cut> {
     has_not_ended(server, "server_died")?;
     has_not_ended(client, "client_died")
-}
-
-fn has_not_ended<R: Report>(child: &mut Child<R>, kind: &'static str) -> Result<(), Cut> {
-    child.reap();
-    if child.exit().is_none() {
-        return Ok(());
-    }
-    Err(Cut::failed(
-        kind,
-        format!(
-            "the {} {}{}",
-            child.name,
-            child.end_in_words(),
-            last_words(child)
-        ),
-    ))
-}
-
-fn last_words<R: Report>(child: &Child<R>) -> String {
-    child
-        .stderr_tail(1)
-        .pop()
-        .map_or(String::new(), |line| format!(": {line}"))
 }

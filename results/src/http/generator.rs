@@ -16,8 +16,8 @@ use serde::Deserialize;
 
 use super::plan::Programs;
 use super::scenario::Generator;
-use super::subject::{Family, leash, words};
-use crate::child::{self, Report};
+use super::subject::{Family, leash};
+use crate::child::{self, Report, words};
 use crate::wire::{self, HttpClientReport, Latency};
 
 const WRK: &str = include_str!("../../peers/wrk.lua");
@@ -153,7 +153,9 @@ pub fn stop_signal(generator: Generator) -> Signal {
     }
 }
 
-fn client_args(wanted: &Wanted) -> Vec<String> {
+/// The arguments of our client.
+#[must_use]
+pub fn client_args(wanted: &Wanted) -> Vec<String> {
     let rate = wanted
         .per_second
         .map_or_else(|| "max".into(), |n| n.to_string());

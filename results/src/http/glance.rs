@@ -19,10 +19,14 @@ type Watched<R> = Option<(u32, Rc<RefCell<Heard<R>>>)>;
 /// The slice under way.
 #[derive(Debug)]
 pub struct Glance {
+    title: &'static str,
     started: Instant,
     part: String,
     target: u64,
-    left: (Instant, Duration),
+    /// As of when, and how long all that is left takes; `None`: not known.
+    left: Option<(Instant, Duration)>,
+    /// Figures gathered by somebody else, shown instead of all others.
+    pub given: Option<Snapshot>,
     server: Watched<ServerLine>,
     client: Watched<GeneratorLine>,
 }
@@ -30,26 +34,27 @@ pub struct Glance {
 impl Glance {
     /// Nothing yet.
     #[must_use]
-    pub fn new() -> Self {
-        let now = Instant::now();
+    pub fn new(title: &'static str) -> Self {
         Self {
-            started: now,
+            title,
+            started: Instant::now(),
             part: String::new(),
             target: 0,
-            left: (now, Duration::ZERO),
+            left: None,
+            given: None,
             server: None,
             client: None,
         }
     }
 
     /// The next slice, in words, its connections, and how long all slices from this one on will take.
-    pub fn begin(&mut self, part: String, target: u64, left: Duration) {
+    pub fn begin(&mut self, part: String, target: u64, left: Option<Duration>) {
         *self = Self {
             started: self.started,
             part,
             target,
-            left: (Instant::now(), left),
-            ..Self::new()
+            left: left.map(|left| (Instant::now(), left)),
+            ..Self::new(self.title)
         };
     }
 
@@ -66,6 +71,9 @@ impl Glance {
     /// The figures now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        if let Some(given) = &self.given {
+            return given.clone();
+        }
         let mut now = Snapshot::default();
         let mut processes = Vec::new();
         if let Some((pid, heard)) = &self.server {
@@ -83,25 +91,16 @@ impl Glance {
             }
         }
         Snapshot {
-            title: "bench http".into(),
+            title: self.title.into(),
             phase: "slices",
             seconds: self.started.elapsed().as_secs_f64(),
-            left_seconds: Some(
-                self.left
-                    .1
-                    .saturating_sub(self.left.0.elapsed())
-                    .as_secs_f64(),
-            ),
+            left_seconds: self
+                .left
+                .map(|(at, left)| left.saturating_sub(at.elapsed()).as_secs_f64()),
             part: self.part.clone(),
             target: now.open.map(|_| self.target),
             processes,
             ..now
         }
-    }
-}
-
-impl Default for Glance {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use crate::record::round;
 use crate::run::{LabRecord, Machine, Verdict};
 use crate::wire::Latency;
 
@@ -376,11 +377,6 @@ fn most_often(limits: impl Iterator<Item = Limit>) -> Option<Limit> {
         .iter()
         .find(|(_, n)| *n == most)
         .map(|(limit, _)| *limit)
-}
-
-pub(super) fn round(value: f64, digits: i32) -> f64 {
-    let scale = 10f64.powi(digits);
-    (value * scale).round() / scale
 }
 
 #[cfg(test)]

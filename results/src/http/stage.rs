@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::glance::Glance;
+use crate::child::{Child, Report};
 use crate::frame;
 use crate::live::Live;
 use crate::refusal::Refusal;
@@ -19,6 +20,11 @@ use crate::signals::Signals;
 
 /// From one set of figures for people to the next.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
+
+/// A process that was told to end has this long.
+const END_MAX: Duration = Duration::from_secs(15);
+/// How often the end of a process is looked for: the window of a slice lasts until it is seen.
+const END_POLL: Duration = Duration::from_millis(2);
 
 /// Why a slice has no figures.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,17 +65,17 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Listens for signals. Inside the runtime.
+    /// Listens for signals, and shows itself under `title`. Inside the runtime.
     ///
     /// # Errors
     /// When signals cannot be listened for.
-    pub fn new(live: Live) -> Result<Self, Refusal> {
+    pub fn new(live: Live, title: &'static str) -> Result<Self, Refusal> {
         let signals = frame::signals()
             .map_err(|e| Refusal::new(format!("signals: {e}"), "ulimit -n 20000"))?;
         Ok(Self {
             notify: Rc::new(Notify::new()),
             live,
-            glance: Glance::new(),
+            glance: Glance::new(title),
             shown: None,
             signals,
             is_interrupted: false,
@@ -108,6 +114,34 @@ impl Stage {
         }
     }
 
+    /// Waits until `child`, which was told to, has ended and all it printed is read.
+    ///
+    /// # Errors
+    /// When it does not, counted as `kind`.
+    pub async fn until_ended<R: Report>(
+        &mut self,
+        child: &mut Child<R>,
+        kind: &'static str,
+    ) -> Result<(), Cut> {
+        let ended = self
+            .wait(END_MAX, END_POLL, || {
+                child.reap();
+                Ok(child.is_done().then_some(()))
+            })
+            .await?;
+        ended.ok_or_else(|| {
+            Cut::failed(
+                kind,
+                format!(
+                    "the {} did not end within {} s{}",
+                    child.name,
+                    END_MAX.as_secs(),
+                    last_words(child)
+                ),
+            )
+        })
+    }
+
     async fn step(&mut self, time: Duration) {
         let mut is_signal = false;
         tokio::select! {
@@ -125,6 +159,35 @@ impl Stage {
             self.live.say("interrupted: ending all of it");
         }
     }
+}
+
+/// Looks that `child` still runs.
+///
+/// # Errors
+/// How it ended and its last words, counted as `kind`.
+pub fn has_not_ended<R: Report>(child: &mut Child<R>, kind: &'static str) -> Result<(), Cut> {
+    child.reap();
+    if child.exit().is_none() {
+        return Ok(());
+    }
+    Err(Cut::failed(
+        kind,
+        format!(
+            "the {} {}{}",
+            child.name,
+            child.end_in_words(),
+            last_words(child)
+        ),
+    ))
+}
+
+/// The last line of a child's standard error behind a colon, if there is one.
+#[must_use]
+pub fn last_words<R: Report>(child: &Child<R>) -> String {
+    child
+        .stderr_tail(1)
+        .pop()
+        .map_or(String::new(), |line| format!(": {line}"))
 }
 
 /// The address of slice `number`: each has one of its own, so that what earlier ones left in TIME_WAIT is in nobody's way.

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use super::plan::{Plan, Programs};
 use super::scenario::{Scenario, Subject};
-use crate::child::Report;
+use crate::child::{Report, words};
 use crate::wire::HttpServerReport;
 use crate::{child, wire};
 
@@ -254,10 +254,6 @@ pub fn build_go(go: &Path, bin_dir: &Path) -> Result<(), String> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(said.lines().last().unwrap_or("go build failed").to_string())
-}
-
-pub(super) fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_string()).collect()
 }
 
 #[cfg(test)]

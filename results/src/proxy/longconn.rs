@@ -1,0 +1,184 @@
+//! Long connections, direct or through the system: opened, held, each with heartbeats.
+//!
+//! Invariants: counts of one moment are taken in the hold, while nothing opens or closes.
+//! Must not know: verdicts.
+
+use std::time::{Duration, Instant};
+
+use super::haproxy::Statistics;
+use super::limit::limit;
+use super::plan::{Kind, PORT, TrialPlan};
+use super::record::Trial;
+use super::system::{Mode, Running};
+use super::trial::{Ground, Mark, SPARE, begun, latest, occurred, rate_of, split, statistics};
+use crate::child::Child;
+use crate::http::stage::Cut;
+use crate::network::layout::{BACKEND, BALANCER, client};
+use crate::network::record::Agreement;
+use crate::plan::plain_time;
+use crate::sample::KernelSample;
+use crate::wire::{ClientReport, ServerReport};
+
+impl Ground<'_> {
+    /// Heartbeats over connections that stay.
+    pub(super) async fn longconn(&mut self, trial: &TrialPlan) -> Result<Trial, Cut> {
+        let (plan, users) = (self.plan, trial.users);
+        let listen = self.network.host(BACKEND).at(PORT).to_string();
+        let (every, room) = (plain_time(plan.every), (users + 1_000).to_string());
+        let common = "--progress json --die-with-parent";
+        let args =
+            format!("longconn --listen {listen} --connections {room} --every {every} {common}");
+        let mut server: Child<ServerReport> = self.start_server(split(&args)).await?;
+        let mut system = self.start_system(trial, Mode::Tcp).await?;
+        let target = system.as_ref().map_or(listen, |s| s.address.to_string());
+        let mut result = Trial {
+            proxy_rss_base_bytes: system.as_ref().and_then(Running::rss_bytes),
+            ..begun(trial)
+        };
+        let slab_base = KernelSample::take().slab_bytes;
+        let log = self.dir.join("histograms.hlog").display().to_string();
+        let program = plan.programs.1.clone();
+        let mut args = split(&format!(
+            "longconn --target {target} --users {users} --spawn-rate {} --every {every} --drain-timeout 5s {common}",
+            plan.rate
+        ));
+        args.extend(["--histogram-log".into(), log]);
+        let mut client: Child<ClientReport> = self.start("client", &client(1), &program, args)?;
+        let start = Mark::take(&server, &client, system.as_ref());
+        let ramp_max = Duration::from_secs_f64(users as f64 / f64::from(plan.rate)) + SPARE;
+        let is_ramped =
+            |_: &_, c: &Child<ClientReport>| c.heard().latest.as_ref().is_some_and(|r| r.ramp_done);
+        self.until(
+            ramp_max,
+            "opening the connections",
+            &mut server,
+            &mut client,
+            &mut system,
+            is_ramped,
+        )
+        .await?;
+        let ramped = Mark::take(&server, &client, system.as_ref());
+        let at_start = latest(&client);
+        let until = Instant::now() + plan.hold;
+        let is_over = |_: &_, _: &_| Instant::now() >= until;
+        self.until(
+            plan.hold + SPARE,
+            "the hold",
+            &mut server,
+            &mut client,
+            &mut system,
+            is_over,
+        )
+        .await?;
+        // A line under way when the hold ended may be older than it: the second one is not.
+        let lines = (server.heard().line_count + 2, client.heard().line_count + 2);
+        let have_said = |s: &Child<ServerReport>, c: &Child<ClientReport>| {
+            s.heard().line_count >= lines.0 && c.heard().line_count >= lines.1
+        };
+        self.until(
+            SPARE,
+            "reports",
+            &mut server,
+            &mut client,
+            &mut system,
+            have_said,
+        )
+        .await?;
+        let held = Mark::take(&server, &client, system.as_ref());
+        let (in_hold, open) = (latest(&client), latest(&server).open_now);
+        let statistics = statistics(system.as_ref())?;
+        result.proxy_rss_bytes = system.as_ref().and_then(Running::rss_bytes);
+        result.slab_growth_bytes = i64::try_from(held.kernel.slab_bytes)
+            .ok()
+            .zip(i64::try_from(slab_base).ok())
+            .map(|(now, base)| now - base);
+        result.ramp = Some(start.until(&ramped, in_hold.opened));
+        let received = in_hold.messages_received - at_start.messages_received;
+        result.window = Some(ramped.until(&held, received));
+        result.per_second = rate_of(received, at_start.at_us, in_hold.at_us);
+        result.agreements = vec![self.open_now(trial, open, in_hold.open_now, statistics.as_ref())];
+        if trial.kind == Kind::Limit {
+            let busy = result.ramp.map_or(0.0, |w| w.machine_busy_percent);
+            result.limit = limit(open, users, statistics.as_ref(), busy);
+        }
+        let client = self.end(client).await?;
+        let after = self.statistics_after(system.as_ref()).await?;
+        if let Some(system) = system {
+            system.end(self.stage).await?;
+        }
+        let server = self.end(server).await?;
+        if trial.kind == Kind::Longconn {
+            result
+                .agreements
+                .extend(in_all(&client, &server, after.as_ref()));
+        }
+        result.opened = client.opened;
+        result.failed = occurred(&client.failed);
+        result.outcomes = occurred(&client.ended);
+        result.connect_us = client.connect_us;
+        result.latency_us = client.lateness_us;
+        Ok(result)
+    }
+
+    /// Who counts how many connections as open, at the end of the hold. The client is left out where it has more than the system
+    /// takes: the kernel opens those, and the system never learns of them.
+    fn open_now(
+        &self,
+        trial: &TrialPlan,
+        server: u64,
+        client_open: u64,
+        statistics: Option<&Statistics>,
+    ) -> Agreement {
+        let established = |host: &str| self.network.host(host).kernel().established;
+        let mut open = Agreement::exact(
+            "connections open at the end of the hold",
+            [("server", server), ("kernel_backend", established(BACKEND))],
+        );
+        if trial.kind == Kind::Longconn {
+            open.add("client", client_open);
+            open.add("kernel_client", established(&client(1)));
+            if trial.is_proxied {
+                open.add("kernel_balancer_half", established(BALANCER) / 2);
+            }
+        }
+        if let Some(s) = statistics {
+            open.add("haproxy_front", s.front.open);
+            open.add("haproxy_back", s.back.open);
+        }
+        open
+    }
+}
+
+/// What all did over the whole of a trial in which nothing stopped.
+fn in_all(
+    client: &ClientReport,
+    server: &ServerReport,
+    statistics: Option<&Statistics>,
+) -> Vec<Agreement> {
+    let mut opened = Agreement::exact(
+        "connections opened in all",
+        [("client", client.opened), ("server", server.accepted)],
+    );
+    let messages = Agreement::exact(
+        "messages in all",
+        [
+            ("client", client.messages_received),
+            ("server", server.messages_sent),
+        ],
+    );
+    let mut all = vec![];
+    if let Some(s) = statistics {
+        opened.add("haproxy_front", s.front.sessions);
+        opened.add("haproxy_back", s.back.sessions);
+        all.push(Agreement::exact(
+            "bytes to clients",
+            [
+                ("client", client.bytes_received),
+                ("haproxy_front", s.front.bytes_out),
+                ("haproxy_back", s.back.bytes_out),
+            ],
+        ));
+    }
+    all.extend([opened, messages]);
+    all
+}

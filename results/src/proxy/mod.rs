@@ -1,0 +1,141 @@
+//! A system between client and server: `holdfast-bench proxy`.
+//!
+//! Purpose: `plan -> enclosure -> network -> trials, direct and through the system -> what it adds -> verdict -> record`.
+//! Invariants: the system's own statistics agree with ours, or the run fails. A run that began leaves a record.
+//! Must not know: what the system does with what passes through it.
+
+pub mod haproxy;
+pub mod limit;
+mod longconn;
+pub mod plan;
+pub mod record;
+mod requests;
+pub mod summary;
+pub mod system;
+pub mod trial;
+pub mod verdict;
+
+use std::time::{Instant, SystemTime};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::enclosure::{self, Entered};
+use crate::folder::{RunFolder, labelled, rfc3339};
+use crate::http::stage::{Cut, Stage};
+use crate::live::Live;
+use crate::network::Network;
+use crate::network::layout::BACKEND;
+use crate::network::record::NetworkRecord;
+use crate::record::round;
+use crate::refusal::Refusal;
+use crate::{frame, origin};
+use plan::Plan;
+use record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
+use trial::Ground;
+
+pub use plan::Flags;
+
+/// Runs it all and prints the result. Returns the exit code: 0 passed, 1 fell short, 130 interrupted.
+///
+/// # Errors
+/// When the run could not start; nothing is left behind then.
+pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
+    let plan = Plan::new(flags)?;
+    if let Entered::Done(code) = enclosure::enter(false)? {
+        return Ok(code);
+    }
+    // What does not raise it itself would stop at the soft limit.
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+    let machine = origin::machine();
+    let users = plan.trials.iter().map(|t| t.users).max().unwrap_or(0);
+    let live = Live::new(flags.run.live).map_err(|line| Refusal::passed_on(&line))?;
+    let network = Network::build(plan.layout, users)?;
+    network.check()?;
+    #[expect(clippy::disallowed_methods, reason = "the date in the folder's name")]
+    let started = SystemTime::now();
+    let name = labelled("proxy", plan.label.as_deref());
+    let folder = RunFolder::create(&plan.runs, started, &name)?;
+    let mut run = ProxyRun {
+        schema: PROXY_RUN_SCHEMA.into(),
+        name: "proxy".into(),
+        label: plan.label.clone(),
+        command: origin::command_line(),
+        commit: origin::commit(),
+        started_at: rfc3339(started),
+        machine,
+        lab: network.host(BACKEND).lab.clone(),
+        network: NetworkRecord::of(&network),
+        asked: plan.asked(),
+        version: plan.version.clone(),
+        ..ProxyRun::default()
+    };
+    let is_interrupted =
+        perform(&plan, &network, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
+    run.added = record::added(&run.trials);
+    verdict::judge(&mut run);
+    let is_written = frame::leave(&run, &folder, &plan.runs);
+    frame::print_result(&run, flags.run.json, || summary::page(&run, folder.path()));
+    Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
+}
+
+/// All trials; true if it was interrupted.
+fn perform(
+    plan: &Plan,
+    network: &Network,
+    folder: &RunFolder,
+    live: Live,
+    run: &mut ProxyRun,
+) -> Result<bool, Refusal> {
+    frame::runtime()?.block_on(async {
+        let mut stage = Stage::new(live, "bench proxy")?;
+        let started = Instant::now();
+        for (number, wanted) in plan.trials.iter().enumerate() {
+            let via = if wanted.is_proxied {
+                "through the system"
+            } else {
+                "direct"
+            };
+            let line = format!(
+                "{} of {}: {}, {via}, {} users",
+                number + 1,
+                plan.trials.len(),
+                wanted.scenario,
+                wanted.users
+            );
+            stage.glance.begin(line, wanted.users, None);
+            let done = match trial::folder(folder.path(), number, wanted) {
+                Ok(dir) => {
+                    let mut ground = Ground {
+                        stage: &mut stage,
+                        plan,
+                        network,
+                        dir: &dir,
+                    };
+                    ground.perform(wanted).await
+                }
+                Err(cut) => Err(cut),
+            };
+            // A folder without files goes.
+            let _ = std::fs::remove_dir(trial::path(folder.path(), number, wanted));
+            match done {
+                Ok(trial) => run.trials.push(trial),
+                Err(Cut::Interrupted) => {
+                    run.incidents.push("interrupted".into());
+                    break;
+                }
+                Err(Cut::Failed { kind, why }) => run.trials.push(Trial {
+                    scenario: wanted.scenario.clone(),
+                    is_proxied: wanted.is_proxied,
+                    users: wanted.users,
+                    error: Some(format!("{why} ({kind})")),
+                    ..Trial::default()
+                }),
+            }
+        }
+        stage.live.finish();
+        run.seconds = round(started.elapsed().as_secs_f64(), 3);
+        Ok(stage.is_interrupted())
+    })
+}

@@ -1,0 +1,167 @@
+//! Requests over connections that stay, direct or through the system: as many as go, or of users who wait.
+//!
+//! Invariants: rates and time on cores are of one window, between two reports of the client.
+//! Must not know: verdicts.
+
+use std::time::Duration;
+
+use super::limit::limit;
+use super::plan::{Kind, PORT, TrialPlan};
+use super::record::Trial;
+use super::system::{Mode, Running};
+use super::trial::{Ground, Mark, SPARE, begun, occurred, rate_of, split, statistics};
+use crate::child::Child;
+use crate::http::generator::{self, GeneratorLine, Wanted};
+use crate::http::plan::{USERS_PER_SECOND, USERS_SETTLE, ramp};
+use crate::http::stage::Cut;
+use crate::http::subject::ServerLine;
+use crate::network::layout::{BACKEND, client};
+use crate::network::record::Agreement;
+use crate::record::round;
+use crate::wire::HttpClientReport;
+
+/// Users of a server that answers at once ask again after 0.55 s on average.
+const WAIT_MEAN_SECONDS: f64 = 0.55;
+
+impl Ground<'_> {
+    /// Requests over connections that stay.
+    pub(super) async fn http(&mut self, trial: &TrialPlan) -> Result<Trial, Cut> {
+        let (plan, users) = (self.plan, trial.users);
+        let is_waiting = trial.kind == Kind::Waiting;
+        let listen = self.network.host(BACKEND).at(PORT);
+        let room = (users + 1_000).to_string();
+        let mut server: Child<ServerLine> = self
+            .start_server(split(&format!(
+                "http --listen {listen} --connections {room} --progress json --die-with-parent"
+            )))
+            .await?;
+        let mut system = self.start_system(trial, Mode::Http).await?;
+        let mut result = Trial {
+            proxy_rss_base_bytes: system.as_ref().and_then(Running::rss_bytes),
+            offered_per_second: is_waiting.then(|| round(users as f64 / WAIT_MEAN_SECONDS, 1)),
+            ..begun(trial)
+        };
+        let warm_up = if is_waiting {
+            ramp(users)
+        } else {
+            Duration::ZERO
+        } + USERS_SETTLE;
+        let wanted = Wanted {
+            address: system.as_ref().map_or(listen, |s| s.address),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            connections: users,
+            per_second: is_waiting.then_some(USERS_PER_SECOND),
+            wait: if is_waiting { "100ms..1s" } else { "0" },
+            warm_up,
+            pipeline: 1,
+            is_keep_alive: true,
+        };
+        let program = plan.programs.1.clone();
+        let mut client: Child<GeneratorLine> = self.start(
+            "client",
+            &client(1),
+            &program,
+            generator::client_args(&wanted),
+        )?;
+        let is_warm = |_: &_, c: &Child<GeneratorLine>| {
+            c.heard()
+                .latest
+                .as_ref()
+                .and_then(report)
+                .is_some_and(|r| r.ramp_done && Duration::from_micros(r.at_us) >= warm_up)
+        };
+        self.until(
+            warm_up + SPARE,
+            "the warm-up",
+            &mut server,
+            &mut client,
+            &mut system,
+            is_warm,
+        )
+        .await?;
+        let start = Mark::take(&server, &client, system.as_ref());
+        let first = latest_http(&client);
+        let until = first.at_us + u64::try_from(plan.slice.as_micros()).unwrap_or(u64::MAX);
+        let is_over = |_: &_, c: &Child<GeneratorLine>| {
+            c.heard()
+                .latest
+                .as_ref()
+                .and_then(report)
+                .is_some_and(|r| r.at_us >= until)
+        };
+        self.until(
+            plan.slice + SPARE,
+            "the measurement",
+            &mut server,
+            &mut client,
+            &mut system,
+            is_over,
+        )
+        .await?;
+        let last = latest_http(&client);
+        let end = Mark::take(&server, &client, system.as_ref());
+        let statistics = statistics(system.as_ref())?;
+        result.proxy_rss_bytes = system.as_ref().and_then(Running::rss_bytes);
+        let answered = ok(&last) - ok(&first);
+        let window = start.until(&end, answered);
+        result.window = Some(window);
+        result.per_second = rate_of(answered, first.at_us, last.at_us);
+        let client = self.end(client).await?;
+        let GeneratorLine::Client(client) = client else {
+            return Err(Cut::failed("without_result", "the client left no report"));
+        };
+        let after = self.statistics_after(system.as_ref()).await?;
+        if let Some(system) = system {
+            system.end(self.stage).await?;
+        }
+        let ServerLine::Report(server) = self.end(server).await? else {
+            return Err(Cut::failed("without_result", "the server left no report"));
+        };
+        // Through haproxy, what was under way when the client was stopped is answered and counted by some.
+        let under_way: u64 = client.outcomes.values().sum::<u64>() - ok(&client);
+        let mut answered = Agreement::exact(
+            "requests answered with 200",
+            [
+                ("client", ok(&client)),
+                ("server", server.responses.get("200").copied().unwrap_or(0)),
+            ],
+        );
+        if let Some(s) = after {
+            answered.add("haproxy_front", s.front.ok);
+            answered.add("haproxy_back", s.back.ok);
+        }
+        answered.slack = under_way;
+        result.agreements = vec![answered];
+        if is_waiting && let Some(s) = &statistics {
+            let open = s.front.open;
+            result.limit = limit(open, users, Some(s), window.machine_busy_percent);
+        }
+        result.opened = client.opened;
+        result.failed = occurred(&client.failed);
+        result.outcomes = occurred(&client.outcomes);
+        result.connect_us = client.connect_us;
+        result.latency_us = client.latency_us;
+        Ok(result)
+    }
+}
+
+fn report(line: &GeneratorLine) -> Option<&HttpClientReport> {
+    match line {
+        GeneratorLine::Client(report) => Some(report),
+        _ => None,
+    }
+}
+
+fn latest_http(client: &Child<GeneratorLine>) -> HttpClientReport {
+    let heard = client.heard();
+    heard
+        .latest
+        .as_ref()
+        .and_then(report)
+        .cloned()
+        .unwrap_or_default()
+}
+
+fn ok(report: &HttpClientReport) -> u64 {
+    report.outcomes.get("ok").copied().unwrap_or(0)
+}

@@ -1,0 +1,184 @@
+//! The system under test: started, asked, ended.
+//!
+//! Invariants: one that is started here listens on the balancer and passes on to the backend; its configuration stays in the
+//! run's folder. Somebody else's is never started nor ended.
+//! Must not know: what passes through it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::haproxy::{self, Statistics};
+use super::plan::{Known, System};
+use crate::child::{Child, words};
+use crate::http::stage::{Cut, Stage, connects, has_not_ended};
+use crate::http::subject::ServerLine;
+use crate::http::usage;
+use crate::network::Network;
+use crate::network::layout::{BACKEND, BALANCER};
+
+const HAPROXY: &str = include_str!("../../peers/haproxy-proxy.cfg");
+const NGINX: &str = include_str!("../../peers/nginx-stream.conf");
+/// Only in the lab: its /run is its own.
+const SOCKET: &str = "/run/haproxy.sock";
+/// Where Debian has what nginx loads for stream.
+const NGINX_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+/// One that does not listen by then will not.
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// Whether it understands what it passes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Bytes.
+    Tcp,
+    /// Requests.
+    Http,
+}
+
+/// A system that is ready.
+#[derive(Debug)]
+pub struct Running {
+    /// Where clients connect to.
+    pub address: SocketAddr,
+    process: Option<Child<ServerLine>>,
+    socket: Option<PathBuf>,
+}
+
+/// Starts `system` and waits until it listens.
+///
+/// # Errors
+/// When it does not.
+pub async fn start(
+    stage: &mut Stage,
+    system: &System,
+    mode: Mode,
+    network: &Network,
+    port: u16,
+    dir: &Path,
+) -> Result<Running, Cut> {
+    let fail = |why: String| Cut::failed("system_did_not_start", why);
+    let (known, program) = match system {
+        System::Target(address) => {
+            return Ok(Running {
+                address: *address,
+                process: None,
+                socket: None,
+            });
+        }
+        System::Known(known, program) => (*known, program),
+    };
+    let balancer = network.host(BALANCER);
+    let address = balancer.at(port);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (name, template) = match known {
+        Known::Haproxy => ("haproxy.cfg", HAPROXY),
+        Known::Nginx => ("nginx.conf", NGINX),
+    };
+    let module = if Path::new(NGINX_MODULE).exists() {
+        format!("load_module {NGINX_MODULE};")
+    } else {
+        String::new()
+    };
+    let text = template
+        .replace("@MODE@", if mode == Mode::Tcp { "tcp" } else { "http" })
+        .replace("@ADDRESS@", &address.to_string())
+        .replace("@BACKEND@", &network.host(BACKEND).at(port).to_string())
+        .replace("@THREADS@", &threads.to_string())
+        .replace("@CONNECTIONS@", "200000")
+        .replace("@MODULE@", &module)
+        .replace("@SOCKET@", SOCKET)
+        .replace("@DIR@", &dir.display().to_string());
+    let file = dir.join(name);
+    std::fs::write(&file, text).map_err(|e| fail(format!("{}: {e}", file.display())))?;
+    let file = file.display().to_string();
+    let (args, socket) = match known {
+        Known::Haproxy => (words(&["-db", "-q", "-f", &file]), Some(SOCKET.into())),
+        Known::Nginx => {
+            let dir = dir.display().to_string();
+            (words(&["-p", &dir, "-e", "stderr", "-c", &file]), None)
+        }
+    };
+    let _ = std::fs::remove_file(SOCKET);
+    let (ip, args) = balancer.command(&network.ip, program, args);
+    let log = dir.join("system.stderr.log");
+    let process = Child::start("system under test", &ip, &args, log, stage.notify.clone())
+        .map_err(|e| fail(format!("{}: {e}", program.display())))?;
+    let mut running = Running {
+        address,
+        process: Some(process),
+        socket,
+    };
+    let found = stage
+        .wait(START_MAX, Duration::from_millis(20), || {
+            running.still_runs("system_did_not_start")?;
+            let is_ready = match &running.socket {
+                Some(socket) => haproxy::ask(socket).is_ok(),
+                None => balancer.inside(|| connects(address)) == Ok(true),
+            };
+            Ok(is_ready.then_some(()))
+        })
+        .await?;
+    found.ok_or_else(|| {
+        fail(format!(
+            "it did not listen within {} s",
+            START_MAX.as_secs()
+        ))
+    })?;
+    Ok(running)
+}
+
+impl Running {
+    /// Looks whether it still runs, where that can be seen.
+    ///
+    /// # Errors
+    /// How it ended, counted as `kind`.
+    pub fn still_runs(&mut self, kind: &'static str) -> Result<(), Cut> {
+        self.process
+            .as_mut()
+            .map_or(Ok(()), |process| has_not_ended(process, kind))
+    }
+
+    /// What it counts itself.
+    ///
+    /// # Errors
+    /// When it has statistics and does not say them.
+    pub fn statistics(&self) -> Result<Option<Statistics>, Cut> {
+        let Some(socket) = &self.socket else {
+            return Ok(None);
+        };
+        haproxy::ask(socket).map(Some).map_err(|e| {
+            Cut::failed(
+                "system_without_statistics",
+                format!("haproxy's socket: {e}"),
+            )
+        })
+    }
+
+    /// Time on a core so far, all its processes, seconds.
+    #[must_use]
+    pub fn cpu_seconds(&self) -> Option<f64> {
+        self.process.as_ref().map(|p| usage::cpu_seconds(p.pid()))
+    }
+
+    /// Resident memory, all its processes, bytes.
+    #[must_use]
+    pub fn rss_bytes(&self) -> Option<u64> {
+        self.process.as_ref().map(|p| usage::rss_bytes(p.pid()))
+    }
+
+    /// Ends what was started.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn end(self, stage: &mut Stage) -> Result<(), Cut> {
+        let Some(mut process) = self.process else {
+            return Ok(());
+        };
+        process.signal(nix::sys::signal::Signal::SIGTERM);
+        stage
+            .until_ended(&mut process, "system_did_not_end")
+            .await?;
+        process.tidy();
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! One trial: a server, perhaps the system before it, a client, and what was used meanwhile.
+//!
+//! Purpose: `server -> system -> client -> window -> counts -> ends`, for long connections and for HTTP.
+//! Invariants: nothing a trial started outlives it. What is counted at one moment is counted while nothing opens or closes, or with
+//! what was under way as slack.
+//! Must not know: other trials, verdicts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::haproxy::Statistics;
+use super::plan::{Kind, PORT, Plan, TrialPlan};
+use super::record::{Trial, Window};
+use super::system::{self, Mode, Running};
+use crate::child::{Child, Report};
+use crate::http::stage::{Cut, Stage, has_not_ended};
+use crate::http::usage;
+use crate::network::Network;
+use crate::network::layout::BACKEND;
+use crate::record::round;
+use crate::sample::KernelSample;
+
+/// A wait between two looks.
+const POLL: Duration = Duration::from_millis(100);
+/// What has to happen beyond the time it should take.
+pub(super) const SPARE: Duration = Duration::from_secs(60);
+/// A system whose client has ended has closed everything by then.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
+
+/// Where trials are made.
+pub struct Ground<'a> {
+    /// Signals, waits.
+    pub stage: &'a mut Stage,
+    /// What was asked for.
+    pub plan: &'a Plan,
+    /// The hosts.
+    pub network: &'a Network,
+    /// A folder for this trial's files.
+    pub dir: &'a Path,
+}
+
+/// One moment.
+pub(super) struct Mark {
+    pub(super) at: Instant,
+    server_cpu: f64,
+    client_cpu: f64,
+    proxy_cpu: Option<f64>,
+    pub(super) kernel: KernelSample,
+}
+
+impl Mark {
+    pub(super) fn take<S: Report, C: Report>(
+        server: &Child<S>,
+        client: &Child<C>,
+        system: Option<&Running>,
+    ) -> Self {
+        Self {
+            at: Instant::now(),
+            server_cpu: usage::cpu_seconds(server.pid()),
+            client_cpu: usage::cpu_seconds(client.pid()),
+            proxy_cpu: system.and_then(Running::cpu_seconds),
+            kernel: KernelSample::take(),
+        }
+    }
+
+    pub(super) fn until(&self, end: &Self, count: u64) -> Window {
+        Window {
+            seconds: round(end.at.duration_since(self.at).as_secs_f64(), 3),
+            count,
+            server_cpu_seconds: round(end.server_cpu - self.server_cpu, 3),
+            client_cpu_seconds: round(end.client_cpu - self.client_cpu, 3),
+            proxy_cpu_seconds: end
+                .proxy_cpu
+                .zip(self.proxy_cpu)
+                .map(|(end, start)| round(end - start, 3)),
+            machine_busy_percent: round(end.kernel.busy_percent_since(&self.kernel), 1),
+        }
+    }
+}
+
+impl Ground<'_> {
+    /// Makes the trial.
+    ///
+    /// # Errors
+    /// Why it gave no figures.
+    pub async fn perform(&mut self, trial: &TrialPlan) -> Result<Trial, Cut> {
+        match trial.kind {
+            Kind::Longconn | Kind::Limit => self.longconn(trial).await,
+            Kind::Saturation | Kind::Waiting => self.http(trial).await,
+        }
+    }
+
+    /// Starts a program of ours on a host.
+    pub(super) fn start<R: Report>(
+        &self,
+        name: &'static str,
+        host: &str,
+        program: &Path,
+        args: Vec<String>,
+    ) -> Result<Child<R>, Cut> {
+        let (ip, args) = self
+            .network
+            .host(host)
+            .command(&self.network.ip, program, args);
+        let log = self.dir.join(format!("{name}.stderr.log"));
+        Child::start(name, &ip, &args, log, self.stage.notify.clone())
+            .map_err(|e| Cut::failed("not_started", format!("the {name}: {e}")))
+    }
+
+    pub(super) async fn start_server<R: Report>(
+        &mut self,
+        args: Vec<String>,
+    ) -> Result<Child<R>, Cut> {
+        let program = self.plan.programs.0.clone();
+        let mut server = self.start("server", BACKEND, &program, args)?;
+        let found = self
+            .stage
+            .wait(SPARE, POLL, || {
+                has_not_ended(&mut server, "server_did_not_start")?;
+                Ok((server.heard().line_count > 0).then_some(()))
+            })
+            .await?;
+        found.ok_or_else(|| Cut::failed("server_did_not_start", "it did not listen"))?;
+        Ok(server)
+    }
+
+    pub(super) async fn start_system(
+        &mut self,
+        trial: &TrialPlan,
+        mode: Mode,
+    ) -> Result<Option<Running>, Cut> {
+        if !trial.is_proxied {
+            return Ok(None);
+        }
+        let (plan, network) = (self.plan, self.network);
+        system::start(self.stage, &plan.system, mode, network, PORT, self.dir)
+            .await
+            .map(Some)
+    }
+
+    /// Waits until `is_it` holds of what client and server have said.
+    pub(super) async fn until<S: Report, C: Report>(
+        &mut self,
+        max: Duration,
+        what: &str,
+        server: &mut Child<S>,
+        client: &mut Child<C>,
+        system: &mut Option<Running>,
+        is_it: impl Fn(&Child<S>, &Child<C>) -> bool,
+    ) -> Result<(), Cut> {
+        let found = self
+            .stage
+            .wait(max, POLL, || {
+                has_not_ended(server, "server_died")?;
+                has_not_ended(client, "client_died")?;
+                if let Some(system) = system {
+                    system.still_runs("system_died")?;
+                }
+                Ok(is_it(server, client).then_some(()))
+            })
+            .await?;
+        found.ok_or_else(|| {
+            let why = format!("{what} took longer than {} s", max.as_secs());
+            Cut::failed("timed_out", why)
+        })
+    }
+
+    /// Ends a process of ours; its last report.
+    pub(super) async fn end<R: Report + Clone>(&mut self, mut child: Child<R>) -> Result<R, Cut> {
+        child.signal(Signal::SIGTERM);
+        self.stage.until_ended(&mut child, "did_not_end").await?;
+        child.tidy();
+        let last = child.heard().latest.clone().filter(Report::is_final);
+        last.ok_or_else(|| {
+            let why = format!(
+                "the {} left no final report: it {}",
+                child.name,
+                child.end_in_words()
+            );
+            Cut::failed("without_result", why)
+        })
+    }
+
+    /// Statistics once nothing is open any more: a session counts its bytes and its end when it has ended.
+    pub(super) async fn statistics_after(
+        &mut self,
+        system: Option<&Running>,
+    ) -> Result<Option<Statistics>, Cut> {
+        self.stage
+            .wait(CLOSE_MAX, POLL, || {
+                let is_over = statistics(system)?.is_none_or(|s| s.front.open == 0);
+                Ok(is_over.then_some(()))
+            })
+            .await?;
+        statistics(system)
+    }
+}
+
+/// The words of a command line without quotes.
+pub(super) fn split(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+pub(super) fn begun(trial: &TrialPlan) -> Trial {
+    Trial {
+        scenario: trial.scenario.clone(),
+        is_proxied: trial.is_proxied,
+        users: trial.users,
+        ..Trial::default()
+    }
+}
+
+pub(super) fn statistics(system: Option<&Running>) -> Result<Option<Statistics>, Cut> {
+    system.map_or(Ok(None), Running::statistics)
+}
+
+pub(super) fn latest<R: Report + Clone + Default>(child: &Child<R>) -> R {
+    child.heard().latest.clone().unwrap_or_default()
+}
+
+pub(super) fn rate_of(count: u64, from_us: u64, to_us: u64) -> f64 {
+    let seconds = to_us.saturating_sub(from_us) as f64 / 1e6;
+    if seconds > 0.0 {
+        round(count as f64 / seconds, 1)
+    } else {
+        0.0
+    }
+}
+
+pub(super) fn occurred(counts: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let counts = counts.iter().filter(|(_, n)| **n > 0);
+    counts.map(|(kind, n)| (kind.clone(), *n)).collect()
+}
+
+/// Where the files of trial `number` are.
+#[must_use]
+pub fn path(run: &Path, number: usize, trial: &TrialPlan) -> PathBuf {
+    let via = if trial.is_proxied {
+        "proxied"
+    } else {
+        "direct"
+    };
+    run.join("trials")
+        .join(format!("{:02}-{}-{via}", number + 1, trial.scenario))
+}
+
+/// A folder for the files of trial `number`.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn folder(run: &Path, number: usize, trial: &TrialPlan) -> Result<PathBuf, Cut> {
+    let dir = path(run, number, trial);
+    std::fs::create_dir_all(&dir)
+        .map_err(|e| Cut::failed("not_started", format!("{}: {e}", dir.display())))?;
+    Ok(dir)
+}

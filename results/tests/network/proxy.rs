@@ -1,0 +1,212 @@
+//! The real `holdfast-bench proxy` with the real haproxy: its statistics agree with ours, its limit is found and named, and another
+//! system may stand in its place.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use holdfast_results::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun};
+use holdfast_results::run::Verdict;
+
+use crate::common::{assert_refused, stderr};
+use crate::runs::{Runs, counted};
+
+/// The bench, with no more than `descriptors` for each process, and the record it left.
+fn bench(runs: &Runs, descriptors: u32, args: &[&str]) -> ProxyRun {
+    let output = Command::new("prlimit")
+        .arg(format!("--nofile={descriptors}:{descriptors}"))
+        .args([env!("CARGO_BIN_EXE_holdfast-bench"), "proxy", "--runs"])
+        .arg(&runs.0)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("prlimit");
+    let run: ProxyRun = runs.record();
+    assert_eq!(
+        run.verdict,
+        Verdict::Pass,
+        "{:?} {}",
+        run.reasons,
+        stderr(&output)
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    run
+}
+
+#[test]
+fn statistics_of_haproxy_agree_with_ours() {
+    let runs = Runs::new("agree");
+    let args = [
+        "--users", "300", "--rate", "1000", "--every", "1s", "--hold", "2s", "--slice", "1s",
+    ];
+    let run = bench(
+        &runs,
+        20_000,
+        &[&args[..], &["--scenarios", "longconn,http-64,http-200"]].concat(),
+    );
+    assert_eq!(run.schema, PROXY_RUN_SCHEMA);
+    assert!(run.version.is_some_and(|v| v.starts_with("HAProxy")));
+    assert_eq!(run.trials.len(), 6);
+    let [direct, through, .., waiting] = &run.trials[..] else {
+        panic!("six trials");
+    };
+    for who in ["client", "server", "kernel_client", "kernel_backend"] {
+        assert_eq!(
+            counted(
+                &direct.agreements,
+                "connections open at the end of the hold",
+                who
+            ),
+            300,
+            "{who}"
+        );
+    }
+    for who in [
+        "client",
+        "server",
+        "kernel_client",
+        "kernel_backend",
+        "kernel_balancer_half",
+        "haproxy_front",
+        "haproxy_back",
+    ] {
+        assert_eq!(
+            counted(
+                &through.agreements,
+                "connections open at the end of the hold",
+                who
+            ),
+            300,
+            "{who}"
+        );
+    }
+    // Two bytes a heartbeat, `ok`.
+    let messages = counted(&through.agreements, "messages in all", "server");
+    assert_eq!(
+        counted(&through.agreements, "bytes to clients", "haproxy_front"),
+        2 * messages
+    );
+    assert!(messages >= 300, "{messages}");
+    assert!(
+        counted(
+            &waiting.agreements,
+            "requests answered with 200",
+            "haproxy_back"
+        ) > 0
+    );
+    assert!(through.limit.is_none() && waiting.limit.is_none());
+    let held = &run.added[0];
+    assert!(
+        held.bytes_per_connection.is_some_and(|bytes| bytes > 0.0),
+        "{held:?}"
+    );
+    assert!(
+        held.cpu_us_per_connection.is_some_and(|us| us > 0.0),
+        "{held:?}"
+    );
+}
+
+#[test]
+fn where_haproxy_stops_is_found_and_named() {
+    let runs = Runs::new("limit");
+    let run = bench(
+        &runs,
+        600,
+        &[
+            "--rate",
+            "1000",
+            "--every",
+            "1s",
+            "--hold",
+            "2s",
+            "--scenarios",
+            "limit",
+        ],
+    );
+    let trial = &run.trials[0];
+    let limit = trial.limit.as_ref().expect("a limit");
+    assert_eq!(limit.what, "descriptors", "{limit:?}");
+    // Two descriptors each, and some for itself.
+    assert!((200..300).contains(&limit.connections), "{limit:?}");
+    // A fifth more than 300 were asked for; whom haproxy did not take never heard anything.
+    assert_eq!((trial.users, trial.opened), (360, 360));
+    assert_eq!(trial.outcomes["held"], limit.connections);
+    assert_eq!(
+        counted(
+            &trial.agreements,
+            "connections open at the end of the hold",
+            "haproxy_back"
+        ),
+        limit.connections
+    );
+}
+
+#[test]
+fn another_system_stands_in_a_lab_of_ones_own() {
+    let runs = Runs::new("target");
+    fs::create_dir_all(&runs.0).expect("a folder");
+    let config = runs.0.join("mine.cfg");
+    fs::write(
+        &config,
+        "defaults\n mode tcp\n timeout connect 9s\n timeout client 1h\n timeout server 1h\n\
+        listen all\n bind 10.77.2.1:9000\n server backend 10.77.1.1:7070\n",
+    )
+    .expect("a configuration");
+    let script = format!(
+        "ip netns exec balancer haproxy -db -q -f {} & sleep 1\n\
+         {} proxy --target balancer:9000 --users 100 --rate 1000 --every 1s --hold 2s --scenarios longconn --runs {}",
+        config.display(),
+        env!("CARGO_BIN_EXE_holdfast-bench"),
+        runs.0.display()
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_holdfast-bench"))
+        .args([
+            "lab",
+            "--clients",
+            "1",
+            "--users",
+            "1000",
+            "--",
+            "sh",
+            "-c",
+            &script,
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .expect("runs");
+    let run = runs.record::<ProxyRun>();
+    assert_eq!(
+        (output.status.code(), run.verdict),
+        (Some(0), Verdict::Pass),
+        "{:?} {}",
+        run.reasons,
+        stderr(&output)
+    );
+    assert_eq!(run.asked.system, "balancer:9000");
+    assert_eq!(
+        counted(
+            &run.trials[1].agreements,
+            "connections open at the end of the hold",
+            "kernel_balancer_half"
+        ),
+        100
+    );
+}
+
+#[test]
+fn what_cannot_be_tried_is_refused_in_one_line() {
+    for (args, words) in [
+        (&["--scenarios", "http"][..], "\"http\" is no scenario"),
+        (&["--target", "balancer:7070"], "is not in a lab"),
+        (&["--users", "70000"], "--users"),
+        (&["--hold", "1ms"], "--hold 1ms"),
+        (&["--name", "a b"], "cannot end a folder's name"),
+        (
+            &["--bin-dir", "/nowhere"],
+            "/nowhere/holdfast-server is missing",
+        ),
+    ] {
+        let mut bench = Command::new(env!("CARGO_BIN_EXE_holdfast-bench"));
+        let output = bench.arg("proxy").args(args).stdin(Stdio::null()).output();
+        assert_refused(&output.expect("runs"), words);
+    }
+}
