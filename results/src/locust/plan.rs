@@ -10,12 +10,13 @@ use clap::Args;
 
 use crate::child::words;
 use crate::folder::{check_label, runs_or_default, workspace};
-use crate::network::layout::{BACKEND, Layout, MASTER};
+use crate::network::layout::{BACKEND, Layout, MASTER, PORTS};
 use crate::network::visit::{LabFlags, RunFlags};
 use crate::plan::plain_time;
 use crate::programs::{find, is_program, program};
 use crate::refusal::Refusal;
 use crate::run::Asked;
+use crate::summary::count;
 
 /// Port of the server.
 pub const PORT: u16 = 7070;
@@ -120,9 +121,23 @@ impl Plan {
                 "give another, --ramp-tolerance 2",
             ));
         }
+        let layout = Layout::new(flags.lab.clients, flags.lab.addresses)?;
+        let each = flags.users.div_ceil(u64::from(flags.lab.clients));
+        let addresses = each.div_ceil(PORTS);
+        if addresses > u64::from(flags.lab.addresses) {
+            return Err(Refusal::new(
+                format!(
+                    "{} users of one client host need {addresses} addresses there, {} connections from each, not {}",
+                    count(each),
+                    count(PORTS),
+                    flags.lab.addresses
+                ),
+                format!("--addresses {addresses}, or more hosts with --clients"),
+            ));
+        }
         let bin_dir = flags.run.bin_dir.as_deref();
         Ok(Self {
-            layout: Layout::new(flags.lab.clients, flags.lab.addresses)?,
+            layout,
             programs: (
                 program(bin_dir, "holdfast-server")?,
                 program(bin_dir, "holdfast-client")?,

@@ -18,6 +18,8 @@ pub const SUBNET: &str = "10.77.0.0/16";
 pub const PREFIX: u8 = 16;
 /// The bridge, and the namespace it lives in.
 pub const BRIDGE: (&str, &str) = ("br0", "bridge");
+/// Connections that one address opens to one other address and port: the client uses ports from 1024.
+pub const PORTS: u64 = 64_511;
 /// The host that serves.
 pub const BACKEND: &str = "backend";
 /// The host that balances loads.

@@ -4,8 +4,8 @@
 //! Must not know: how anything was counted.
 
 use super::haproxy::Statistics;
-use super::plan::PORTS;
 use super::record::Limit;
+use crate::network::layout::PORTS;
 use crate::summary::count;
 
 /// A machine this busy has no more to give, percent.

@@ -13,17 +13,17 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::record::ProxyAsked;
 use crate::enclosure::NAMES;
 use crate::folder::{check_label, runs_or_default};
-use crate::network::layout::{BACKEND, BALANCER, Layout};
+use crate::network::layout::{BACKEND, BALANCER, Layout, PORTS};
 use crate::network::visit::RunFlags;
 use crate::programs::{find, program};
 use crate::refusal::Refusal;
 
+/// Where Debian has what nginx loads for stream.
+pub const NGINX_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 /// Port of the server, and of the system under test.
 pub const PORT: u16 = 7070;
 /// Connections in saturation.
 const SATURATION: u64 = 64;
-/// One address to one other has no more ports than these.
-pub const PORTS: u64 = 64_511;
 /// Users who wait, in the steps of the original.
 const STEPS: [u64; 3] = [10_000, 15_000, 20_000];
 
@@ -271,13 +271,19 @@ fn scenario(name: &str, users: u64, limit_users: u64) -> Result<(Kind, u64), Ref
 fn system(flags: &Flags) -> Result<System, Refusal> {
     let Some(target) = &flags.target else {
         let known = flags.proxy;
-        let path = find(known.name()).ok_or_else(|| {
-            let package = match known {
-                Known::Haproxy => "haproxy",
-                Known::Nginx => "nginx-light libnginx-mod-stream",
+        let package = match known {
+            Known::Haproxy => "haproxy",
+            Known::Nginx => "nginx-light libnginx-mod-stream",
+        };
+        let path = find(known.name()).filter(|path| known == Known::Haproxy || has_stream(path));
+        let path = path.ok_or_else(|| {
+            let what = if known == Known::Nginx {
+                " with its stream module"
+            } else {
+                ""
             };
             Refusal::new(
-                format!("{} is missing", known.name()),
+                format!("{}{what} is missing", known.name()),
                 format!("apt-get install {package}"),
             )
         })?;
@@ -302,6 +308,14 @@ fn system(flags: &Flags) -> Result<System, Refusal> {
                 format!("give one such as {BALANCER}:{PORT}"),
             )
         })
+}
+
+/// Whether this nginx can pass connections on: built in, or as the module that its configuration loads.
+fn has_stream(nginx: &Path) -> bool {
+    let output = std::process::Command::new(nginx).arg("-V").output();
+    let said = output.map(|o| o.stderr).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    said.split_whitespace().any(|word| word == "--with-stream") || Path::new(NGINX_MODULE).exists()
 }
 
 fn version(system: &System) -> Option<String> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::haproxy::{self, Statistics};
-use super::plan::{Known, System};
+use super::plan::{Known, NGINX_MODULE, System};
 use crate::child::{Child, words};
 use crate::http::stage::{Cut, Stage, connects, has_not_ended};
 use crate::http::subject::ServerLine;
@@ -21,8 +21,6 @@ const HAPROXY: &str = include_str!("../../peers/haproxy-proxy.cfg");
 const NGINX: &str = include_str!("../../peers/nginx-stream.conf");
 /// Only in the lab: its /run is its own.
 const SOCKET: &str = "/run/haproxy.sock";
-/// Where Debian has what nginx loads for stream.
-const NGINX_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 /// One that does not listen by then will not.
 const START_MAX: Duration = Duration::from_secs(10);
 

@@ -320,6 +320,11 @@ fn what_cannot_be_run_is_refused_in_one_line() {
         (&["--users", "0"], "--users"),
         (&["--hold", "1ms"], "--hold 1ms"),
         (&["--clients", "0"], "0 client hosts"),
+        // 3,000,000 / 64,511 is 46.5.
+        (
+            &["--users", "3000000", "--clients", "1"],
+            "need 47 addresses",
+        ),
         (&["--ramp-tolerance=-1"], "tolerance of -1 percent"),
         (
             &["--bin-dir", "/nowhere"],
