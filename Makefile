@@ -17,7 +17,8 @@ PROGRAMS := server client results sysctl
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
-NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv python3 curl wrk nginx ab haproxy prlimit pdsh
+NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv chrt taskset python3 python3-venv curl wrk nginx ab bash pkill stty tmux prometheus \
+	promtool groff strace systemd-analyze chromium chromedriver haproxy prlimit pdsh
 NEED_FUZZ := $(NEED_BUILD) c++
 NEED_LAB := ip nsenter
 NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
@@ -37,6 +38,41 @@ need: ## Check, and as root on Debian install, what building, linting and testin
 build: ## Build the optimised binaries into target/release
 	@bash .ci/need $(NEED_BUILD)
 	$(CARGO) build --release --locked $(addprefix -p holdfast-,$(PROGRAMS))
+
+# BIN_DIR names programs that are built already; without, they are built first.
+.PHONY: install
+install: $(if $(BIN_DIR),,build) ## Install programs, manual pages, completions, systemd units (PREFIX=/usr/local DESTDIR= BIN_DIR=)
+	@BIN_DIR=$(BUILT) $(INSTALL) install
+
+.PHONY: uninstall
+uninstall: ## Remove exactly what make install made, given the same PREFIX and DESTDIR
+	@$(INSTALL) uninstall
+
+BUILT = $(abspath $(or $(BIN_DIR),$(CARGO_TARGET_DIR)/release))
+INSTALL = $(if $(PREFIX),PREFIX=$(PREFIX)) $(if $(DESTDIR),DESTDIR=$(abspath $(DESTDIR))) packaging/install
+
+# cargo-deb finds the stage below the target folder, wherever that is.
+STAGE := $(abspath $(CARGO_TARGET_DIR))/release/stage
+CARGO_DEB_VERSION := 3.8.0
+CARGO_DEB := $(abspath $(CARGO_TARGET_DIR))/tools/bin/cargo-deb
+
+$(CARGO_DEB):
+	$(CARGO) install cargo-deb --locked --version $(CARGO_DEB_VERSION) --root $(CARGO_TARGET_DIR)/tools
+
+.PHONY: deb
+deb: $(if $(BIN_DIR),,build) $(CARGO_DEB) ## Make the Debian package holdfast into target/debian (BIN_DIR=)
+	@bash .ci/need dpkg-shlibdeps strip
+	rm -rf $(STAGE)
+	BIN_DIR=$(BUILT) DESTDIR=$(STAGE) PREFIX=/usr ZSH_DIR=/usr/share/zsh/vendor-completions packaging/install install
+	rm -r $(STAGE)/usr/share/holdfast
+	strip $(STAGE)/usr/bin/*
+	gzip -9n $(STAGE)/usr/share/man/man1/*
+	$(CARGO_DEB) --package holdfast-server --no-build --no-strip --output $(CARGO_TARGET_DIR)/debian/
+
+.PHONY: deb-check
+deb-check: deb ## Unpack the package into a root of its own, start its server, connect, and remove it again
+	@bash .ci/need groff
+	packaging/deb-check $(CARGO_TARGET_DIR)/debian/holdfast_*.deb
 
 .PHONY: bench-longconn
 bench-longconn: build ## Hold a million TCP connections on this machine and prove it
@@ -101,6 +137,13 @@ BENCH_HAPROXY = $(strip \
 	$(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
 	$(ARGS))
 
+.PHONY: report-shots
+report-shots: ## Pictures of a run's report, light, dark and on a phone, into report-shots/ (RUN=latest, a folder, or a name in results/runs)
+	@bash .ci/need $(NEED_BUILD) chromium chromedriver
+	$(CARGO) build --locked -p holdfast-results --bins --examples
+	report=$$($(CARGO_TARGET_DIR)/debug/holdfast-bench report $(or $(RUN),latest) | head -n 1); \
+		$(CARGO_TARGET_DIR)/debug/examples/report_shots "$$report" report-shots
+
 .PHONY: drill
 drill: build ## Kill client and server at a million connections, and see that nothing is lost silently (USERS=1000000)
 	results/drills/longconn $(USERS)
@@ -145,8 +188,14 @@ untune: tune-build ## Put back the kernel settings that were there before make t
 .PHONY: test
 test: ## Run every test, those that start the real binaries too
 	@bash .ci/need $(NEED_TEST)
+	@client/locust/venv
 	$(CARGO) build --workspace --locked
 	$(CARGO) test --workspace --locked --no-fail-fast
+
+.PHONY: locust-venv
+locust-venv: ## Install the Locust that the tests of holdfast-client worker run against into client/locust/.venv
+	@bash .ci/need python3 python3-venv
+	@client/locust/venv
 
 .PHONY: fuzz
 fuzz: ## Fuzz whatever reads bytes from outside, each target for TIME=60 seconds (TARGETS='chunked urls' for some)

@@ -50,11 +50,6 @@ fn percentiles(l: &Latency) -> String {
     )
 }
 
-/// A rate for people, from two readings of a counter.
-pub fn rate(now: u64, before: u64, seconds: f64) -> String {
-    grouped((now.saturating_sub(before) as f64 / seconds.max(0.001)) as u64)
-}
-
 /// Counts by name, those that occurred.
 pub fn named<C: FromIterator<(String, u64)>>(
     pairs: impl IntoIterator<Item = (&'static str, u64)>,

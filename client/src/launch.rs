@@ -12,7 +12,8 @@ use std::time::Duration;
 use clap::Args;
 use holdfast_engine::config::{RING_SLOTS_MAX, SPARE_SLOTS};
 use holdfast_engine::{Config, DialPlan, KernelRing, allowed_cores};
-use holdfast_results::console::{self, Console, Progress};
+use holdfast_results::console::{self, Console, ConsoleFlags};
+use holdfast_results::metrics;
 use holdfast_sysctl::cost::{
     BIND_BUCKET_BYTES, DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_BYTES,
 };
@@ -67,12 +68,10 @@ pub struct Launch {
     /// Write every second's histograms to this file, in HdrHistogram's log format
     #[arg(long, value_name = "FILE")]
     pub histogram_log: Option<PathBuf>,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value = "auto")]
-    pub progress: Progress,
-    /// Write the final figures to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub console: ConsoleFlags,
+    #[command(flatten)]
+    pub metrics: metrics::MetricsFlags,
     /// End at once when the process that started this one ends
     #[arg(long)]
     pub die_with_parent: bool,
@@ -161,7 +160,7 @@ impl Launch {
         if let Some(time) = self.drain_timeout {
             interval_us("--drain-timeout", time, false)?;
         }
-        Console::new(self.progress, self.json.as_deref()).map_err(anyhow::Error::msg)
+        Console::new(&self.console).map_err(anyhow::Error::msg)
     }
 
     /// Checks the machine and derives all the engine needs; says what it will use.
@@ -173,7 +172,7 @@ impl Launch {
         quantity: &Quantity,
         targets: &[SocketAddr],
         wants: Wants,
-        console: &Console,
+        console: &mut Console,
     ) -> Result<Ready, anyhow::Error> {
         let machine = Machine::read()?;
         preflight::check_kernel(&machine, "io_uring's BIND", preflight::KERNEL_BIND)?;

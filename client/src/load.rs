@@ -44,7 +44,19 @@ impl Load {
         self.rate_milli.store(rate_milli, Ordering::Relaxed);
         self.users.store(users, Ordering::Release);
     }
+
+    /// Users to start a second, over all threads; `None` for as fast as it goes.
+    pub fn spawn_rate(&self) -> Option<f64> {
+        match self.rate_milli.load(Ordering::Relaxed) {
+            Self::MAX => None,
+            milli => Some(milli as f64 / 1e3),
+        }
+    }
 }
+
+/// How long after an order the next one is looked for at short intervals: a master that ramps orders about once a second.
+const ALERT_US: u64 = 2_500_000;
+const ALERT_INTERVAL_US: u64 = 1_000;
 
 /// One thread's share of a load: who is to start or to end when.
 #[derive(Debug)]
@@ -167,18 +179,21 @@ impl Spawn {
         self.present -= 1;
     }
 
-    /// When the next user is due to start or to end, if one is.
+    /// When to look again: the next user is due to start or to end, or an order is likely.
     pub fn next_us(&self, due: &Due) -> Option<u64> {
         let target = self.target();
         if self.present < target {
             return Some(due.at_us(self.next_number().saturating_sub(due.from)));
         }
-        // Of those who are over and could not be ended yet, the next one is looked for a little later.
-        let last = self.number(self.present.checked_sub(1)?);
-        (self.present > target).then(|| {
-            due.at_us(due.from.saturating_sub(last + 1))
-                .max(due.now_us + 1_000)
-        })
+        if self.present > target {
+            // Of those who are over and could not be ended yet, the next one is looked for a little later.
+            let last = self.number(self.present - 1);
+            let due_us = due.at_us(due.from.saturating_sub(last + 1));
+            return Some(due_us.max(due.now_us + ALERT_INTERVAL_US));
+        }
+        let is_alert =
+            matches!(self.following, Some((1.., from_us)) if due.now_us < from_us + ALERT_US);
+        is_alert.then_some(due.now_us + ALERT_INTERVAL_US)
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use holdfast_client::{http, locust, longconn};
+use holdfast_sysctl::handbook::Handbook;
 
 /// Opens very many TCP connections, and tells what became of each.
 #[derive(Parser)]
@@ -24,6 +25,8 @@ enum Command {
     Http(Box<http::Flags>),
     /// Be a worker of a Locust master: as many users as it orders, of both kinds, with its host and arguments
     Worker(Box<locust::Flags>),
+    #[command(flatten)]
+    Handbook(Handbook),
 }
 
 fn main() -> ExitCode {
@@ -31,5 +34,6 @@ fn main() -> ExitCode {
         Command::Longconn(flags) => longconn::main(*flags),
         Command::Http(flags) => http::main(*flags),
         Command::Worker(flags) => locust::main(*flags),
+        Command::Handbook(asked) => asked.main::<Cli>(),
     }
 }

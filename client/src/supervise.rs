@@ -5,16 +5,17 @@
 //! Must not know: what users do, what a report contains.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use holdfast_engine::{Config, DialPlan, Engine, Handler, Stop};
 use holdfast_results::console::{Console, Event, Events};
+use holdfast_results::live::{Snapshot, Span, Times};
+use holdfast_results::metrics::{Exposed, Metrics, Thread};
 use serde::Serialize;
+
+use crate::histogram_log::HistogramLog;
 
 /// Histograms of the time since the last report, by tag.
 pub type Intervals = Vec<(&'static str, Histogram<u64>)>;
@@ -24,7 +25,7 @@ pub trait View {
     /// What one thread's handler reports.
     type Own: Default + Send + 'static;
     /// What is printed.
-    type Report: Serialize + Default;
+    type Report: Serialize + Default + Exposed;
     /// The first line of the histogram log.
     const LOG_COMMENT: &str;
 
@@ -38,8 +39,8 @@ pub trait View {
     fn is_over_now(&self, _engine: &Engine<Self::Own>) -> bool {
         false
     }
-    /// A report in one line, with the one before and the seconds between.
-    fn line(now: &Self::Report, before: &Self::Report, seconds: f64) -> String;
+    /// What people see of a report, but its times and what is left, which are filled in here.
+    fn snapshot(&self, report: &Self::Report) -> Snapshot;
     /// The final report for people.
     fn summary(report: &Self::Report) -> String;
 }
@@ -69,6 +70,7 @@ pub fn run<H, V>(
     make: impl FnMut(usize) -> H,
     view: &mut V,
     console: &mut Console,
+    metrics: &Metrics,
     run_time: Option<Duration>,
     histogram_log: Option<File>,
 ) -> Result<V::Report, anyhow::Error>
@@ -78,9 +80,19 @@ where
 {
     tokio_uring::start(async {
         // Before the first user: whoever sees one may ask for the end already, and gets the figures.
-        let events = Events::new()?;
+        let events = Events::new(console)?;
+        metrics.serve()?;
         let engine = Engine::start(config, Vec::new(), Some(plan), make)?;
-        supervise(engine, events, view, console, run_time, histogram_log).await
+        supervise(
+            engine,
+            events,
+            view,
+            console,
+            metrics,
+            run_time,
+            histogram_log,
+        )
+        .await
     })
 }
 
@@ -93,31 +105,12 @@ async fn supervise<V: View>(
     mut events: Events,
     view: &mut V,
     console: &mut Console,
+    metrics: &Metrics,
     run_time: Option<Duration>,
     histogram_log: Option<File>,
 ) -> Result<V::Report, anyhow::Error> {
-    let mut out = histogram_log.map(BufWriter::new);
-    let mut serializer = V2DeflateSerializer::new();
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the log's format wants the date of its start"
-    )]
-    let mut log = match &mut out {
-        None => None,
-        Some(out) => Some(
-            IntervalLogWriterBuilder::new()
-                .add_comment(V::LOG_COMMENT)
-                .with_start_time(SystemTime::now())
-                .with_base_time(SystemTime::now())
-                .with_max_value_divisor(1.0)
-                .begin_log_with(out, &mut serializer)?,
-        ),
-    };
-    // A log that cannot be written is said at the end: the users go on.
-    let mut logged = Ok(());
-    let unlogged = |e: &dyn std::fmt::Debug| {
-        anyhow::anyhow!("cannot write the histogram log ({e:?}); next: free space")
-    };
+    let log = histogram_log.map(|file| HistogramLog::new(file, V::LOG_COMMENT));
+    let mut log = log.transpose()?;
     let mut stops = 0;
     let mut printed_us = 0;
     let mut last = V::Report::default();
@@ -126,7 +119,7 @@ async fn supervise<V: View>(
         let event = if is_done {
             Event::Tick
         } else {
-            events.next().await
+            events.next(console).await
         };
         let now_us = engine.now_us();
         let is_time = run_time.is_some_and(|t| u128::from(now_us) >= t.as_micros());
@@ -136,31 +129,33 @@ async fn supervise<V: View>(
             engine.stop(if stops == 1 { Stop::InOrder } else { Stop::Now });
         }
         if is_done || now_us - printed_us >= 1_000_000 {
-            let from_us = std::mem::replace(&mut printed_us, now_us);
+            printed_us = now_us;
             let (report, intervals) = view.gather(&engine, is_done);
-            if let Some(writer) = &mut log {
-                let (start, length) = (
-                    Duration::from_micros(from_us),
-                    Duration::from_micros(now_us - from_us),
-                );
-                let written = intervals
-                    .iter()
-                    .filter(|(_, h)| !h.is_empty())
-                    .try_for_each(|(tag, histogram)| {
-                        writer.write_histogram(histogram, start, length, Tag::new(tag))
-                    });
-                if let Err(e) = written {
-                    logged = Err(unlogged(&e));
-                    log = None;
-                }
+            let threads = engine.reports().map(|core| Thread {
+                open_now: core.stats.open_now,
+                shard_count: core.stats.shard_count,
+                bytes_received: core.stats.bytes_received,
+            });
+            metrics.update(&report, &intervals, threads);
+            if let Some(log) = &mut log {
+                log.write(&intervals);
+                log.next_interval();
             }
             if stops == 0 && view.is_over(&report) {
                 stops = 1;
                 engine.stop(Stop::InOrder);
             }
             if !is_done {
-                let seconds = (now_us - from_us) as f64 / 1e6;
-                console.progress(&report, V::line(&report, &last, seconds));
+                console.progress(&report, || {
+                    let now = view.snapshot(&report);
+                    let left = run_time.map(|t| t.saturating_sub(Duration::from_micros(now_us)));
+                    Snapshot {
+                        phase: if stops > 0 { "drain" } else { now.phase },
+                        left_seconds: left.filter(|_| stops == 0).map(|t| t.as_secs_f64()),
+                        times: intervals.iter().map(last_second).collect(),
+                        ..now
+                    }
+                });
             }
             last = report;
         }
@@ -168,14 +163,22 @@ async fn supervise<V: View>(
             break;
         }
     }
-    drop(log);
-    if let (Ok(()), Some(Err(e))) = (&logged, out.map(|mut out| out.flush())) {
-        logged = Err(unlogged(&e));
-    }
+    let logged = log.map_or(Ok(()), HistogramLog::finish);
     let ended = engine.join();
     let written = console.finish(&last, V::summary(&last));
     ended?;
     written.map_err(anyhow::Error::msg)?;
     logged?;
     Ok(last)
+}
+
+/// What the histogram of the time since the last report says.
+fn last_second((name, histogram): &(&'static str, Histogram<u64>)) -> Times {
+    let quantile = |q| (!histogram.is_empty()).then(|| histogram.value_at_quantile(q));
+    Times {
+        name,
+        span: Span::Second,
+        p50_us: quantile(0.5),
+        p99_us: quantile(0.99),
+    }
 }

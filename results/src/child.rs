@@ -190,6 +190,12 @@ impl<R: Report> Child<R> {
         self.heard.borrow()
     }
 
+    /// The same, for whoever looks on while this child is waited for.
+    #[must_use]
+    pub fn hearing(&self) -> Rc<RefCell<Heard<R>>> {
+        Rc::clone(&self.heard)
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {

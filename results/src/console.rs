@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,10 +16,12 @@ use std::time::Duration;
 use holdfast_sysctl::grouped;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::live::{Live, LiveFlags, Snapshot, has_room};
+use crate::signals::Signals;
 
 /// Exit code of errors of usage and set-up.
 pub const EXIT_USAGE: u8 = 2;
@@ -31,9 +32,10 @@ pub const EXIT_SHORT: u8 = 1;
 const LAST_WAIT_MS: u16 = 10_000;
 
 /// How a program shows its progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Progress {
-    /// A line on a terminal, now and then a line elsewhere.
+    /// A line or a page on a terminal, now and then a line elsewhere.
+    #[default]
     Auto,
     /// One JSON report a line, every second, on standard output.
     Json,
@@ -62,37 +64,55 @@ pub fn die_with_parent() -> io::Result<()> {
 pub enum Event {
     /// A tenth of a second is over.
     Tick,
-    /// SIGINT or SIGTERM came.
+    /// SIGINT or SIGTERM came, or the key for it.
     Stop,
 }
 
 /// Ticks and signals, for a tokio runtime.
 pub struct Events {
     interval: Interval,
-    interrupt: Signal,
-    terminate: Signal,
+    stops: Signals,
 }
 
 impl Events {
-    /// Listens for signals and starts ticking. Inside a runtime.
-    pub fn new() -> io::Result<Self> {
+    /// Listens for signals and starts ticking. Inside a runtime. Where `console` has a terminal to give back, SIGHUP and SIGQUIT end the
+    /// run in order too; elsewhere they do what they did, which nohup relies on.
+    pub fn new(console: &Console) -> io::Result<Self> {
         let mut interval = interval(Duration::from_millis(100));
         interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+        if console.live.is_on_terminal() {
+            kinds.extend([SignalKind::hangup(), SignalKind::quit()]);
+        }
         Ok(Events {
             interval,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
+            stops: Signals::listen(&kinds)?,
         })
     }
 
-    /// The next event.
-    pub async fn next(&mut self) -> Event {
+    /// The next event; what `console` draws and reads is done on the way.
+    pub async fn next(&mut self, console: &mut Console) -> Event {
         tokio::select! {
-            _ = self.interrupt.recv() => Event::Stop,
-            _ = self.terminate.recv() => Event::Stop,
-            _ = self.interval.tick() => Event::Tick,
+            () = self.stops.next() => Event::Stop,
+            _ = self.interval.tick() => match console.live.tick() {
+                true => Event::Stop,
+                false => Event::Tick,
+            },
         }
     }
+}
+
+/// Flags of where reports go.
+#[derive(Debug, Default, clap::Args)]
+pub struct ConsoleFlags {
+    /// How progress is shown
+    #[arg(long, value_enum, default_value_t, conflicts_with_all = ["live", "quiet"])]
+    progress: Progress,
+    #[command(flatten)]
+    live: LiveFlags,
+    /// Write the final figures to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// Where reports go.
@@ -102,16 +122,20 @@ pub struct Console {
     file: Option<PathBuf>,
     /// The file, if it is a pipe: opened once, so that its reader sees one end.
     pipe: Option<File>,
-    is_terminal: bool,
-    lines: u64,
+    live: Live,
 }
 
 impl Console {
-    /// A console. `file` is made now, so that a run is not lost to a folder that cannot be written.
+    /// A console. The file is made now, so that a run is not lost to a folder that cannot be written.
     ///
     /// # Errors
-    /// One line naming the file and the cause.
-    pub fn new(progress: Progress, file: Option<&Path>) -> Result<Self, String> {
+    /// One line naming what is missing and the cause.
+    pub fn new(flags: &ConsoleFlags) -> Result<Self, String> {
+        let live = match flags.progress {
+            Progress::Auto => Live::new(flags.live)?,
+            Progress::Json | Progress::None => Live::silent(),
+        };
+        let file = flags.json.as_deref();
         let mut pipe = None;
         if let Some(file) = file {
             // A pipe without a reader would keep this from starting, and the end from being one.
@@ -133,31 +157,25 @@ impl Console {
             pipe = is_pipe.then_some(opened);
         }
         Ok(Console {
-            progress,
+            progress: flags.progress,
             file: file.map(Path::to_owned),
             pipe,
-            is_terminal: io::stderr().is_terminal(),
-            lines: 0,
+            live,
         })
     }
 
     /// A remark before or after a run, for people.
-    pub fn say(&self, text: impl Display) {
-        if self.progress == Progress::Auto {
-            eprintln!("{text}");
-        }
+    pub fn say(&mut self, text: impl Display) {
+        self.live.say(text);
     }
 
-    /// A report on the way. `line` is its one-line form for people. Called once a second. Left out when nobody reads: the next one
-    /// says it all again.
-    pub fn progress(&mut self, report: &impl Serialize, line: impl Display) {
-        self.lines += 1;
+    /// A report on the way; `snapshot` is what people see of it. Called once a second. Left out when nobody reads: the next one says
+    /// it all again.
+    pub fn progress(&mut self, report: &impl Serialize, snapshot: impl FnOnce() -> Snapshot) {
         match self.progress {
             Progress::Json if has_room(&io::stdout(), 0) => print_json(report),
-            Progress::Auto if !has_room(&io::stderr(), 0) => {}
-            Progress::Auto if self.is_terminal => eprint!("\r\x1b[K{line}"),
-            Progress::Auto if self.lines % 5 == 1 => eprintln!("{line}"),
-            Progress::Json | Progress::Auto | Progress::None => {}
+            Progress::Auto => self.live.show(snapshot()),
+            Progress::Json | Progress::None => {}
         }
     }
 
@@ -167,15 +185,14 @@ impl Console {
     /// One line when the file cannot be written, the report being printed all the same; or when nobody reads what is printed, the
     /// file being written all the same.
     pub fn finish(&mut self, report: &impl Serialize, text: impl Display) -> Result<(), String> {
+        self.live.finish();
         let is_read = self.progress == Progress::None || has_room(&io::stdout(), LAST_WAIT_MS);
         match self.progress {
             _ if !is_read => {}
             Progress::Json => print_json(report),
             Progress::Auto => {
-                if self.is_terminal {
-                    eprint!("\r\x1b[K");
-                }
-                println!("{text}");
+                // Whoever read this has gone, with a terminal that was closed for instance.
+                let _ = writeln!(io::stdout(), "{text}");
             }
             Progress::None => {}
         }
@@ -197,15 +214,6 @@ impl Console {
                 .to_owned(),
         )
     }
-}
-
-/// True if a line can be written without waiting longer than `wait_ms` for whoever reads.
-fn has_room(out: &impl AsFd, wait_ms: u16) -> bool {
-    let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
-    !matches!(
-        poll(&mut fds, PollTimeout::from(wait_ms)),
-        Ok(0) | Err(Errno::EINTR)
-    )
 }
 
 /// Counts for people, a line for each that occurred, each on a new one.

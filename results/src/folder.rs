@@ -64,7 +64,13 @@ impl RunFolder {
         ))
     }
 
-    /// Where it is, absolute.
+    /// The folder of a run that is there already.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Where it is; absolute if this run made it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -83,6 +89,14 @@ impl RunFolder {
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
+        self.write(name, &text)
+    }
+
+    /// Writes a whole file.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, name: &str, text: &[u8]) -> io::Result<()> {
         let beside = self.path.join(format!(".{name}.part"));
         fs::write(&beside, text)?;
         fs::rename(&beside, self.path.join(name))
@@ -140,6 +154,26 @@ pub fn runs_or_default(runs: Option<&Path>) -> PathBuf {
         workspace().map_or_else(
             || PathBuf::from("results/runs"),
             |dir| dir.join("results/runs"),
+        )
+    })
+}
+
+/// The folder of a run that somebody names: a folder, or the name of one among the runs, `latest` too.
+///
+/// # Errors
+/// When there is no such folder.
+pub fn find(run: &str, runs: Option<&Path>) -> Result<PathBuf, Refusal> {
+    let runs = runs_or_default(runs);
+    let found = [PathBuf::from(run), runs.join(run)]
+        .into_iter()
+        .find(|path| path.is_dir());
+    found.ok_or_else(|| {
+        Refusal::new(
+            format!(
+                "there is no run {run:?}, neither here nor in {}",
+                runs.display()
+            ),
+            format!("ls {}", runs.display()),
         )
     })
 }

@@ -9,11 +9,12 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
 use crate::folder::RunFolder;
 use crate::refusal::Refusal;
 use crate::run::Verdict;
+use crate::signals::Signals;
 
 /// The runtime of a load.
 ///
@@ -28,32 +29,17 @@ pub fn runtime() -> Result<tokio_uring::Runtime, Refusal> {
     })
 }
 
-/// The signals by which somebody asks for the end.
-#[derive(Debug)]
-pub struct Signals([Signal; 3]);
-
-impl Signals {
-    /// Listens for them from now on. Inside the runtime.
-    ///
-    /// # Errors
-    /// When they cannot be listened for.
-    pub fn listen() -> io::Result<Self> {
-        Ok(Self([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ]))
-    }
-
-    /// Waits for the next one. None is lost if the wait is given up.
-    pub async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
+/// Listens for whatever asks for the end. Inside the runtime.
+///
+/// # Errors
+/// When it cannot be listened for.
+pub fn signals() -> io::Result<Signals> {
+    Signals::listen(&[
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::quit(),
+    ])
 }
 
 /// Writes the record and points `latest` at it; false if the record is not on disk.

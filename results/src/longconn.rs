@@ -15,16 +15,19 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use crate::child::{Child, Report};
 use crate::folder::{RunFolder, rfc3339};
-use crate::frame::Signals;
-use crate::record::{Counts, Mark, Seen};
+use crate::glance::Glance;
+use crate::live::{Live, LiveFlags};
+use crate::record::{Counts, Mark, Seen, cpu_phase};
 use crate::refusal::Refusal;
-use crate::run::{RUN_SCHEMA, Run};
+use crate::run::{CpuPhase, RUN_SCHEMA, Run};
 use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
-use crate::summary::{self, Glance, Progress};
+use crate::signals::Signals;
+use crate::threads::Threads;
 use crate::warm::{self, Warm};
 use crate::wire::{ClientReport, ServerReport};
-use crate::{frame, lab, origin, verdict};
+use crate::{frame, lab, limit, origin, report, summary, verdict};
+use holdfast_sysctl::machine::cgroup_memory_left;
 use holdfast_sysctl::{Role, plan as tune};
 
 pub use crate::plan::{Options, Plan, SpawnRate, WarmUp};
@@ -51,19 +54,19 @@ const QUIET_COUNT: u32 = 4;
 /// How long after the hold the reports for the three counts may take.
 const COUNTS_MAX: Duration = Duration::from_secs(10);
 
-/// Runs it all and prints the result: the summary, or `run.json` if `is_json`. Returns the exit code: 0 passed,
+/// Runs it all, shows it on its way as `flags` want, and prints the result: the summary, or `run.json` if `is_json`. Returns the exit code: 0 passed,
 /// 1 fell short, 130 interrupted.
 ///
 /// # Errors
 /// When the run could not start; nothing is left behind then.
-pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
+pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Refusal> {
     let plan = Plan::new(options)?;
+    let mut live = Live::new(flags).map_err(|line| Refusal::passed_on(&line))?;
     #[expect(clippy::disallowed_methods, reason = "the date in the folder's name")]
     let started = SystemTime::now();
     let folder = RunFolder::create(&plan.runs, started, &plan.folder_name())?;
-    let mut progress = Progress::new();
     for notice in &plan.notices {
-        progress.say(notice);
+        live.say(notice);
     }
     let mut run = Run {
         schema: RUN_SCHEMA.into(),
@@ -78,34 +81,31 @@ pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
     };
     run.lab = lab::enter(plan.users, &plan.tuning);
     for note in &run.lab.notes {
-        progress.say(note);
+        live.say(note);
     }
     if let Ok(machine) = holdfast_sysctl::Machine::read() {
         for shortfall in tune::shortfalls(&machine, Role::Both, run.asked.users) {
-            progress.say(&shortfall.to_string());
+            live.say(shortfall);
         }
     }
 
-    let is_interrupted =
-        load(&plan, &folder, progress, &mut run).inspect_err(|_| folder.discard())?;
+    let is_interrupted = load(&plan, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
     verdict::judge(&mut run);
+    run.limits = limit::of_longconn(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
+    report::leave(folder.path());
     Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
 }
 
 /// The asynchronous part; true if it was interrupted.
-fn load(
-    plan: &Plan,
-    folder: &RunFolder,
-    progress: Progress,
-    run: &mut Run,
-) -> Result<bool, Refusal> {
+fn load(plan: &Plan, folder: &RunFolder, live: Live, run: &mut Run) -> Result<bool, Refusal> {
     frame::runtime()?.block_on(async {
-        let mut flow = Flow::new(plan, folder, progress).await?;
+        let mut flow = Flow::new(plan, folder, live).await?;
+        flow.seen.tcp_mem_pages = run.machine.tcp_mem_pages;
         let ended = flow.load().await;
         flow.end().await;
-        flow.progress.finish();
+        flow.live.finish();
         match ended {
             Ended::Refused(refusal) => Err(refusal),
             Ended::Whole | Ended::Short => {
@@ -137,8 +137,9 @@ enum Ended {
 struct Flow<'a> {
     plan: &'a Plan,
     folder: &'a RunFolder,
-    progress: Progress,
+    live: Live,
     phase: &'static str,
+    hold_until: Option<Instant>,
     server: Option<Child<ServerReport>>,
     client: Option<Child<ClientReport>>,
     notify: Rc<Notify>,
@@ -151,15 +152,11 @@ struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    async fn new(
-        plan: &'a Plan,
-        folder: &'a RunFolder,
-        progress: Progress,
-    ) -> Result<Self, Refusal> {
+    async fn new(plan: &'a Plan, folder: &'a RunFolder, live: Live) -> Result<Self, Refusal> {
         let fail = |what: &str, e: std::io::Error| {
             Refusal::new(format!("{what}: {e}"), "holdfast-bench longconn --runs DIR")
         };
-        let signals = Signals::listen().map_err(|e| fail("signals", e))?;
+        let signals = frame::signals().map_err(|e| fail("signals", e))?;
         let series = Series::create(&folder.file("series.csv"))
             .await
             .map_err(|e| fail("series.csv", e))?;
@@ -168,8 +165,9 @@ impl<'a> Flow<'a> {
         Ok(Self {
             plan,
             folder,
-            progress,
+            live,
             phase: "start",
+            hold_until: None,
             server: None,
             client: None,
             notify: Rc::new(Notify::new()),
@@ -210,7 +208,8 @@ impl<'a> Flow<'a> {
         drop(warm);
         self.phase = "hold";
         self.seen.hold_start = Some(self.mark());
-        self.glance(0.0, 0.0, true);
+        self.hold_until = Some(Instant::now() + self.plan.hold);
+        self.glance();
         if let Some(ended) = self.until_held().await {
             return ended;
         }
@@ -261,7 +260,7 @@ impl<'a> Flow<'a> {
         let left_free = self.plan.users * CLIENT_BYTES + WARM_LEFT_BYTES;
         let available = KernelSample::take().mem_available_bytes;
         let bytes = (self.plan.users * PAIR_BYTES).min(available.saturating_sub(left_free));
-        self.progress.say(&format!(
+        self.live.say(format_args!(
             "warming {:.1} GiB: the host of this virtual machine backs memory only when it is touched (--warm off leaves it out)",
             bytes as f64 / f64::from(1 << 30)
         ));
@@ -386,7 +385,7 @@ impl<'a> Flow<'a> {
 
     /// Waits out the hold.
     async fn until_held(&mut self) -> Option<Ended> {
-        let until = Instant::now() + self.plan.hold;
+        let until = self.hold_until.unwrap_or_else(Instant::now);
         while Instant::now() < until {
             if let Some(ended) = self.cut() {
                 return Some(ended);
@@ -442,6 +441,7 @@ impl<'a> Flow<'a> {
             // A short run: what was open before anything is closed.
             let mark = self.mark();
             self.seen.counts = Some(self.counts_at(&mark));
+            self.seen.cut = Some(mark);
         }
         let close_max = self.plan.close_max();
         if let Some(client) = &self.client {
@@ -461,7 +461,7 @@ impl<'a> Flow<'a> {
             .await;
         self.seen.latest = self.mark();
         self.phase = "done";
-        self.add_row(0.0).await;
+        self.add_row(None).await;
     }
 
     /// Waits for one child; kills it when time is up, after an interrupt sooner, at a second interrupt at once.
@@ -523,12 +523,12 @@ impl<'a> Flow<'a> {
             () = self.notify.notified() => {}
             () = sleep(time.min(Duration::from_millis(50))) => {}
         }
-        if is_signal {
+        if is_signal | self.live.tick() {
             self.interrupt_count += 1;
             if self.interrupted_at.is_none() {
                 self.interrupted_at = Some(Instant::now());
                 self.seen.incidents.push("interrupted".into());
-                self.progress
+                self.live
                     .say("interrupted: closing in order (once more: kill)");
             }
         }
@@ -551,44 +551,30 @@ impl<'a> Flow<'a> {
     async fn tick(&mut self) {
         let now = self.mark();
         let before = self.seen.take_second(now);
-        let k = &self.seen.latest.kernel;
-        let busy_percent = k.busy_percent_since(&before.kernel);
-        let per_second = |f: fn(&ClientReport) -> u64| match (
-            &before.client_report,
-            &self.seen.latest.client_report,
-        ) {
-            (Some(a), Some(b)) if b.at_us > a.at_us => {
-                f(b).saturating_sub(f(a)) as f64 / ((b.at_us - a.at_us) as f64 / 1e6)
-            }
-            _ => 0.0,
-        };
-        let (opened, received) = (
-            per_second(|r| r.opened),
-            per_second(|r| r.messages_received),
-        );
-        if self.phase != "start" {
-            self.glance(opened, received, false);
-        }
-        self.add_row(busy_percent).await;
+        let cores = cpu_phase(Some(&before), Some(&self.seen.latest));
+        self.glance();
+        self.add_row(cores).await;
     }
 
-    fn glance(&mut self, opened_per_second: f64, messages_per_second: f64, is_change: bool) {
-        let heard = self.client.as_ref().map(Child::heard);
-        let client = heard.as_ref().and_then(|h| h.latest.as_ref());
+    fn glance(&mut self) {
+        let server = self.server_report();
         let glance = Glance {
+            plan: self.plan,
             phase: self.phase,
             seconds: self.seen.started.elapsed().as_secs_f64(),
-            open: client.map_or(0, |r| r.open_now),
-            asked: self.plan.users,
-            opened_per_second,
-            messages_per_second,
-            failed: client.map_or(0, |r| r.failed.values().sum()),
-            available_bytes: self.seen.latest.kernel.mem_available_bytes,
+            hold_left_seconds: self
+                .hold_until
+                .map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64()),
+            server: server.as_ref(),
+            client: self.seen.latest.client_report.as_ref(),
         };
-        self.progress.show(&glance, is_change);
+        let server = self.server.as_ref().map(|c| (c.name, c.pid()));
+        let client = self.client.as_ref().map(|c| (c.name, c.pid()));
+        let processes = server.into_iter().chain(client).collect();
+        self.live.show(glance.snapshot(processes));
     }
 
-    async fn add_row(&mut self, busy_percent: f64) {
+    async fn add_row(&mut self, cores: Option<CpuPhase>) {
         let server_report = self.server_report();
         let row = Row {
             at_seconds: self
@@ -599,7 +585,8 @@ impl<'a> Flow<'a> {
                 .as_secs_f64(),
             phase: self.phase,
             kernel: &self.seen.latest.kernel,
-            busy_percent,
+            cores,
+            cgroup_left_bytes: self.seen.latest.cgroup_left_bytes,
             server: self.seen.latest.server.as_ref(),
             client: self.seen.latest.client.as_ref(),
             server_report: server_report.as_ref(),
@@ -617,17 +604,21 @@ impl<'a> Flow<'a> {
     }
 
     fn mark(&self) -> Mark {
+        let server = self.server.as_ref().map(Child::pid);
+        let client = self.client.as_ref().map(Child::pid);
+        let threads = |pid: Option<u32>| pid.map(Threads::take).unwrap_or_default();
         Mark {
             at: Instant::now(),
             kernel: KernelSample::take(),
-            server: self
-                .server
-                .as_ref()
-                .and_then(|c| ProcessSample::take(c.pid())),
-            client: self
-                .client
-                .as_ref()
-                .and_then(|c| ProcessSample::take(c.pid())),
+            server: server.and_then(ProcessSample::take),
+            client: client.and_then(ProcessSample::take),
+            server_threads: threads(server),
+            client_threads: threads(client),
+            cgroup_left_bytes: [server, client]
+                .into_iter()
+                .flatten()
+                .filter_map(|pid| cgroup_memory_left(&pid.to_string()))
+                .min(),
             client_report: self.client.as_ref().and_then(|c| c.heard().latest.clone()),
         }
     }

@@ -9,13 +9,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use holdfast_results::compare;
 use holdfast_results::http;
+use holdfast_results::list;
+use holdfast_results::live::LiveFlags;
 use holdfast_results::locust;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
 use holdfast_results::network::visit;
 use holdfast_results::proxy;
 use holdfast_results::refusal::Refusal;
+use holdfast_results::report;
+use holdfast_sysctl::handbook::Handbook;
 
 /// Loads a server with a client, both on this machine, and proves the result.
 #[derive(Debug, Parser)]
@@ -37,6 +42,109 @@ enum What {
     Proxy(proxy::Flags),
     /// Users through a real Locust master: a worker of ours on each client host of the lab, all counts compared with Locust's
     Locust(Box<locust::Flags>),
+    /// Make report.html and report.md of a run again, from the files in its folder alone.
+    Report(Report),
+    /// Two sides of runs side by side: what changed, what is noise, what became worse.
+    Compare(Compare),
+    /// The runs there are, newest first.
+    List(List),
+    /// The page a run ended with, again.
+    Show(Show),
+    #[command(flatten)]
+    Handbook(Handbook),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    args_override_self = true,
+    after_help = "Exit codes: 0 nothing became worse as far as one can tell, 1 something did (with --gate: a threshold is passed), 2 not comparable or not asked rightly."
+)]
+struct Compare {
+    /// Runs before: folders, names among the runs, latest, folders of runs; several separated by commas
+    #[arg(value_name = "BEFORE")]
+    before: String,
+
+    /// Runs after, likewise
+    #[arg(value_name = "AFTER")]
+    after: String,
+
+    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+
+    /// TOML file of thresholds, which alone decide then [default: whatever became worse beyond noise and --tolerance]
+    #[arg(long, value_name = "FILE")]
+    gate: Option<PathBuf>,
+
+    /// A change for the worse below this fails nothing, percent
+    #[arg(long, value_name = "PERCENT", default_value_t = compare::TOLERANCE_PERCENT, allow_negative_numbers = true)]
+    tolerance: f64,
+
+    /// Compare runs that differ in machine, kernel, settings or what was asked too [default: off]
+    #[arg(long)]
+    anyway: bool,
+
+    /// Where the page with charts goes [default: compare.html in the folder of the last run of AFTER]
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Print JSON instead of the table [default: off]
+    #[arg(long)]
+    json: bool,
+}
+
+impl From<&Compare> for compare::Options {
+    fn from(flags: &Compare) -> Self {
+        Self {
+            before: flags.before.clone(),
+            after: flags.after.clone(),
+            runs: flags.runs.clone(),
+            gate: flags.gate.clone(),
+            tolerance_percent: flags.tolerance,
+            is_forced: flags.anyway,
+            html: flags.html.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 listed, 2 not listed.")]
+struct List {
+    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+
+    /// Print JSON instead of the table [default: off]
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 shown, 2 not shown.")]
+struct Show {
+    /// Folder of a run, or its name among the runs
+    #[arg(value_name = "RUN", default_value = "latest")]
+    run: String,
+
+    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+
+    /// Print run.json instead of the page [default: off]
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 made, 2 not made.")]
+struct Report {
+    /// Folder of a run, or its name among the runs
+    #[arg(value_name = "RUN", default_value = "latest")]
+    run: String,
+
+    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -122,6 +230,9 @@ struct Longconn {
     #[arg(long)]
     json: bool,
 
+    #[command(flatten)]
+    live: LiveFlags,
+
     /// Folder with holdfast-server and holdfast-client [default: where this program is]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
@@ -188,6 +299,9 @@ struct Http {
     /// Print run.json to standard output instead of the summary [default: off]
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    live: LiveFlags,
 
     /// Folder with holdfast-server, holdfast-client and examples/floor [default: where this program is]
     #[arg(long, value_name = "DIR")]
@@ -278,15 +392,22 @@ fn main() -> ExitCode {
     let done = match cli.what {
         What::Longconn(flags) => {
             let is_json = flags.json;
-            longconn::bench(flags.into(), is_json)
+            let live = flags.live;
+            longconn::bench(flags.into(), is_json, live)
         }
         What::Http(flags) => {
             let is_json = flags.json;
-            http::bench(flags.into(), is_json)
+            let live = flags.live;
+            http::bench(flags.into(), is_json, live)
         }
         What::Lab(flags) => visit::visit(&flags),
         What::Proxy(flags) => proxy::bench(&flags),
         What::Locust(flags) => locust::bench(*flags),
+        What::Handbook(asked) => return asked.main::<Cli>(),
+        What::Report(flags) => report::again(&flags.run, flags.runs.as_deref()),
+        What::Compare(flags) => compare::compare(&(&flags).into(), flags.json),
+        What::List(flags) => list::list(flags.runs.as_deref(), flags.json),
+        What::Show(flags) => list::show(&flags.run, flags.runs.as_deref(), flags.json),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -301,12 +422,11 @@ fn main() -> ExitCode {
 fn usage(e: &clap::Error) -> Refusal {
     let text = e.render().to_string();
     let cause = text.split("\n\n").next().unwrap_or_default();
-    let help = match std::env::args().nth(1).as_deref() {
-        Some("http") => "holdfast-bench http --help",
-        Some("lab") => "holdfast-bench lab --help",
-        Some("locust") => "holdfast-bench locust --help",
-        Some("proxy") => "holdfast-bench proxy --help",
-        _ => "holdfast-bench longconn --help",
-    };
-    Refusal::new(cause.trim_start_matches("error: "), help)
+    let named = std::env::args().nth(1);
+    let named = named.filter(|name| Cli::command().find_subcommand(name).is_some());
+    let named = named.as_deref().unwrap_or("longconn");
+    Refusal::new(
+        cause.trim_start_matches("error: "),
+        format!("holdfast-bench {named} --help"),
+    )
 }

@@ -27,7 +27,13 @@ pub fn machine() -> Machine {
         core_count: std::thread::available_parallelism().map_or(0, usize::from),
         memory_bytes: crate::sample::kib_line(&text("/proc/meminfo"), "MemTotal").unwrap_or(0),
         rlimit_nofile: Rlimit { soft, hard },
+        tcp_mem_pages: three(&text("/proc/sys/net/ipv4/tcp_mem")),
     }
+}
+
+fn three(text: &str) -> Option<[u64; 3]> {
+    let numbers: Option<Vec<u64>> = text.split_whitespace().map(|w| w.parse().ok()).collect();
+    numbers?.try_into().ok()
 }
 
 /// The command line of this process, as a shell would read it.

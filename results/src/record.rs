@@ -12,11 +12,14 @@ use std::time::{Duration, Instant};
 use crate::child::{Child, Report};
 use crate::folder::RunFolder;
 use crate::plan::Plan;
+use crate::pressure::Pressure;
 use crate::run::{
     Connections, Cpu, CpuPhase, Hold, Kernel, Latencies, Memory, Messages, ProcessRecord,
     Processes, Ramp, Run,
 };
-use crate::sample::{KernelSample, ProcessSample};
+use crate::sample::{CoreTicks, KernelSample, ProcessSample};
+use crate::threads::Threads;
+use crate::under_load::UnderLoad;
 use crate::wire::{ClientReport, ServerReport};
 
 /// Everything known at one moment that a phase begins or ends with.
@@ -30,6 +33,12 @@ pub struct Mark {
     pub server: Option<ProcessSample>,
     /// The client process.
     pub client: Option<ProcessSample>,
+    /// The server's threads.
+    pub server_threads: Threads,
+    /// The client's threads.
+    pub client_threads: Threads,
+    /// Memory left in a control group that bounds one of them, bytes.
+    pub cgroup_left_bytes: Option<u64>,
     /// The client's latest line.
     pub client_report: Option<ClientReport>,
 }
@@ -62,6 +71,8 @@ pub struct Seen {
     pub hold_start: Option<Mark>,
     /// The three counts are taken; `None` for a run cut short.
     pub hold_end: Option<Mark>,
+    /// Where a run was cut short.
+    pub cut: Option<Mark>,
     /// The three counts, also of a run cut short.
     pub counts: Option<Counts>,
     /// The client right after its start.
@@ -72,6 +83,10 @@ pub struct Seen {
     pub warmed: (u64, f64),
     /// Most connections in TIME_WAIT in any sample.
     pub time_wait_max: u64,
+    /// What samples showed before everything was closed.
+    under_load: UnderLoad,
+    /// `net.ipv4.tcp_mem`, if known.
+    pub tcp_mem_pages: Option<[u64; 3]>,
     /// What went wrong that no count shows.
     pub incidents: Vec<String>,
 }
@@ -86,17 +101,23 @@ impl Seen {
             available_bytes_min: kernel.mem_available_bytes,
             warmed: (0, 0.0),
             time_wait_max: 0,
+            under_load: UnderLoad::default(),
+            tcp_mem_pages: None,
             latest: Mark {
                 at: now,
                 kernel,
                 server: None,
                 client: None,
+                server_threads: Threads::default(),
+                client_threads: Threads::default(),
+                cgroup_left_bytes: None,
                 client_report: None,
             },
             baseline: None,
             ramp_start: None,
             hold_start: None,
             hold_end: None,
+            cut: None,
             counts: None,
             client_base: None,
             incidents: Vec::new(),
@@ -105,9 +126,18 @@ impl Seen {
 
     /// Replaces the latest second and returns the one before.
     pub fn take_second(&mut self, now: Mark) -> Mark {
+        if self.ramp_start.is_some() && self.hold_end.is_none() && self.cut.is_none() {
+            self.under_load
+                .take(&now, self.tcp_mem_pages.map(|pages| pages[1]));
+        }
         self.available_bytes_min = self.available_bytes_min.min(now.kernel.mem_available_bytes);
         self.time_wait_max = self.time_wait_max.max(now.kernel.tcp_tw);
         std::mem::replace(&mut self.latest, now)
+    }
+
+    /// Where the load ended: the three counts, or the cut.
+    fn load_end(&self) -> Option<&Mark> {
+        self.hold_end.as_ref().or(self.cut.as_ref())
     }
 
     /// What client, server and kernel count as open at `mark`.
@@ -214,6 +244,7 @@ impl Seen {
     pub(crate) fn memory(&self, counts: &Counts) -> Memory {
         let mut memory = Memory {
             available_bytes_min: Some(self.available_bytes_min),
+            cgroup_left_bytes_min: self.under_load.cgroup_left_bytes_min,
             warmed_bytes: self.warmed.0,
             warmed_seconds: self.warmed.1,
             ..Memory::default()
@@ -256,14 +287,14 @@ impl Seen {
 
     pub(crate) fn cpu(&self, server: Option<Duration>, client: Option<Duration>) -> Cpu {
         let seconds = |cpu: Option<Duration>| round(cpu.unwrap_or_default().as_secs_f64(), 3);
-        let ramp_end = self.hold_start.as_ref();
+        let ramp_end = self.hold_start.as_ref().or(self.cut.as_ref());
         Cpu {
             server_seconds: seconds(server),
             client_seconds: seconds(client),
             machine_busy_percent: cpu_phase(self.ramp_start.as_ref(), self.hold_end.as_ref())
                 .map(|p| p.machine_busy_percent),
             ramp: cpu_phase(self.ramp_start.as_ref(), ramp_end),
-            hold: cpu_phase(ramp_end, self.hold_end.as_ref()),
+            hold: cpu_phase(self.hold_start.as_ref(), self.load_end()),
         }
     }
 
@@ -271,12 +302,23 @@ impl Seen {
         let Some(base) = &self.baseline else {
             return Kernel::default();
         };
-        let growth = |(name, now): (&String, &u64)| {
-            (name.clone(), now.saturating_sub(base.kernel.counter(name)))
+        let load_end = self.load_end().unwrap_or(&self.latest);
+        let growth = |of: fn(&Pressure) -> u64| {
+            of(&load_end.kernel.pressure).saturating_sub(of(&base.kernel.pressure))
         };
+        let seen = &self.under_load;
         Kernel {
-            counters: self.latest.kernel.counters.iter().map(growth).collect(),
+            counters: self.latest.kernel.counters_since(&base.kernel),
+            load_counters: load_end.kernel.counters_since(&base.kernel),
             time_wait_max: self.time_wait_max,
+            time_wait_load_max: seen.time_wait_max,
+            tcp_mem_pages_max: seen.tcp_mem_pages_max,
+            tcp_mem_pressure_seconds: seen.tcp_mem_pressure_seconds,
+            packets_dropped: growth(|p| p.packets_dropped),
+            oom_kills: growth(|p| p.oom_kills),
+            conntrack_count_max: seen.conntrack_count_max,
+            conntrack_max: load_end.kernel.pressure.conntrack_max,
+            conntrack_drops: growth(|p| p.conntrack_drops),
             established_base: base.kernel.established,
         }
     }
@@ -345,18 +387,36 @@ pub(crate) fn process_record<R: Report>(
     }
 }
 
-fn cpu_phase(from: Option<&Mark>, to: Option<&Mark>) -> Option<CpuPhase> {
+/// What the cores did between two moments.
+pub fn cpu_phase(from: Option<&Mark>, to: Option<&Mark>) -> Option<CpuPhase> {
     let (from, to) = (from?, to?);
     let spent = |a: Option<ProcessSample>, b: Option<ProcessSample>| {
         b.map_or(0.0, |b| {
             b.cpu_seconds() - a.map_or(0.0, |a| a.cpu_seconds())
         })
     };
+    let seconds = to.at.duration_since(from.at).as_secs_f64();
+    let most = |of: fn(&CoreTicks) -> u64| {
+        let cores = to.kernel.each_core_since(&from.kernel);
+        round(cores.map(|c| c.percent(of(&c))).fold(0.0, f64::max), 1)
+    };
+    let all = to
+        .kernel
+        .cores_since(&from.kernel, to.kernel.cores.keys().copied());
     Some(CpuPhase {
-        seconds: round(to.at.duration_since(from.at).as_secs_f64(), 3),
+        seconds: round(seconds, 3),
         server_seconds: round(spent(from.server, to.server), 2),
         client_seconds: round(spent(from.client, to.client), 2),
         machine_busy_percent: round(to.kernel.busy_percent_since(&from.kernel), 1),
+        softirq_percent: round(all.percent(all.softirq), 1),
+        core_busy_max_percent: most(|core| core.busy),
+        core_softirq_max_percent: most(|core| core.softirq),
+        server_thread: to
+            .server_threads
+            .busiest_since(&from.server_threads, seconds),
+        client_thread: to
+            .client_threads
+            .busiest_since(&from.client_threads, seconds),
     })
 }
 
@@ -392,6 +452,9 @@ mod tests {
             kernel,
             server: None,
             client: None,
+            server_threads: Threads::default(),
+            client_threads: Threads::default(),
+            cgroup_left_bytes: None,
             client_report: Some(report),
         }
     }

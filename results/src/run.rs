@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limit::Limit;
 use crate::locust::record::LocustRecord;
 use crate::network::record::NetworkRecord;
+use crate::threads::Busiest;
 use crate::wire::Latency;
 
 /// [`Run::schema`].
@@ -31,6 +33,8 @@ pub struct Run {
     pub verdict: Verdict,
     /// Every shortfall in words, with its numbers; empty for a pass.
     pub reasons: Vec<String>,
+    /// What stopped the run from going faster or higher, first things first; never empty.
+    pub limits: Vec<Limit>,
     /// What went wrong on the way that no count shows (interrupted, timed out, ...); part of `reasons`.
     pub incidents: Vec<String>,
     /// The command line of the bench.
@@ -116,6 +120,8 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// Limits on open descriptors the children were started with.
     pub rlimit_nofile: Rlimit,
+    /// `net.ipv4.tcp_mem`: pages of socket memory that are low, pressure, and the most; it belongs to the whole machine.
+    pub tcp_mem_pages: Option<[u64; 3]>,
 }
 
 /// A soft and a hard limit.
@@ -289,6 +295,8 @@ pub struct Memory {
     pub slab_bytes: Option<u64>,
     /// Least memory available at any sample of the run.
     pub available_bytes_min: Option<u64>,
+    /// Least memory left in a control group that bounds one of the processes, at any sample; `null`: none does.
+    pub cgroup_left_bytes_min: Option<u64>,
     /// Memory touched before the ramp, so that a virtual machine's host backs it; 0: the run began as it was.
     pub warmed_bytes: u64,
     /// How long that took.
@@ -323,6 +331,16 @@ pub struct CpuPhase {
     pub client_seconds: f64,
     /// Share of all cores in use.
     pub machine_busy_percent: f64,
+    /// Share of all cores in softirqs: packets on their way through the kernel.
+    pub softirq_percent: f64,
+    /// The core with the largest share in use.
+    pub core_busy_max_percent: f64,
+    /// The core with the largest share in softirqs.
+    pub core_softirq_max_percent: f64,
+    /// The busiest thread of the server; `null` where the kernel does not tell.
+    pub server_thread: Option<Busiest>,
+    /// The busiest thread of the client.
+    pub client_thread: Option<Busiest>,
 }
 
 /// The kernel's counters, from the baseline to the last sample of the run.
@@ -331,8 +349,26 @@ pub struct CpuPhase {
 pub struct Kernel {
     /// Growth of TcpExt counters that name limits (`ListenOverflows`, ...).
     pub counters: BTreeMap<String, u64>,
+    /// The same without what happened while all was closed: to the end of the hold, or to where the run was cut short.
+    pub load_counters: BTreeMap<String, u64>,
     /// Most connections seen in TIME_WAIT.
     pub time_wait_max: u64,
+    /// The same, before all was closed.
+    pub time_wait_load_max: u64,
+    /// Most pages of socket memory seen before all was closed, of the whole machine.
+    pub tcp_mem_pages_max: u64,
+    /// Seconds before all was closed in which that was above the pressure mark of `machine.tcp_mem_pages`.
+    pub tcp_mem_pressure_seconds: u64,
+    /// Packets dropped because a core's queue of arrived ones was full, whole machine.
+    pub packets_dropped: u64,
+    /// Processes the kernel killed for memory, whole machine.
+    pub oom_kills: u64,
+    /// Most connections tracked by the namespace's firewall; `null` without connection tracking.
+    pub conntrack_count_max: Option<u64>,
+    /// How many it may track.
+    pub conntrack_max: Option<u64>,
+    /// Packets dropped because that table was full.
+    pub conntrack_drops: u64,
     /// Established sockets before the client started.
     pub established_base: u64,
 }
@@ -402,6 +438,7 @@ mod tests {
             "name",
             "verdict",
             "reasons",
+            "limits",
             "command",
             "commit",
             "started_at",

@@ -9,6 +9,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use crate::pressure::Pressure;
+
 /// USER_HZ: 100 in the ABI of every architecture this is built for.
 pub const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -18,12 +20,14 @@ pub const COUNTERS: &[&str] = &[
     "ListenDrops",
     "SyncookiesSent",
     "TCPReqQFullDrop",
+    "TCPReqQFullDoCookies",
     "TCPTimeWaitOverflow",
     "TCPBacklogDrop",
     "TCPAbortOnMemory",
     "TCPAbortOnData",
     "TCPAbortOnTimeout",
     "TCPMemoryPressures",
+    "TCPMemoryPressuresChrono",
     "TCPLostRetransmit",
     "TCPSynRetrans",
     "TCPTimeouts",
@@ -58,6 +62,45 @@ pub struct KernelSample {
     pub busy_ticks: u64,
     /// All ticks, summed over cores.
     pub all_ticks: u64,
+    /// The same core by core, by its number.
+    pub cores: BTreeMap<usize, CoreTicks>,
+    /// What was turned away or nearly was, that no counter of the namespace shows.
+    pub pressure: Pressure,
+}
+
+/// What one core did since the machine started, in ticks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CoreTicks {
+    /// Neither idle nor waiting for a disk.
+    pub busy: u64,
+    /// The part of it in softirqs: packets, timers.
+    pub softirq: u64,
+    /// All.
+    pub all: u64,
+}
+
+impl CoreTicks {
+    /// What happened since `earlier`. Time waiting for disks may go down (proc(5)), and what was idle would then count as busy.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        let all = self.all.saturating_sub(earlier.all);
+        Self {
+            busy: self.busy.saturating_sub(earlier.busy).min(all),
+            softirq: self.softirq.saturating_sub(earlier.softirq).min(all),
+            all,
+        }
+    }
+
+    /// `ticks` of these in percent of all; zero when no tick passed.
+    #[must_use]
+    pub fn percent(self, ticks: u64) -> f64 {
+        if self.all == 0 {
+            0.0
+        } else {
+            // In this order all of it is 100 and not 100.00000000000001.
+            100.0 * (ticks as f64 / self.all as f64)
+        }
+    }
 }
 
 impl KernelSample {
@@ -65,13 +108,15 @@ impl KernelSample {
     #[must_use]
     pub fn take() -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        Self::of_texts(
+        let mut sample = Self::of_texts(
             &text("/proc/thread-self/net/sockstat"),
             &text("/proc/thread-self/net/snmp"),
             &text("/proc/thread-self/net/netstat"),
             &text("/proc/meminfo"),
             &text("/proc/stat"),
-        )
+        );
+        sample.pressure = Pressure::take();
+        sample
     }
 
     /// What the texts of five files of `/proc` say: `net/sockstat`, `net/snmp`, `net/netstat`, `meminfo` and `stat`.
@@ -105,6 +150,15 @@ impl KernelSample {
         self.counters.get(name).copied().unwrap_or(0)
     }
 
+    /// Growth of [`COUNTERS`] since `earlier`.
+    #[must_use]
+    pub fn counters_since(&self, earlier: &Self) -> BTreeMap<String, u64> {
+        let growth = |(name, now): (&String, &u64)| {
+            (name.clone(), now.saturating_sub(earlier.counter(name)))
+        };
+        self.counters.iter().map(growth).collect()
+    }
+
     fn read_sockstat(&mut self, text: &str) {
         let Some(line) = text.lines().find_map(|line| line.strip_prefix("TCP:")) else {
             return;
@@ -131,23 +185,55 @@ impl KernelSample {
     }
 
     fn read_stat(&mut self, text: &str) {
-        if let Some((busy, all)) = core_ticks(text, "cpu") {
-            (self.busy_ticks, self.all_ticks) = (busy, all);
+        if let Some(ticks) = core_ticks(text, "cpu") {
+            (self.busy_ticks, self.all_ticks) = (ticks.busy, ticks.all);
         }
+        self.cores = text
+            .lines()
+            .filter_map(|line| {
+                let number = line.strip_prefix("cpu")?.split(' ').next()?;
+                Some((
+                    number.parse().ok()?,
+                    core_ticks(line, &format!("cpu{number}"))?,
+                ))
+            })
+            .collect();
     }
 
     /// Percent of all cores that was busy between `earlier` and now; zero when no tick passed.
     #[must_use]
     pub fn busy_percent_since(&self, earlier: &Self) -> f64 {
-        let all = self.all_ticks.saturating_sub(earlier.all_ticks);
-        // Time waiting for disks may go down (proc(5)), and what was idle would then count as busy.
-        let busy = self.busy_ticks.saturating_sub(earlier.busy_ticks).min(all);
-        if all == 0 {
-            0.0
-        } else {
-            // In this order all of it is 100 and not 100.00000000000001.
-            100.0 * (busy as f64 / all as f64)
-        }
+        let of = |sample: &Self| CoreTicks {
+            busy: sample.busy_ticks,
+            softirq: 0,
+            all: sample.all_ticks,
+        };
+        let spent = of(self).since(of(earlier));
+        spent.percent(spent.busy)
+    }
+
+    /// What `cores` together did between `earlier` and now.
+    #[must_use]
+    pub fn cores_since(&self, earlier: &Self, cores: impl Iterator<Item = usize>) -> CoreTicks {
+        cores.fold(CoreTicks::default(), |sum, number| {
+            let (Some(now), Some(then)) = (self.cores.get(&number), earlier.cores.get(&number))
+            else {
+                return sum;
+            };
+            let spent = now.since(*then);
+            CoreTicks {
+                busy: sum.busy.saturating_add(spent.busy),
+                softirq: sum.softirq.saturating_add(spent.softirq),
+                all: sum.all.saturating_add(spent.all),
+            }
+        })
+    }
+
+    /// What all cores did between `earlier` and now, each for itself.
+    pub fn each_core_since(&self, earlier: &Self) -> impl Iterator<Item = CoreTicks> {
+        self.cores
+            .keys()
+            .map(|number| self.cores_since(earlier, std::iter::once(*number)))
     }
 }
 
@@ -185,9 +271,9 @@ impl ProcessSample {
     }
 }
 
-/// Ticks in which a core did something, and all its ticks, of one line of `/proc/stat`: `cpu` is all cores, `cpu0` the first.
+/// The ticks in one line of `/proc/stat`: `cpu` is all cores, `cpu0` the first.
 #[must_use]
-pub fn core_ticks(stat: &str, name: &str) -> Option<(u64, u64)> {
+pub fn core_ticks(stat: &str, name: &str) -> Option<CoreTicks> {
     let line = stat
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
@@ -200,7 +286,11 @@ pub fn core_ticks(stat: &str, name: &str) -> Option<(u64, u64)> {
     let sum = |ticks: &[u64]| ticks.iter().try_fold(0_u64, |sum, t| sum.checked_add(*t));
     let all = sum(&ticks)?;
     let idle = sum(ticks.get(3..5.min(ticks.len())).unwrap_or_default())?;
-    Some((all - idle, all))
+    Some(CoreTicks {
+        busy: all - idle,
+        softirq: ticks.get(6).copied().unwrap_or(0),
+        all,
+    })
 }
 
 /// utime + stime of `/proc/PID/stat`. The name in brackets may hold spaces and brackets; the last one closes it.
@@ -303,6 +393,31 @@ mod tests {
         assert_eq!(kib_line("Slab: 18446744073709551615 kB\n", "Slab"), None);
     }
 
+    fn ticks(busy: u64, softirq: u64, all: u64) -> Option<CoreTicks> {
+        Some(CoreTicks { busy, softirq, all })
+    }
+
+    #[test]
+    fn cores_are_told_apart() {
+        let of = |text| {
+            let mut sample = KernelSample::default();
+            sample.read_stat(text);
+            sample
+        };
+        let a = of("cpu  9 9\ncpu0 10 0 0 90 0 0 5\ncpu3 0 0 0 100 0 0 0\nctxt 1\n");
+        let b = of("cpu  9 9\ncpu0 80 0 0 90 0 0 35\ncpu3 10 0 0 190 0 0 0\n");
+        let each: Vec<_> = b.each_core_since(&a).collect();
+        assert_eq!(
+            each,
+            [ticks(100, 30, 100), ticks(10, 0, 100)].map(Option::unwrap)
+        );
+        assert_eq!(
+            b.cores_since(&a, [0, 3, 7].into_iter()),
+            ticks(110, 30, 200).unwrap()
+        );
+        assert!((each[0].percent(each[0].softirq) - 30.0).abs() < f64::EPSILON);
+    }
+
     #[test]
     fn busy_is_what_is_neither_idle_nor_waiting() {
         let mut a = KernelSample::default();
@@ -317,11 +432,15 @@ mod tests {
         assert!((less_waiting.busy_percent_since(&a) - 100.0).abs() < f64::EPSILON);
         assert_eq!(
             core_ticks("cpu  9 9\ncpu1 1 0 1 7 1\ncpu10 5\n", "cpu1"),
-            Some((2, 10))
+            ticks(2, 0, 10)
+        );
+        assert_eq!(
+            core_ticks("cpu0 1 0 2 30 5 0 12 0 0 0\n", "cpu0"),
+            ticks(15, 12, 50)
         );
         assert_eq!(core_ticks("cpu  1", "cpu0"), None);
         assert_eq!(core_ticks("cpu  18446744073709551615 1", "cpu"), None);
-        assert_eq!(core_ticks("cpu  1 2 3 4", "cpu"), Some((6, 10)));
+        assert_eq!(core_ticks("cpu  1 2 3 4", "cpu"), ticks(6, 0, 10));
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //! run that dies leaves all rows before its death. Writing goes through the ring: a slow disk delays no sample.
 //! Must not know: phases' rules, verdicts.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
+use crate::run::CpuPhase;
 use crate::sample::{KernelSample, ProcessSample};
 use crate::wire::{ClientReport, ServerReport};
 
@@ -44,7 +46,26 @@ pub const COLUMNS: &[&str] = &[
     "listen_drops",
     "time_wait_overflows",
     "syn_retransmits",
+    "softirq_percent",
+    "core_busy_max_percent",
+    "core_softirq_max_percent",
+    "server_thread_busy_percent",
+    "server_thread_wanted_percent",
+    "client_thread_busy_percent",
+    "client_thread_wanted_percent",
+    "syn_queue_drops",
+    "syn_cookies",
+    "tcp_memory_pressures",
+    "packets_dropped",
+    "conntrack_count",
+    "cgroup_left_bytes",
+    "client_at_us",
+    "client_failed_by_kind",
+    "client_lost_by_class",
 ];
+
+/// The class of an ended connection that was not lost.
+const HELD: &str = "held";
 
 /// Everything known at one second.
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +76,10 @@ pub struct Row<'a> {
     pub phase: &'a str,
     /// The kernel now.
     pub kernel: &'a KernelSample,
-    /// Share of all cores in use since the row before.
-    pub busy_percent: f64,
+    /// What the cores did since the row before.
+    pub cores: Option<CpuPhase>,
+    /// Memory left in a control group that bounds server or client.
+    pub cgroup_left_bytes: Option<u64>,
     /// The server process.
     pub server: Option<&'a ProcessSample>,
     /// The client process.
@@ -84,6 +107,11 @@ impl Row<'_> {
         };
         let rss = |p: Option<&ProcessSample>| p.map_or(String::new(), |p| p.rss_bytes.to_string());
         let k = self.kernel;
+        let maybe = |value: Option<u64>| value.map_or(String::new(), |v| v.to_string());
+        let percent = |of: fn(&CpuPhase) -> Option<f64>| {
+            let value = self.cores.as_ref().and_then(of);
+            value.map_or(String::new(), |v| format!("{v:.1}"))
+        };
         let fields = [
             format!("{:.3}", self.at_seconds),
             self.phase.to_string(),
@@ -103,7 +131,7 @@ impl Row<'_> {
             cpu(self.client),
             rss(self.server),
             rss(self.client),
-            format!("{:.1}", self.busy_percent),
+            percent(|c| Some(c.machine_busy_percent)),
             k.slab_bytes.to_string(),
             k.slab_unreclaimable_bytes.to_string(),
             k.mem_available_bytes.to_string(),
@@ -116,10 +144,35 @@ impl Row<'_> {
             k.counter("ListenDrops").to_string(),
             k.counter("TCPTimeWaitOverflow").to_string(),
             k.counter("TCPSynRetrans").to_string(),
+            percent(|c| Some(c.softirq_percent)),
+            percent(|c| Some(c.core_busy_max_percent)),
+            percent(|c| Some(c.core_softirq_max_percent)),
+            percent(|c| Some(c.server_thread?.busy_percent)),
+            percent(|c| Some(c.server_thread?.wanted_percent)),
+            percent(|c| Some(c.client_thread?.busy_percent)),
+            percent(|c| Some(c.client_thread?.wanted_percent)),
+            k.counter("TCPReqQFullDrop").to_string(),
+            k.counter("SyncookiesSent").to_string(),
+            k.counter("TCPMemoryPressures").to_string(),
+            k.pressure.packets_dropped.to_string(),
+            maybe(k.pressure.conntrack_count),
+            maybe(self.cgroup_left_bytes),
+            client(|r| r.at_us),
+            self.client_report
+                .map_or(String::new(), |r| named_counts(&r.failed)),
+            self.client_report
+                .map_or(String::new(), |r| named_counts(&r.ended)),
         ];
         assert_eq!(fields.len(), COLUMNS.len(), "a field for each column");
         fields.join(",") + "\n"
     }
+}
+
+/// `refused:3 timed_out:1`: counts by name in one field, without those that are zero and without connections that were held.
+fn named_counts(counts: &BTreeMap<String, u64>) -> String {
+    let told = counts.iter().filter(|(name, n)| **n > 0 && *name != HELD);
+    let told: Vec<String> = told.map(|(name, n)| format!("{name}:{n}")).collect();
+    told.join(" ")
 }
 
 /// The open file.
@@ -177,17 +230,25 @@ mod tests {
             at_seconds: 1.5,
             phase: "ramp",
             kernel: &kernel,
-            busy_percent: 99.96,
+            cores: None,
+            cgroup_left_bytes: None,
             server: None,
             client: None,
             server_report: None,
             client_report: Some(&ClientReport {
                 attempts: 7,
+                ended: [
+                    ("held".into(), 5),
+                    ("reset".into(), 2),
+                    ("wrong_data".into(), 1),
+                ]
+                .into(),
                 ..ClientReport::default()
             }),
         };
         let line = row.line();
         assert!(line.starts_with("1.500,ramp,7,0,"), "{line}");
         assert_eq!(line.matches(',').count(), COLUMNS.len() - 1);
+        assert!(line.ends_with(",0,,reset:2 wrong_data:1\n"), "{line}");
     }
 }

@@ -1,14 +1,13 @@
-//! What a person sees: the page after a run, and the line during it.
+//! What a person sees after a run: a page.
 //!
 //! Purpose: a record as aligned text, readable at a glance, verdict first and path last.
 //! Invariants: nothing is computed here that the record does not hold; what is unknown shows as `-`.
 //! Must not know: how figures came about.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
+use crate::limit;
 use crate::run::{CpuPhase, Run, Verdict, total};
 use crate::wire::Latency;
 
@@ -78,6 +77,11 @@ pub fn page(run: &Run, folder: &Path) -> String {
         let _ = writeln!(out, "      - {reason}");
     }
     out.push('\n');
+    let _ = writeln!(
+        out,
+        "  limit       {}",
+        limit::lines(&run.limits, "              ")
+    );
     let mut row = |name: &str, text: String| {
         let _ = writeln!(out, "  {name:<12}{text}");
     };
@@ -184,102 +188,6 @@ fn phase(cpu: Option<&CpuPhase>) -> String {
             cpu.server_seconds, cpu.client_seconds, cpu.seconds, cpu.machine_busy_percent
         )
     })
-}
-
-/// The line during a run, on standard error: rewritten on a terminal, otherwise a new one every few seconds.
-#[derive(Debug)]
-pub struct Progress {
-    is_terminal: bool,
-    shown: Option<Instant>,
-}
-
-/// What the line shows.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Glance<'a> {
-    /// Phase of the run.
-    pub phase: &'a str,
-    /// Seconds since the start.
-    pub seconds: f64,
-    /// Connections open.
-    pub open: u64,
-    /// Users asked for.
-    pub asked: u64,
-    /// Opened a second, lately.
-    pub opened_per_second: f64,
-    /// Messages received a second, lately.
-    pub messages_per_second: f64,
-    /// Attempts that failed.
-    pub failed: u64,
-    /// Memory available.
-    pub available_bytes: u64,
-}
-
-impl Progress {
-    /// For this process's standard error.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            is_terminal: std::io::stderr().is_terminal(),
-            shown: None,
-        }
-    }
-
-    /// Shows `glance`; `is_change` forces a line where lines are rationed.
-    pub fn show(&mut self, glance: &Glance<'_>, is_change: bool) {
-        self.show_line(&glance.line(), is_change);
-    }
-
-    /// Shows any line; `is_change` forces it where lines are rationed.
-    pub fn show_line(&mut self, line: &str, is_change: bool) {
-        const LINE_EVERY: Duration = Duration::from_secs(5);
-        if !self.is_terminal && !is_change && self.shown.is_some_and(|at| at.elapsed() < LINE_EVERY)
-        {
-            return;
-        }
-        self.shown = Some(Instant::now());
-        let mut stderr = std::io::stderr();
-        let _ = if self.is_terminal {
-            write!(stderr, "\r\x1b[2K{line}")
-        } else {
-            writeln!(stderr, "{line}")
-        };
-        let _ = stderr.flush();
-    }
-
-    /// Ends the rewritten line, so that what follows starts on its own.
-    pub fn finish(&mut self) {
-        if self.is_terminal && self.shown.take().is_some() {
-            let _ = write!(std::io::stderr(), "\r\x1b[2K");
-        }
-    }
-
-    /// A line of words that stays.
-    pub fn say(&mut self, words: &str) {
-        self.finish();
-        let _ = writeln!(std::io::stderr(), "{words}");
-    }
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Glance<'_> {
-    fn line(&self) -> String {
-        format!(
-            "{:<5} {:>5.0} s  open {}/{}  {}/s  messages {}/s  failed {}  free {}",
-            self.phase,
-            self.seconds,
-            count(self.open),
-            count(self.asked),
-            count(self.opened_per_second.max(0.0).round() as u64),
-            count(self.messages_per_second.max(0.0).round() as u64),
-            count(self.failed),
-            bytes(self.available_bytes)
-        )
-    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 //!
 //! Purpose: the rules by which a run is believed, each a line of words with its numbers.
 //! Invariants: a pure function of the record: whoever has `run.json` can repeat it. Every shortfall is listed, not
-//! only the first; a pass has no reasons. Hints at the limit that bit follow shortfalls and never make one.
-//! Must not know: processes, files, the kernel.
+//! only the first; a pass has no reasons.
+//! Must not know: processes, files, the kernel; what held a run back ([`crate::limit`]).
 
 use crate::run::{ProcessRecord, Run, Verdict, total};
-use crate::summary::{bytes, count};
+use crate::summary::count;
 
 /// Fills `verdict` and `reasons` from the rest of the record.
 pub fn judge(run: &mut Run) {
@@ -14,7 +14,7 @@ pub fn judge(run: &mut Run) {
     run.verdict = Verdict::of(&run.reasons);
 }
 
-/// Every shortfall of `run`, and, if there is one, the limits that may explain it.
+/// Every shortfall of `run`.
 #[must_use]
 pub fn reasons(run: &Run) -> Vec<String> {
     let mut reasons = run.incidents.clone();
@@ -27,9 +27,6 @@ pub fn reasons(run: &Run) -> Vec<String> {
         reasons.extend(locust.shortfalls());
     }
     exits(run, &mut reasons);
-    if !reasons.is_empty() {
-        hints(run, &mut reasons);
-    }
     reasons
 }
 
@@ -160,75 +157,6 @@ fn bad_end(process: &ProcessRecord) -> Option<String> {
     }
 }
 
-/// Limits that may stand behind a shortfall, as far as the record shows them.
-fn hints(run: &Run, reasons: &mut Vec<String>) {
-    const AVAILABLE_BYTES_LOW: u64 = 256 << 20;
-    let counter = |name: &str| run.kernel.counters.get(name).copied().unwrap_or(0);
-    let mut hint = |words: String| reasons.push(format!("limit: {words}"));
-
-    if let Some(least) = run
-        .memory
-        .available_bytes_min
-        .filter(|b| *b < AVAILABLE_BYTES_LOW)
-    {
-        hint(format!(
-            "memory: only {} were available at the least",
-            bytes(least)
-        ));
-    }
-    for (name, words) in [
-        (
-            "ListenOverflows",
-            "accept queue full (ListenOverflows), the server accepts too slowly",
-        ),
-        ("TCPReqQFullDrop", "SYN queue full (TCPReqQFullDrop)"),
-        (
-            "SyncookiesSent",
-            "SYN queue full, cookies sent (SyncookiesSent)",
-        ),
-        (
-            "TCPAbortOnMemory",
-            "socket memory (TCPAbortOnMemory, net.ipv4.tcp_mem)",
-        ),
-        (
-            "TCPMemoryPressures",
-            "socket memory pressure (TCPMemoryPressures, net.ipv4.tcp_mem)",
-        ),
-        (
-            "TCPTimeWaitOverflow",
-            "TIME_WAIT table (net.ipv4.tcp_max_tw_buckets)",
-        ),
-    ] {
-        if counter(name) > 0 {
-            hint(format!("{words}: {} times", count(counter(name))));
-        }
-    }
-    let c = &run.connections;
-    if c.server_refused_full > 0 {
-        hint(format!(
-            "the server's capacity: {} connections refused",
-            count(c.server_refused_full)
-        ));
-    }
-    if !c.server_accept_failed.is_empty() {
-        hint(format!(
-            "accepts failed at the server: {}",
-            kinds(&c.server_accept_failed)
-        ));
-    }
-    for (kind, words) in [
-        (
-            "no_address_left",
-            "source addresses: give more with --source",
-        ),
-        ("no_descriptor", "descriptors (RLIMIT_NOFILE)"),
-    ] {
-        if let Some(n) = c.failed.get(kind) {
-            hint(format!("{words}: {} attempts", count(*n)));
-        }
-    }
-}
-
 fn kinds(map: &std::collections::BTreeMap<String, u64>) -> String {
     let mut kinds: Vec<_> = map.iter().filter(|(_, n)| **n > 0).collect();
     kinds.sort_by(|a, b| b.1.cmp(a.1));
@@ -286,7 +214,7 @@ mod tests {
     #[test]
     fn a_good_run_passes_without_reasons() {
         let mut run = good();
-        run.kernel.counters.insert("ListenOverflows".into(), 7); // a hint alone is no shortfall
+        run.kernel.counters.insert("ListenOverflows".into(), 7); // a limit alone is no shortfall
         judge(&mut run);
         assert_eq!(
             (run.verdict, run.reasons.len()),
@@ -350,20 +278,5 @@ mod tests {
             r.processes.server.has_final_report = false
         });
         falls_short("interrupted", |r| r.incidents.push("interrupted".into()));
-    }
-
-    #[test]
-    fn limits_are_named_beside_a_shortfall() {
-        falls_short("limit: accept queue full", |r| {
-            r.connections.opened = 1;
-            r.kernel.counters.insert("ListenOverflows".into(), 7);
-        });
-        falls_short("limit: memory: only", |r| {
-            r.connections.opened = 1;
-            r.memory.available_bytes_min = Some(1 << 20);
-        });
-        falls_short("limit: source addresses", |r| {
-            r.connections.failed.insert("no_address_left".into(), 5);
-        });
     }
 }

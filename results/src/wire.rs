@@ -249,7 +249,7 @@ pub struct WorkerReport {
     pub workers_known: usize,
     /// Users there are, of all classes.
     pub users_now: u64,
-    /// The last hundred tests: by user class, a [`ClientReport`] (`LongConn`) or an [`HttpClientReport`] (`Http`).
+    /// The last hundred tests, on the way only the last one: by user class, a [`ClientReport`] (`LongConn`) or an [`HttpClientReport`] (`Http`).
     pub runs: Vec<BTreeMap<String, serde_json::Value>>,
 }
 

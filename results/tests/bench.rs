@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use common::{Stage, assert_named, assert_refused, send, stderr};
+use common::{LONGCONN_SERVER as SERVER, Stage, assert_named, assert_refused, send, stderr};
 use holdfast_results::run::{RUN_SCHEMA, Run, Verdict};
 use nix::sys::signal::Signal;
 
@@ -20,12 +20,6 @@ fn staged(name: &str, server: &str, client: &str) -> Stage {
     const FLAGS: &[&str] = &["longconn", "--users", "10", "--every", "1s", "--hold", "1s"];
     Stage::new(name, server, client, FLAGS)
 }
-
-const SERVER: &str = r#"
-line() { echo '{"schema":"holdfast.server.longconn/1","is_final":'$1',"at_us":1,"listen":[],"thread_count":1,"shard_count":1,"capacity":10,"ring_slots":10,"open_now":10,"open_max":10,"accepted":10,"refused_full":0,"accept_failed":{},"closed":{},"messages_sent":0,"bytes_received":0,"anomalies":{}}'; }
-trap 'line true; exit 0' TERM
-line false
-while :; do sleep 0.2; line false; done"#;
 
 const CLIENT: &str = r#"
 line() { echo '{"schema":"holdfast.client.longconn/1","is_final":'$1',"at_us":1,"thread_count":1,"shard_count":1,"users_asked":10,"attempts":10,"opened":10,"failed":{},"open_now":10,"connecting_now":0,"ended":{"held":10},"ramp_done":true,"ramp_seconds":0.1,"messages_received":0,"messages_wrong":0,"messages_missed":0,"messages_sent":0,"bytes_received":0,"connect_us":{"count":0,"p50":0,"p99":0,"p999":0,"max":0},"lateness_us":{"count":0,"p50":0,"p99":0,"p999":0,"max":0},"anomalies":{}}'; }

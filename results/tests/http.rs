@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{Stage, assert_named, assert_refused, send, stderr};
 use holdfast_results::http::record::{Entry, HTTP_RUN_SCHEMA, HttpRun};
+use holdfast_results::limit::{self, What};
 use holdfast_results::run::Verdict;
 use nix::sys::signal::Signal;
 
@@ -204,7 +205,28 @@ fn a_small_run_of_the_real_server_and_client_passes() {
             .latency_us
             .is_some_and(|l| l.count > 0 && l.p50 <= l.max)
     );
+    // From the sending is never more than from the due time, and the report shows both.
+    let (corrected, raw) = (entry.latency_us.expect("measured"), entry.latency_raw_us);
+    assert!(raw.is_some_and(|raw| raw.count > 0 && raw.p99 <= corrected.p99));
+    let page = fs::read_to_string(stage.runs().join("latest/report.html")).expect("a report");
+    assert!(page.contains("<th>holdfast, corrected</th><th>holdfast, raw</th>"));
     assert!(entry.failures.is_empty(), "{:?}", entry.failures);
+    // Sixty-four connections that ask as fast as they are answered: somebody's cores are full, or others have them.
+    let what = entry.limits.first().map(|l| l.what);
+    let full = [
+        What::ServerCpu,
+        What::ClientCpu,
+        What::Softirq,
+        What::OtherPrograms,
+    ];
+    assert!(
+        what.is_some_and(|w| full.contains(&w)),
+        "{:?}",
+        entry.limits
+    );
+    assert_eq!(entry.limits, limit::of_entry(entry));
+    assert_eq!(run.limits, limit::of_http(&run));
+    assert_eq!(run.limits.first().map(|l| l.what), what);
     let counts = entry.measured[0].counts.expect("both ends are ours");
     assert!(counts.client_ok >= entry.measured[0].requests && counts.client_ok > 0);
     stage.assert_nothing_runs();

@@ -7,13 +7,16 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use holdfast_engine::{Config, Engine, KernelRing, Stats, Stop, allowed_cores};
-use holdfast_results::console::{self, Console, Event, Events, Progress};
+use holdfast_engine::{
+    CloseReason, Config, Engine, KernelRing, OpenFailure, Stats, Stop, allowed_cores,
+};
+use holdfast_results::console::{self, Console, ConsoleFlags, Event, Events};
+use holdfast_results::live::Snapshot;
+use holdfast_results::metrics::{self, Exposed, Kinds, Metrics, Thread};
 use holdfast_sysctl::{Machine, Role, grouped, preflight};
 use serde::Serialize;
 
@@ -47,12 +50,10 @@ pub struct LaunchFlags {
     /// Direct descriptors of one ring [default: the descriptor limit]
     #[arg(long, value_name = "COUNT", hide = true)]
     ring_slots: Option<u32>,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value = "auto")]
-    progress: Progress,
-    /// Write the final figures to this file as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    console: ConsoleFlags,
+    #[command(flatten)]
+    metrics: metrics::MetricsFlags,
     /// End at once when the process that started this one ends
     #[arg(long)]
     die_with_parent: bool,
@@ -64,6 +65,8 @@ pub struct Wants {
     pub port: u16,
     /// Memory one connection takes at most, the kernel's included, bytes.
     pub connection_bytes: u64,
+    /// Limits in time there are, by name.
+    pub timeouts: Vec<&'static str>,
     /// Sizes and times of the engine; capacity, threads and ring sizes are filled in here.
     pub config: Config,
 }
@@ -72,6 +75,8 @@ pub struct Wants {
 pub struct Launch {
     /// Where its reports go.
     pub console: Console,
+    /// Where they go as metrics.
+    pub metrics: Metrics,
     /// What the engine is asked to be.
     pub config: Config,
     /// Its listeners, `[thread][address]`.
@@ -105,8 +110,14 @@ impl Launch {
         if flags.die_with_parent {
             console::die_with_parent()?;
         }
-        let console =
-            Console::new(flags.progress, flags.json.as_deref()).map_err(anyhow::Error::msg)?;
+        let kinds = Kinds {
+            open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
+            ends: CloseReason::ALL.iter().map(|r| r.label()).collect(),
+            timeouts: wants.timeouts,
+            ..Kinds::default()
+        };
+        let metrics = Metrics::open(&flags.metrics, kinds).map_err(anyhow::Error::msg)?;
+        let mut console = Console::new(&flags.console).map_err(anyhow::Error::msg)?;
         let machine = Machine::read()?;
         preflight::check_kernel(&machine, "io_uring's ACCEPT_DONTWAIT", (6, 10))?;
         preflight::check_io_uring(&machine)?;
@@ -144,7 +155,7 @@ impl Launch {
         config.check()?;
         let cores_of_listeners = flags.local_accept.then_some(&cores[..]);
         let (listeners, bound) =
-            port::listen(&addresses, thread_count, cores_of_listeners, &console)?;
+            port::listen(&addresses, thread_count, cores_of_listeners, &mut console)?;
         console.say(format_args!(
             "{nofile}; {} rings of {} when full",
             config.ring_count(),
@@ -155,6 +166,7 @@ impl Launch {
         }
         Ok(Launch {
             console,
+            metrics,
             config,
             listeners,
             bound,
@@ -195,11 +207,11 @@ fn resolve(listen: &[String]) -> Result<Vec<SocketAddr>, anyhow::Error> {
 /// How a protocol tells what its server did.
 pub trait Telling<P> {
     /// Its report.
-    type Report: Serialize;
+    type Report: Serialize + Exposed;
     /// The figures of all threads now.
     fn report(&mut self, engine: &Engine<P>, is_final: bool) -> Self::Report;
-    /// A line for people, once a second.
-    fn line(&self, report: &Self::Report) -> String;
+    /// What people see of it, once a second.
+    fn snapshot(&self, report: &Self::Report) -> Snapshot;
     /// The end for people.
     fn summary(&self, report: &Self::Report) -> String;
 }
@@ -211,14 +223,18 @@ pub trait Telling<P> {
 pub async fn supervise<P: Default + Send + 'static, T: Telling<P>>(
     engine: Engine<P>,
     mut console: Console,
+    metrics: Metrics,
     mut telling: T,
 ) -> Result<ExitCode, anyhow::Error> {
-    let mut events = Events::new()?;
+    let mut events = Events::new(&console)?;
     let mut stops = 0;
     let mut printed_us = 0;
-    console.progress(&telling.report(&engine, false), "listening");
+    metrics.serve()?;
+    let first = telling.report(&engine, false);
+    show(&metrics, &first, &engine);
+    console.progress(&first, || telling.snapshot(&first));
     while !engine.is_done() {
-        match events.next().await {
+        match events.next(&mut console).await {
             Event::Stop => {
                 stops += 1;
                 engine.stop(if stops == 1 { Stop::InOrder } else { Stop::Now });
@@ -226,17 +242,32 @@ pub async fn supervise<P: Default + Send + 'static, T: Telling<P>>(
             Event::Tick if engine.now_us() - printed_us >= 1_000_000 => {
                 printed_us = engine.now_us();
                 let report = telling.report(&engine, false);
-                console.progress(&report, telling.line(&report));
+                show(&metrics, &report, &engine);
+                console.progress(&report, || {
+                    let now = telling.snapshot(&report);
+                    let phase = if stops > 0 { "drain" } else { now.phase };
+                    Snapshot { phase, ..now }
+                });
             }
             Event::Tick => {}
         }
     }
     let last = telling.report(&engine, true);
+    show(&metrics, &last, &engine);
     let ended = engine.join();
     let written = console.finish(&last, telling.summary(&last));
     ended?;
     written.map_err(anyhow::Error::msg)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn show<P: Default + Send + 'static>(metrics: &Metrics, report: &impl Exposed, engine: &Engine<P>) {
+    let threads = engine.reports().map(|core| Thread {
+        open_now: core.stats.open_now,
+        shard_count: core.stats.shard_count,
+        bytes_received: core.stats.bytes_received,
+    });
+    metrics.update(report, &[], threads);
 }
 
 /// Merges the counters of all threads, and hands each handler's report to `each`.

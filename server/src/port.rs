@@ -37,7 +37,7 @@ pub fn listen(
     addresses: &[SocketAddr],
     thread_count: usize,
     cores: Option<&[usize]>,
-    console: &Console,
+    console: &mut Console,
 ) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketAddr>), anyhow::Error> {
     let since = Instant::now();
     let mut was_said = false;

@@ -3,7 +3,7 @@
 //! [`Machine`] reads the facts once; [`preflight`] compares one of them with what is asked and answers with a [`Shortfall`]: one line
 //! naming the cause and the next command. [`profile`]s say which [`setting`]s so many connections want; a [`plan`] compares
 //! them with the present [`values`]; [`apply`] writes them and [`state`] remembers what was there. [`cost`] holds the bytes the
-//! kernel takes for a connection.
+//! kernel takes for a connection. [`handbook`] is what all programs have in common on their command lines.
 //!
 //! Invariants: nothing here changes the machine except [`apply`], [`state`] and [`persist`], which are asked to, and
 //! [`preflight::raise_nofile`], which changes this process only.
@@ -12,6 +12,7 @@
 
 pub mod apply;
 pub mod cost;
+pub mod handbook;
 pub mod machine;
 pub mod persist;
 pub mod plan;

@@ -74,7 +74,7 @@ impl Machine {
             core_count,
             memory_bytes: memory.total_bytes,
             memory_available_bytes: memory.available_bytes,
-            memory_cgroup_left_bytes: cgroup_memory_left(),
+            memory_cgroup_left_bytes: cgroup_memory_left("self"),
             nofile_soft,
             nofile_hard,
             io_uring_disabled: optional_number("/proc/sys/kernel/io_uring_disabled")
@@ -321,10 +321,10 @@ pub fn parse_memory_left(limit: &str, used: &str, stat: &str, cache_key: &str) -
     Some(limit.saturating_sub(used.saturating_sub(cache)))
 }
 
-/// The least that any cgroup above us has left, or nothing where none limits memory.
-fn cgroup_memory_left() -> Option<u64> {
+/// The least that any memory cgroup above a process has left, by its number in `/proc` or `self`; `None` where none limits memory.
+pub fn cgroup_memory_left(process: &str) -> Option<u64> {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let membership = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
     parse_cgroups(&mountinfo, &membership)
         .iter()
         .filter_map(|cgroup| {

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use holdfast_sysctl::apply::{self, to_write};
+use holdfast_sysctl::handbook::Handbook;
 use holdfast_sysctl::plan::{Asked, Plan};
 use holdfast_sysctl::profile::{PROFILE_BYTES_MAX, built_in, joined};
 use holdfast_sysctl::setting::Setting;
@@ -50,6 +51,8 @@ enum Command {
     Explain(ExplainFlags),
     /// Describe this machine as JSON, for plan --machine elsewhere
     Machine,
+    #[command(flatten)]
+    Handbook(Handbook),
 }
 
 #[derive(Args)]
@@ -188,6 +191,7 @@ fn run(command: Command) -> Result<ExitCode, Shortfall> {
         Command::Restore(flags) => restore(&flags),
         Command::Explain(flags) => explain(&flags),
         Command::Machine => machine(),
+        Command::Handbook(asked) => Ok(asked.main::<Cli>()),
     }
 }
 

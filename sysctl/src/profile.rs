@@ -212,6 +212,9 @@ impl Profile {
                 if key.is_empty() {
                     return Err(error(number, directive, "a name"));
                 }
+                if has_odd_number(value) {
+                    return Err(error(number, value, PLAIN_NUMBERS));
+                }
                 settings.push(std::mem::take(&mut block).into_setting(key, value, kind, number));
             } else if let Some(prose) = line.strip_prefix(['#', ';']) {
                 block
@@ -240,6 +243,9 @@ impl Profile {
                 let value = evened(value);
                 if value.is_empty() || value.len() > VALUE_BYTES_MAX {
                     return Err(error(number, &value, "a value after the ="));
+                }
+                if has_odd_number(&value) {
+                    return Err(error(number, &value, PLAIN_NUMBERS));
                 }
                 if settings
                     .iter()
@@ -384,6 +390,15 @@ fn scale(term: &str) -> Option<Scale> {
         }
     }
     Some(scale)
+}
+
+/// What is expected where [`has_odd_number`].
+const PLAIN_NUMBERS: &str = "plain numbers: the kernel reads 010 as octal, and no +5";
+
+/// True if a number, alone or in a list, is written as the kernel would not write it.
+fn has_odd_number(value: &str) -> bool {
+    let is_odd = |word: &str| word.parse::<i64>().is_ok_and(|n| n.to_string() != word);
+    value.split(' ').any(is_odd) || value.split([' ', ',', '-']).any(is_odd)
 }
 
 #[cfg(test)]

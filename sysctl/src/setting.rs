@@ -183,7 +183,11 @@ pub(crate) fn sysctl_key(key: &str) -> Option<String> {
                 .all(|c| c.is_ascii_alphanumeric() || "-_/:@".contains(c))
             && !part.chars().all(|c| c == '/')
     };
-    let is_key = key.len() <= 200 && key.contains('.') && key.split('.').all(is_name);
+    // A dash in front is not part of a key: it says that the key may be absent.
+    let is_key = key.len() <= 200
+        && !key.starts_with('-')
+        && key.contains('.')
+        && key.split('.').all(is_name);
     is_key.then_some(key)
 }
 

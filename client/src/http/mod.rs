@@ -20,20 +20,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
+use holdfast_engine::OpenFailure;
 use holdfast_http1::Limits;
 use holdfast_results::console::{self, Console, EXIT_SHORT};
+use holdfast_results::metrics::{Kinds, Metrics};
 use holdfast_results::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 
 use crate::launch::{Launch, Quantity, Ready, Wants, interval_us};
 use crate::supervise::{self, create_log};
 use crate::target;
 use budget::Budget;
+use outcome::Outcome;
 use reply::{Rules, Statuses};
 use request::Parts;
 use schedule::Schedule;
 use url::Url;
 use user::{Model, UserConfig, Users};
-use view::HttpView;
+use view::{Asked, HttpView};
 
 /// Flags of `holdfast-client http`.
 #[derive(Args)]
@@ -154,6 +157,12 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         }),
     };
     let config = user_config(&flags, model, timeout_us)?;
+    let kinds = Kinds {
+        open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
+        outcomes: Outcome::ALL.iter().map(|(_, name)| *name).collect(),
+        ..Kinds::default()
+    };
+    let metrics = Metrics::open(&launch.metrics, kinds).map_err(anyhow::Error::msg)?;
     let mut console = launch.console()?;
     let histogram_log = create_log(launch.histogram_log.as_ref())?;
     let targets = target::resolve(std::slice::from_ref(&flags.target.host_port))?;
@@ -162,7 +171,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         &flags.quantity,
         &targets,
         flags.no_keepalive,
-        &console,
+        &mut console,
     )?;
     let thread_count = ready.config.thread_count;
     let base = HttpClientReport {
@@ -173,7 +182,13 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let wait_mean_us =
         (flags.rate.is_none() && wait_us.1 > 0).then_some(wait_us.0.midpoint(wait_us.1));
-    let mut view = HttpView::new(base, warm_up_us, wait_mean_us, Arc::clone(&config.budget));
+    let asked = Asked {
+        title: format!("client http {}", flags.target.host_port),
+        load: Arc::clone(&ready.load),
+        rate_per_second: flags.rate.map(|milli| milli as f64 / 1e3),
+    };
+    let budget = Arc::clone(&config.budget);
+    let mut view = HttpView::new(base, asked, warm_up_us, wait_mean_us, budget);
     let last = supervise::run(
         (ready.config, ready.plan),
         |share| {
@@ -182,6 +197,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         },
         &mut view,
         &mut console,
+        &metrics,
         flags.quantity.run_time,
         histogram_log,
     )?;
@@ -197,7 +213,7 @@ pub(crate) fn ready(
     quantity: &Quantity,
     targets: &[SocketAddr],
     is_reconnecting: bool,
-    console: &Console,
+    console: &mut Console,
 ) -> Result<Ready, anyhow::Error> {
     let wants = Wants {
         // One being asked, and one that is ending.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use holdfast_engine::{Engine, Stats};
 use holdfast_results::console::say_counts;
+use holdfast_results::live::Snapshot;
 use holdfast_results::wire::HttpClientReport;
 use holdfast_sysctl::grouped;
 
@@ -18,13 +19,25 @@ use super::budget::Budget;
 use super::outcome::Outcome;
 use super::tally::Tally;
 use crate::figures::{
-    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, rate, say_latencies,
+    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, say_latencies,
 };
+use crate::load::Load;
 use crate::supervise::{Intervals, View};
+
+/// What is asked of a run, for people.
+pub struct Asked {
+    /// What asks whom.
+    pub title: String,
+    /// How many users, how fast.
+    pub load: Arc<Load>,
+    /// Open model: requests a second.
+    pub rate_per_second: Option<f64>,
+}
 
 /// What the control plane has gathered.
 pub struct HttpView {
     base: HttpClientReport,
+    asked: Asked,
     warm_up_us: u64,
     /// Closed model with a wait: the mean of it, microseconds.
     wait_mean_us: Option<u64>,
@@ -40,12 +53,14 @@ impl HttpView {
     /// Nothing gathered yet. `base` has what never changes.
     pub fn new(
         base: HttpClientReport,
+        asked: Asked,
         warm_up_us: u64,
         wait_mean_us: Option<u64>,
         budget: Arc<Budget>,
     ) -> Self {
         HttpView {
             base,
+            asked,
             warm_up_us,
             wait_mean_us,
             requests_asked: budget.left(),
@@ -175,26 +190,20 @@ impl View for HttpView {
         self.is_budget_met(requests, requests - ended)
     }
 
-    fn line(now: &HttpClientReport, before: &HttpClientReport, seconds: f64) -> String {
-        let of = |report: &HttpClientReport, name| report.outcomes.get(name).copied().unwrap_or(0);
-        let mut line = format!(
-            "{:>7.0}s  open {} of {}  ok {} ({}/s)  failed {}",
-            now.at_us as f64 / 1e6,
-            grouped(now.open_now),
-            grouped(now.users_asked),
-            grouped(of(now, "ok")),
-            rate(of(now, "ok"), of(before, "ok"), seconds),
-            grouped(failed(now)),
-        );
-        if now.backlog_max > 0 {
-            line += &format!("  backlog {}", grouped(now.backlog_now));
+    fn snapshot(&self, report: &HttpClientReport) -> Snapshot {
+        let now = Snapshot::from(report);
+        let is_warm = !report.ramp_done || report.at_us >= self.warm_up_us;
+        let requests = grouped(report.requests);
+        Snapshot {
+            title: self.asked.title.clone(),
+            phase: if is_warm { now.phase } else { "warm-up" },
+            part: self.requests_asked.map_or(String::new(), |asked| {
+                format!("{requests} of {} requests", grouped(asked))
+            }),
+            ..now
         }
-        line + &format!(
-            "  p50 {} us  p99 {} us  raw p99 {} us",
-            grouped(now.latency_us.p50),
-            grouped(now.latency_us.p99),
-            grouped(now.latency_raw_us.p99),
-        )
+        .asking("opened", self.asked.load.spawn_rate())
+        .asking("ok", self.asked.rate_per_second)
     }
 
     fn summary(report: &HttpClientReport) -> String {

@@ -33,6 +33,8 @@ pub struct Harvest {
     pub rows: Vec<Row>,
     /// The final figures so far.
     pub report: serde_json::Value,
+    /// They for people, when all users have ended.
+    pub summary: Option<String>,
 }
 
 /// The users of one class.
@@ -65,13 +67,16 @@ pub fn start(
     options: &Options,
     launch: &Launch,
     users_max: Option<u64>,
-    console: &Console,
+    console: &mut Console,
 ) -> Result<Box<dyn Crew>, anyhow::Error> {
     let quantity = |users| Quantity {
         users,
         spawn_rate: Load::MAX,
         run_time: None,
     };
+    // None yet: orders come later.
+    let load = Arc::new(Load::new(0, Load::MAX));
+    let title = format!("client worker {}", class.name());
     match class {
         Class::LongConn => {
             let (config, targets) = options.longconn()?;
@@ -79,14 +84,19 @@ pub fn start(
             let users_max = launch.users_that_fit(&targets, longconn::WANTS, users_max)?;
             let ready = launch.ready(&quantity(users_max), &targets, longconn::WANTS, console)?;
             let thread_count = ready.config.thread_count;
-            let view = LongconnView::new(thread_count, 0, true);
+            let asked = longconn::Asked {
+                title,
+                load: Arc::clone(&load),
+                every_us: config.every_us,
+            };
+            let view = LongconnView::new(asked, thread_count, 0, true);
             let make = move |share, load| LongconnUsers::new(config, load, share, thread_count);
             Ok(Box::new(Running::start(
-                ready,
+                (ready, load),
                 view,
                 users_max,
                 make,
-                |now, before, intervals| rows::longconn(now, before, intervals),
+                rows::longconn,
             )?))
         }
         Class::Http => {
@@ -110,12 +120,18 @@ pub fn start(
                 Model::Closed(shortest, longest) if longest > 0 => Some(shortest.midpoint(longest)),
                 _ => None,
             };
-            let view = HttpView::new(base, 0, wait_mean_us, Arc::clone(&config.budget));
+            let asked = http::view::Asked {
+                title,
+                load: Arc::clone(&load),
+                rate_per_second: None,
+            };
+            let budget = Arc::clone(&config.budget);
+            let view = HttpView::new(base, asked, 0, wait_mean_us, budget);
             let make =
                 move |share, load| HttpUsers::new(config.clone(), load, share, thread_count, 0);
             let method: &'static str = method.leak();
             Ok(Box::new(Running::start(
-                ready,
+                (ready, load),
                 view,
                 users_max,
                 make,
@@ -162,13 +178,12 @@ where
     R: FnMut(&V::Report, &V::Report, Intervals) -> Vec<Row>,
 {
     fn start<H: Handler<Report = V::Own> + 'static>(
-        ready: Ready,
+        (ready, load): (Ready, Arc<Load>),
         view: V,
         users_max: u64,
         mut make: impl FnMut(usize, Arc<Load>) -> H,
         rows: R,
     ) -> Result<Self, anyhow::Error> {
-        let load = Arc::new(Load::new(0, Load::MAX));
         let engine = Engine::start(ready.config, Vec::new(), Some(ready.plan), |share| {
             make(share, Arc::clone(&load))
         })?;
@@ -231,7 +246,8 @@ where
     }
 
     fn harvest(&mut self, log: &mut dyn FnMut(&Intervals)) -> Harvest {
-        let (report, intervals) = self.view.gather(&self.engine, self.engine.is_done());
+        let is_done = self.engine.is_done();
+        let (report, intervals) = self.view.gather(&self.engine, is_done);
         log(&intervals);
         let before = std::mem::replace(&mut self.last, report);
         let mut report = serde_json::to_value(&self.last).expect("reports are plain data");
@@ -239,6 +255,7 @@ where
         Harvest {
             rows: (self.rows)(&self.last, &before, intervals),
             report,
+            summary: is_done.then(|| V::summary(&self.last)),
         }
     }
 

@@ -51,6 +51,8 @@ pub struct Fleet {
     pub journal: Journal,
     /// Final figures, those of the test that runs too.
     pub report: WorkerReport,
+    /// The last test's final figures for people.
+    summaries: BTreeMap<Class, String>,
     has_failed: bool,
 }
 
@@ -81,6 +83,7 @@ impl Fleet {
             stats: Stats::new(now),
             journal: Journal::default(),
             report,
+            summaries: BTreeMap::new(),
             has_failed: false,
         }
     }
@@ -91,6 +94,7 @@ impl Fleet {
         self.stats.reset(now);
         self.journal.begin();
         self.failed.clear();
+        self.summaries.clear();
         self.report.runs.push(BTreeMap::new());
         if self.report.runs.len() > RUNS_MAX {
             self.report.runs.remove(0);
@@ -98,7 +102,7 @@ impl Fleet {
     }
 
     /// There are to be so many users of each class.
-    pub fn order(&mut self, wanted: BTreeMap<Class, u64>, console: &Console) {
+    pub fn order(&mut self, wanted: BTreeMap<Class, u64>, console: &mut Console) {
         self.wanted = wanted;
         if self.ending.is_some() {
             // Those before have to end first.
@@ -131,7 +135,11 @@ impl Fleet {
         }
     }
 
-    fn start(&mut self, class: Class, console: &Console) -> Result<Box<dyn Crew>, anyhow::Error> {
+    fn start(
+        &mut self,
+        class: Class,
+        console: &mut Console,
+    ) -> Result<Box<dyn Crew>, anyhow::Error> {
         if !self.classes.contains(&class) {
             anyhow::bail!("this worker was started without it; next: leave out --classes");
         }
@@ -172,7 +180,7 @@ impl Fleet {
     }
 
     /// Brings on what takes time: ends, and what was ordered meanwhile. Called often.
-    pub fn tick(&mut self, now: f64, second: i64, console: &Console) {
+    pub fn tick(&mut self, now: f64, second: i64, console: &mut Console) {
         let is_late = self.ending.is_some_and(|by| Instant::now() >= by);
         for crew in self.crews.values_mut() {
             if self.ending.is_some() && (is_late || crew.open() == 0) {
@@ -211,12 +219,8 @@ impl Fleet {
         for class in Class::ALL {
             self.harvest(class, now, second);
         }
-        if let Some(log) = &mut self.log
-            && let Err(e) = log.next_interval()
-        {
-            self.has_failed = true;
-            self.log = None;
-            self.journal.except(&e.to_string());
+        if let Some(log) = &mut self.log {
+            log.next_interval();
         }
     }
 
@@ -235,6 +239,9 @@ impl Fleet {
         }
         if let Some(run) = self.report.runs.last_mut() {
             run.insert(class.name().to_owned(), harvest.report);
+        }
+        if let Some(summary) = harvest.summary {
+            self.summaries.insert(class, summary);
         }
     }
 
@@ -263,6 +270,15 @@ impl Fleet {
     /// True if no test runs, and all users of the last one have ended.
     pub fn is_idle(&self) -> bool {
         !self.is_running
+    }
+
+    /// The last test's final figures for people.
+    pub fn summary(&self) -> String {
+        let mut text = format!("tests: {}", self.report.runs.len());
+        for (class, summary) in &self.summaries {
+            text += &format!("\n{}: {summary}", class.name());
+        }
+        text
     }
 
     /// True if something ended that should not have.

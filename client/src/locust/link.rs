@@ -130,7 +130,7 @@ impl Link {
                 .map_err(said)?;
             let mut inbox = Inbox::default();
             loop {
-                match inbox.next()? {
+                match inbox.heard()? {
                     Some(Heard::Ready) => return Ok((stream, inbox)),
                     Some(Heard::Greeting | Heard::Other) => {}
                     Some(Heard::Message(_)) => return Err("it sends before it is ready".to_owned()),
@@ -147,7 +147,7 @@ impl Link {
         self.tell(Event::Up).await;
         loop {
             loop {
-                match inbox.next() {
+                match inbox.heard() {
                     Ok(Some(Heard::Message(bytes))) => self.tell(Event::Message(bytes)).await,
                     Ok(Some(_)) => {}
                     Ok(None) => break,

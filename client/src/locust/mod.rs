@@ -1,10 +1,13 @@
-//! `holdfast-client worker`: users for a Locust master. Its flags, and the loop that ties master and users together.
+//! `holdfast-client worker`: users for a Locust master. Its flags.
 //!
-//! One process may be several workers to the master, so that a big machine gets a bigger share: they share its users. What requests
-//! did is reported by the first of them that the master knows; the master adds up all workers, so its totals are the same.
-//! Invariants: nothing the master sends ends the process but `quit`; heartbeats and reports go out whatever the users do; what was
-//! done is reported before `client_stopped` and before `quit`.
-//! Must not know: rings, how a message looks on the wire.
+//! ```text
+//!   mod ─► process ─┬─► worker, one for each part of the process, ─► link ─► zmtp        the master's side
+//!                   │   message
+//!                   └─► fleet ─► crew, one for each user class, ─► engine                the users' side
+//!                       stats, options, journal
+//! ```
+//!
+//! Must not know: what a master says.
 
 mod class;
 mod clock;
@@ -12,46 +15,27 @@ mod crew;
 mod fleet;
 mod journal;
 mod link;
-mod message;
+pub mod message;
 mod options;
+mod process;
 mod rows;
 mod share;
 mod stats;
 mod vitals;
 mod worker;
-mod zmtp;
+pub mod zmtp;
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use clap::Args;
-use holdfast_results::console::{self, Console, EXIT_SHORT, Event, Events};
-use holdfast_results::wire::{WORKER_SCHEMA, WorkerReport};
-use holdfast_sysctl::grouped;
-use rmpv::Value;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use holdfast_results::console;
+use holdfast_results::metrics::{Kinds, Metrics};
 
 use crate::histogram_log::HistogramLog;
 use crate::launch::Launch;
 use crate::supervise::create_log;
 use class::Class;
-use clock::Clock;
-use fleet::Fleet;
-use link::Wish;
-use message::{Message, Order, Spawn, map};
-use stats::Stats;
-use vitals::Vitals;
-use worker::{Need, State, Worker};
-
-/// How often statistics are reported.
-const REPORT: Duration = Duration::from_secs(3);
-/// How often new lines of the log are reported.
-const LOGS: Duration = Duration::from_secs(10);
-/// How long the last requests may take to be counted when the master quits: it hears for half a second.
-const LAST_COUNT: Duration = Duration::from_millis(300);
-/// How long the last messages may take to be sent.
-const LAST_SEND: Duration = Duration::from_secs(1);
+use process::Process;
 
 /// What becomes of the users when the master is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -119,473 +103,13 @@ pub fn main(flags: Flags) -> ExitCode {
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     flags.launch.begin()?;
+    let metrics =
+        Metrics::open(&flags.launch.metrics, Kinds::default()).map_err(anyhow::Error::msg)?;
     let console = flags.launch.console()?;
     let log = create_log(flags.launch.histogram_log.as_ref())?;
     let comment = "holdfast-client worker; microseconds; tags: connect, lateness, latency, raw";
     let log = log
         .map(|file| HistogramLog::new(file, comment))
         .transpose()?;
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = if host.trim().is_empty() {
-        "holdfast".to_owned()
-    } else {
-        host.trim().to_owned()
-    };
-    let report = WorkerReport {
-        schema: WORKER_SCHEMA.to_owned(),
-        master: flags.master.clone(),
-        ..WorkerReport::default()
-    };
-    tokio_uring::start(async {
-        let events = Events::new()?;
-        let (sender, links) = channel(256);
-        let names = (0..flags.workers)
-            .map(|number| (number == 0).then(|| flags.identity.clone()).flatten());
-        let seats = names.enumerate().map(|(number, name)| {
-            let worker = Worker::new(host.clone(), name);
-            let wishes = link::start(
-                flags.master.clone(),
-                worker.id.clone(),
-                number,
-                sender.clone(),
-            );
-            Seat { worker, wishes }
-        });
-        let core_count = holdfast_engine::allowed_cores().len();
-        let clock = Clock::default();
-        let mut process = Process {
-            seats: seats.collect(),
-            fleet: Fleet::new(
-                flags.launch,
-                flags.classes,
-                flags.users_max,
-                log,
-                report,
-                clock.now(),
-            ),
-            clock,
-            vitals: Vitals::new(core_count),
-            on_master_loss: flags.on_master_loss,
-            master: flags.master,
-            console,
-            second: 0,
-            reported: Instant::now(),
-            logged: None,
-            quitting: None,
-        };
-        process.serve(events, links).await
-    })
-}
-
-/// A worker and its connection.
-struct Seat {
-    worker: Worker,
-    wishes: Sender<Wish>,
-}
-
-impl Seat {
-    fn send(&self, what: (&str, Value)) {
-        // A link that takes nothing has been down for long: what is lost with it is said again, or was lost before.
-        let _ = self.wishes.try_send(Wish::Send(self.worker.message(what)));
-    }
-}
-
-/// Everything of a worker process.
-struct Process {
-    seats: Vec<Seat>,
-    fleet: Fleet,
-    clock: Clock,
-    vitals: Vitals,
-    on_master_loss: OnMasterLoss,
-    master: String,
-    console: Console,
-    /// The last second, of the master's clock, whose requests were gathered.
-    second: i64,
-    reported: Instant,
-    logged: Option<Instant>,
-    /// All is over, since then; the last report was sent.
-    quitting: Option<(Instant, bool)>,
-}
-
-impl Process {
-    async fn serve(
-        &mut self,
-        mut events: Events,
-        mut links: Receiver<(usize, link::Event)>,
-    ) -> Result<ExitCode, anyhow::Error> {
-        loop {
-            tokio::select! {
-                event = events.next() => match event {
-                    Event::Tick => self.tick(),
-                    // Asked once more, it does not wait for ends in order.
-                    Event::Stop if self.quitting.is_some() => self.fleet.cut(),
-                    Event::Stop => self.quit(),
-                },
-                Some((number, event)) = links.recv() => self.on_link(number, event),
-            }
-            if self.quitting.is_some_and(|(_, is_sent)| is_sent) && self.fleet.is_idle() {
-                break;
-            }
-        }
-        self.flush().await;
-        let logged = self.fleet.finish();
-        let report = self.report(true);
-        let printed = self.console.finish(&report, summary(&report));
-        logged?;
-        printed.map_err(anyhow::Error::msg)?;
-        Ok(match self.fleet.has_failed() {
-            true => ExitCode::from(EXIT_SHORT),
-            false => ExitCode::SUCCESS,
-        })
-    }
-
-    fn on_link(&mut self, number: usize, event: link::Event) {
-        let seat = &mut self.seats[number];
-        match event {
-            link::Event::Up => {
-                let needs = seat.worker.on_up();
-                self.meet(number, needs);
-            }
-            link::Event::Down(reason) => {
-                if seat.worker.is_known() {
-                    self.fleet
-                        .journal
-                        .say(&format!("the connection to the master was lost: {reason}"));
-                }
-                seat.worker.on_down();
-            }
-            link::Event::Message(bytes) => {
-                let order =
-                    Message::decode(&bytes).and_then(|message| Order::from_message(&message));
-                match order {
-                    Ok(order) => self.on_order(number, order),
-                    Err(e) => self
-                        .fleet
-                        .journal
-                        .say(&format!("a message that is none of a master's: {e}")),
-                }
-            }
-        }
-    }
-
-    fn on_order(&mut self, number: usize, order: Order) {
-        let seat = &mut self.seats[number];
-        let was_known = seat.worker.is_known();
-        seat.worker.on_order(&order);
-        if !was_known && seat.worker.is_known() {
-            self.fleet
-                .journal
-                .say(&format!("the master at {} knows this worker", self.master));
-        }
-        match order {
-            Order::Ack | Order::Heartbeat => {}
-            Order::Spawn(spawn) => self.on_spawn(number, spawn),
-            Order::SpawningComplete => {
-                if self.fleet.options.resets_stats() {
-                    let now = self.clock.now();
-                    self.fleet.harvest_all(now, self.second);
-                    self.fleet.stats.reset(now);
-                }
-            }
-            Order::Stop => {
-                seat.worker.state = State::Cleanup;
-                seat.worker.wanted.clear();
-                self.order_users();
-            }
-            Order::Quit => self.quit(),
-            Order::Reconnect => {
-                seat.worker.on_down();
-                self.meet(number, vec![Need::Rebuild]);
-            }
-            Order::UpdateUserClass(class, host) => {
-                if let (true, Some(host)) = (is_ours(&class), host) {
-                    self.fleet.options.class_hosts.insert(class, host);
-                }
-            }
-            Order::Custom(kind) => {
-                self.fleet.journal.say(&format!(
-                    "a message of type '{kind}', which says nothing to this worker"
-                ));
-            }
-        }
-    }
-
-    fn on_spawn(&mut self, number: usize, spawn: Spawn) {
-        let seat = &mut self.seats[number];
-        seat.send(("spawning", Value::Nil));
-        if !seat.worker.is_news(&spawn) || self.quitting.is_some() {
-            return;
-        }
-        let is_first = self.fleet.is_idle();
-        if is_first {
-            self.clock.forget();
-        }
-        self.clock.hear(spawn.timestamp);
-        self.fleet.options.arguments = spawn.options;
-        self.fleet.options.host = spawn.host;
-        self.fleet.stop_timeout = Duration::from_secs_f64(spawn.stop_timeout);
-        if is_first {
-            self.fleet.begin(self.clock.now());
-            self.second = self.clock.now() as i64;
-        }
-        let (ours, others): (Vec<_>, Vec<_>) = spawn
-            .counts
-            .into_iter()
-            .partition(|(class, _)| is_ours(class));
-        for (class, count) in others.iter().filter(|(_, count)| *count > 0) {
-            self.fleet.journal.except(&format!(
-                "{count} users of {} were ordered, which this worker does not have; next: start the master with client/locust/locustfile.py",
-                class.chars().take(64).collect::<String>()
-            ));
-        }
-        let seat = &mut self.seats[number];
-        seat.worker.state = State::Spawning;
-        seat.worker.wanted = Class::ALL
-            .iter()
-            .filter_map(|class| {
-                ours.iter()
-                    .find(|(name, _)| name == class.name())
-                    .map(|(_, count)| (*class, *count))
-            })
-            .collect();
-        self.order_users();
-        // As Locust's own workers: users are spawned when they are told to start. The state says how far that is.
-        let granted = self.shared_out(|class| self.fleet.granted(class));
-        self.seats[number].send(message::spawning_complete(&granted[number]));
-    }
-
-    /// Brings the users to what all workers together are to have.
-    fn order_users(&mut self) {
-        let mut wanted: BTreeMap<Class, u64> = BTreeMap::new();
-        for seat in &self.seats {
-            for (class, count) in &seat.worker.wanted {
-                let sum = wanted.entry(*class).or_default();
-                *sum = sum.saturating_add(*count);
-            }
-        }
-        if self.seats.iter().all(|seat| seat.worker.wanted.is_empty()) {
-            self.fleet.stop(self.fleet.stop_timeout);
-        } else {
-            self.fleet.order(wanted, &self.console);
-        }
-    }
-
-    fn meet(&mut self, number: usize, needs: Vec<Need>) {
-        for need in needs {
-            match need {
-                Need::Send(what) => self.seats[number].send(what),
-                Need::Heartbeat => {
-                    let state = self.seats[number].worker.state_name();
-                    let beat = message::heartbeat(
-                        state,
-                        self.vitals.cpu_percent(),
-                        self.vitals.memory_bytes(),
-                    );
-                    self.seats[number].send(beat);
-                }
-                Need::Rebuild => {
-                    let id = self.seats[number].worker.id.clone();
-                    let _ = self.seats[number].wishes.try_send(Wish::Rebuild(id));
-                }
-            }
-        }
-    }
-
-    fn tick(&mut self) {
-        let now = self.clock.now();
-        for number in 0..self.seats.len() {
-            let worker = &mut self.seats[number].worker;
-            if worker.is_newly_lost() {
-                self.fleet.journal.say(&format!(
-                    "no word from the master at {} for five seconds; trying on",
-                    self.master
-                ));
-                if self.on_master_loss == OnMasterLoss::Stop && worker.state != State::Ready {
-                    worker.state = State::Cleanup;
-                    worker.wanted.clear();
-                    self.order_users();
-                }
-            }
-            let needs = self.seats[number].worker.tick();
-            self.meet(number, needs);
-        }
-        // A thread's figures come five times a second: those of a second are there a fifth of one after it.
-        let second = (now - 0.2).floor() as i64;
-        if second > self.second {
-            self.fleet.harvest_all(now, self.second);
-            self.second = second;
-            let report = self.report(false);
-            self.console.progress(&report, line(&report));
-        }
-        self.fleet.tick(now, self.second, &self.console);
-        self.settle();
-        if self.reported.elapsed() >= REPORT {
-            self.reported = Instant::now();
-            self.report_stats();
-        }
-        self.tell();
-        if let Some((since, false)) = self.quitting
-            && (self.fleet.is_idle() || since.elapsed() >= LAST_COUNT)
-        {
-            self.fleet.harvest_all(now, self.second);
-            self.report_stats();
-            self.tell();
-            for seat in &self.seats {
-                seat.send(("quit", Value::Nil));
-            }
-            self.quitting = Some((since, true));
-        }
-    }
-
-    /// Tells the master what has come about: all users there, or all gone.
-    fn settle(&mut self) {
-        if self.fleet.is_settled() {
-            let counts = self.counts();
-            for (seat, counts) in self.seats.iter_mut().zip(counts) {
-                if seat.worker.state == State::Spawning && seat.worker.is_known() {
-                    seat.send(message::spawning_complete(&counts));
-                    seat.worker.state = State::Running;
-                }
-            }
-        }
-        let has_ended = self.fleet.is_idle() || self.fleet.is_settled();
-        if has_ended
-            && self
-                .seats
-                .iter()
-                .any(|seat| seat.worker.state == State::Cleanup)
-        {
-            self.report_stats();
-            for seat in &mut self.seats {
-                if seat.worker.state == State::Cleanup {
-                    seat.worker.state = State::Ready;
-                    if seat.worker.is_known() {
-                        seat.send(("client_stopped", Value::Nil));
-                        seat.send(message::client_ready());
-                    }
-                }
-            }
-        }
-    }
-
-    /// Users of each worker.
-    fn counts(&self) -> Vec<Vec<(&'static str, u64)>> {
-        self.shared_out(|class| self.fleet.present(class))
-    }
-
-    /// What there is of each class, in parts for the workers.
-    fn shared_out(&self, whole: impl Fn(Class) -> u64) -> Vec<Vec<(&'static str, u64)>> {
-        let mut counts = vec![Vec::new(); self.seats.len()];
-        for class in Class::ALL {
-            let wanted: Vec<u64> = self
-                .seats
-                .iter()
-                .map(|seat| seat.worker.wanted.get(&class).copied().unwrap_or(0))
-                .collect();
-            let is_named = self
-                .seats
-                .iter()
-                .any(|seat| seat.worker.wanted.contains_key(&class));
-            let present = whole(class);
-            if is_named || present > 0 {
-                let parts = share::parts(present, &wanted);
-                counts
-                    .iter_mut()
-                    .zip(parts)
-                    .for_each(|(counts, part)| counts.push((class.name(), part)));
-            }
-        }
-        counts
-    }
-
-    fn report_stats(&mut self) {
-        let now = self.clock.now();
-        let is_running = !self.fleet.is_idle();
-        let reporter = self.seats.iter().position(|seat| seat.worker.is_known());
-        for (number, counts) in self.counts().into_iter().enumerate() {
-            let seat = &self.seats[number];
-            if !seat.worker.is_known() {
-                continue;
-            }
-            let [entries, total, errors] = match Some(number) == reporter {
-                true => self.fleet.stats.take(now, is_running),
-                false => Stats::new(now).take(now, is_running),
-            };
-            let [classes, users] = message::user_counts(&counts);
-            seat.send(("stats", map([entries, total, errors, classes, users])));
-        }
-    }
-
-    /// Tells the master what went wrong, and what is new in the log.
-    fn tell(&mut self) {
-        let Some(number) = self.seats.iter().position(|seat| seat.worker.is_known()) else {
-            return;
-        };
-        for text in self.fleet.journal.take_exceptions() {
-            self.seats[number].send(message::exception(&text, ""));
-        }
-        if self.logged.is_none_or(|at| at.elapsed() >= LOGS) {
-            self.logged = Some(Instant::now());
-            if let Some(lines) = self.fleet.journal.take_lines() {
-                let logs = message::logs(&self.seats[number].worker.id, lines);
-                self.seats[number].send(logs);
-            }
-        }
-    }
-
-    /// All is over.
-    fn quit(&mut self) {
-        if self.quitting.is_none() {
-            self.quitting = Some((Instant::now(), false));
-            self.seats
-                .iter_mut()
-                .for_each(|seat| seat.worker.wanted.clear());
-            self.fleet.stop(Duration::ZERO);
-        }
-    }
-
-    /// Waits for the last messages to be with the kernel, not for long.
-    async fn flush(&mut self) {
-        for seat in &self.seats {
-            let (done, is_done) = tokio::sync::oneshot::channel();
-            if seat.worker.is_known() && seat.wishes.try_send(Wish::Flush(done)).is_ok() {
-                let _ = tokio::time::timeout(LAST_SEND, is_done).await;
-            }
-        }
-    }
-
-    fn report(&self, is_final: bool) -> WorkerReport {
-        WorkerReport {
-            is_final,
-            workers: self.seats.len(),
-            workers_known: self
-                .seats
-                .iter()
-                .filter(|seat| seat.worker.is_known())
-                .count(),
-            users_now: Class::ALL
-                .iter()
-                .map(|class| self.fleet.present(*class))
-                .sum(),
-            ..self.fleet.report.clone()
-        }
-    }
-}
-
-fn is_ours(class: &str) -> bool {
-    Class::ALL.iter().any(|ours| ours.name() == class)
-}
-
-fn line(report: &WorkerReport) -> String {
-    format!(
-        "{} of {} workers known to the master  tests {}  users {}",
-        report.workers_known,
-        report.workers,
-        report.runs.len(),
-        grouped(report.users_now)
-    )
-}
-
-fn summary(report: &WorkerReport) -> String {
-    format!("tests: {}", report.runs.len())
+    tokio_uring::start(async { Process::start(flags, console, metrics, log)?.serve().await })
 }

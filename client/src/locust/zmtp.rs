@@ -82,7 +82,7 @@ impl Inbox {
     ///
     /// # Errors
     /// What is wrong: the peer cannot be understood from here on.
-    pub fn next(&mut self) -> Result<Option<Heard>, String> {
+    pub fn heard(&mut self) -> Result<Option<Heard>, String> {
         if !self.is_greeted {
             return self.greeting();
         }
@@ -158,7 +158,7 @@ mod tests {
         let mut heard = Vec::new();
         for part in bytes.chunks(chunk) {
             inbox.push(part);
-            while let Some(next) = inbox.next()? {
+            while let Some(next) = inbox.heard()? {
                 heard.push(next);
             }
         }

@@ -11,16 +11,19 @@ use std::time::Duration;
 
 use clap::Args;
 use hdrhistogram::Histogram;
-use holdfast_engine::{Engine, Stats};
+use holdfast_engine::{Engine, OpenFailure, Stats};
 use holdfast_results::console::{self, EXIT_SHORT, say_counts};
+use holdfast_results::live::Snapshot;
+use holdfast_results::metrics::{Kinds, Metrics};
 use holdfast_results::wire::{CLIENT_SCHEMA, ClientReport};
 use holdfast_sysctl::grouped;
 
 use crate::comeback::Backoff;
 use crate::figures::{
-    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, rate, say_latencies,
+    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, say_latencies,
 };
 use crate::launch::{Launch, Quantity, Wants, interval_us};
+use crate::load::Load;
 use crate::supervise::{self, Intervals, View, create_log};
 use crate::target;
 use user::{Ended, UserConfig, UserReport, Users};
@@ -109,17 +112,30 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             None
         },
     };
+    let kinds = Kinds {
+        open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
+        ends: Ended::ALL.iter().map(|(_, name)| *name).collect(),
+        ..Kinds::default()
+    };
+    let metrics = Metrics::open(&launch.metrics, kinds).map_err(anyhow::Error::msg)?;
     let mut console = launch.console()?;
     let histogram_log = create_log(launch.histogram_log.as_ref())?;
     let targets = target::resolve(&flags.target)?;
-    let ready = launch.ready(&flags.quantity, &targets, WANTS, &console)?;
+    let ready = launch.ready(&flags.quantity, &targets, WANTS, &mut console)?;
     let thread_count = ready.config.thread_count;
-    let mut view = LongconnView::new(thread_count, flags.quantity.users, flags.reconnect);
+    let asked = Asked {
+        title: format!("client longconn {}", flags.target.join(",")),
+        load: Arc::clone(&ready.load),
+        every_us: config.every_us,
+    };
+    let users = flags.quantity.users;
+    let mut view = LongconnView::new(asked, thread_count, users, flags.reconnect);
     let last = supervise::run(
         (ready.config, ready.plan),
         |share| Users::new(config, Arc::clone(&ready.load), share, thread_count),
         &mut view,
         &mut console,
+        &metrics,
         flags.quantity.run_time,
         histogram_log,
     )?;
@@ -134,9 +150,20 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     })
 }
 
+/// What was asked for, as far as it is shown on the way.
+pub(crate) struct Asked {
+    /// What runs, and on what.
+    pub title: String,
+    /// How many users, how fast.
+    pub load: Arc<Load>,
+    /// The interval messages are expected at, microseconds; 0 expects none.
+    pub every_us: u64,
+}
+
 /// What the control plane has gathered.
 pub(crate) struct LongconnView {
     base: ClientReport,
+    asked: Asked,
     /// Users reconnect.
     comes_again: bool,
     connect_us: Histogram<u64>,
@@ -145,7 +172,7 @@ pub(crate) struct LongconnView {
 
 impl LongconnView {
     /// Nothing gathered yet.
-    pub fn new(thread_count: usize, users: u64, comes_again: bool) -> Self {
+    pub fn new(asked: Asked, thread_count: usize, users: u64, comes_again: bool) -> Self {
         LongconnView {
             base: ClientReport {
                 schema: CLIENT_SCHEMA.to_owned(),
@@ -153,6 +180,7 @@ impl LongconnView {
                 users_asked: users,
                 ..ClientReport::default()
             },
+            asked,
             comes_again,
             connect_us: histogram(),
             lateness_us: histogram(),
@@ -222,8 +250,15 @@ impl View for LongconnView {
         !self.comes_again && has_nobody_left(report)
     }
 
-    fn line(now: &ClientReport, before: &ClientReport, seconds: f64) -> String {
-        line(now, before, seconds)
+    fn snapshot(&self, report: &ClientReport) -> Snapshot {
+        let every_us = self.asked.every_us;
+        let due = (every_us > 0).then(|| report.open_now as f64 * 1e6 / every_us as f64);
+        Snapshot {
+            title: self.asked.title.clone(),
+            ..Snapshot::from(report)
+        }
+        .asking("opened", self.asked.load.spawn_rate())
+        .asking("messages", due)
     }
 
     fn summary(report: &ClientReport) -> String {
@@ -236,28 +271,6 @@ fn has_nobody_left(report: &ClientReport) -> bool {
     report.ramp_done
         && report.attempts >= report.users_asked
         && report.open_now + report.connecting_now == 0
-}
-
-fn line(now: &ClientReport, before: &ClientReport, seconds: f64) -> String {
-    let rate = |now, before| rate(now, before, seconds);
-    format!(
-        "{:>7.0}s  open {} of {}  +{}/s  failed {}  lost {}  messages {} ({}/s)  late p99 {} us",
-        now.at_us as f64 / 1e6,
-        grouped(now.open_now),
-        grouped(now.users_asked),
-        rate(now.opened, before.opened),
-        grouped(now.failed.values().sum()),
-        grouped(
-            now.ended
-                .iter()
-                .filter(|(k, _)| *k != "held")
-                .map(|(_, n)| n)
-                .sum()
-        ),
-        grouped(now.messages_received),
-        rate(now.messages_received, before.messages_received),
-        grouped(now.lateness_us.p99),
-    )
 }
 
 fn summary(report: &ClientReport) -> String {

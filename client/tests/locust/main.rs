@@ -12,6 +12,9 @@ mod headless;
 mod loss;
 mod master;
 mod mixed;
+#[path = "../longconn/peer.rs"]
+#[allow(dead_code)] // These tests use their part of it.
+mod peer;
 mod router;
 mod web;
 mod wire;

@@ -25,12 +25,7 @@ fn a_spawn_rate_is_smooth_inside_each_second() {
             );
             until("200 users", || peer.count() == 200);
             users.signal(Signal::SIGTERM);
-            let first = peer.accepted()[0].at;
-            let mut windows = [0; 200];
-            for accepted in peer.accepted().iter() {
-                let window = accepted.at.duration_since(first).as_millis() as usize / 100;
-                windows[window.min(199)] += 1;
-            }
+            let windows = peer.windows();
             let last = windows.iter().rposition(|n| *n > 0).unwrap();
             assert!(last >= 19, "200 users at 100/s take 2 s: {windows:?}");
             peer.answer_ends();

@@ -97,6 +97,17 @@ impl Peer {
     pub fn count(&self) -> usize {
         self.accepted().len()
     }
+
+    /// Connections in each tenth of a second since the first one, of the first twenty seconds.
+    pub fn windows(&self) -> [usize; 200] {
+        let accepted = self.accepted();
+        let mut windows = [0; 200];
+        for one in accepted.iter() {
+            let window = one.at.duration_since(accepted[0].at).as_millis() as usize / 100;
+            windows[window.min(199)] += 1;
+        }
+        windows
+    }
 }
 
 impl Drop for Peer {

@@ -12,7 +12,7 @@ use holdfast_results::run::{Run, Verdict};
 use holdfast_results::wire::{
     CLIENT_SCHEMA, ClientReport, HttpClientReport, HttpServerReport, SERVER_SCHEMA, ServerReport,
 };
-use holdfast_results::{http, summary, verdict};
+use holdfast_results::{http, limit, summary, verdict};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Reads, writes, and reads again.
@@ -46,6 +46,8 @@ pub fn documents(data: &[u8]) {
             };
             verdict::judge(&mut run);
             assert_eq!(run.reasons.is_empty(), run.verdict == Verdict::Pass);
+            run.limits = limit::of_longconn(&run);
+            assert!(!run.limits.is_empty());
             assert!(!summary::page(&run, Path::new("runs/1")).is_empty());
         }
         1 => {
@@ -54,6 +56,8 @@ pub fn documents(data: &[u8]) {
             };
             http::verdict::judge(&mut run);
             assert_eq!(run.reasons.is_empty(), run.verdict == Verdict::Pass);
+            run.limits = limit::of_http(&run);
+            assert!(!run.limits.is_empty());
             assert!(!http::summary::page(&run, Path::new("runs/1")).is_empty());
         }
         2 => {

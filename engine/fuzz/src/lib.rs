@@ -16,10 +16,12 @@ mod bodies;
 mod documents;
 mod hyper_view;
 mod input;
+mod master;
 mod proc_texts;
 mod profiles;
 pub mod reference;
 mod replies;
+mod reports;
 mod requests;
 mod responder;
 mod responses;
@@ -30,9 +32,11 @@ mod urls;
 pub use bodies::chunked;
 pub use documents::documents;
 pub use hyper_view::http_request_hyper;
+pub use master::master;
 pub use proc_texts::{machine, samples};
 pub use profiles::profiles;
 pub use replies::http_reply;
+pub use reports::reports;
 pub use requests::http_request;
 pub use responder::http_responder;
 pub use responses::http_response;
@@ -53,7 +57,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http_responder", http_responder),
     ("http_response", http_response),
     ("machine", machine),
+    ("master", master),
     ("profiles", profiles),
+    ("reports", reports),
     ("samples", samples),
     ("sources", sources),
     ("statuses", statuses),

@@ -1,6 +1,7 @@
 //! Texts of `/proc`, `/sys` and cgroups. They come from the kernel, so they are sound; but from kernels and containers nobody here
 //! has seen, so none may make a program panic, and what is read has to be what is there.
 
+use holdfast_results::pressure::{conntrack_drops, oom_kills, packets_dropped};
 use holdfast_results::sample::{COUNTERS, KernelSample, core_ticks, cpu_ticks, kib_line, snmp};
 use holdfast_sysctl::machine::{
     parse_cgroups, parse_core_count, parse_cpu_model, parse_io_uring_privileged,
@@ -92,8 +93,8 @@ pub fn samples(data: &[u8]) {
     let expected = field(text, "Slab").and_then(|rest| kib(rest.split_whitespace().next()?));
     assert_eq!(kib_line(text, "Slab"), expected);
     for (text, name) in [(text, "cpu"), (text, "cpu1"), (other, "cpu")] {
-        if let Some((busy, all)) = core_ticks(text, name) {
-            assert!(busy <= all);
+        if let Some(ticks) = core_ticks(text, name) {
+            assert!(ticks.softirq <= ticks.busy && ticks.busy <= ticks.all);
         }
     }
     let ticks = cpu_ticks(text);
@@ -114,4 +115,12 @@ pub fn samples(data: &[u8]) {
     let later = KernelSample::of_texts(other, other, other, other, other);
     let busy = later.busy_percent_since(&sample);
     assert!((0.0..=100.0).contains(&busy), "{busy}");
+    for core in later.each_core_since(&sample) {
+        assert!((0.0..=100.0).contains(&core.percent(core.busy)), "{core:?}");
+    }
+    let _ = (
+        packets_dropped(text),
+        oom_kills(text),
+        conntrack_drops(text),
+    );
 }

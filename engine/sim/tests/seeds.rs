@@ -52,6 +52,14 @@ fn seeds_hold_and_no_fault_is_dead() {
         let is_met = met(&coverage.stats.failed, *failure as usize);
         assert!(is_met, "no attempt failed with {}", failure.label());
     }
+    let fewer = coverage
+        .events
+        .iter()
+        .find(|(name, _)| *name == "users_fewer");
+    assert!(
+        fewer.is_some_and(|(_, count)| *count > 0),
+        "nobody was sent home"
+    );
     assert!(coverage.stats.refused_full > 0 && coverage.stats.stale_completions > 0);
 }
 

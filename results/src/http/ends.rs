@@ -53,6 +53,7 @@ impl Performance<'_> {
                 start.program.display()
             ))
         })?;
+        self.stage.glance.watch_server(&server);
         Ok((server, start))
     }
 
@@ -71,7 +72,7 @@ impl Performance<'_> {
         let fail = |why| Cut::failed("client_did_not_start", why);
         let (program, args) =
             generator::start(generator, &self.plan.programs, wanted, &self.dir).map_err(fail)?;
-        cores::on(&self.halves.client, || {
+        let client = cores::on(&self.halves.client, || {
             Child::start(
                 "client",
                 &program,
@@ -81,7 +82,9 @@ impl Performance<'_> {
             )
         })
         .map_err(fail)?
-        .map_err(|e| fail(format!("{} cannot be started: {e}", program.display())))
+        .map_err(|e| fail(format!("{} cannot be started: {e}", program.display())))?;
+        self.stage.glance.watch_client(&client);
+        Ok(client)
     }
 
     /// Waits until the server listens.

@@ -85,6 +85,8 @@ pub struct Outcome {
     pub per_second: Option<f64>,
     /// Latency of these.
     pub latency: Option<Latency>,
+    /// The same from the sending, uncorrected, where the generator tells both.
+    pub latency_raw: Option<Latency>,
     /// What did not go right, by kind.
     pub failures: BTreeMap<String, u64>,
 }
@@ -241,6 +243,7 @@ fn of_client(report: &HttpClientReport) -> Outcome {
         stopped: outcome("stopped"),
         per_second: has_measured.then(|| report.measured_ok as f64 / report.measured_seconds),
         latency: (report.latency_us.count > 0).then_some(report.latency_us),
+        latency_raw: (report.latency_raw_us.count > 0).then_some(report.latency_raw_us),
         failures,
     }
 }
@@ -269,6 +272,7 @@ fn of_wrk(result: &WrkResult) -> Outcome {
             p999: percentile(result.p999),
             max: result.max,
         }),
+        latency_raw: None,
         failures: failures
             .into_iter()
             .filter(|(_, n)| *n > 0)

@@ -9,6 +9,7 @@
 pub mod cores;
 mod ends;
 pub mod generator;
+mod glance;
 pub mod plan;
 pub mod ratios;
 pub mod record;
@@ -26,9 +27,9 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::folder::{RunFolder, rfc3339};
+use crate::live::{Live, LiveFlags};
 use crate::refusal::Refusal;
-use crate::summary::Progress;
-use crate::{frame, lab, origin};
+use crate::{frame, lab, limit, origin, report};
 use plan::Plan;
 use record::{Cores, Entry, HTTP_RUN_SCHEMA, HttpRun, Measured, round};
 use scenario::Subject;
@@ -37,20 +38,20 @@ use stage::{Cut, Stage};
 pub use plan::{Options, SLICE_DEFAULT};
 pub use scenario::{Generator, SCENARIOS};
 
-/// Runs it all and prints the result: the summary, or `run.json` if `is_json`. Returns the exit code: 0 passed,
+/// Runs it all, shows it on its way as `flags` want, and prints the result: the summary, or `run.json` if `is_json`. Returns the exit code: 0 passed,
 /// 1 fell short, 130 interrupted.
 ///
 /// # Errors
 /// When the run could not start; nothing is left behind then.
-pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
+pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Refusal> {
     let mut plan = Plan::new(options)?;
+    let mut live = Live::new(flags).map_err(|line| Refusal::passed_on(&line))?;
     #[expect(clippy::disallowed_methods, reason = "the date in the folder's name")]
     let started = SystemTime::now();
     let folder = RunFolder::create(&plan.runs, started, &plan.folder_name())?;
-    let mut progress = Progress::new();
-    prepare_go(&mut plan, &mut progress);
+    prepare_go(&mut plan, &mut live);
     for notice in &plan.notices {
-        progress.say(notice);
+        live.say(notice);
     }
     let mut run = HttpRun {
         schema: HTTP_RUN_SCHEMA.into(),
@@ -85,9 +86,9 @@ pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
     };
     run.lab = lab::enter(connections_max.unwrap_or(0), &tuning);
     for note in &run.lab.notes {
-        progress.say(note);
+        live.say(note);
     }
-    progress.say(&format!(
+    live.say(format_args!(
         "{} slices in {} rounds, about {}: server on cores {:?}, client on {:?}",
         plan.slices.len(),
         plan.options.rounds,
@@ -97,30 +98,32 @@ pub fn bench(options: Options, is_json: bool) -> Result<u8, Refusal> {
     ));
 
     let is_interrupted =
-        perform(&plan, &folder, progress, &mut run).inspect_err(|_| folder.discard())?;
+        perform(&plan, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
     for entry in &mut run.scenarios {
         *entry = std::mem::take(entry).summed_up();
+        entry.limits = limit::of_entry(entry);
     }
     run.ratios = ratios::ratios(&run.scenarios);
     verdict::judge(&mut run);
+    run.limits = limit::of_http(&run);
     // Only empty ones go: what a failed slice left in them stays.
     let _ = std::fs::remove_dir(folder.file("work"));
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
+    report::leave(folder.path());
     Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
 }
 
 /// Builds the Go peer before anything is measured; without it Go is left out.
-fn prepare_go(plan: &mut Plan, progress: &mut Progress) {
+fn prepare_go(plan: &mut Plan, live: &mut Live) {
     if !plan.slices.iter().any(|s| s.subject == Subject::Go) {
         return;
     }
-    progress.show_line("building the Go peer", true);
+    live.say("building the Go peer");
     let built = match &plan.programs.go {
         Some(go) => subject::build_go(go, &plan.bin_dir),
         None => Err("the Go tool is not here".into()),
     };
-    progress.finish();
     if let Err(why) = built {
         plan.slices.retain(|s| s.subject != Subject::Go);
         plan.notices
@@ -156,11 +159,11 @@ fn is_of(entry: &Entry, slice: &plan::Slice) -> bool {
 fn perform(
     plan: &Plan,
     folder: &RunFolder,
-    progress: Progress,
+    live: Live,
     run: &mut HttpRun,
 ) -> Result<bool, Refusal> {
     frame::runtime()?.block_on(async {
-        let mut stage = Stage::new(progress)?;
+        let mut stage = Stage::new(live)?;
         let started = Instant::now();
         let mut broken: BTreeSet<Subject> = BTreeSet::new();
         for (number, slice) in plan.slices.iter().enumerate() {
@@ -168,9 +171,10 @@ fn perform(
                 continue;
             }
             let left = time_left(plan, number, started.elapsed());
+            let target = slice.scenario.connections_of(slice.subject);
             stage
-                .progress
-                .show_line(&summary::glance(plan, number, left), false);
+                .glance
+                .begin(summary::glance(plan, number), target, left);
             let measured = match slice::measure(&mut stage, plan, folder, number).await {
                 Ok(measured) => measured,
                 Err(Cut::Interrupted) => {
@@ -181,8 +185,8 @@ fn perform(
                     let name = slice.subject.name();
                     let what = format!("{} of {name}", slice.scenario.name);
                     stage
-                        .progress
-                        .say(&format!("{what}, round {}: {why}", slice.round));
+                        .live
+                        .say(format_args!("{what}, round {}: {why}", slice.round));
                     if slice.subject != Subject::Holdfast {
                         run.notes
                             .push(format!("{what}, round {}: {why}", slice.round));
@@ -204,7 +208,7 @@ fn perform(
                 entry.measured.push(measured);
             }
         }
-        stage.progress.finish();
+        stage.live.finish();
         run.seconds = round(started.elapsed().as_secs_f64(), 3);
         Ok(stage.is_interrupted())
     })

@@ -33,6 +33,8 @@ pub struct HttpRun {
     pub verdict: Verdict,
     /// Every shortfall in words, with its numbers; empty for a pass.
     pub reasons: Vec<String>,
+    /// What stopped our own measurements from going faster, the most frequent first; never empty.
+    pub limits: Vec<crate::limit::Limit>,
     /// What went wrong on the way that no figure shows (interrupted, ...); part of `reasons`.
     pub incidents: Vec<String>,
     /// What a reader must know and what is no shortfall: peers that are missing or failed, cores shared.
@@ -133,6 +135,8 @@ pub struct Entry {
     pub client_cpu_seconds_per_million: Option<f64>,
     /// Latency; each percentile is a median for itself. `null` where none was measured.
     pub latency_us: Option<Latency>,
+    /// The same from the sending, uncorrected; only our client tells both.
+    pub latency_raw_us: Option<Latency>,
     /// Growth of the server's resident memory with the idle connections open, divided by them.
     pub rss_bytes_per_connection: Option<f64>,
     /// All resident memory of the server at that moment, divided by them.
@@ -145,6 +149,8 @@ pub struct Entry {
     pub client_busy_percent: Option<f64>,
     /// Who kept the figure from being larger.
     pub who_was_the_limit: Option<Limit>,
+    /// The same in full, first things first.
+    pub limits: Vec<crate::limit::Limit>,
     /// The rounds.
     pub measured: Vec<Measured>,
 }
@@ -169,6 +175,14 @@ pub struct Measured {
     pub server_cores_busy: f64,
     /// Share of the client's cores, likewise.
     pub client_cores_busy: f64,
+    /// The part of these shares in softirqs.
+    pub server_cores_softirq: f64,
+    /// Likewise.
+    pub client_cores_softirq: f64,
+    /// Growth of TcpExt counters that name limits, in the same window; zeros are left out.
+    pub counters: BTreeMap<String, u64>,
+    /// Connections in TIME_WAIT at its end.
+    pub time_wait: u64,
     /// Cores of the server.
     pub server_core_count: usize,
     /// Cores of the generator.
@@ -177,6 +191,8 @@ pub struct Measured {
     pub is_shared: bool,
     /// Latency.
     pub latency_us: Option<Latency>,
+    /// Latency from the sending, uncorrected; only our client tells both.
+    pub latency_raw_us: Option<Latency>,
     /// Connections that memory is divided by.
     pub idle_connections: u64,
     /// Resident memory of the server before the first connection.
@@ -297,7 +313,8 @@ impl Entry {
         .map(|v| round(v, 1));
         self.rss_all_bytes_per_connection =
             median(each(&|m| a_connection(m.rss_bytes? as f64, m))).map(|v| round(v, 1));
-        self.latency_us = median_latency(m);
+        self.latency_us = median_latency(m, |m| m.latency_us.as_ref());
+        self.latency_raw_us = median_latency(m, |m| m.latency_raw_us.as_ref());
         self.who_was_the_limit = most_often(m.iter().filter_map(Measured::limit));
         self.failures = BTreeMap::new();
         for (kind, n) in m.iter().flat_map(|m| &m.failures) {
@@ -325,10 +342,13 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-fn median_latency(measured: &[Measured]) -> Option<Latency> {
+fn median_latency(
+    measured: &[Measured],
+    which: fn(&Measured) -> Option<&Latency>,
+) -> Option<Latency> {
     let all: Vec<&Latency> = measured
         .iter()
-        .filter_map(|m| m.latency_us.as_ref())
+        .filter_map(which)
         .filter(|l| l.count > 0)
         .collect();
     let of = |field: fn(&Latency) -> u64| {

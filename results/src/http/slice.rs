@@ -19,6 +19,7 @@ use super::scenario::{Generator, Kind};
 use super::stage::{self, Cut, Stage};
 use super::usage;
 use crate::folder::RunFolder;
+use crate::sample::KernelSample;
 use crate::wire::{HttpClientReport, HttpServerReport};
 
 /// Opening idle connections, or starting users, beyond the time it should take.
@@ -108,8 +109,7 @@ pub(super) struct Performance<'a> {
 struct Mark {
     at: Instant,
     server_cpu: f64,
-    server_ticks: (u64, u64),
-    client_ticks: (u64, u64),
+    kernel: KernelSample,
 }
 
 impl Performance<'_> {
@@ -162,6 +162,7 @@ impl Performance<'_> {
         measured.requests = outcome.ok;
         measured.requests_per_second = outcome.per_second;
         measured.latency_us = outcome.latency;
+        measured.latency_raw_us = outcome.latency_raw;
         self.outcomes.add(&outcome);
         if let Some(holder) = holder {
             let (held, _) = self.end_client(holder, Generator::Holdfast).await?;
@@ -204,6 +205,7 @@ impl Performance<'_> {
             Some(measured.requests as f64 / ((last.at_us - first.at_us) as f64 / 1e6));
         let (outcome, _) = self.end_client(client, Generator::Holdfast).await?;
         measured.latency_us = outcome.latency;
+        measured.latency_raw_us = outcome.latency_raw;
         self.outcomes.add(&outcome);
         Ok(measured)
     }
@@ -280,8 +282,7 @@ impl Performance<'_> {
         Mark {
             at: Instant::now(),
             server_cpu: usage::cpu_seconds(server.pid()),
-            server_ticks: stage::ticks(&self.halves.server),
-            client_ticks: stage::ticks(&self.halves.client),
+            kernel: KernelSample::take(),
         }
     }
 
@@ -289,8 +290,18 @@ impl Performance<'_> {
         let after = self.mark(server);
         measured.seconds = after.at.duration_since(before.at).as_secs_f64();
         measured.server_cpu_seconds = after.server_cpu - before.server_cpu;
-        measured.server_cores_busy = stage::busy(before.server_ticks, after.server_ticks);
-        measured.client_cores_busy = stage::busy(before.client_ticks, after.client_ticks);
+        let shares = |cores: &[usize]| {
+            let ticks = after
+                .kernel
+                .cores_since(&before.kernel, cores.iter().copied());
+            let share = |of| ticks.percent(of) / 100.0;
+            (share(ticks.busy), share(ticks.softirq))
+        };
+        (measured.server_cores_busy, measured.server_cores_softirq) = shares(&self.halves.server);
+        (measured.client_cores_busy, measured.client_cores_softirq) = shares(&self.halves.client);
+        measured.counters = after.kernel.counters_since(&before.kernel);
+        measured.counters.retain(|_, growth| *growth > 0);
+        measured.time_wait = after.kernel.tcp_tw;
     }
 }
 

@@ -11,11 +11,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use super::glance::Glance;
 use crate::child::{Child, Report};
-use crate::frame::Signals;
+use crate::frame;
+use crate::live::Live;
 use crate::refusal::Refusal;
-use crate::sample::core_ticks;
-use crate::summary::Progress;
+use crate::signals::Signals;
+
+/// From one set of figures for people to the next.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 /// A process that was told to end has this long.
 const END_MAX: Duration = Duration::from_secs(15);
@@ -51,8 +55,11 @@ impl Cut {
 pub struct Stage {
     /// Woken by each line of a child.
     pub notify: Rc<Notify>,
-    /// The line for people.
-    pub progress: Progress,
+    /// What shows the run.
+    pub live: Live,
+    /// What it shows.
+    pub glance: Glance,
+    shown: Option<Instant>,
     signals: Signals,
     is_interrupted: bool,
 }
@@ -62,12 +69,14 @@ impl Stage {
     ///
     /// # Errors
     /// When signals cannot be listened for.
-    pub fn new(progress: Progress) -> Result<Self, Refusal> {
-        let signals = Signals::listen()
+    pub fn new(live: Live) -> Result<Self, Refusal> {
+        let signals = frame::signals()
             .map_err(|e| Refusal::new(format!("signals: {e}"), "ulimit -n 20000"))?;
         Ok(Self {
             notify: Rc::new(Notify::new()),
-            progress,
+            live,
+            glance: Glance::new(),
+            shown: None,
             signals,
             is_interrupted: false,
         })
@@ -140,9 +149,14 @@ impl Stage {
             () = self.notify.notified() => {}
             () = sleep(time) => {}
         }
+        if self.glance.has_begun() && self.shown.is_none_or(|at| at.elapsed() >= SHOW_EVERY) {
+            self.shown = Some(Instant::now());
+            self.live.show(self.glance.snapshot());
+        }
+        is_signal |= self.live.tick();
         if is_signal && !self.is_interrupted {
             self.is_interrupted = true;
-            self.progress.say("interrupted: ending all of it");
+            self.live.say("interrupted: ending all of it");
         }
     }
 }
@@ -192,26 +206,6 @@ pub fn connects(address: SocketAddr) -> bool {
     TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
 }
 
-/// Ticks of `cores`: in which they did something, and all of them.
-#[must_use]
-pub fn ticks(cores: &[usize]) -> (u64, u64) {
-    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    cores
-        .iter()
-        .filter_map(|core| core_ticks(&stat, &format!("cpu{core}")))
-        .fold((0, 0), |sum, (busy, all)| (sum.0 + busy, sum.1 + all))
-}
-
-/// Share of its ticks in which something was done, between two readings of [`ticks`].
-#[must_use]
-pub fn busy(before: (u64, u64), after: (u64, u64)) -> f64 {
-    let all = after.1.saturating_sub(before.1);
-    if all == 0 {
-        return 0.0;
-    }
-    after.0.saturating_sub(before.0) as f64 / all as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,12 +216,5 @@ mod tests {
         assert_eq!(all.len(), 49_000);
         assert!(all.iter().all(|a| a.ip().is_loopback()));
         assert_eq!(address(0, 900).to_string(), "127.1.1.1:900");
-    }
-
-    #[test]
-    fn busy_is_a_share() {
-        assert!((busy((10, 100), (60, 200)) - 0.5).abs() < 1e-9);
-        assert!(busy((10, 100), (10, 100)).abs() < 1e-9);
-        assert!(ticks(&crate::http::cores::allowed()).1 > 0);
     }
 }

@@ -1,4 +1,4 @@
-//! What a person sees of an HTTP run: the line during it, the tables after it.
+//! What a person sees of an HTTP run: the name of a slice during it, the tables after it.
 //!
 //! Invariants: nothing is computed here that the record does not hold; what is unknown shows as `-`.
 //! Must not know: how figures came about.
@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::plan::Plan;
-use super::record::{Entry, HttpRun, Limit, Ratio};
+use super::record::{Entry, HttpRun, Ratio};
+use crate::limit;
 use crate::run::Verdict;
 use crate::summary::{count, micros};
 
@@ -22,19 +23,18 @@ pub fn minutes(time: Duration) -> String {
     }
 }
 
-/// The line while slice `number` runs.
+/// Slice `number` in words.
 #[must_use]
-pub fn glance(plan: &Plan, number: usize, left: Duration) -> String {
+pub fn glance(plan: &Plan, number: usize) -> String {
     let slice = &plan.slices[number];
     format!(
-        "{:>3}/{}  round {}  {:<22} {:<8} by {:<8} {} left",
+        "{} of {}: round {}, {} {} by {}",
         number + 1,
         plan.slices.len(),
         slice.round,
         slice.scenario.name,
         slice.subject.name(),
-        slice.generator.name(),
-        minutes(left)
+        slice.generator.name()
     )
 }
 
@@ -70,7 +70,12 @@ pub fn page(run: &HttpRun, folder: &Path) -> String {
     }
     let _ = writeln!(
         out,
-        "\n  network     {}   server on cores {:?}, client on {:?}",
+        "\n  limit       {}",
+        limit::lines(&run.limits, "              ")
+    );
+    let _ = writeln!(
+        out,
+        "  network     {}   server on cores {:?}, client on {:?}",
         run.lab.namespace, run.cores.server, run.cores.client
     );
     let _ = writeln!(out, "  run         {}", folder.display());
@@ -121,7 +126,7 @@ fn figures(entries: &[Entry]) -> Vec<Vec<String>> {
             latency(|l| l.p99),
             latency(|l| l.p999),
             decimals(e.rss_bytes_per_connection, 0),
-            e.who_was_the_limit.map_or("-", limit).into(),
+            e.limits.first().map_or("-", |l| l.what.words()).into(),
             if failures.is_empty() {
                 "0".into()
             } else {
@@ -130,15 +135,6 @@ fn figures(entries: &[Entry]) -> Vec<Vec<String>> {
         ]);
     }
     rows
-}
-
-fn limit(limit: Limit) -> &'static str {
-    match limit {
-        Limit::Server => "server",
-        Limit::Client => "client",
-        Limit::Kernel => "kernel",
-        Limit::OfferedLoad => "offered load",
-    }
 }
 
 fn ratios(ratios: &[Ratio]) -> Vec<Vec<String>> {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use holdfast_sysctl::machine::cgroup_memory_left;
 use nix::sys::signal::Signal;
 
 use super::crew::{Crew, Doings, Served};
@@ -20,12 +21,15 @@ use crate::folder::RunFolder;
 use crate::http::stage::{Cut, Stage, has_not_ended};
 use crate::http::subject::ServerLine;
 use crate::http::usage;
+use crate::live::{Counter, Snapshot};
 use crate::network::Network;
 use crate::network::layout::{BACKEND, MASTER};
-use crate::record::{Mark, Seen};
+use crate::record::{Mark, Seen, cpu_phase};
+use crate::run::CpuPhase;
 use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
-use crate::summary::Glance;
+use crate::summary::count;
+use crate::threads::Threads;
 use crate::wire::ServerReport;
 
 /// Nothing is asked of a starting process for longer than this.
@@ -231,8 +235,8 @@ impl<'a> Flow<'a> {
         let now = self.mark();
         self.seen.take_second(now);
         self.phase = "done";
-        self.add_row(0.0).await;
-        self.stage.progress.finish();
+        self.add_row(None).await;
+        self.stage.live.finish();
         self.leave();
     }
 
@@ -360,9 +364,9 @@ impl<'a> Flow<'a> {
         self.next = Instant::now() + Duration::from_secs(1);
         let now = self.mark();
         let before = self.seen.take_second(now);
-        let busy = self.seen.latest.kernel.busy_percent_since(&before.kernel);
-        self.glance(&before);
-        self.add_row(busy).await;
+        let cores = cpu_phase(Some(&before), Some(&self.seen.latest));
+        self.glance();
+        self.add_row(cores).await;
         Ok(())
     }
 
@@ -413,6 +417,16 @@ impl<'a> Flow<'a> {
                 .as_ref()
                 .and_then(|c| ProcessSample::take(c.pid())),
             client: self.workers.now_all(),
+            server_threads: self
+                .server
+                .as_ref()
+                .map(|c| Threads::take(c.pid()))
+                .unwrap_or_default(),
+            client_threads: self.workers.threads(),
+            cgroup_left_bytes: self
+                .server
+                .as_ref()
+                .and_then(|c| cgroup_memory_left(&c.pid().to_string())),
             client_report: self.crew.is_some().then(|| self.total().report),
         }
     }
@@ -426,34 +440,37 @@ impl<'a> Flow<'a> {
         }
     }
 
-    fn glance(&mut self, before: &Mark) {
-        let Some(now) = &self.seen.latest.client_report else {
-            return;
-        };
-        let seconds = self.seen.latest.at.duration_since(before.at).as_secs_f64();
-        let was = before.client_report.clone().unwrap_or_default();
-        let rate = |now: u64, was: u64| now.saturating_sub(was) as f64 / seconds.max(0.001);
-        let glance = Glance {
+    fn glance(&mut self) {
+        let client = self.seen.latest.client_report.as_ref();
+        let server = self.served();
+        let rate = Some(f64::from(self.plan.rate()));
+        let mut now = client.map_or_else(Snapshot::default, |client| {
+            Snapshot::from(client).asking("opened", rate)
+        });
+        now.counters
+            .extend(server.map(|r| Counter::new("sent", r.messages_sent, r.at_us as f64 / 1e6)));
+        let server = self.server.as_ref().map(|c| ("server", c.pid()));
+        let master = self.master.as_ref().map(|c| ("master", c.pid()));
+        self.stage.live.show(Snapshot {
+            title: format!("bench locust {} users", count(self.plan.users())),
             phase: self.phase,
             seconds: self.seen.started.elapsed().as_secs_f64(),
-            open: now.open_now,
-            asked: self.plan.users(),
-            opened_per_second: rate(now.opened, was.opened),
-            messages_per_second: rate(now.messages_received, was.messages_received),
-            failed: now.failed.values().sum(),
-            available_bytes: self.seen.latest.kernel.mem_available_bytes,
-        };
-        self.stage.progress.show(&glance, false);
+            open: Some(now.open.unwrap_or(0)),
+            target: Some(self.plan.users()),
+            processes: server.into_iter().chain(master).collect(),
+            ..now
+        });
     }
 
-    async fn add_row(&mut self, busy_percent: f64) {
+    async fn add_row(&mut self, cores: Option<CpuPhase>) {
         let server_report = self.served();
         let latest = &self.seen.latest;
         let row = Row {
             at_seconds: latest.at.duration_since(self.seen.started).as_secs_f64(),
             phase: self.phase,
             kernel: &latest.kernel,
-            busy_percent,
+            cores,
+            cgroup_left_bytes: latest.cgroup_left_bytes,
             server: latest.server.as_ref(),
             client: latest.client.as_ref(),
             server_report: server_report.as_ref(),

@@ -21,13 +21,13 @@ use std::time::SystemTime;
 use crate::enclosure::{self, Entered};
 use crate::folder::{RunFolder, labelled, rfc3339};
 use crate::http::stage::{Cut, Stage};
+use crate::live::Live;
 use crate::network::Network;
 use crate::network::layout::{BACKEND, MASTER};
 use crate::network::record::NetworkRecord;
 use crate::refusal::Refusal;
 use crate::run::{RUN_SCHEMA, Run};
-use crate::summary::Progress;
-use crate::{frame, origin, verdict};
+use crate::{frame, limit, origin, report, verdict};
 use flow::Flow;
 use plan::Plan;
 
@@ -43,6 +43,7 @@ pub fn bench(flags: Flags) -> Result<u8, Refusal> {
     if let Entered::Done(code) = enclosure::enter(plan.flags.web.is_some())? {
         return Ok(code);
     }
+    let live = Live::new(plan.flags.run.live).map_err(|line| Refusal::passed_on(&line))?;
     let network = Network::build(plan.layout, plan.users())?;
     network.check()?;
     let web = plan.flags.web;
@@ -65,13 +66,15 @@ pub fn bench(flags: Flags) -> Result<u8, Refusal> {
         network: Some(NetworkRecord::of(&network)),
         ..Run::default()
     };
-    let is_interrupted = load(&plan, &network, &folder, page.as_deref(), &mut run)
+    let is_interrupted = load(&plan, &network, &folder, page.as_deref(), live, &mut run)
         .inspect_err(|_| folder.discard())?;
     verdict::judge(&mut run);
+    run.limits = limit::of_longconn(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, plan.flags.run.json, || {
         summary::page(&run, folder.path())
     });
+    report::leave(folder.path());
     Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
 }
 
@@ -81,12 +84,13 @@ fn load(
     network: &Network,
     folder: &RunFolder,
     page: Option<&str>,
+    live: Live,
     run: &mut Run,
 ) -> Result<bool, Refusal> {
     frame::runtime()?.block_on(async {
-        let mut stage = Stage::new(Progress::new())?;
+        let mut stage = Stage::new(live)?;
         if let Some(page) = page {
-            stage.progress.say(&format!("Locust's page: {page}"));
+            stage.live.say(format_args!("Locust's page: {page}"));
         }
         let mut flow = Flow::new(plan, network, folder, stage).await.map_err(|e| {
             Refusal::new(

@@ -14,6 +14,7 @@ use clap::Args;
 use super::Network;
 use super::layout::Layout;
 use crate::enclosure::{self, Entered, Inside};
+use crate::live::LiveFlags;
 use crate::programs::{bin_dir_or_own, find};
 use crate::refusal::Refusal;
 
@@ -46,6 +47,10 @@ pub struct RunFlags {
     /// Print run.json to standard output instead of the summary [default: off]
     #[arg(long)]
     pub json: bool,
+
+    /// How it is shown on its way.
+    #[command(flatten)]
+    pub live: LiveFlags,
 
     /// Folder with holdfast-server and holdfast-client [default: where this program is]
     #[arg(long, value_name = "DIR")]

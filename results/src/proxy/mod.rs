@@ -22,12 +22,12 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::enclosure::{self, Entered};
 use crate::folder::{RunFolder, labelled, rfc3339};
 use crate::http::stage::{Cut, Stage};
+use crate::live::Live;
 use crate::network::Network;
 use crate::network::layout::BACKEND;
 use crate::network::record::NetworkRecord;
 use crate::record::round;
 use crate::refusal::Refusal;
-use crate::summary::Progress;
 use crate::{frame, origin};
 use plan::Plan;
 use record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
@@ -44,6 +44,7 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     if let Entered::Done(code) = enclosure::enter(false)? {
         return Ok(code);
     }
+    let live = Live::new(flags.run.live).map_err(|line| Refusal::passed_on(&line))?;
     // What does not raise it itself would stop at the soft limit.
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
@@ -71,7 +72,7 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
         ..ProxyRun::default()
     };
     let is_interrupted =
-        perform(&plan, &network, &folder, &mut run).inspect_err(|_| folder.discard())?;
+        perform(&plan, &network, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
     run.added = record::added(&run.trials);
     verdict::judge(&mut run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
@@ -84,10 +85,12 @@ fn perform(
     plan: &Plan,
     network: &Network,
     folder: &RunFolder,
+    live: Live,
     run: &mut ProxyRun,
 ) -> Result<bool, Refusal> {
     frame::runtime()?.block_on(async {
-        let mut stage = Stage::new(Progress::new())?;
+        let mut stage = Stage::new(live)?;
+        stage.glance.title = "bench proxy";
         let started = Instant::now();
         for (number, wanted) in plan.trials.iter().enumerate() {
             let via = if wanted.is_proxied {
@@ -95,14 +98,14 @@ fn perform(
             } else {
                 "direct"
             };
-            let line = format!(
-                "{:>2}/{}  {}, {via}, {} users",
+            let part = format!(
+                "{} of {}: {}, {via}",
                 number + 1,
                 plan.trials.len(),
-                wanted.scenario,
-                wanted.users
+                wanted.scenario
             );
-            stage.progress.show_line(&line, true);
+            let left = plan.trials[number..].iter().map(|t| plan.estimate(t)).sum();
+            stage.glance.begin(part, wanted.users, left);
             let done = match trial::folder(folder.path(), number, wanted) {
                 Ok(dir) => {
                     let mut ground = Ground {
@@ -132,7 +135,7 @@ fn perform(
                 }),
             }
         }
-        stage.progress.finish();
+        stage.live.finish();
         run.seconds = round(started.elapsed().as_secs_f64(), 3);
         Ok(stage.is_interrupted())
     })

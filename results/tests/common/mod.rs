@@ -12,6 +12,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 
+/// A stand-in for `holdfast-server longconn`: it says that ten connections are open.
+#[allow(dead_code, reason = "not every test program has long connections")]
+pub const LONGCONN_SERVER: &str = r#"
+line() { echo '{"schema":"holdfast.server.longconn/1","is_final":'$1',"at_us":1,"listen":[],"thread_count":1,"shard_count":1,"capacity":10,"ring_slots":10,"open_now":10,"open_max":10,"accepted":10,"refused_full":0,"accept_failed":{},"closed":{},"messages_sent":0,"bytes_received":0,"anomalies":{}}'; }
+trap 'line true; exit 0' TERM
+line false
+while :; do sleep 0.2; line false; done"#;
+
 /// A folder for one test, with shell scripts for both programs, removed afterwards.
 pub struct Stage {
     dir: PathBuf,

@@ -13,6 +13,7 @@ use clap::Args;
 use holdfast_engine::{Config, Engine};
 use holdfast_http1::Limits;
 use holdfast_results::console::say_counts;
+use holdfast_results::live::Snapshot;
 use holdfast_results::wire::{HTTP_SERVER_SCHEMA, HttpServerReport};
 use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, RECV_PARKED_BYTES, SOCKET_BYTES};
 use holdfast_sysctl::grouped;
@@ -119,6 +120,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let wants = Wants {
         port: 8080,
         connection_bytes: BYTES_PER_CONNECTION,
+        timeouts: Limit::ALL.iter().map(|(_, name)| *name).collect(),
         config: Config {
             buffer_bytes: 2_048,
             buffer_count_max: 1_024,
@@ -129,7 +131,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             ..Config::default()
         },
     };
-    let launch = Launch::new(flags.launch, wants)?;
+    let mut launch = Launch::new(flags.launch, wants)?;
     let base = HttpServerReport {
         schema: HTTP_SERVER_SCHEMA.to_owned(),
         listen: launch.addresses(),
@@ -151,10 +153,13 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         base,
         status,
         clock,
-        before: (0, 0),
-        per_second: 0,
     };
-    tokio_uring::start(launch::supervise(engine, launch.console, tale))
+    tokio_uring::start(launch::supervise(
+        engine,
+        launch.console,
+        launch.metrics,
+        tale,
+    ))
 }
 
 /// The response as it was asked for.
@@ -201,14 +206,11 @@ fn content_type(body: &[u8]) -> &'static str {
     }
 }
 
-/// The report, with what does not change and what was told last.
+/// The report, with what does not change.
 struct Tale {
     base: HttpServerReport,
     status: u16,
     clock: WallClock,
-    /// Engine time and responses of the last report.
-    before: (u64, u64),
-    per_second: u64,
 }
 
 impl Telling<ResponderReport> for Tale {
@@ -234,9 +236,6 @@ impl Telling<ResponderReport> for Tale {
         }
         let mut anomalies = stats.anomalies().to_vec();
         anomalies.push(("sends_short", stats.sends_short));
-        let answered: u64 = responses.values().sum();
-        let (before_us, before) = std::mem::replace(&mut self.before, (now_us, answered));
-        self.per_second = (answered - before) * 1_000_000 / (now_us - before_us).max(1);
         HttpServerReport {
             is_final,
             at_us: now_us,
@@ -261,17 +260,8 @@ impl Telling<ResponderReport> for Tale {
         }
     }
 
-    fn line(&self, report: &HttpServerReport) -> String {
-        format!(
-            "{:>7.0}s  open {}  accepted {}  refused {}  ended {}  responses {} ({}/s)",
-            report.at_us as f64 / 1e6,
-            grouped(report.open_now),
-            grouped(report.accepted),
-            grouped(report.refused_full),
-            grouped(report.closed.values().sum()),
-            grouped(report.responses.values().sum()),
-            grouped(self.per_second),
-        )
+    fn snapshot(&self, report: &HttpServerReport) -> Snapshot {
+        Snapshot::from(report)
     }
 
     fn summary(&self, report: &HttpServerReport) -> String {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use holdfast_engine::{Config, Engine};
 use holdfast_results::console::say_counts;
+use holdfast_results::live::Snapshot;
 use holdfast_results::wire::{SERVER_SCHEMA, ServerReport};
 use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_BYTES};
 use holdfast_sysctl::grouped;
@@ -61,12 +62,13 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let wants = Wants {
         port: 7070,
         connection_bytes: BYTES_PER_CONNECTION,
+        timeouts: Vec::new(),
         config: Config {
             buffer_bytes: 512,
             ..Config::default()
         },
     };
-    let launch = Launch::new(flags.launch, wants)?;
+    let mut launch = Launch::new(flags.launch, wants)?;
     let holder = HolderConfig {
         message: Box::leak(flags.message.into_bytes().into_boxed_slice()),
         every_us: flags.every.as_millis() as u64 * 1_000,
@@ -86,11 +88,24 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         Holder::new(holder)
     })?;
     launch.console.say(ready);
-    tokio_uring::start(launch::supervise(engine, launch.console, Tale(base)))
+    let tale = Tale {
+        base,
+        every_us: holder.every_us,
+    };
+    tokio_uring::start(launch::supervise(
+        engine,
+        launch.console,
+        launch.metrics,
+        tale,
+    ))
 }
 
 /// The report, with what does not change.
-struct Tale(ServerReport);
+struct Tale {
+    base: ServerReport,
+    /// Interval of the pushes, microseconds; 0 pushes nothing.
+    every_us: u64,
+}
 
 impl Telling<HolderReport> for Tale {
     type Report = ServerReport;
@@ -109,7 +124,7 @@ impl Telling<HolderReport> for Tale {
             shard_count: stats.shard_count as usize,
             open_now: stats.open_now,
             // The sum of the threads' peaks, which need not have been at the same time; the gate lets no more than this be open.
-            open_max: stats.open_max.min(self.0.capacity),
+            open_max: stats.open_max.min(self.base.capacity),
             accepted: stats.accepted,
             refused_full: stats.refused_full,
             accept_failed: named(stats.accept_failed_by_label()),
@@ -117,20 +132,13 @@ impl Telling<HolderReport> for Tale {
             messages_sent: stats.sends,
             bytes_received: stats.bytes_received,
             anomalies: named(anomalies),
-            ..self.0.clone()
+            ..self.base.clone()
         }
     }
 
-    fn line(&self, report: &ServerReport) -> String {
-        format!(
-            "{:>7.0}s  open {}  accepted {}  refused {}  ended {}  messages {}",
-            report.at_us as f64 / 1e6,
-            grouped(report.open_now),
-            grouped(report.accepted),
-            grouped(report.refused_full),
-            grouped(report.closed.values().sum()),
-            grouped(report.messages_sent),
-        )
+    fn snapshot(&self, report: &ServerReport) -> Snapshot {
+        let due = (self.every_us > 0).then(|| report.open_now as f64 * 1e6 / self.every_us as f64);
+        Snapshot::from(report).asking("messages", due)
     }
 
     fn summary(&self, report: &ServerReport) -> String {

@@ -46,7 +46,7 @@ pub fn program(name: &str) -> PathBuf {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
         build
-            .args(["build", "--locked", "--package", name])
+            .args(["build", "--locked", "--workspace", "--bin", name])
             .current_dir(env!("CARGO_MANIFEST_DIR"));
         build.arg("--target-dir").arg(
             folder

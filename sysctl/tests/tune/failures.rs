@@ -155,8 +155,8 @@ fn value_the_kernel_refuses() {
 #[test]
 fn value_the_kernel_changes() {
     within(|| {
-        // A leading nought is octal to the kernel: 0100 is 64.
-        applied_around("net.ipv4.tcp_fin_timeout = 0100", |said| {
+        // The kernel reads hexadecimal numbers, and prints decimal ones.
+        applied_around("net.ipv4.tcp_fin_timeout = 0x40", |said| {
             assert_eq!(
                 (said.code, now("net.ipv4.tcp_fin_timeout").as_str()),
                 (1, "64")
@@ -182,7 +182,7 @@ fn value_the_kernel_changes() {
 fn restore_knows_its_own_values() {
     within(|| {
         let folder = folder();
-        let text = "net.ipv4.tcp_fin_timeout = 0100\nnet.core.somaxconn = 5000\nnet.ipv4.tcp_retries2 = 9\n";
+        let text = "net.ipv4.tcp_fin_timeout = 0x40\nnet.core.somaxconn = 5000\nnet.ipv4.tcp_retries2 = 9\n";
         let (profile, state) = profile_and_state(&folder, text);
         tune(&[&"apply", &"--profile", &profile, &"--state", &state]);
         // Somebody else comes between: what was there before us is put back all the same, and that is said.

@@ -38,8 +38,16 @@ fn syntax_errors() {
                 ":1: found nothing, expected a value after the =",
             ),
             (
+                "net.ipv4.ip_local_port_range = 01024 65535\n",
+                ":1: found '01024 65535', expected plain numbers: the kernel reads 010 as octal, and no +5",
+            ),
+            (
                 "= 5\n",
                 ":1: found nothing, expected a key such as net.core.somaxconn before the =",
+            ),
+            (
+                "--net.core.somaxconn = 1\n",
+                ":1: found '-net.core.somaxconn', expected a key such as net.core.somaxconn before the =",
             ),
             (
                 "a = 1\n",

@@ -78,6 +78,12 @@ pub(super) fn run(run: Run) -> Outcome {
                 assert_eq!(report.wrong, 0, "what was pushed is what came");
             }
             for (ended, name) in Ended::ALL {
+                // A request may be stopped, too.
+                let name = if ended == Ended::Stopped {
+                    "users_fewer"
+                } else {
+                    name
+                };
                 coverage.count(name, report.ended[ended as usize]);
             }
             coverage.count("messages", report.received);

@@ -1,0 +1,91 @@
+//! What people see of `holdfast-bench longconn` on its way: the figures of both ends.
+//!
+//! Must not know: how phases follow each other, how figures are shown.
+
+use holdfast_sysctl::grouped;
+
+use crate::live::{Counter, Snapshot, Span, Times};
+use crate::plan::{Plan, SpawnRate};
+use crate::wire::{ClientReport, Latency, ServerReport};
+
+/// One moment of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Glance<'a> {
+    /// What was asked for.
+    pub plan: &'a Plan,
+    /// Phase of the run.
+    pub phase: &'static str,
+    /// Since the start, seconds.
+    pub seconds: f64,
+    /// Until the end of the hold, seconds; `None` before it.
+    pub hold_left_seconds: Option<f64>,
+    /// The server's latest line.
+    pub server: Option<&'a ServerReport>,
+    /// The client's latest line.
+    pub client: Option<&'a ClientReport>,
+}
+
+impl Glance<'_> {
+    /// Its figures; `processes` are the two ends by name and id.
+    #[must_use]
+    pub fn snapshot(&self, processes: Vec<(&'static str, u32)>) -> Snapshot {
+        let options = &self.plan.options;
+        let mut now = self.client.map_or_else(Snapshot::default, |client| {
+            let rate = match options.rate {
+                SpawnRate::Max => None,
+                SpawnRate::PerSecond(rate) => Some(rate),
+            };
+            let due = client.open_now as f64 / options.every.as_secs_f64();
+            Snapshot {
+                times: vec![
+                    so_far("connect", client.connect_us),
+                    so_far("lateness", client.lateness_us),
+                ],
+                ..Snapshot::from(client)
+            }
+            .asking("opened", rate)
+            .asking("messages", Some(due))
+        });
+        if let Some(server) = self.server {
+            let at = server.at_us as f64 / 1e6;
+            now.counters.extend([
+                Counter::new("accepted", server.accepted, at),
+                Counter::new("sent", server.messages_sent, at),
+            ]);
+            now.groups.extend(Snapshot::from(server).groups);
+        }
+        Snapshot {
+            title: format!("bench longconn {} users", grouped(self.plan.users)),
+            phase: self.phase,
+            seconds: self.seconds,
+            left_seconds: self.left_seconds(),
+            open: Some(now.open.unwrap_or(0)),
+            target: Some(self.plan.users),
+            processes,
+            ..now
+        }
+    }
+
+    /// By the hold that is under way, or by the rate of the ramp.
+    fn left_seconds(&self) -> Option<f64> {
+        match (self.phase, self.plan.options.rate, self.client) {
+            ("hold", ..) => self.hold_left_seconds,
+            ("ramp", SpawnRate::PerSecond(rate), Some(client)) => {
+                let users = self.plan.users.saturating_sub(client.attempts);
+                Some(users as f64 / rate + self.plan.hold.as_secs_f64())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The percentiles of a whole run so far.
+pub fn so_far(name: &'static str, latency: Latency) -> Times {
+    let is_measured = latency.count > 0;
+    Times {
+        name,
+        span: Span::Run,
+        p50_us: is_measured.then_some(latency.p50),
+        p99_us: is_measured.then_some(latency.p99),
+    }
+}

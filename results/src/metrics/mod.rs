@@ -1,0 +1,151 @@
+//! `--metrics`: what a program counts, and the kernel beside it, for Prometheus and whatever reads the same.
+//!
+//! Invariants: nothing is done and nothing listens unless asked. A page is made at most once for each report, when somebody asks for it:
+//! however many scrape, it costs no more. What each metric means is in `results/METRICS.md`.
+//! Must not know: engines, protocols.
+
+pub mod buckets;
+mod endpoint;
+mod machine;
+pub mod page;
+mod reports;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::rc::Rc;
+
+use hdrhistogram::Histogram;
+use hyper::body::Bytes;
+use tokio::sync::Notify;
+
+use buckets::Buckets;
+use machine::Machine;
+use page::{Format, Page};
+pub use reports::Exposed;
+
+/// The flag of every program with metrics.
+#[derive(Debug, clap::Args)]
+pub struct MetricsFlags {
+    /// Serve OpenMetrics for Prometheus at http://ADDR:PORT/metrics [default: off]
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<String>,
+}
+
+/// The values labels can have: each is shown from the start, as 0 until it occurs, so that its first occurrence is seen as a change.
+#[derive(Debug, Default)]
+pub struct Kinds {
+    /// Why an attempt or an accept did not open.
+    pub open_failures: Vec<&'static str>,
+    /// What becomes of a connection.
+    pub ends: Vec<&'static str>,
+    /// What becomes of a request.
+    pub outcomes: Vec<&'static str>,
+    /// Limits in time.
+    pub timeouts: Vec<&'static str>,
+}
+
+/// What one core thread has.
+#[derive(Debug, Clone, Copy)]
+pub struct Thread {
+    /// Connections open now.
+    pub open_now: u64,
+    /// Rings made so far.
+    pub shard_count: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+}
+
+/// The figures of a program, gathered.
+#[derive(Debug, Default)]
+struct Figures {
+    kinds: Kinds,
+    /// Durations by the names the reports' histograms have.
+    durations: BTreeMap<&'static str, Buckets>,
+    /// As of the last report.
+    page: Page,
+    machine: Machine,
+    /// The whole page as text, by format, if somebody asked since the last report.
+    texts: [Option<Bytes>; 2],
+    /// Told of each report.
+    news: Rc<Notify>,
+}
+
+impl Figures {
+    fn text(&mut self, format: Format) -> Bytes {
+        let text = &mut self.texts[format as usize];
+        let text = text.get_or_insert_with(|| {
+            let mut page = self.page.clone();
+            page.append(self.machine.page());
+            page.text(format).into()
+        });
+        text.clone()
+    }
+}
+
+/// The metrics of a program; inert if nobody asked for them.
+#[derive(Debug)]
+pub struct Metrics(Option<(TcpListener, Rc<RefCell<Figures>>)>);
+
+impl Metrics {
+    /// Takes the port.
+    ///
+    /// # Errors
+    /// One line naming why it cannot be had.
+    pub fn open(flags: &MetricsFlags, kinds: Kinds) -> Result<Self, String> {
+        let Some(address) = &flags.metrics else {
+            return Ok(Metrics(None));
+        };
+        let listener = TcpListener::bind(address).map_err(|e| {
+            let next = match e.kind() {
+                std::io::ErrorKind::AddrInUse => {
+                    "end what listens there (ss -ltnp), or give --metrics another port"
+                }
+                _ => "give --metrics ADDR:PORT of this machine, such as 127.0.0.1:9464",
+            };
+            format!("cannot serve metrics on '{address}' ({e}); next: {next}")
+        })?;
+        listener.set_nonblocking(true).map_err(|e| e.to_string())?;
+        let figures = Figures {
+            kinds,
+            ..Figures::default()
+        };
+        Ok(Metrics(Some((listener, Rc::new(RefCell::new(figures))))))
+    }
+
+    /// Begins to answer. Inside a runtime, which it ends with.
+    ///
+    /// # Errors
+    /// When the runtime cannot have the listener.
+    pub fn serve(&self) -> std::io::Result<()> {
+        if let Some((listener, figures)) = &self.0 {
+            let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+            let news = Rc::clone(&figures.borrow().news);
+            let figures = Rc::clone(figures);
+            tokio::task::spawn_local(async move {
+                // Whoever comes before the first report waits for it.
+                news.notified().await;
+                let text = Rc::new(move |format| figures.borrow_mut().text(format));
+                endpoint::serve(listener, text).await;
+            });
+        }
+        Ok(())
+    }
+
+    /// Shows a report from now on, and what was recorded since the last one, histograms of microseconds by name.
+    pub fn update(
+        &self,
+        report: &impl Exposed,
+        intervals: &[(&'static str, Histogram<u64>)],
+        threads: impl Iterator<Item = Thread>,
+    ) {
+        let Some((_, figures)) = &self.0 else { return };
+        let figures = &mut *figures.borrow_mut();
+        for (name, histogram) in intervals {
+            figures.durations.entry(name).or_default().add(histogram);
+        }
+        figures.page = reports::page(report, &figures.kinds, &figures.durations, threads);
+        figures.texts = [None, None];
+        figures.news.notify_one();
+    }
+}

@@ -1,0 +1,518 @@
+//! The reports of the programs as metrics.
+//!
+//! Invariants: every metric of a program is there from its first report on, and of labels with known values every value.
+//! Must not know: where a report comes from, who reads the page.
+
+use std::collections::BTreeMap;
+
+use super::buckets::Buckets;
+use super::page::Page;
+use super::{Kinds, Thread};
+use crate::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport, WorkerReport};
+
+/// Durations by the names the reports' histograms have.
+type Durations = BTreeMap<&'static str, Buckets>;
+
+/// A report that can be shown as metrics.
+pub trait Exposed {
+    /// Adds its metrics.
+    fn expose(&self, page: &mut Page, kinds: &Kinds, durations: &Durations);
+}
+
+/// A report and its threads.
+pub(super) fn page(
+    report: &impl Exposed,
+    kinds: &Kinds,
+    durations: &Durations,
+    threads: impl Iterator<Item = Thread>,
+) -> Page {
+    let mut page = Page::default();
+    report.expose(&mut page, kinds, durations);
+    let (mut open, mut rings, mut received) = (Vec::new(), Vec::new(), Vec::new());
+    for (number, thread) in threads.enumerate() {
+        open.push((number, thread.open_now as f64));
+        rings.push((number, thread.shard_count as f64));
+        received.push((number, thread.bytes_received));
+    }
+    page.gauges(
+        "holdfast_thread_connections_open",
+        "Connections open in a core thread",
+        "thread",
+        open,
+    );
+    page.gauges(
+        "holdfast_thread_rings",
+        "Rings of a core thread",
+        "thread",
+        rings,
+    );
+    page.counters(
+        "holdfast_thread_received_bytes",
+        "Bytes a core thread received",
+        "thread",
+        received,
+    );
+    page
+}
+
+/// Counts by a label: `known` values as 0 unless they occurred.
+fn counts(occurred: &BTreeMap<String, u64>, known: &[&'static str]) -> BTreeMap<String, u64> {
+    let mut counts: BTreeMap<_, _> = known.iter().map(|name| ((*name).to_owned(), 0)).collect();
+    counts.extend(occurred.iter().map(|(name, n)| (name.clone(), *n)));
+    counts
+}
+
+/// What runs here, by the schema of its report: `holdfast.PROGRAM.PROTOCOL/VERSION`.
+fn build(page: &mut Page, schema: &str) {
+    let mut names = schema.split(['.', '/']).skip(1).map(str::to_owned);
+    page.info(
+        "holdfast_build",
+        "The program that runs here",
+        vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            (
+                "program",
+                format!("holdfast-{}", names.next().unwrap_or_default()),
+            ),
+            ("protocol", names.next().unwrap_or_default()),
+        ],
+    );
+}
+
+impl Exposed for WorkerReport {
+    fn expose(&self, page: &mut Page, _: &Kinds, _: &Durations) {
+        build(page, &self.schema);
+        for (name, help, value) in [
+            (
+                "holdfast_workers",
+                "Workers this process is to its Locust master",
+                self.workers as f64,
+            ),
+            (
+                "holdfast_workers_known",
+                "Those of them the master knows now",
+                self.workers_known as f64,
+            ),
+            (
+                "holdfast_worker_users",
+                "Users there are now, of all classes",
+                self.users_now as f64,
+            ),
+        ] {
+            page.gauge(name, help, value);
+        }
+    }
+}
+
+// The reports have these fields in common, but no type: each is a document of its own.
+
+/// What every report has.
+macro_rules! any {
+    ($page:ident, $report:ident) => {
+        build($page, &$report.schema);
+        for (name, help, value) in [
+            (
+                "holdfast_uptime_seconds",
+                "Age of the engine when these figures were gathered",
+                $report.at_us as f64 / 1e6,
+            ),
+            (
+                "holdfast_threads",
+                "Core threads",
+                $report.thread_count as f64,
+            ),
+            (
+                "holdfast_rings",
+                "Rings made so far, of all threads",
+                $report.shard_count as f64,
+            ),
+            (
+                "holdfast_connections_open",
+                "Connections open now",
+                $report.open_now as f64,
+            ),
+        ] {
+            $page.gauge(name, help, value);
+        }
+        $page.counter(
+            "holdfast_received_bytes",
+            "Bytes received from peers",
+            $report.bytes_received,
+        );
+        $page.counters(
+            "holdfast_anomalies",
+            "What should not happen in numbers, by name",
+            "kind",
+            &$report.anomalies,
+        );
+    };
+}
+
+/// What every server's report has.
+macro_rules! server {
+    ($page:ident, $report:ident, $kinds:ident) => {
+        any!($page, $report);
+        $page.gauge(
+            "holdfast_connections_limit",
+            "Connections this server holds at most",
+            $report.capacity as f64,
+        );
+        $page.gauge(
+            "holdfast_connections_open_max",
+            "Most connections ever open at once",
+            $report.open_max as f64,
+        );
+        $page.counter(
+            "holdfast_connections_accepted",
+            "Connections accepted and held",
+            $report.accepted,
+        );
+        $page.counter(
+            "holdfast_connections_refused",
+            "Connections reset at once because the limit was reached",
+            $report.refused_full,
+        );
+        let failed = counts(&$report.accept_failed, &$kinds.open_failures);
+        $page.counters(
+            "holdfast_accept_failures",
+            "Accepts that failed, by kind",
+            "kind",
+            failed,
+        );
+        let closed = counts(&$report.closed, &$kinds.ends);
+        $page.counters(
+            "holdfast_connections_closed",
+            "Connections that ended, by reason",
+            "reason",
+            closed,
+        );
+    };
+}
+
+/// What every client's report has.
+macro_rules! client {
+    ($page:ident, $report:ident, $kinds:ident, $durations:ident) => {
+        any!($page, $report);
+        for (name, help, value) in [
+            (
+                "holdfast_users",
+                "Users asked for",
+                $report.users_asked as f64,
+            ),
+            (
+                "holdfast_connections_connecting",
+                "Attempts to connect under way",
+                $report.connecting_now as f64,
+            ),
+            (
+                "holdfast_ramp_done",
+                "1 when every user was started and no first attempt is under way",
+                f64::from($report.ramp_done),
+            ),
+            (
+                "holdfast_ramp_seconds",
+                "From the first attempt to the last that opened",
+                $report.ramp_seconds,
+            ),
+        ] {
+            $page.gauge(name, help, value);
+        }
+        $page.counter(
+            "holdfast_connect_attempts",
+            "Attempts to connect begun",
+            $report.attempts,
+        );
+        $page.counter(
+            "holdfast_connections_opened",
+            "Attempts to connect that opened",
+            $report.opened,
+        );
+        let failed = counts(&$report.failed, &$kinds.open_failures);
+        $page.counters(
+            "holdfast_connect_failures",
+            "Attempts to connect that failed, by kind",
+            "kind",
+            failed,
+        );
+        let connect = buckets($durations, "connect");
+        $page.histogram(
+            "holdfast_connect_duration_seconds",
+            "Connect time from the intended start",
+            &connect,
+        );
+    };
+}
+
+/// What was recorded under a name.
+fn buckets(durations: &Durations, name: &str) -> Buckets {
+    durations.get(name).cloned().unwrap_or_default()
+}
+
+impl Exposed for ServerReport {
+    fn expose(&self, page: &mut Page, kinds: &Kinds, _: &Durations) {
+        server!(page, self, kinds);
+        page.counter(
+            "holdfast_messages_sent",
+            "Messages handed to the kernel whole",
+            self.messages_sent,
+        );
+    }
+}
+
+impl Exposed for ClientReport {
+    fn expose(&self, page: &mut Page, kinds: &Kinds, durations: &Durations) {
+        client!(page, self, kinds, durations);
+        for (name, help, count) in [
+            (
+                "holdfast_messages_sent",
+                "Messages handed to the kernel whole",
+                self.messages_sent,
+            ),
+            (
+                "holdfast_messages_received",
+                "Whole messages that were right",
+                self.messages_received,
+            ),
+            (
+                "holdfast_messages_wrong",
+                "Messages that differed from what was expected",
+                self.messages_wrong,
+            ),
+            (
+                "holdfast_messages_missed",
+                "Messages that were due and did not come",
+                self.messages_missed,
+            ),
+        ] {
+            page.counter(name, help, count);
+        }
+        let ended = counts(&self.ended, &kinds.ends);
+        page.counters(
+            "holdfast_connections_ended",
+            "Opened connections that ended, by what became of them",
+            "reason",
+            ended,
+        );
+        let lateness = buckets(durations, "lateness");
+        page.histogram(
+            "holdfast_message_lateness_seconds",
+            "Arrival of a message after its due time",
+            &lateness,
+        );
+    }
+}
+
+impl Exposed for HttpServerReport {
+    fn expose(&self, page: &mut Page, kinds: &Kinds, _: &Durations) {
+        server!(page, self, kinds);
+        page.counters(
+            "holdfast_http_responses",
+            "Responses, by status code",
+            "code",
+            &self.responses,
+        );
+        let timed_out = counts(&self.timed_out, &kinds.timeouts);
+        page.counters(
+            "holdfast_http_timeouts",
+            "Connections ended by a limit in time, by which",
+            "phase",
+            timed_out,
+        );
+    }
+}
+
+impl Exposed for HttpClientReport {
+    fn expose(&self, page: &mut Page, kinds: &Kinds, durations: &Durations) {
+        client!(page, self, kinds, durations);
+        for (name, help, value) in [
+            (
+                "holdfast_http_requests_pending",
+                "Requests begun and without an outcome yet",
+                self.pending_now,
+            ),
+            (
+                "holdfast_http_backlog",
+                "Open model: requests due and not sent yet",
+                self.backlog_now,
+            ),
+            (
+                "holdfast_http_backlog_max",
+                "Open model: the most that were ever due and not sent",
+                self.backlog_max,
+            ),
+        ] {
+            page.gauge(name, help, value as f64);
+        }
+        page.counter("holdfast_http_requests", "Requests begun", self.requests);
+        let outcomes = counts(&self.outcomes, &kinds.outcomes);
+        page.counters(
+            "holdfast_http_outcomes",
+            "Requests that ended, by what became of them",
+            "outcome",
+            outcomes,
+        );
+        page.counters(
+            "holdfast_http_responses",
+            "Responses, by status code",
+            "code",
+            &self.responses,
+        );
+        for (name, help, of) in [
+            (
+                "holdfast_http_request_duration_seconds",
+                "Latency of ok requests from the time they were due",
+                "latency",
+            ),
+            (
+                "holdfast_http_request_duration_raw_seconds",
+                "Latency of ok requests from the time they were sent",
+                "raw",
+            ),
+        ] {
+            page.histogram(name, help, &buckets(durations, of));
+        }
+        let latency = self.latency_us;
+        let corrected = [
+            ("p50", latency.p50),
+            ("p99", latency.p99),
+            ("p999", latency.p999),
+            ("max", latency.max),
+        ];
+        page.gauges(
+            "holdfast_http_request_duration_corrected_seconds",
+            "Latency of ok requests since the start, corrected for coordinated omission, by percentile",
+            "percentile",
+            corrected.map(|(name, us)| (name, us as f64 / 1e6)),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Serialize;
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    use super::super::page::Format;
+    use super::*;
+
+    /// Samples of a report in which this field alone has a value, but for those that are 0.
+    fn shown<R>(field: &str, value: Value) -> Vec<String>
+    where
+        R: Exposed + DeserializeOwned + Serialize + Default,
+    {
+        let mut report = serde_json::to_value(R::default()).expect("plain data");
+        assert!(report.get(field).is_some(), "{field}");
+        report[field] = value;
+        let report: R = serde_json::from_value(report).expect("of this schema");
+        let page = page(
+            &report,
+            &Kinds::default(),
+            &Durations::new(),
+            std::iter::empty(),
+        );
+        let text = page.text(Format::Prometheus);
+        let is_nothing = |line: &&str| {
+            line.starts_with(['#'])
+                || line.starts_with("holdfast_build_info")
+                || line.ends_with(" 0")
+                || line.ends_with(" 0.0")
+        };
+        text.lines()
+            .filter(|line| !is_nothing(line))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Each field is shown as this metric, with this label if it is counts by name, and as nothing else.
+    fn check<R>(fields: &[(&str, &str)])
+    where
+        R: Exposed + DeserializeOwned + Serialize + Default,
+    {
+        for (field, metric) in fields {
+            let (value, expected) = match (*field, metric.split_once(' ')) {
+                (_, Some((name, label))) => {
+                    (json!({"word": 7}), format!("{name}{{{label}=\"word\"}} 7"))
+                }
+                ("ramp_done", _) => (json!(true), format!("{metric} 1.0")),
+                ("at_us", _) => (json!(7_000_000), format!("{metric} 7.0")),
+                _ if metric.ends_with("_total") => (json!(7), format!("{metric} 7")),
+                _ => (json!(7), format!("{metric} 7.0")),
+            };
+            assert_eq!(shown::<R>(field, value), [expected], "{field}");
+        }
+    }
+
+    const ANY: [(&str, &str); 6] = [
+        ("at_us", "holdfast_uptime_seconds"),
+        ("thread_count", "holdfast_threads"),
+        ("shard_count", "holdfast_rings"),
+        ("open_now", "holdfast_connections_open"),
+        ("bytes_received", "holdfast_received_bytes_total"),
+        ("anomalies", "holdfast_anomalies_total kind"),
+    ];
+    const SERVER: [(&str, &str); 6] = [
+        ("capacity", "holdfast_connections_limit"),
+        ("open_max", "holdfast_connections_open_max"),
+        ("accepted", "holdfast_connections_accepted_total"),
+        ("refused_full", "holdfast_connections_refused_total"),
+        ("accept_failed", "holdfast_accept_failures_total kind"),
+        ("closed", "holdfast_connections_closed_total reason"),
+    ];
+    const CLIENT: [(&str, &str); 7] = [
+        ("users_asked", "holdfast_users"),
+        ("attempts", "holdfast_connect_attempts_total"),
+        ("opened", "holdfast_connections_opened_total"),
+        ("failed", "holdfast_connect_failures_total kind"),
+        ("connecting_now", "holdfast_connections_connecting"),
+        ("ramp_done", "holdfast_ramp_done"),
+        ("ramp_seconds", "holdfast_ramp_seconds"),
+    ];
+
+    #[test]
+    fn each_field_is_one_metric() {
+        check::<ServerReport>(&[&ANY[..], &SERVER].concat());
+        check::<ServerReport>(&[("messages_sent", "holdfast_messages_sent_total")]);
+        check::<HttpServerReport>(&[&ANY[..], &SERVER].concat());
+        check::<HttpServerReport>(&[
+            ("responses", "holdfast_http_responses_total code"),
+            ("timed_out", "holdfast_http_timeouts_total phase"),
+        ]);
+        check::<ClientReport>(&[&ANY[..], &CLIENT].concat());
+        check::<ClientReport>(&[
+            ("messages_sent", "holdfast_messages_sent_total"),
+            ("messages_received", "holdfast_messages_received_total"),
+            ("messages_wrong", "holdfast_messages_wrong_total"),
+            ("messages_missed", "holdfast_messages_missed_total"),
+            ("ended", "holdfast_connections_ended_total reason"),
+        ]);
+        check::<HttpClientReport>(&[&ANY[..], &CLIENT].concat());
+        check::<HttpClientReport>(&[
+            ("requests", "holdfast_http_requests_total"),
+            ("pending_now", "holdfast_http_requests_pending"),
+            ("outcomes", "holdfast_http_outcomes_total outcome"),
+            ("responses", "holdfast_http_responses_total code"),
+            ("backlog_now", "holdfast_http_backlog"),
+            ("backlog_max", "holdfast_http_backlog_max"),
+        ]);
+    }
+
+    #[test]
+    fn what_can_occur_is_shown_before_it_does() {
+        let kinds = Kinds {
+            open_failures: vec!["refused", "reset"],
+            ..Kinds::default()
+        };
+        let page = page(
+            &ClientReport::default(),
+            &kinds,
+            &Durations::new(),
+            std::iter::empty(),
+        );
+        let text = page.text(Format::OpenMetrics);
+        for kind in kinds.open_failures {
+            let line = format!("\nholdfast_connect_failures_total{{kind=\"{kind}\"}} 0\n");
+            assert!(text.contains(&line), "{text}");
+        }
+    }
+}
