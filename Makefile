@@ -17,8 +17,8 @@ PROGRAMS := server client results sysctl
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
-NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter prlimit setpriv chrt taskset python3 python3-venv curl wrk nginx ab haproxy pdsh bash pkill \
-	stty tmux prometheus promtool groff strace systemd-analyze chromium chromedriver
+NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv chrt taskset python3 python3-venv curl wrk nginx ab bash pkill stty tmux prometheus \
+	promtool groff strace systemd-analyze chromium chromedriver haproxy prlimit pdsh
 NEED_FUZZ := $(NEED_BUILD) c++
 NEED_LAB := ip nsenter
 NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
@@ -105,13 +105,6 @@ ifneq ($(PEERS),0)
 	@bash .ci/need setpriv unshare $(PEER_COMMANDS) || echo "bench-http goes on without them" >&2
 endif
 
-.PHONY: report-shots
-report-shots: ## Pictures of a run's report, light, dark and on a phone, into report-shots/ (RUN=latest, a folder, or a name in results/runs)
-	@bash .ci/need $(NEED_BUILD) chromium chromedriver
-	$(CARGO) build --locked -p holdfast-results --bins --examples
-	report=$$($(CARGO_TARGET_DIR)/debug/holdfast-bench report $(or $(RUN),latest) | head -n 1); \
-		$(CARGO_TARGET_DIR)/debug/examples/report_shots "$$report" report-shots
-
 .PHONY: lab
 lab: build ## Open a shell in a lab network on this machine: backend, balancer, master and CLIENTS=4 client hosts in namespaces
 	@bash .ci/need $(NEED_LAB)
@@ -143,6 +136,13 @@ BENCH_HAPROXY = $(strip \
 	$(if $(USERS),--users $(USERS)) \
 	$(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
 	$(ARGS))
+
+.PHONY: report-shots
+report-shots: ## Pictures of a run's report, light, dark and on a phone, into report-shots/ (RUN=latest, a folder, or a name in results/runs)
+	@bash .ci/need $(NEED_BUILD) chromium chromedriver
+	$(CARGO) build --locked -p holdfast-results --bins --examples
+	report=$$($(CARGO_TARGET_DIR)/debug/holdfast-bench report $(or $(RUN),latest) | head -n 1); \
+		$(CARGO_TARGET_DIR)/debug/examples/report_shots "$$report" report-shots
 
 .PHONY: drill
 drill: build ## Kill client and server at a million connections, and see that nothing is lost silently (USERS=1000000)

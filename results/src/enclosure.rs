@@ -41,10 +41,11 @@ const SI_KERNEL: i32 = 0x80;
 /// What shells add to the number of the signal that ended a program.
 const SIGNALLED: i32 = 128;
 /// The passed-on signals, and the news that a child has ended.
-const SIGNALS: [Signal; 4] = [
+const SIGNALS: [Signal; 5] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
+    Signal::SIGQUIT,
     Signal::SIGCHLD,
 ];
 

@@ -36,6 +36,12 @@ enum What {
     Longconn(Longconn),
     /// HTTP requests: our server and client beside others, each on its half of the cores, alternating over rounds.
     Http(Http),
+    /// A network of hosts on this machine, in namespaces of its own: a shell in it, or one command
+    Lab(visit::Flags),
+    /// A system between client and server (haproxy): what it adds, and where it stops, direct and through it in one run
+    Proxy(proxy::Flags),
+    /// Users through a real Locust master: a worker of ours on each client host of the lab, all counts compared with Locust's
+    Locust(Box<locust::Flags>),
     /// Make report.html and report.md of a run again, from the files in its folder alone.
     Report(Report),
     /// Two sides of runs side by side: what changed, what is noise, what became worse.
@@ -400,14 +406,14 @@ fn main() -> ExitCode {
             let live = flags.live;
             http::bench(flags.into(), is_json, live)
         }
+        What::Lab(flags) => visit::visit(&flags),
+        What::Proxy(flags) => proxy::bench(&flags),
+        What::Locust(flags) => locust::bench(*flags),
         What::Handbook(asked) => return asked.main::<Cli>(),
         What::Report(flags) => report::again(&flags.run, flags.runs.as_deref()),
         What::Compare(flags) => compare::compare(&(&flags).into(), flags.json),
         What::List(flags) => list::list(flags.runs.as_deref(), flags.json),
         What::Show(flags) => list::show(&flags.run, flags.runs.as_deref(), flags.json),
-        What::Lab(flags) => visit::visit(&flags),
-        What::Proxy(flags) => proxy::bench(&flags),
-        What::Locust(flags) => locust::bench(*flags),
     };
     match done {
         Ok(code) => ExitCode::from(code),

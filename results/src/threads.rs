@@ -51,6 +51,13 @@ impl Threads {
         )
     }
 
+    /// The threads of two processes together.
+    #[must_use]
+    pub fn joined(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
     /// The busiest thread between `earlier` and now, `seconds` apart; `None` without threads or time.
     #[must_use]
     pub fn busiest_since(&self, earlier: &Self, seconds: f64) -> Option<Busiest> {

@@ -21,6 +21,8 @@ type Watched<R> = Option<(u32, Rc<RefCell<Heard<R>>>)>;
 pub struct Glance {
     title: &'static str,
     started: Instant,
+    /// What runs.
+    pub title: &'static str,
     part: String,
     target: u64,
     /// As of when, and how long all that is left takes; `None`: not known.
@@ -36,8 +38,8 @@ impl Glance {
     #[must_use]
     pub fn new(title: &'static str) -> Self {
         Self {
-            title,
-            started: Instant::now(),
+            started: now,
+            title: "bench http",
             part: String::new(),
             target: 0,
             left: None,
@@ -51,11 +53,18 @@ impl Glance {
     pub fn begin(&mut self, part: String, target: u64, left: Option<Duration>) {
         *self = Self {
             started: self.started,
+            title: self.title,
             part,
             target,
             left: left.map(|left| (Instant::now(), left)),
             ..Self::new(self.title)
         };
+    }
+
+    /// Whether there is anything to show.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        !self.part.is_empty()
     }
 
     /// The server of the slice.

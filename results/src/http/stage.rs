@@ -149,7 +149,7 @@ impl Stage {
             () = self.notify.notified() => {}
             () = sleep(time) => {}
         }
-        if self.shown.is_none_or(|at| at.elapsed() >= SHOW_EVERY) {
+        if self.glance.has_begun() && self.shown.is_none_or(|at| at.elapsed() >= SHOW_EVERY) {
             self.shown = Some(Instant::now());
             self.live.show(self.glance.snapshot());
         }

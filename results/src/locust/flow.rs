@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use holdfast_sysctl::machine::cgroup_memory_left;
 use nix::sys::signal::Signal;
 
 use super::crew::{Crew, Doings, Served};
@@ -20,13 +21,14 @@ use crate::folder::RunFolder;
 use crate::http::stage::{Cut, Stage, has_not_ended};
 use crate::http::subject::ServerLine;
 use crate::http::usage;
-use crate::live::Snapshot;
+use crate::live::{Counter, Snapshot};
 use crate::network::Network;
 use crate::network::layout::{BACKEND, MASTER};
 use crate::record::{Mark, Seen, cpu_phase};
 use crate::run::CpuPhase;
 use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
+use crate::summary::count;
 use crate::threads::Threads;
 use crate::wire::ServerReport;
 
@@ -416,6 +418,16 @@ impl<'a> Flow<'a> {
             client_threads: Threads::default(),
             cgroup_left_bytes: None,
             client: self.workers.now_all(),
+            server_threads: self
+                .server
+                .as_ref()
+                .map(|c| Threads::take(c.pid()))
+                .unwrap_or_default(),
+            client_threads: self.workers.threads(),
+            cgroup_left_bytes: self
+                .server
+                .as_ref()
+                .and_then(|c| cgroup_memory_left(&c.pid().to_string())),
             client_report: self.crew.is_some().then(|| self.total().report),
         }
     }
@@ -430,23 +442,24 @@ impl<'a> Flow<'a> {
     }
 
     fn glance(&mut self) {
-        let Some(now) = &self.seen.latest.client_report else {
-            return;
-        };
-        let ends = [
-            ("server", self.server.as_ref().map(Child::pid)),
-            ("master", self.master.as_ref().map(Child::pid)),
-        ];
-        let processes = ends
-            .into_iter()
-            .filter_map(|(name, pid)| Some((name, pid?)));
-        self.stage.glance.given = Some(Snapshot {
-            title: "bench locust".into(),
+        let client = self.seen.latest.client_report.as_ref();
+        let server = self.served();
+        let rate = Some(f64::from(self.plan.rate()));
+        let mut now = client.map_or_else(Snapshot::default, |client| {
+            Snapshot::from(client).asking("opened", rate)
+        });
+        now.counters
+            .extend(server.map(|r| Counter::new("sent", r.messages_sent, r.at_us as f64 / 1e6)));
+        let server = self.server.as_ref().map(|c| ("server", c.pid()));
+        let master = self.master.as_ref().map(|c| ("master", c.pid()));
+        self.stage.live.show(Snapshot {
+            title: format!("bench locust {} users", count(self.plan.users())),
             phase: self.phase,
             seconds: self.seen.started.elapsed().as_secs_f64(),
+            open: Some(now.open.unwrap_or(0)),
             target: Some(self.plan.users()),
-            processes: processes.collect(),
-            ..Snapshot::from(now)
+            processes: server.into_iter().chain(master).collect(),
+            ..now
         });
     }
 
@@ -458,7 +471,7 @@ impl<'a> Flow<'a> {
             phase: self.phase,
             kernel: &latest.kernel,
             cores,
-            cgroup_left_bytes: None,
+            cgroup_left_bytes: latest.cgroup_left_bytes,
             server: latest.server.as_ref(),
             client: latest.client.as_ref(),
             server_report: server_report.as_ref(),

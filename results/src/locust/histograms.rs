@@ -8,14 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::interval_log::{
-    IntervalLogIterator, IntervalLogWriterBuilder, LogEntry, Tag,
-};
-use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
+use crate::report::histograms::Histograms;
 use crate::wire::Latency;
 
 /// One histogram for each tag.
@@ -28,24 +25,21 @@ pub struct Merged(BTreeMap<String, Histogram<u64>>);
 /// The log that cannot be read, and why.
 pub fn merge(logs: &[PathBuf]) -> Result<Merged, String> {
     let mut merged = Merged::default();
-    let mut deserializer = Deserializer::new();
     for path in logs {
         let say = |what: &dyn std::fmt::Debug| format!("{}: {what:?}", path.display());
-        let text = fs::read(path).map_err(|e| say(&e))?;
-        for entry in IntervalLogIterator::new(&text) {
-            let LogEntry::Interval(interval) = entry.map_err(|e| say(&e))? else {
-                continue;
-            };
-            let bytes = STANDARD
-                .decode(interval.encoded_histogram())
-                .map_err(|e| say(&e))?;
-            let histogram: Histogram<u64> = deserializer
-                .deserialize(&mut bytes.as_slice())
-                .map_err(|e| say(&e))?;
-            let tag = interval.tag().map_or("", |tag| tag.as_str()).to_owned();
+        let file = fs::File::open(path).map_err(|e| say(&e))?;
+        let log = Histograms::read(file).map_err(|e| say(&e))?;
+        if log.unread_lines > 0 {
+            return Err(format!(
+                "{}: {} lines cannot be read",
+                path.display(),
+                log.unread_lines
+            ));
+        }
+        for (tag, recorded) in log.tags {
             match merged.0.get_mut(&tag) {
-                Some(sum) => sum.add(&histogram).map_err(|e| say(&e))?,
-                None => drop(merged.0.insert(tag, histogram)),
+                Some(sum) => sum.add(&recorded.whole).map_err(|e| say(&e))?,
+                None => drop(merged.0.insert(tag, recorded.whole)),
             }
         }
     }

@@ -66,7 +66,7 @@ pub fn bench(flags: Flags) -> Result<u8, Refusal> {
         network: Some(NetworkRecord::of(&network)),
         ..Run::default()
     };
-    let is_interrupted = load(&plan, &network, &folder, (page.as_deref(), live), &mut run)
+    let is_interrupted = load(&plan, &network, &folder, page.as_deref(), live, &mut run)
         .inspect_err(|_| folder.discard())?;
     verdict::judge(&mut run);
     run.limits = limit::of_longconn(&run);
@@ -83,11 +83,12 @@ fn load(
     plan: &Plan,
     network: &Network,
     folder: &RunFolder,
-    (page, live): (Option<&str>, Live),
+    page: Option<&str>,
+    live: Live,
     run: &mut Run,
 ) -> Result<bool, Refusal> {
     frame::runtime()?.block_on(async {
-        let mut stage = Stage::new(live, "bench locust")?;
+        let mut stage = Stage::new(live)?;
         if let Some(page) = page {
             stage.live.say(format_args!("Locust's page: {page}"));
         }

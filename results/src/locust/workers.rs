@@ -10,6 +10,7 @@ use super::crew::Crew;
 use crate::child::Child;
 use crate::http::usage;
 use crate::sample::ProcessSample;
+use crate::threads::Threads;
 
 /// The processes by host.
 #[derive(Debug, Default)]
@@ -67,6 +68,13 @@ impl Workers {
     #[must_use]
     pub fn now_all(&self) -> Option<ProcessSample> {
         self.now().map(|(_, sample)| sample).reduce(both)
+    }
+
+    /// The threads of all of them.
+    #[must_use]
+    pub fn threads(&self) -> Threads {
+        let threads = self.pids.values().map(|pid| Threads::take(*pid));
+        threads.reduce(Threads::joined).unwrap_or_default()
     }
 
     /// Notes each as it is now as its end.

@@ -48,6 +48,10 @@ pub struct RunFlags {
     #[arg(long)]
     pub json: bool,
 
+    /// How it is shown on its way.
+    #[command(flatten)]
+    pub live: LiveFlags,
+
     /// Folder with holdfast-server and holdfast-client [default: where this program is]
     #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,

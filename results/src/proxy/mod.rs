@@ -44,6 +44,7 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     if let Entered::Done(code) = enclosure::enter(false)? {
         return Ok(code);
     }
+    let live = Live::new(flags.run.live).map_err(|line| Refusal::passed_on(&line))?;
     // What does not raise it itself would stop at the soft limit.
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
@@ -89,7 +90,8 @@ fn perform(
     run: &mut ProxyRun,
 ) -> Result<bool, Refusal> {
     frame::runtime()?.block_on(async {
-        let mut stage = Stage::new(live, "bench proxy")?;
+        let mut stage = Stage::new(live)?;
+        stage.glance.title = "bench proxy";
         let started = Instant::now();
         for (number, wanted) in plan.trials.iter().enumerate() {
             let via = if wanted.is_proxied {
@@ -97,14 +99,14 @@ fn perform(
             } else {
                 "direct"
             };
-            let line = format!(
-                "{} of {}: {}, {via}, {} users",
+            let part = format!(
+                "{} of {}: {}, {via}",
                 number + 1,
                 plan.trials.len(),
-                wanted.scenario,
-                wanted.users
+                wanted.scenario
             );
-            stage.glance.begin(line, wanted.users, None);
+            let left = plan.trials[number..].iter().map(|t| plan.estimate(t)).sum();
+            stage.glance.begin(part, wanted.users, left);
             let done = match trial::folder(folder.path(), number, wanted) {
                 Ok(dir) => {
                     let mut ground = Ground {

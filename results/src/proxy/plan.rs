@@ -13,6 +13,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::record::ProxyAsked;
 use crate::enclosure::NAMES;
 use crate::folder::{check_label, runs_or_default};
+use crate::http::plan::{USERS_SETTLE, ramp};
 use crate::network::layout::{BACKEND, BALANCER, Layout, PORTS};
 use crate::network::visit::RunFlags;
 use crate::programs::{find, program};
@@ -237,6 +238,20 @@ impl Plan {
             runs: runs_or_default(flags.run.runs.as_deref()),
             label: flags.run.name.clone(),
         })
+    }
+
+    /// About how long a trial takes.
+    #[must_use]
+    pub fn estimate(&self, trial: &TrialPlan) -> Duration {
+        const START_AND_END: Duration = Duration::from_secs(3);
+        let opening = match trial.kind {
+            Kind::Longconn | Kind::Limit => {
+                Duration::from_secs_f64(trial.users as f64 / f64::from(self.rate)) + self.hold
+            }
+            Kind::Saturation => USERS_SETTLE + self.slice,
+            Kind::Waiting => ramp(trial.users) + USERS_SETTLE + self.slice,
+        };
+        opening + START_AND_END
     }
 
     /// The request as the record holds it.

@@ -35,6 +35,7 @@ impl Ground<'_> {
                 "http --listen {listen} --connections {room} --progress json --die-with-parent"
             )))
             .await?;
+        self.stage.glance.watch_server(&server);
         let mut system = self.start_system(trial, Mode::Http).await?;
         let mut result = Trial {
             proxy_rss_base_bytes: system.as_ref().and_then(Running::rss_bytes),
@@ -63,6 +64,7 @@ impl Ground<'_> {
             &program,
             generator::client_args(&wanted),
         )?;
+        self.stage.glance.watch_client(&client);
         let is_warm = |_: &_, c: &Child<GeneratorLine>| {
             c.heard()
                 .latest
