@@ -50,12 +50,6 @@ enum What {
     List(List),
     /// The page a run ended with, again.
     Show(Show),
-    /// A network of hosts on this machine, in namespaces of its own: a shell in it, or one command
-    Lab(visit::Flags),
-    /// A system between client and server (haproxy): what it adds, and where it stops, direct and through it in one run
-    Proxy(proxy::Flags),
-    /// Users through a real Locust master: a worker of ours on each client host of the lab, all counts compared with Locust's
-    Locust(Box<locust::Flags>),
     #[command(flatten)]
     Handbook(Handbook),
 }

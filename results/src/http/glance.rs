@@ -19,16 +19,12 @@ type Watched<R> = Option<(u32, Rc<RefCell<Heard<R>>>)>;
 /// The slice under way.
 #[derive(Debug)]
 pub struct Glance {
-    title: &'static str,
     started: Instant,
     /// What runs.
     pub title: &'static str,
     part: String,
     target: u64,
-    /// As of when, and how long all that is left takes; `None`: not known.
-    left: Option<(Instant, Duration)>,
-    /// Figures gathered by somebody else, shown instead of all others.
-    pub given: Option<Snapshot>,
+    left: (Instant, Duration),
     server: Watched<ServerLine>,
     client: Watched<GeneratorLine>,
 }
@@ -36,28 +32,28 @@ pub struct Glance {
 impl Glance {
     /// Nothing yet.
     #[must_use]
-    pub fn new(title: &'static str) -> Self {
+    pub fn new() -> Self {
+        let now = Instant::now();
         Self {
             started: now,
             title: "bench http",
             part: String::new(),
             target: 0,
-            left: None,
-            given: None,
+            left: (now, Duration::ZERO),
             server: None,
             client: None,
         }
     }
 
     /// The next slice, in words, its connections, and how long all slices from this one on will take.
-    pub fn begin(&mut self, part: String, target: u64, left: Option<Duration>) {
+    pub fn begin(&mut self, part: String, target: u64, left: Duration) {
         *self = Self {
             started: self.started,
             title: self.title,
             part,
             target,
-            left: left.map(|left| (Instant::now(), left)),
-            ..Self::new(self.title)
+            left: (Instant::now(), left),
+            ..Self::new()
         };
     }
 
@@ -80,9 +76,6 @@ impl Glance {
     /// The figures now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        if let Some(given) = &self.given {
-            return given.clone();
-        }
         let mut now = Snapshot::default();
         let mut processes = Vec::new();
         if let Some((pid, heard)) = &self.server {
@@ -103,13 +96,22 @@ impl Glance {
             title: self.title.into(),
             phase: "slices",
             seconds: self.started.elapsed().as_secs_f64(),
-            left_seconds: self
-                .left
-                .map(|(at, left)| left.saturating_sub(at.elapsed()).as_secs_f64()),
+            left_seconds: Some(
+                self.left
+                    .1
+                    .saturating_sub(self.left.0.elapsed())
+                    .as_secs_f64(),
+            ),
             part: self.part.clone(),
             target: now.open.map(|_| self.target),
             processes,
             ..now
         }
+    }
+}
+
+impl Default for Glance {
+    fn default() -> Self {
+        Self::new()
     }
 }

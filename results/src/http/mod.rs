@@ -9,7 +9,7 @@
 pub mod cores;
 mod ends;
 pub mod generator;
-pub(crate) mod glance;
+mod glance;
 pub mod plan;
 pub mod ratios;
 pub mod record;
@@ -163,7 +163,7 @@ fn perform(
     run: &mut HttpRun,
 ) -> Result<bool, Refusal> {
     frame::runtime()?.block_on(async {
-        let mut stage = Stage::new(live, "bench http")?;
+        let mut stage = Stage::new(live)?;
         let started = Instant::now();
         let mut broken: BTreeSet<Subject> = BTreeSet::new();
         for (number, slice) in plan.slices.iter().enumerate() {
@@ -174,7 +174,7 @@ fn perform(
             let target = slice.scenario.connections_of(slice.subject);
             stage
                 .glance
-                .begin(summary::glance(plan, number), target, Some(left));
+                .begin(summary::glance(plan, number), target, left);
             let measured = match slice::measure(&mut stage, plan, folder, number).await {
                 Ok(measured) => measured,
                 Err(Cut::Interrupted) => {

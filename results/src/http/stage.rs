@@ -65,17 +65,17 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Listens for signals, and shows itself under `title`. Inside the runtime.
+    /// Listens for signals. Inside the runtime.
     ///
     /// # Errors
     /// When signals cannot be listened for.
-    pub fn new(live: Live, title: &'static str) -> Result<Self, Refusal> {
+    pub fn new(live: Live) -> Result<Self, Refusal> {
         let signals = frame::signals()
             .map_err(|e| Refusal::new(format!("signals: {e}"), "ulimit -n 20000"))?;
         Ok(Self {
             notify: Rc::new(Notify::new()),
             live,
-            glance: Glance::new(title),
+            glance: Glance::new(),
             shown: None,
             signals,
             is_interrupted: false,

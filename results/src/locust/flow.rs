@@ -409,14 +409,13 @@ impl<'a> Flow<'a> {
     }
 
     fn mark(&self) -> Mark {
-        let server = self.server.as_ref().map(Child::pid);
         Mark {
             at: Instant::now(),
             kernel: kernel(self.network),
-            server: server.and_then(ProcessSample::take),
-            server_threads: server.map(Threads::take).unwrap_or_default(),
-            client_threads: Threads::default(),
-            cgroup_left_bytes: None,
+            server: self
+                .server
+                .as_ref()
+                .and_then(|c| ProcessSample::take(c.pid())),
             client: self.workers.now_all(),
             server_threads: self
                 .server

@@ -55,10 +55,6 @@ pub struct RunFlags {
     /// Folder with holdfast-server and holdfast-client [default: where this program is]
     #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
-
-    /// How it is shown on the way.
-    #[command(flatten)]
-    pub live: LiveFlags,
 }
 
 /// The flags of `holdfast-bench lab`.

@@ -51,7 +51,6 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     }
     let machine = origin::machine();
     let users = plan.trials.iter().map(|t| t.users).max().unwrap_or(0);
-    let live = Live::new(flags.run.live).map_err(|line| Refusal::passed_on(&line))?;
     let network = Network::build(plan.layout, users)?;
     network.check()?;
     #[expect(clippy::disallowed_methods, reason = "the date in the folder's name")]
