@@ -128,7 +128,8 @@ fn connections_not_accepted_yet_are_answered() {
 
 #[test]
 fn idle_ones_are_closed_and_requests_under_way_answered() {
-    let server = Server::start(&[]);
+    // One thread: two do not see the signal at the same moment, and what is answered before it does not say that it closes.
+    let server = Server::start(&["--threads", "1"]);
     let mut never = Peer::new(&server);
     let mut idle = Peer::new(&server);
     assert_eq!(idle.ask(GET).status, 200);
