@@ -148,7 +148,10 @@ impl Spawn {
         } else {
             users.max(from.saturating_sub(passed))
         };
-        self.allowed = self.share_of(count);
+        // The order's start is only about where this thread is: nobody ends because there are to be more, nor starts for fewer.
+        let target = self.share_of(users);
+        let (least, most) = (self.present.min(target), self.present.max(target));
+        self.allowed = self.share_of(count).clamp(least, most);
         Due {
             rate_milli,
             now_us,
@@ -283,6 +286,20 @@ mod tests {
         assert_eq!(started(odd, 3_300_000), [3_250_000]);
         assert_eq!(started(even, 4_000_000), [3_500_000]);
         assert!(even.is_settled() && !odd.is_settled());
+    }
+
+    #[test]
+    fn nobody_ends_for_more_nor_starts_for_fewer() {
+        let load = fixed(100, Load::MAX);
+        let mut spawn = Spawn::new(Arc::clone(&load), 0, 1);
+        started(&mut spawn, 0);
+        // The orders come from somebody whose clock is a little behind, or ahead.
+        load.order(97, 200, 100_000);
+        assert!(started(&mut spawn, 1_000_000).is_empty());
+        assert_eq!(spawn.excess(), 0);
+        load.order(120, 90, 30_000);
+        assert!(started(&mut spawn, 2_000_000).is_empty());
+        assert_eq!(spawn.excess(), 0);
     }
 
     #[test]

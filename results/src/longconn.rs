@@ -38,14 +38,6 @@ const START_MAX: Duration = Duration::from_secs(60);
 const INTERRUPT_GRACE: Duration = Duration::from_secs(10);
 /// A killed process with millions of sockets takes its time to vanish.
 const KILL_MAX: Duration = Duration::from_secs(120);
-/// Memory a pair of connections takes, all of it: what is warmed and given back for each.
-const PAIR_BYTES: u64 = 8_600;
-/// What the client asks to be free for each user before it starts, rounded up.
-const CLIENT_BYTES: u64 = 4_400;
-/// Memory the warm-up leaves alone besides.
-const WARM_LEFT_BYTES: u64 = 1 << 30;
-/// Fewer users than this ramp too shortly to be worth warming for.
-const WARM_USERS_MIN: u64 = 100_000;
 /// How long an earlier run's sockets are waited for.
 const QUIET_MAX: Duration = Duration::from_secs(20);
 /// Slabs that shrink by less than this in half a second, so many times in a row, are quiet.
@@ -200,7 +192,7 @@ impl<'a> Flow<'a> {
             return Ended::Refused(refusal);
         }
         self.phase = "ramp";
-        warm.release_with_ramp(PAIR_BYTES);
+        warm.release_with_ramp();
         self.seen.ramp_start = Some(self.mark());
         if let Some(ended) = self.until_ramped().await {
             return ended;
@@ -248,7 +240,7 @@ impl<'a> Flow<'a> {
     /// Has the machine's host back the memory of the ramp, where that makes a difference.
     async fn warm_up(&mut self) -> Result<Warm, Ended> {
         let is_wanted = match self.plan.options.warm {
-            WarmUp::Auto => warm::is_reporting_machine() && self.plan.users >= WARM_USERS_MIN,
+            WarmUp::Auto => warm::is_worth(self.plan.users),
             WarmUp::On => true,
             WarmUp::Off => false,
         };
@@ -256,10 +248,7 @@ impl<'a> Flow<'a> {
             return Ok(Warm::default());
         }
         let started = Instant::now();
-        // The client refuses to start unless memory for its own sockets is free at that moment.
-        let left_free = self.plan.users * CLIENT_BYTES + WARM_LEFT_BYTES;
-        let available = KernelSample::take().mem_available_bytes;
-        let bytes = (self.plan.users * PAIR_BYTES).min(available.saturating_sub(left_free));
+        let bytes = warm::bytes_for(self.plan.users);
         self.live.say(format_args!(
             "warming {:.1} GiB: the host of this virtual machine backs memory only when it is touched (--warm off leaves it out)",
             bytes as f64 / f64::from(1 << 30)

@@ -15,10 +15,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::sample::KernelSample;
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
-/// What one pair of sockets holds at most.
-const PAIR_BYTES: usize = 64 << 20;
+/// Memory a pair of connections takes, all of it: what is warmed and given back for each.
+const PAIR_BYTES: u64 = 8_600;
+/// What the client asks to be free for each user before it starts, rounded up.
+const CLIENT_BYTES: u64 = 4_400;
+/// Memory left alone besides.
+const LEFT_BYTES: u64 = 1 << 30;
+/// Fewer users than this ramp too shortly to be worth it.
+const USERS_MIN: u64 = 100_000;
+/// What one pair of unix sockets holds at most.
+const UNIX_PAIR_BYTES: usize = 64 << 20;
 /// Bytes queued at a time: what the kernel puts into one buffer's pages.
 const CHUNK_BYTES: usize = 32 << 10;
 /// How far the release runs ahead of the ramp.
@@ -26,14 +35,27 @@ const AHEAD_BYTES: u64 = 1 << 30;
 /// How often the ramp is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// True if this machine gives free memory back to a host: a virtual machine whose kernel reports free pages.
-#[must_use]
-pub fn is_reporting_machine() -> bool {
+fn is_reporting_machine() -> bool {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let is_virtual = cpuinfo
         .lines()
         .any(|l| l.starts_with("flags") && l.split_whitespace().any(|f| f == "hypervisor"));
     is_virtual && std::path::Path::new("/sys/module/page_reporting").exists()
+}
+
+/// True if a ramp of so many users gains by it: on a virtual machine whose kernel reports free pages to its host.
+#[must_use]
+pub fn is_worth(users: u64) -> bool {
+    users >= USERS_MIN && is_reporting_machine()
+}
+
+/// What to take for so many users, bytes. The client refuses to start unless memory for its own sockets is
+/// free at that moment, so as much is left.
+#[must_use]
+pub fn bytes_for(users: u64) -> u64 {
+    let left_free = users * CLIENT_BYTES + LEFT_BYTES;
+    let available = KernelSample::take().mem_available_bytes;
+    (users * PAIR_BYTES).min(available.saturating_sub(left_free))
 }
 
 /// Memory held until the ramp needs it.
@@ -69,18 +91,19 @@ impl Warm {
         )
     }
 
-    /// Gives back as the connections of this network namespace grow, `bytes_per_pair` for each pair, and a little ahead.
-    pub fn release_with_ramp(&mut self, bytes_per_pair: u64) {
+    /// Gives back as the machine's sockets grow, [`PAIR_BYTES`] for each pair, and a little ahead.
+    pub fn release_with_ramp(&mut self) {
         let mut pairs = std::mem::take(&mut self.pairs);
         let is_over = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&is_over);
         let thread = std::thread::spawn(move || {
             let mut released = 0;
+            let base = allocated();
             while !pairs.is_empty() && !stop.load(Ordering::Relaxed) {
-                let text = std::fs::read_to_string("/proc/self/net/sockstat").unwrap_or_default();
-                let needed = tcp_in_use(&text) / 2 * bytes_per_pair + AHEAD_BYTES;
+                let grown = allocated().saturating_sub(base);
+                let needed = grown / 2 * PAIR_BYTES + AHEAD_BYTES;
                 while released < needed && pairs.pop().is_some() {
-                    released += PAIR_BYTES as u64;
+                    released += UNIX_PAIR_BYTES as u64;
                 }
                 std::thread::sleep(LOOK_INTERVAL);
             }
@@ -106,13 +129,13 @@ fn fill_share(bytes: usize) -> (Vec<(UnixStream, UnixStream)>, usize) {
             break;
         };
         // The kernel doubles it, and counts its own overhead against it.
-        if setsockopt(&writer, SndBufForce, &PAIR_BYTES).is_err()
+        if setsockopt(&writer, SndBufForce, &UNIX_PAIR_BYTES).is_err()
             || writer.set_nonblocking(true).is_err()
         {
             break;
         }
         let mut queued = 0;
-        while queued < PAIR_BYTES {
+        while queued < UNIX_PAIR_BYTES {
             match writer.write(&chunk) {
                 Ok(n) => queued += n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -128,11 +151,18 @@ fn fill_share(bytes: usize) -> (Vec<(UnixStream, UnixStream)>, usize) {
     (pairs, held)
 }
 
-/// Sockets in use, from /proc/net/sockstat.
-fn tcp_in_use(text: &str) -> u64 {
-    let line = text.lines().find_map(|l| l.strip_prefix("TCP: inuse "));
-    line.and_then(|l| l.split_whitespace().next())
-        .and_then(|n| n.parse().ok())
+/// TCP sockets there are now.
+fn allocated() -> u64 {
+    tcp_allocated(&std::fs::read_to_string("/proc/self/net/sockstat").unwrap_or_default())
+}
+
+/// TCP sockets allocated, from /proc/net/sockstat: those of all namespaces.
+fn tcp_allocated(text: &str) -> u64 {
+    let line = text.lines().find(|line| line.starts_with("TCP: "));
+    let mut words = line.unwrap_or_default().split_whitespace();
+    words
+        .find(|word| *word == "alloc")
+        .and_then(|_| words.next()?.parse().ok())
         .unwrap_or(0)
 }
 
@@ -143,13 +173,13 @@ mod tests {
     #[test]
     fn reads_sockstat() {
         let text = "sockets: used 9\nTCP: inuse 2000013 orphan 0 tw 3 alloc 2000014 mem 1\nUDP: inuse 1 mem 0\n";
-        assert_eq!(tcp_in_use(text), 2_000_013);
-        assert_eq!(tcp_in_use(""), 0);
+        assert_eq!(tcp_allocated(text), 2_000_014);
+        assert_eq!(tcp_allocated(""), 0);
     }
 
     #[test]
     fn takes_no_more_than_asked_for() {
         let (warm, held) = Warm::fill(1 << 20);
-        assert!(held <= (2 + warm.pairs.len() as u64) * PAIR_BYTES as u64);
+        assert!(held <= (2 + warm.pairs.len() as u64) * UNIX_PAIR_BYTES as u64);
     }
 }

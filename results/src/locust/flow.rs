@@ -30,6 +30,7 @@ use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
 use crate::summary::count;
 use crate::threads::Threads;
+use crate::warm::{self, Warm};
 use crate::wire::ServerReport;
 
 /// Nothing is asked of a starting process for longer than this.
@@ -132,6 +133,7 @@ impl<'a> Flow<'a> {
         })
         .await?;
         self.seen.baseline = Some(self.mark());
+        let mut warm = self.warm_up().await?;
         self.start_master()?;
         self.start_workers()?;
         let workers = usize::from(plan.layout.clients());
@@ -142,6 +144,7 @@ impl<'a> Flow<'a> {
         self.seen.client_base = self.workers.base_all();
         self.ramp = Watch::start(self.network);
         self.phase = "ramp";
+        warm.release_with_ramp();
         self.until(START_MAX, "Locust's start of the test", |flow| {
             flow.total().report.attempts > 0
         })
@@ -153,6 +156,7 @@ impl<'a> Flow<'a> {
             report.opened + report.failed.values().sum::<u64>() >= plan.users()
         })
         .await?;
+        drop(warm);
         self.phase = "hold";
         self.seen.hold_start = Some(self.mark());
         self.mark_master();
@@ -165,6 +169,21 @@ impl<'a> Flow<'a> {
         .await?;
         self.hold_unix.1 = unix();
         self.count().await
+    }
+
+    /// Has the machine's host back the memory of the ramp, where that makes a difference.
+    async fn warm_up(&mut self) -> Result<Warm, Cut> {
+        if !warm::is_worth(self.plan.users()) {
+            return Ok(Warm::default());
+        }
+        let bytes = warm::bytes_for(self.plan.users());
+        let started = Instant::now();
+        let filling = std::thread::spawn(move || Warm::fill(bytes));
+        self.until(START_MAX, "memory to be warmed", |_| filling.is_finished())
+            .await?;
+        let (warm, held) = filling.join().unwrap_or_default();
+        self.seen.warmed = (held, started.elapsed().as_secs_f64());
+        Ok(warm)
     }
 
     /// Asks everybody for what is open, all after the hold's end.
