@@ -91,7 +91,7 @@ impl Warm {
         )
     }
 
-    /// Gives back as the machine's sockets grow, [`PAIR_BYTES`] for each pair, and a little ahead.
+    /// Gives back as the machine's sockets grow, and a little ahead.
     pub fn release_with_ramp(&mut self) {
         let mut pairs = std::mem::take(&mut self.pairs);
         let is_over = Arc::new(AtomicBool::new(false));
