@@ -13,7 +13,7 @@ use holdfast_sysctl::machine::cgroup_memory_left;
 use nix::sys::signal::Signal;
 
 use super::crew::{Crew, Doings, Served};
-use super::plan::Plan;
+use super::plan::{MASTER_LOG, Plan};
 use super::watch::Watch;
 use super::workers::Workers;
 use crate::child::{Child, Report};
@@ -37,6 +37,9 @@ use crate::wire::ServerReport;
 const START_MAX: Duration = Duration::from_secs(60);
 /// Between two looks at everything.
 const POLL: Duration = Duration::from_millis(50);
+/// How often the master is interrupted, and how long it may take to say that it has heard.
+const INTERRUPTS_MAX: u32 = 4;
+const INTERRUPT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the reports for the counts may take.
 const COUNTS_MAX: Duration = Duration::from_secs(15);
 
@@ -236,9 +239,7 @@ impl<'a> Flow<'a> {
     pub async fn finish(&mut self) {
         self.phase = "close";
         let max = self.plan.close_max();
-        if let Some(master) = &self.master {
-            master.signal(Signal::SIGINT);
-        }
+        self.end_master().await;
         self.until_ended(
             max,
             |flow| is_done(flow.crew.as_ref()) && is_done(flow.master.as_ref()),
@@ -257,6 +258,25 @@ impl<'a> Flow<'a> {
         self.add_row(None).await;
         self.stage.live.finish();
         self.leave();
+    }
+
+    /// Interrupts the master until it says that it shuts down: Python raises an interrupt wherever the program is, and drops one that
+    /// falls into a destructor or a callback of C.
+    async fn end_master(&mut self) {
+        let log = self.folder.file(MASTER_LOG);
+        for _ in 0..INTERRUPTS_MAX {
+            match &self.master {
+                Some(master) if master.exit().is_none() => master.signal(Signal::SIGINT),
+                _ => return,
+            }
+            let since = Instant::now();
+            while since.elapsed() < INTERRUPT_INTERVAL {
+                let text = std::fs::read_to_string(&log).unwrap_or_default();
+                if text.contains("Shutting down") || self.step().await.is_err() {
+                    return;
+                }
+            }
+        }
     }
 
     /// Leaves final reports beside the record, and no empty file.
