@@ -11,12 +11,13 @@ use crate::summary::count;
 /// A machine this busy has no more to give, percent.
 const FULL_PERCENT: f64 = 95.0;
 
-/// What kept the system from holding all `users`, if something did.
+/// What kept the system from holding all `users`, if something did. `out_of_descriptors` is what it said when it had none left.
 #[must_use]
 pub fn limit(
     open: u64,
     users: u64,
     statistics: Option<&Statistics>,
+    out_of_descriptors: Option<&str>,
     busy_percent: f64,
 ) -> Option<Limit> {
     let limit = |what: &str, words: String| {
@@ -52,6 +53,10 @@ pub fn limit(
             )
         };
     }
+    if let Some(line) = out_of_descriptors {
+        let words = format!("it had no descriptors left, two for each connection: {line}");
+        return limit("descriptors", words);
+    }
     if open >= PORTS * 99 / 100 {
         return limit(
             "ports",
@@ -81,8 +86,14 @@ mod tests {
             descriptors,
             ..Statistics::default()
         };
-        let what =
-            |open, users, s: Option<&Statistics>, busy| limit(open, users, s, busy).map(|l| l.what);
+        let what = |open, users, s: Option<&Statistics>, busy| {
+            limit(open, users, s, None, busy).map(|l| l.what)
+        };
+        let line = "accept4() failed (24: Too many open files)";
+        let said = limit(299, 720, None, Some(line), 99.0).expect("a limit");
+        assert_eq!((said.what.as_str(), said.connections), ("descriptors", 299));
+        assert!(said.words.ends_with(line), "{}", said.words);
+        assert_eq!(limit(720, 720, None, Some(line), 99.0), None);
         assert_eq!(what(12_000, 12_000, None, 100.0), None);
         let reckoned = statistics(9_986, 20_000);
         assert_eq!(

@@ -7,6 +7,7 @@
 pub mod haproxy;
 pub mod limit;
 mod longconn;
+mod nginx;
 pub mod plan;
 pub mod record;
 mod requests;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::nginx;
 use super::record::ProxyAsked;
 use crate::enclosure::NAMES;
 use crate::folder::{check_label, runs_or_default};
@@ -19,8 +20,6 @@ use crate::network::visit::RunFlags;
 use crate::programs::{find, program};
 use crate::refusal::Refusal;
 
-/// Where Debian has what nginx loads for stream.
-pub const NGINX_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 /// Port of the server, and of the system under test.
 pub const PORT: u16 = 7070;
 /// Connections in saturation.
@@ -187,10 +186,15 @@ impl Plan {
             }
         }
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(_, hard)| hard);
+        // Each of nginx's processes has its own.
+        let processes = match flags.proxy {
+            Known::Nginx if flags.target.is_none() => workers() as u64,
+            _ => 1,
+        };
         // The system would run out of ports towards its one server before that of a larger number.
         let limit_users = flags
             .limit_users
-            .unwrap_or((descriptors / 2).saturating_mul(6) / 5)
+            .unwrap_or((descriptors / 2 * processes).saturating_mul(6) / 5)
             .min(PORTS + PORTS / 10);
         let mut trials = Vec::new();
         for name in &flags.scenarios {
@@ -261,6 +265,12 @@ impl Plan {
     }
 }
 
+/// Threads of haproxy, processes of nginx: one a core.
+#[must_use]
+pub fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn scenario(name: &str, users: u64, limit_users: u64) -> Result<(Kind, u64), Refusal> {
     let number = |text: &str| text.parse().ok().filter(|n| (1..=PORTS).contains(n));
     let found = match name {
@@ -290,7 +300,8 @@ fn system(flags: &Flags) -> Result<System, Refusal> {
             Known::Haproxy => "haproxy",
             Known::Nginx => "nginx-light libnginx-mod-stream",
         };
-        let path = find(known.name()).filter(|path| known == Known::Haproxy || has_stream(path));
+        let is_able = |path: &PathBuf| known == Known::Haproxy || nginx::stream(path).is_some();
+        let path = find(known.name()).filter(is_able);
         let path = path.ok_or_else(|| {
             let what = if known == Known::Nginx {
                 " with its stream module"
@@ -323,14 +334,6 @@ fn system(flags: &Flags) -> Result<System, Refusal> {
                 format!("give one such as {BALANCER}:{PORT}"),
             )
         })
-}
-
-/// Whether this nginx can pass connections on: built in, or as the module that its configuration loads.
-fn has_stream(nginx: &Path) -> bool {
-    let output = std::process::Command::new(nginx).arg("-V").output();
-    let said = output.map(|o| o.stderr).unwrap_or_default();
-    let said = String::from_utf8_lossy(&said);
-    said.split_whitespace().any(|word| word == "--with-stream") || Path::new(NGINX_MODULE).exists()
 }
 
 fn version(system: &System) -> Option<String> {
