@@ -131,10 +131,11 @@ bench-haproxy: build ## Measure what haproxy adds between client and server, and
 	@bash .ci/need $(NEED_LAB) $(if $(filter nginx,$(PROXY)),nginx-stream,haproxy)
 	$(CARGO_TARGET_DIR)/release/holdfast-bench proxy $(BENCH_HAPROXY)
 
-## bench-haproxy takes: PROXY=haproxy|nginx USERS=8000 SCENARIOS=longconn,limit,http-64,http-20000 ARGS='more options' (--target HOST:PORT)
+## bench-haproxy takes: PROXY=haproxy|nginx USERS=8000 ROUNDS=3 SCENARIOS=longconn,limit,http-64,http-20000 ARGS='more options' (--target HOST:PORT)
 BENCH_HAPROXY = $(strip \
 	$(if $(PROXY),--proxy $(PROXY)) \
 	$(if $(USERS),--users $(USERS)) \
+	$(if $(ROUNDS),--rounds $(ROUNDS)) \
 	$(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
 	$(ARGS))
 

@@ -11,6 +11,7 @@ mod nginx;
 pub mod plan;
 pub mod record;
 mod requests;
+pub mod rounds;
 pub mod summary;
 pub mod system;
 pub mod trial;
@@ -74,6 +75,7 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     };
     let is_interrupted =
         perform(&plan, &network, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
+    run.trials = rounds::summed_up(std::mem::take(&mut run.trials));
     run.added = record::added(&run.trials);
     verdict::judge(&mut run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
@@ -100,10 +102,11 @@ fn perform(
                 "direct"
             };
             let part = format!(
-                "{} of {}: {}, {via}",
+                "{} of {}: {}, {via}, round {}",
                 number + 1,
                 plan.trials.len(),
-                wanted.scenario
+                wanted.scenario,
+                wanted.round
             );
             let left = plan.trials[number..].iter().map(|t| plan.estimate(t)).sum();
             stage.glance.begin(part, wanted.users, left);
@@ -130,6 +133,7 @@ fn perform(
                 Err(Cut::Failed { kind, why }) => run.trials.push(Trial {
                     scenario: wanted.scenario.clone(),
                     is_proxied: wanted.is_proxied,
+                    round: wanted.round,
                     users: wanted.users,
                     error: Some(format!("{why} ({kind})")),
                     ..Trial::default()

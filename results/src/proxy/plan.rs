@@ -97,6 +97,10 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     slice: Duration,
 
+    /// Rounds of HTTP scenarios: direct and through the system in turn, medians of all; long connections are held once
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+
     /// Where the run goes.
     #[command(flatten)]
     pub run: RunFlags,
@@ -126,6 +130,8 @@ pub struct TrialPlan {
     pub users: u64,
     /// Through the system, or straight to the server.
     pub is_proxied: bool,
+    /// Round, from 1.
+    pub round: u32,
 }
 
 /// The system under test, and where it is.
@@ -197,18 +203,22 @@ impl Plan {
             .unwrap_or((descriptors / 2 * processes).saturating_mul(6) / 5)
             .min(PORTS + PORTS / 10);
         let mut trials = Vec::new();
-        for name in &flags.scenarios {
-            let (kind, users) = scenario(name, flags.users, limit_users)?;
-            let trial = |is_proxied| TrialPlan {
-                scenario: name.clone(),
-                kind,
-                users,
-                is_proxied,
-            };
-            if kind != Kind::Limit {
-                trials.push(trial(false));
+        for round in 1..=flags.rounds {
+            for name in &flags.scenarios {
+                let (kind, users) = scenario(name, flags.users, limit_users)?;
+                let ways: &[bool] = match kind {
+                    Kind::Longconn | Kind::Limit if round > 1 => &[],
+                    Kind::Limit => &[true],
+                    _ => &[false, true],
+                };
+                trials.extend(ways.iter().map(|is_proxied| TrialPlan {
+                    scenario: name.clone(),
+                    kind,
+                    users,
+                    is_proxied: *is_proxied,
+                    round,
+                }));
             }
-            trials.push(trial(true));
         }
         let system = system(flags)?;
         let bin_dir = flags.run.bin_dir.as_deref();
@@ -227,6 +237,7 @@ impl Plan {
                 every_seconds: flags.every.as_secs_f64(),
                 hold_seconds: flags.hold.as_secs_f64(),
                 slice_seconds: flags.slice.as_secs_f64(),
+                rounds: flags.rounds,
             },
             system,
             trials,

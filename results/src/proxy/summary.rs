@@ -18,17 +18,27 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
         Verdict::Fail => "FAIL",
     };
     let mut out = format!(
-        "{verdict}  proxy: {}, {} trials\n",
+        "{verdict}  proxy: {}, {} trials, HTTP in {} rounds\n",
         run.asked.system,
-        run.trials.len()
+        run.trials.len(),
+        run.asked.rounds.max(1)
     );
     for reason in &run.reasons {
         let _ = writeln!(out, "      - {reason}");
     }
     let _ = writeln!(
         out,
-        "\n  {:<12}{:<9}{:>8}{:>12}{:>11}{:>11}{:>10}{:>10}{:>10}  ",
-        "scenario", "", "users", "a second", "p50", "p99", "server s", "client s", "system s"
+        "\n  {:<12}{:<9}{:>8}{:>12}{:>18}{:>11}{:>11}{:>10}{:>10}{:>10}  ",
+        "scenario",
+        "",
+        "users",
+        "a second",
+        "rounds",
+        "p50",
+        "p99",
+        "server s",
+        "client s",
+        "system s"
     );
     for trial in &run.trials {
         let _ = writeln!(out, "{}", row(trial));
@@ -47,11 +57,12 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
     }
     let _ = writeln!(
         out,
-        "\n  {:<12}{:>12}{:>12}{:>8}{:>14}{:>14}{:>16}{:>16}",
+        "\n  {:<12}{:>12}{:>12}{:>8}{:>14}{:>14}{:>14}{:>16}{:>16}",
         "added",
         "p50",
         "p99",
         "rate x",
+        "rounds",
         "us/connection",
         "us/message",
         "own B/conn.",
@@ -60,11 +71,15 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
     for added in &run.added {
         let _ = writeln!(
             out,
-            "  {:<12}{:>12}{:>12}{:>8}{:>14}{:>14}{:>16}{:>16}",
+            "  {:<12}{:>12}{:>12}{:>8}{:>14}{:>14}{:>14}{:>16}{:>16}",
             added.scenario,
             signed(added.latency_p50_us),
             signed(added.latency_p99_us),
             maybe(added.rate_ratio),
+            added
+                .rate_ratio_min
+                .zip(added.rate_ratio_max)
+                .map_or("-".into(), |(min, max)| format!("{min}..{max}")),
             maybe(added.cpu_us_per_connection),
             maybe(added.cpu_us_per_message),
             maybe(added.bytes_per_connection),
@@ -90,10 +105,18 @@ fn row(trial: &Trial) -> String {
     }
     let window = trial.window.unwrap_or_default();
     format!(
-        "  {:<12}{via:<9}{:>8}{:>12}{:>11}{:>11}{:>10.2}{:>10.2}{:>10}",
+        "  {:<12}{via:<9}{:>8}{:>12}{:>18}{:>11}{:>11}{:>10.2}{:>10.2}{:>10}",
         trial.scenario,
         count(trial.users),
-        count(trial.per_second.round() as u64),
+        rate(trial.per_second),
+        trial
+            .per_second_min
+            .zip(trial.per_second_max)
+            .map_or("-".into(), |(min, max)| format!(
+                "{}..{}",
+                rate(min),
+                rate(max)
+            )),
         micros(trial.latency_us.p50),
         micros(trial.latency_us.p99),
         window.server_cpu_seconds,
@@ -102,6 +125,10 @@ fn row(trial: &Trial) -> String {
             .proxy_cpu_seconds
             .map_or("-".into(), |s| format!("{s:.2}"))
     )
+}
+
+fn rate(per_second: f64) -> String {
+    count(per_second.round() as u64)
 }
 
 fn signed(us: Option<i64>) -> String {
