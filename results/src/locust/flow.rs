@@ -10,7 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_sysctl::machine::cgroup_memory_left;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::crew::{Crew, Doings, Served};
 use super::plan::{MASTER_LOG, Plan};
@@ -235,17 +236,23 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Ends the test as Ctrl-C at the master does, then the server; waits for all of them. What does not end is killed later.
+    /// Ends the test as Ctrl-C at the master does, then the server; waits for all of them, also when all of it was interrupted. What does
+    /// not end is killed later.
     pub async fn finish(&mut self) {
         self.phase = "close";
+        self.stage.end_in_order();
+        if self.counts.is_none() {
+            // A short run: what was open before anything is closed.
+            self.counts = Some(self.counts_now());
+            self.seen.cut = Some(self.mark());
+        }
         let max = self.plan.close_max();
         self.end_master().await;
-        self.until_ended(
-            max,
-            |flow| is_done(flow.crew.as_ref()) && is_done(flow.master.as_ref()),
-            "Locust and its workers",
-        )
-        .await;
+        self.until_ended(max, |flow| is_done(flow.master.as_ref()), "Locust")
+            .await;
+        self.end_untold_workers();
+        self.until_ended(max, |flow| is_done(flow.crew.as_ref()), "the workers")
+            .await;
         if let Some(server) = &self.server {
             server.signal(Signal::SIGTERM);
         }
@@ -271,10 +278,25 @@ impl<'a> Flow<'a> {
             }
             let since = Instant::now();
             while since.elapsed() < INTERRUPT_INTERVAL {
-                let text = std::fs::read_to_string(&log).unwrap_or_default();
-                if text.contains("Shutting down") || self.step().await.is_err() {
+                let is_heard = is_done(self.master.as_ref()) || shuts_down(&log);
+                if is_heard || self.step().await.is_err() {
                     return;
                 }
+            }
+        }
+    }
+
+    /// A master that ends before it has started the test, or dies, does not tell its workers to quit.
+    fn end_untold_workers(&self) {
+        let Some(crew) = &self.crew else { return };
+        if shuts_down(&self.folder.file(MASTER_LOG)) {
+            return;
+        }
+        for pid in usage::tree(crew.pid()) {
+            if let Ok(number) = i32::try_from(pid)
+                && pid != crew.pid()
+            {
+                let _ = kill(Pid::from_raw(number), Signal::SIGTERM);
             }
         }
     }
@@ -302,14 +324,14 @@ impl<'a> Flow<'a> {
     async fn until_ended(&mut self, max: Duration, is_it: impl Fn(&Self) -> bool, who: &str) {
         let started = Instant::now();
         while !is_it(self) {
-            let is_over = started.elapsed() > max;
-            if is_over || self.step().await.is_err() {
-                if is_over {
-                    let words = format!("{who} did not end within {} s", max.as_secs());
-                    self.seen.incidents.push(words);
-                }
-                return;
-            }
+            let words = if started.elapsed() > max {
+                format!("{who} did not end within {} s", max.as_secs())
+            } else if self.step().await.is_err() {
+                format!("{who} had not ended when all of it was interrupted again")
+            } else {
+                continue;
+            };
+            return self.seen.incidents.push(words);
         }
     }
 
@@ -523,6 +545,12 @@ impl<'a> Flow<'a> {
             }
         }
     }
+}
+
+/// Whether the master's log says that it ends in order.
+fn shuts_down(log: &Path) -> bool {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.contains("Shutting down")
 }
 
 fn is_done<R: Report>(child: Option<&Child<R>>) -> bool {
