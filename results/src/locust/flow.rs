@@ -31,7 +31,7 @@ use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
 use crate::summary::count;
 use crate::threads::Threads;
-use crate::warm::{self, Warm};
+use crate::warm::{self, Warm, Warming};
 use crate::wire::ServerReport;
 
 /// Nothing is asked of a starting process for longer than this.
@@ -90,6 +90,7 @@ pub struct Flow<'a> {
     next: Instant,
     series: Series,
     ramp: Watch,
+    warming: Option<Warming>,
 }
 
 impl<'a> Flow<'a> {
@@ -122,6 +123,7 @@ impl<'a> Flow<'a> {
             next: Instant::now(),
             series: Series::create(&folder.file("series.csv")).await?,
             ramp: Watch::default(),
+            warming: None,
         })
     }
 
@@ -180,13 +182,13 @@ impl<'a> Flow<'a> {
         if !warm::is_worth(self.plan.users()) {
             return Ok(Warm::default());
         }
-        let bytes = warm::bytes_for(self.plan.users());
-        let started = Instant::now();
-        let filling = std::thread::spawn(move || Warm::fill(bytes));
-        self.until(START_MAX, "memory to be warmed", |_| filling.is_finished())
-            .await?;
-        let (warm, held) = filling.join().unwrap_or_default();
-        self.seen.warmed = (held, started.elapsed().as_secs_f64());
+        self.warming = Some(Warming::start(self.plan.users(), &mut self.stage.live));
+        self.until(START_MAX, "memory to be warmed", |flow| {
+            flow.warming.as_ref().is_none_or(Warming::is_done)
+        })
+        .await?;
+        let (warm, warmed) = self.warming.take().map(Warming::join).unwrap_or_default();
+        self.seen.warmed = warmed;
         Ok(warm)
     }
 
@@ -510,6 +512,8 @@ impl<'a> Flow<'a> {
         });
         now.counters
             .extend(server.map(|r| Counter::new("sent", r.messages_sent, r.at_us as f64 / 1e6)));
+        now.counters
+            .extend(self.warming.as_ref().map(Warming::counter));
         let server = self.server.as_ref().map(|c| ("server", c.pid()));
         let master = self.master.as_ref().map(|c| ("master", c.pid()));
         self.stage.live.show(Snapshot {
