@@ -7,41 +7,43 @@
 //! Must not know: what a user does, connections.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many users there are to be, and how fast; may change while running.
 #[derive(Debug)]
 pub struct Load {
-    /// Where the number of users is coming from. Users who are there stay as they are until the number has come as far.
-    from: AtomicI64,
+    /// Where the number of users is coming from.
+    from: AtomicU64,
+    /// When it leaves there, microseconds of engine time, or [`Load::FIRST_LOOK`].
+    since_us: AtomicU64,
     /// Users over all threads.
     users: AtomicU64,
     /// Users to start or to end a second over all threads, in thousandths; [`Load::MAX`] for as fast as it goes.
     rate_milli: AtomicU64,
-    /// Orders so far.
-    orders: AtomicU64,
 }
 
 impl Load {
     /// As fast as it goes.
     pub const MAX: u64 = u64::MAX;
+    /// A thread begins when it first looks.
+    const FIRST_LOOK: u64 = u64::MAX;
 
     /// `users` to be started from none, `rate_milli` thousandths a second.
     pub fn new(users: u64, rate_milli: u64) -> Self {
         Load {
-            from: AtomicI64::new(0),
+            from: AtomicU64::new(0),
+            since_us: AtomicU64::new(Self::FIRST_LOOK),
             users: AtomicU64::new(users),
             rate_milli: AtomicU64::new(rate_milli),
-            orders: AtomicU64::new(0),
         }
     }
 
-    /// From now on: from `from` users, which is how many there are or, for an order that begins a little later, further away, to
-    /// `users`.
-    pub fn order(&self, from: i64, users: u64, rate_milli: u64) {
+    /// The number of users goes from `from`, which is about how many there are, to `users`, leaving at `since_us`, microseconds of
+    /// engine time; that may be a little later than now.
+    pub fn order(&self, from: u64, users: u64, rate_milli: u64, since_us: u64) {
         // A thread that sees the new number sees the rest too, because it reads them in the opposite order.
-        self.orders.fetch_add(1, Ordering::Relaxed);
         self.from.store(from, Ordering::Relaxed);
+        self.since_us.store(since_us, Ordering::Relaxed);
         self.rate_milli.store(rate_milli, Ordering::Relaxed);
         self.users.store(users, Ordering::Release);
     }
@@ -67,8 +69,8 @@ pub struct Spawn {
     share_count: u64,
     /// Users started and not ended.
     present: u64,
-    /// The order that is being followed, and since when.
-    following: Option<(u64, u64)>,
+    /// The first look at the load.
+    first_us: Option<u64>,
     /// Users there are to be by now, by the last look at the order.
     allowed: u64,
 }
@@ -78,8 +80,9 @@ pub struct Spawn {
 pub struct Due {
     rate_milli: u64,
     now_us: u64,
-    from_us: u64,
-    from: i64,
+    since_us: u64,
+    from: u64,
+    is_order: bool,
 }
 
 impl Spawn {
@@ -90,7 +93,7 @@ impl Spawn {
             share: share as u64,
             share_count: share_count as u64,
             present: 0,
-            following: None,
+            first_us: None,
             allowed: 0,
         }
     }
@@ -128,26 +131,23 @@ impl Spawn {
     pub fn due(&mut self, now_us: u64) -> Due {
         let users = self.load.users.load(Ordering::Acquire);
         let rate_milli = self.load.rate_milli.load(Ordering::Relaxed);
+        let since_us = self.load.since_us.load(Ordering::Relaxed);
         let from = self.load.from.load(Ordering::Relaxed);
-        let order = self.load.orders.load(Ordering::Relaxed);
-        let from_us = match self.following {
-            Some((followed, from_us)) if followed == order => from_us,
-            _ => {
-                self.following = Some((order, now_us));
-                now_us
-            }
-        };
-        let passed = match rate_milli {
-            Load::MAX => u64::MAX,
-            rate => {
-                let passed = u128::from(now_us - from_us) * u128::from(rate) / 1_000_000_000;
+        let is_order = since_us != Load::FIRST_LOOK;
+        let first_us = *self.first_us.get_or_insert(now_us);
+        let since_us = if is_order { since_us } else { first_us };
+        let passed = match (now_us.checked_sub(since_us), rate_milli) {
+            (None, _) => 0,
+            (_, Load::MAX) => u64::MAX,
+            (Some(passed_us), rate) => {
+                let passed = u128::from(passed_us) * u128::from(rate) / 1_000_000_000;
                 u64::try_from(passed).unwrap_or(u64::MAX).saturating_add(1)
             }
         };
-        let count = if i64::try_from(users).is_ok_and(|users| users < from) {
-            users.max(from.saturating_sub_unsigned(passed).max(0) as u64)
+        let count = if users >= from {
+            users.min(from.saturating_add(passed))
         } else {
-            users.min(from.saturating_add_unsigned(passed).max(0) as u64)
+            users.max(from.saturating_sub(passed))
         };
         // The order's start is only about where this thread is: nobody ends because there are to be more, nor starts for fewer.
         let target = self.share_of(users);
@@ -156,8 +156,9 @@ impl Spawn {
         Due {
             rate_milli,
             now_us,
-            from_us,
+            since_us,
             from,
+            is_order,
         }
     }
 
@@ -167,7 +168,7 @@ impl Spawn {
             return None;
         }
         // The intended start of this very user, not of the batch.
-        let intended_us = due.at_us(self.next_number() as i64 - due.from);
+        let intended_us = due.at_us(self.next_number().saturating_sub(due.from));
         self.present += 1;
         Some(intended_us)
     }
@@ -187,29 +188,27 @@ impl Spawn {
     pub fn next_us(&self, due: &Due) -> Option<u64> {
         let target = self.target();
         if self.present < target {
-            return Some(due.at_us(self.next_number() as i64 - due.from));
+            return Some(due.at_us(self.next_number().saturating_sub(due.from)));
         }
         if self.present > target {
             // Of those who are over and could not be ended yet, the next one is looked for a little later.
             let last = self.number(self.present - 1);
-            let due_us = due.at_us(due.from - (last as i64 + 1));
+            let due_us = due.at_us(due.from.saturating_sub(last + 1));
             return Some(due_us.max(due.now_us + ALERT_INTERVAL_US));
         }
-        let is_alert =
-            matches!(self.following, Some((1.., from_us)) if due.now_us < from_us + ALERT_US);
+        let is_alert = due.is_order && due.now_us < due.since_us + ALERT_US;
         is_alert.then_some(due.now_us + ALERT_INTERVAL_US)
     }
 }
 
 impl Due {
     /// When the number of users has moved by `place`.
-    fn at_us(&self, place: i64) -> u64 {
+    fn at_us(&self, place: u64) -> u64 {
         if self.rate_milli == Load::MAX {
-            return self.now_us;
+            return self.now_us.max(self.since_us);
         }
-        let after_us = u128::from(place.max(0).unsigned_abs()) * 1_000_000_000
-            / u128::from(self.rate_milli.max(1));
-        self.from_us + after_us as u64
+        let after_us = u128::from(place) * 1_000_000_000 / u128::from(self.rate_milli.max(1));
+        self.since_us + after_us as u64
     }
 }
 
@@ -264,7 +263,7 @@ mod tests {
         let load = fixed(100, Load::MAX);
         let mut spawns = [0, 1].map(|share| Spawn::new(Arc::clone(&load), share, 2));
         assert_eq!(spawns.each_mut().map(|s| started(s, 0).len()), [50, 50]);
-        load.order(100, 90, 10_000);
+        load.order(100, 90, 10_000, 1_000_000);
         let mut left = Vec::new();
         for ms in 0..=1_000 {
             for spawn in &mut spawns {
@@ -281,7 +280,7 @@ mod tests {
             (90..100).rev().collect::<Vec<_>>(),
             "the newest first"
         );
-        load.order(90, 94, 4_000);
+        load.order(90, 94, 4_000, 3_000_000);
         let [even, odd] = &mut spawns;
         assert_eq!(started(even, 3_000_000), [3_000_000]);
         assert!(started(odd, 3_000_000).is_empty());
@@ -296,24 +295,30 @@ mod tests {
         let mut spawn = Spawn::new(Arc::clone(&load), 0, 1);
         started(&mut spawn, 0);
         // The orders come from somebody whose clock is a little behind, or ahead.
-        load.order(97, 200, 100_000);
+        load.order(97, 200, 100_000, 1_000_000);
         assert!(started(&mut spawn, 1_000_000).is_empty());
         assert_eq!(spawn.excess(), 0);
-        load.order(120, 90, 30_000);
+        load.order(120, 90, 30_000, 2_000_000);
         assert!(started(&mut spawn, 2_000_000).is_empty());
         assert_eq!(spawn.excess(), 0);
     }
 
     #[test]
-    fn an_order_may_begin_later() {
+    fn an_order_may_begin_later_and_is_the_same_for_all_threads() {
         let load = fixed(0, Load::MAX);
-        let mut spawn = Spawn::new(Arc::clone(&load), 0, 1);
-        started(&mut spawn, 0);
-        load.order(-30, 100, 100_000);
-        assert!(started(&mut spawn, 1_000_000).is_empty());
-        assert!(started(&mut spawn, 1_290_000).is_empty());
-        assert_eq!(spawn.due(1_290_000).at_us(30), 1_300_000);
-        assert_eq!(started(&mut spawn, 1_310_000), [1_300_000, 1_310_000]);
+        let mut spawns = [0, 1].map(|share| Spawn::new(Arc::clone(&load), share, 2));
+        for spawn in &mut spawns {
+            started(spawn, 0);
+        }
+        load.order(0, 100, 100_000, 1_300_000);
+        let [even, odd] = &mut spawns;
+        assert!(started(even, 1_299_999).is_empty());
+        let due = even.due(1_299_999);
+        assert_eq!(even.next_us(&due), Some(1_300_000));
+        assert_eq!(started(even, 1_301_000), [1_300_000]);
+        // A thread that hears of it late still starts everybody at the time of the order.
+        assert_eq!(started(odd, 1_330_000), [1_310_000, 1_330_000]);
+        assert_eq!(started(even, 1_330_000), [1_320_000]);
     }
 
     #[test]
@@ -322,7 +327,7 @@ mod tests {
         let mut spawn = Spawn::new(Arc::clone(&load), 0, 1);
         started(&mut spawn, 0);
         assert_eq!(started(&mut spawn, 60_000_000).len(), 9);
-        load.order(10, 1_000, 1_000_000);
+        load.order(10, 1_000, 1_000_000, 120_000_000);
         assert_eq!(started(&mut spawn, 120_000_000).len(), 1);
         assert_eq!(started(&mut spawn, 120_005_000).len(), 5);
     }

@@ -4,7 +4,6 @@
 //! Must not know: the master, other classes.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use holdfast_engine::{Engine, Handler, Stop};
 use holdfast_results::console::Console;
@@ -164,8 +163,6 @@ struct Running<V: View, R> {
     load: Arc<Load>,
     users_max: u64,
     pace: Pace,
-    /// When the pace's clock began.
-    since: Instant,
     is_stopping: bool,
     last: V::Report,
     rows: R,
@@ -192,7 +189,6 @@ where
             load,
             users_max,
             pace: Pace::default(),
-            since: Instant::now(),
             is_stopping: false,
             last: V::Report::default(),
             rows,
@@ -208,8 +204,10 @@ where
     fn order(&mut self, users: u64) -> u64 {
         let users = users.min(self.users_max);
         if users != self.pace.ordered() {
-            let (from, rate) = self.pace.order(users, self.since.elapsed().as_secs_f64());
-            self.load.order(from, users, ((rate * 1e3) as u64).max(1));
+            let line = self.pace.order(users, self.engine.now_us() as f64 / 1e6);
+            let rate_milli = ((line.rate * 1e3) as u64).max(1);
+            let since_us = (line.since * 1e6) as u64;
+            self.load.order(line.from, users, rate_milli, since_us);
         }
         users
     }

@@ -37,6 +37,17 @@ pub struct Pace {
     ramp: Option<Ramp>,
 }
 
+/// How users come or go from an order on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Line {
+    /// How many there are.
+    pub from: u64,
+    /// When the number begins to change.
+    pub since: f64,
+    /// Users a second.
+    pub rate: f64,
+}
+
 /// Orders for more users, one after another.
 #[derive(Debug, Clone, Copy)]
 struct Ramp {
@@ -67,9 +78,8 @@ impl Pace {
         }
     }
 
-    /// There are to be `users` from `now` on. Gives the line: where it would have been now had it always been followed (before its
-    /// start that is beyond where users are), and how many users a second it moves by.
-    pub fn order(&mut self, users: u64, now: f64) -> (i64, f64) {
+    /// There are to be `users` from `now` on: the line from here.
+    pub fn order(&mut self, users: u64, now: f64) -> Line {
         let position = self.position(now);
         if users > self.to {
             self.rise(users, position, now);
@@ -82,8 +92,11 @@ impl Pace {
                 ramp: None,
             };
         }
-        let ahead = self.rate * (self.since - now).max(0.0);
-        ((self.from - ahead).round() as i64, self.rate)
+        Line {
+            from: self.from.round() as u64,
+            since: self.since,
+            rate: self.rate,
+        }
     }
 
     fn rise(&mut self, users: u64, position: f64, now: f64) {
@@ -155,8 +168,10 @@ mod tests {
     #[test]
     fn an_order_alone_is_carried_out_evenly() {
         let mut pace = Pace::default();
-        assert_eq!(pace.order(1_000, 5.0), (-300, 1_000.0));
-        assert_eq!(pace.position(5.0 + CUSHION_SECONDS), 0.0);
+        let line = pace.order(1_000, 5.0);
+        assert_eq!((line.from, line.rate), (0, 1_000.0));
+        assert_eq!(line.since, 5.0 + CUSHION_SECONDS);
+        assert_eq!(pace.position(line.since), 0.0);
         assert_eq!(pace.position(5.5 + CUSHION_SECONDS).round(), 500.0);
         assert_eq!(pace.position(6.0 + CUSHION_SECONDS), 1_000.0);
         assert_eq!(pace.position(60.0), 1_000.0);
@@ -231,14 +246,15 @@ mod tests {
     fn fewer_are_not_waited_for() {
         let mut pace = Pace::default();
         pace.order(1_000, 0.0);
-        assert_eq!(pace.order(500, 10.0), (1_000, 500.0));
+        let line = pace.order(500, 10.0);
+        assert_eq!((line.from, line.since, line.rate), (1_000, 10.0, 500.0));
         assert_eq!(pace.position(10.5), 750.0);
-        assert_eq!(pace.order(0, 10.5), (750, 750.0));
+        assert_eq!(pace.order(0, 10.5).from, 750);
         assert_eq!(pace.position(20.0), 0.0);
         // From the middle of a way down up again.
         pace.order(1_000, 20.0);
         pace.order(400, 30.0);
-        let (from, _) = pace.order(900, 30.5);
-        assert!((580..=700).contains(&from), "{from}");
+        assert_eq!(pace.order(900, 30.5).from, 700);
+        assert_eq!(pace.position(32.5), 900.0);
     }
 }
