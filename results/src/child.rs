@@ -312,6 +312,16 @@ pub fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_string()).collect()
 }
 
+/// A duration as one word that humantime reads.
+#[must_use]
+pub fn plain_time(time: Duration) -> String {
+    if time.subsec_nanos() == 0 {
+        format!("{}s", time.as_secs())
+    } else {
+        format!("{}us", time.as_micros())
+    }
+}
+
 /// A command line that a shell would read as these words.
 #[must_use]
 pub fn shell_line(program: &Path, args: &[String]) -> String {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::child::{Child, Report};
 use crate::folder::RunFolder;
-use crate::plan::Plan;
+use crate::longconn::plan::Plan;
 use crate::pressure::Pressure;
 use crate::run::{
     Connections, Cpu, CpuPhase, Hold, Kernel, Latencies, Memory, Messages, ProcessRecord,

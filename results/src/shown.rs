@@ -5,8 +5,24 @@
 
 use std::collections::BTreeMap;
 
-use crate::live::{Counter, Group, Snapshot};
-use crate::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport, WorkerReport};
+use crate::live::{Counter, Group, Snapshot, Span, Times};
+use crate::wire::{
+    ClientReport, HttpClientReport, HttpServerReport, Latency, ServerReport, WorkerReport,
+};
+
+impl Times {
+    /// The percentiles of a whole run so far.
+    #[must_use]
+    pub fn so_far(name: &'static str, latency: Latency) -> Self {
+        let is_measured = latency.count > 0;
+        Self {
+            name,
+            span: Span::Run,
+            p50_us: is_measured.then_some(latency.p50),
+            p99_us: is_measured.then_some(latency.p99),
+        }
+    }
+}
 
 impl From<&ClientReport> for Snapshot {
     fn from(report: &ClientReport) -> Self {

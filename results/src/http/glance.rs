@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use super::generator::GeneratorLine;
 use super::subject::ServerLine;
 use crate::child::{Child, Heard};
-use crate::glance::so_far;
-use crate::live::Snapshot;
+use crate::live::{Snapshot, Times};
 
 /// A process, and what it has said.
 type Watched<R> = Option<(u32, Rc<RefCell<Heard<R>>>)>;
@@ -89,7 +88,7 @@ impl Glance {
             // The server's figures, where both ends are ours, are the same requests.
             if let Some(GeneratorLine::Client(report)) = &heard.borrow().latest {
                 now = Snapshot::from(&**report);
-                now.times.push(so_far("latency", report.latency_us));
+                now.times.push(Times::so_far("latency", report.latency_us));
             }
         }
         Snapshot {

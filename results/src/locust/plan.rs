@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::child::words;
+use crate::child::{plain_time, words};
 use crate::folder::{check_label, runs_or_default, workspace};
 use crate::network::layout::{BACKEND, Layout, MASTER, PORTS};
 use crate::network::visit::{LabFlags, RunFlags};
-use crate::plan::plain_time;
 use crate::programs::{find, is_program, program};
 use crate::refusal::Refusal;
 use crate::run::Asked;

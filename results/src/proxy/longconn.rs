@@ -11,11 +11,10 @@ use super::plan::{Kind, PORT, TrialPlan};
 use super::record::Trial;
 use super::system::{Mode, Running};
 use super::trial::{Ground, Mark, SPARE, begun, latest, occurred, rate_of, split, statistics};
-use crate::child::Child;
+use crate::child::{Child, plain_time};
 use crate::http::stage::Cut;
 use crate::network::layout::{BACKEND, BALANCER, client};
 use crate::network::record::Agreement;
-use crate::plan::plain_time;
 use crate::sample::KernelSample;
 use crate::wire::{ClientReport, ServerReport};
 

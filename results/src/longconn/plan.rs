@@ -10,8 +10,9 @@ use std::time::Duration;
 use holdfast_sysctl::Machine;
 use holdfast_sysctl::cost::{CLIENT_END_BYTES, SERVER_END_BYTES};
 
-use crate::child::words;
-use crate::folder::{check_label, labelled, runs_or_default};
+use super::options::{Options, SpawnRate, check_figures};
+use crate::child::{plain_time, words};
+use crate::folder::{labelled, runs_or_default};
 use crate::lab::Tuning;
 use crate::programs::program;
 use crate::refusal::Refusal;
@@ -26,71 +27,10 @@ pub const USERS_DEFAULT: u64 = 1_000_000;
 /// the kernel's bind bucket of each source address and port, 128 bytes.
 pub const TARGET_COUNT: u8 = 16;
 
-const USERS_MAX: u64 = 100_000_000;
-const RATE_MIN: f64 = 0.01;
-const RATE_MAX: f64 = 10_000_000.0;
-const EVERY_MIN: Duration = Duration::from_millis(10);
-const EVERY_MAX: Duration = Duration::from_secs(24 * 3600);
 const HOLD_MIN: Duration = Duration::from_secs(1);
 const HOLD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
-const MESSAGE_BYTES_MAX: usize = 4096;
 /// A machine slower than this is not waited for when the rate is `max`.
 const RATE_SLOWEST: f64 = 5_000.0;
-
-/// How fast users are opened.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum SpawnRate {
-    /// As fast as it goes.
-    Max,
-    /// Users a second.
-    PerSecond(f64),
-}
-
-impl std::fmt::Display for SpawnRate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Max => f.write_str("max"),
-            Self::PerSecond(rate) => write!(f, "{rate}"),
-        }
-    }
-}
-
-/// The flags of `holdfast-bench longconn`; each is explained by `--help`.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct Options {
-    pub users: Option<u64>,
-    pub rate: SpawnRate,
-    pub every: Duration,
-    pub hold: Option<Duration>,
-    pub source: Option<String>,
-    pub message: String,
-    pub port: u16,
-    pub label: Option<String>,
-    pub runs: Option<PathBuf>,
-    pub server_threads: Option<u32>,
-    pub client_threads: Option<u32>,
-    pub server_args: Vec<String>,
-    pub client_args: Vec<String>,
-    pub is_private: bool,
-    pub has_profile: bool,
-    pub sysctl: Vec<String>,
-    pub is_forced: bool,
-    pub warm: WarmUp,
-    pub bin_dir: Option<PathBuf>,
-}
-
-/// Whether the memory of a run is warmed before it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum WarmUp {
-    /// Where it makes a difference.
-    #[default]
-    Auto,
-    /// In any case.
-    On,
-    /// Never.
-    Off,
-}
 
 /// A checked request.
 #[derive(Debug, Clone)]
@@ -282,62 +222,6 @@ impl Plan {
     }
 }
 
-fn check_figures(o: &Options) -> Result<(), Refusal> {
-    match o.users {
-        Some(0) => {
-            return Err(Refusal::new(
-                "zero users were asked for",
-                "give at least one, --users 1000",
-            ));
-        }
-        Some(n) if n > USERS_MAX => {
-            return Err(Refusal::new(
-                format!(
-                    "{} users are more than one machine can have ({})",
-                    count(n),
-                    count(USERS_MAX)
-                ),
-                "give fewer, --users 1000000",
-            ));
-        }
-        _ => {}
-    }
-    if let SpawnRate::PerSecond(rate) = o.rate
-        && !(RATE_MIN..=RATE_MAX).contains(&rate)
-    {
-        return Err(Refusal::new(
-            format!("a rate of {rate:?} users a second is outside {RATE_MIN} to {RATE_MAX}"),
-            "give another, --rate 2000, or as fast as it goes, --rate max",
-        ));
-    }
-    if !(EVERY_MIN..=EVERY_MAX).contains(&o.every) {
-        return Err(Refusal::new(
-            format!(
-                "an interval of {} is outside 10ms to 1day",
-                humantime::format_duration(o.every)
-            ),
-            "give another with --every 30s",
-        ));
-    }
-    if o.message.is_empty() || o.message.len() > MESSAGE_BYTES_MAX {
-        return Err(Refusal::new(
-            format!(
-                "a message of {} bytes is outside 1 to {MESSAGE_BYTES_MAX}",
-                o.message.len()
-            ),
-            "give another with --message ok",
-        ));
-    }
-    check_label(o.label.as_deref())?;
-    if o.server_threads == Some(0) || o.client_threads == Some(0) {
-        return Err(Refusal::new(
-            "zero threads were asked for",
-            "leave --server-threads and --client-threads out",
-        ));
-    }
-    Ok(())
-}
-
 /// The users asked for, or as many as memory holds if none were.
 fn fit_users(
     o: &Options,
@@ -391,140 +275,25 @@ fn fit_users(
     }
 }
 
-/// A duration as one word that humantime reads.
-pub(crate) fn plain_time(time: Duration) -> String {
-    if time.subsec_nanos() == 0 {
-        format!("{}s", time.as_secs())
-    } else {
-        format!("{}us", time.as_micros())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::options::{RATE_MIN, USERS_MAX, tests::options};
     use super::*;
-
-    fn options() -> Options {
-        Options {
-            users: None,
-            rate: SpawnRate::Max,
-            every: Duration::from_secs(550),
-            hold: None,
-            source: None,
-            message: "ok".into(),
-            port: 999,
-            label: None,
-            runs: None,
-            server_threads: None,
-            client_threads: None,
-            server_args: vec![],
-            client_args: vec![],
-            is_private: true,
-            has_profile: true,
-            sysctl: vec![],
-            is_forced: false,
-            warm: WarmUp::Off,
-            bin_dir: None,
-        }
-    }
-
-    fn refused(options: Options, available: u64) -> String {
-        let mut notices = vec![];
-        let line = check_figures(&options)
-            .and_then(|()| fit_users(&options, Some(available), &mut notices).map(|_| ()))
-            .expect_err("refused")
-            .to_string();
-        assert!(
-            line.starts_with("error: ") && line.contains("; next: ") && !line.contains('\n'),
-            "{line}"
-        );
-        line
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        let plenty = 1 << 40;
-        assert!(
-            refused(
-                Options {
-                    users: Some(0),
-                    ..options()
-                },
-                plenty
-            )
-            .contains("zero users")
-        );
-        assert!(
-            refused(
-                Options {
-                    users: Some(u64::MAX),
-                    ..options()
-                },
-                plenty
-            )
-            .contains("more than one machine")
-        );
-        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e12] {
-            refused(
-                Options {
-                    rate: SpawnRate::PerSecond(rate),
-                    ..options()
-                },
-                plenty,
-            );
-        }
-        refused(
-            Options {
-                every: Duration::ZERO,
-                ..options()
-            },
-            plenty,
-        );
-        refused(
-            Options {
-                every: Duration::MAX,
-                ..options()
-            },
-            plenty,
-        );
-        refused(
-            Options {
-                message: String::new(),
-                ..options()
-            },
-            plenty,
-        );
-        refused(
-            Options {
-                label: Some("../up".into()),
-                ..options()
-            },
-            plenty,
-        );
-        refused(
-            Options {
-                client_threads: Some(0),
-                ..options()
-            },
-            plenty,
-        );
-    }
 
     #[test]
     fn memory_decides() {
         let available = 1000 * PAIR_BYTES + 7;
-        assert!(
-            refused(
-                Options {
-                    users: Some(1001),
-                    ..options()
-                },
-                available
-            )
-            .contains("--users 1000 ")
-        );
-        assert!(refused(options(), PAIR_BYTES - 1).contains("too few"));
         let mut notices = vec![];
+        let mut refused = |options: Options, usable| {
+            let refusal = fit_users(&options, Some(usable), &mut notices).expect_err("refused");
+            refusal.to_string()
+        };
+        let more = Options {
+            users: Some(1001),
+            ..options()
+        };
+        assert!(refused(more, available).contains("--users 1000 "));
+        assert!(refused(options(), PAIR_BYTES - 1).contains("too few"));
         assert_eq!(
             fit_users(&options(), Some(available), &mut notices),
             Ok(1000)

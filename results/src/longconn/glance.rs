@@ -4,9 +4,10 @@
 
 use holdfast_sysctl::grouped;
 
-use crate::live::{Counter, Snapshot, Span, Times};
-use crate::plan::{Plan, SpawnRate};
-use crate::wire::{ClientReport, Latency, ServerReport};
+use super::options::SpawnRate;
+use super::plan::Plan;
+use crate::live::{Counter, Snapshot, Times};
+use crate::wire::{ClientReport, ServerReport};
 
 /// One moment of a run.
 #[derive(Debug, Clone, Copy)]
@@ -38,8 +39,8 @@ impl Glance<'_> {
             let due = client.open_now as f64 / options.every.as_secs_f64();
             Snapshot {
                 times: vec![
-                    so_far("connect", client.connect_us),
-                    so_far("lateness", client.lateness_us),
+                    Times::so_far("connect", client.connect_us),
+                    Times::so_far("lateness", client.lateness_us),
                 ],
                 ..Snapshot::from(client)
             }
@@ -76,16 +77,5 @@ impl Glance<'_> {
             }
             _ => None,
         }
-    }
-}
-
-/// The percentiles of a whole run so far.
-pub fn so_far(name: &'static str, latency: Latency) -> Times {
-    let is_measured = latency.count > 0;
-    Times {
-        name,
-        span: Span::Run,
-        p50_us: is_measured.then_some(latency.p50),
-        p99_us: is_measured.then_some(latency.p99),
     }
 }
