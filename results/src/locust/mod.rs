@@ -4,6 +4,7 @@
 //! Invariants: workers, server, kernel and master agree, or the run fails. A run that began leaves a record.
 //! Must not know: Locust's protocol; that is the worker's.
 
+mod close;
 pub mod crew;
 mod fill;
 pub mod flow;
@@ -12,6 +13,7 @@ pub mod master;
 pub mod page;
 pub mod plan;
 pub mod record;
+mod sampling;
 pub mod summary;
 mod watch;
 pub mod workers;

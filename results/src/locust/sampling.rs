@@ -1,0 +1,155 @@
+//! What is seen of a run while it goes on: a sample a second, its row, its line for people.
+//!
+//! Invariants: a wait takes at most [`POLL`], and notices signals and ends.
+//! Must not know: phases.
+
+use std::time::{Duration, Instant};
+
+use holdfast_sysctl::machine::cgroup_memory_left;
+
+use super::flow::{Flow, MasterMark};
+use crate::http::stage::Cut;
+use crate::http::usage;
+use crate::live::{Counter, Snapshot};
+use crate::network::Network;
+use crate::network::layout::MASTER;
+use crate::record::{Mark, cpu_phase};
+use crate::run::CpuPhase;
+use crate::sample::{KernelSample, ProcessSample};
+use crate::series::Row;
+use crate::summary::count;
+use crate::threads::Threads;
+use crate::warm::Warming;
+
+/// Between two looks at everything.
+const POLL: Duration = Duration::from_millis(50);
+
+impl Flow<'_> {
+    /// Waits a little, takes notice of ends, and once a second of everything.
+    pub(super) async fn step(&mut self) -> Result<(), Cut> {
+        self.stage.wait::<()>(POLL, POLL, || Ok(None)).await?;
+        if let Some(child) = &mut self.server {
+            child.reap();
+        }
+        if let Some(child) = &mut self.master {
+            child.reap();
+        }
+        if let Some(child) = &mut self.crew {
+            child.reap();
+        }
+        if let Some(pdsh) = &self.crew {
+            let expected = usize::from(self.plan.layout.clients());
+            let ended = self.workers.look(pdsh, expected, self.phase);
+            self.seen.incidents.extend(ended);
+        }
+        if Instant::now() < self.next {
+            return Ok(());
+        }
+        self.next = Instant::now() + Duration::from_secs(1);
+        let now = self.mark();
+        let before = self.seen.take_second(now);
+        let cores = cpu_phase(Some(&before), Some(&self.seen.latest));
+        self.glance();
+        self.add_row(cores).await;
+        Ok(())
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            at: Instant::now(),
+            kernel: kernel(self.network),
+            server: self
+                .server
+                .as_ref()
+                .and_then(|c| ProcessSample::take(c.pid())),
+            client: self.workers.now_all(),
+            server_threads: self
+                .server
+                .as_ref()
+                .map(|c| Threads::take(c.pid()))
+                .unwrap_or_default(),
+            client_threads: self.workers.threads(),
+            cgroup_left_bytes: self
+                .server
+                .as_ref()
+                .and_then(|c| cgroup_memory_left(&c.pid().to_string())),
+            client_report: self.crew.is_some().then(|| self.total().report),
+        }
+    }
+
+    pub(super) fn mark_master(&mut self) {
+        if let Some(master) = &self.master {
+            self.master_marks.push(MasterMark {
+                at: Instant::now(),
+                cpu_seconds: usage::cpu_seconds(master.pid()),
+            });
+        }
+    }
+
+    fn glance(&mut self) {
+        let client = self.seen.latest.client_report.as_ref();
+        let server = self.served();
+        let rate = Some(f64::from(self.plan.rate()));
+        let mut now = client.map_or_else(Snapshot::default, |client| {
+            Snapshot::from(client).asking("opened", rate)
+        });
+        now.counters
+            .extend(server.map(|r| Counter::new("sent", r.messages_sent, r.at_us as f64 / 1e6)));
+        now.counters
+            .extend(self.warming.as_ref().map(Warming::counter));
+        let server = self.server.as_ref().map(|c| ("server", c.pid()));
+        let master = self.master.as_ref().map(|c| ("master", c.pid()));
+        self.stage.live.show(Snapshot {
+            title: format!("bench locust {} users", count(self.plan.users())),
+            phase: self.phase,
+            seconds: self.seen.started.elapsed().as_secs_f64(),
+            open: Some(now.open.unwrap_or(0)),
+            target: Some(self.plan.users()),
+            processes: server.into_iter().chain(master).collect(),
+            ..now
+        });
+    }
+
+    pub(super) async fn add_row(&mut self, cores: Option<CpuPhase>) {
+        let server_report = self.served();
+        let latest = &self.seen.latest;
+        let row = Row {
+            at_seconds: latest.at.duration_since(self.seen.started).as_secs_f64(),
+            phase: self.phase,
+            kernel: &latest.kernel,
+            cores,
+            cgroup_left_bytes: latest.cgroup_left_bytes,
+            server: latest.server.as_ref(),
+            client: latest.client.as_ref(),
+            server_report: server_report.as_ref(),
+            client_report: latest.client_report.as_ref(),
+        };
+        let line = row.line();
+        if let Err(e) = self.series.append(line).await {
+            let words = format!("series.csv could not be written: {e}");
+            if !self.seen.incidents.contains(&words) {
+                self.seen.incidents.push(words);
+            }
+        }
+    }
+}
+
+/// The machine, with what all hosts' networks count together.
+pub(super) fn kernel(network: &Network) -> KernelSample {
+    let mut samples = network
+        .hosts()
+        .iter()
+        .filter(|host| host.name != MASTER)
+        .map(crate::network::host::Host::kernel);
+    let mut sum = samples.next().unwrap_or_default();
+    for sample in samples {
+        sum.established += sample.established;
+        sum.tcp_inuse += sample.tcp_inuse;
+        sum.tcp_orphan += sample.tcp_orphan;
+        sum.tcp_tw += sample.tcp_tw;
+        for (name, n) in sample.counters {
+            *sum.counters.entry(name).or_default() += n;
+        }
+    }
+    sum
+}
