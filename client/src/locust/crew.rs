@@ -3,6 +3,7 @@
 //! Invariants: an order moves the number of users evenly; everything the users did is in exactly one of the harvests.
 //! Must not know: the master, other classes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use holdfast_engine::{Engine, Handler, Stop};
@@ -22,7 +23,7 @@ use crate::load::Load;
 use crate::longconn::LongconnView;
 use crate::longconn::user::Users as LongconnUsers;
 use crate::supervise::{Intervals, View};
-use crate::{http, longconn, target};
+use crate::{http, longconn};
 
 /// What users did since the last harvest.
 pub struct Harvest {
@@ -55,6 +56,17 @@ pub trait Crew {
     fn join(self: Box<Self>) -> Result<(), anyhow::Error>;
 }
 
+/// What users of a class connect to, as the master's options say: `HOST:PORT` texts.
+///
+/// # Errors
+/// One line that says what is missing or wrong.
+pub fn targets(class: Class, options: &Options) -> Result<Vec<String>, anyhow::Error> {
+    Ok(match class {
+        Class::LongConn => options.longconn()?.1,
+        Class::Http => vec![options.http()?.1.host_port],
+    })
+}
+
 /// Starts the users of a class, none yet, as the master's options say; at most `users_max` of them, or as many as fit.
 ///
 /// # Errors
@@ -62,6 +74,7 @@ pub trait Crew {
 pub fn start(
     class: Class,
     options: &Options,
+    targets: &[SocketAddr],
     launch: &Launch,
     users_max: Option<u64>,
     console: &mut Console,
@@ -76,10 +89,9 @@ pub fn start(
     let title = format!("client worker {}", class.name());
     match class {
         Class::LongConn => {
-            let (config, targets) = options.longconn()?;
-            let targets = target::resolve(&targets)?;
-            let users_max = launch.users_that_fit(&targets, longconn::WANTS, users_max)?;
-            let ready = launch.ready(&quantity(users_max), &targets, longconn::WANTS, console)?;
+            let (config, _) = options.longconn()?;
+            let users_max = launch.users_that_fit(targets, longconn::WANTS, users_max)?;
+            let ready = launch.ready(&quantity(users_max), targets, longconn::WANTS, console)?;
             let thread_count = ready.config.thread_count;
             let asked = longconn::Asked {
                 title,
@@ -98,12 +110,11 @@ pub fn start(
         }
         Class::Http => {
             let (config, url, method) = options.http()?;
-            let targets = target::resolve(std::slice::from_ref(&url.host_port))?;
-            let users_max = launch.users_that_fit(&targets, http::WANTS, users_max)?;
+            let users_max = launch.users_that_fit(targets, http::WANTS, users_max)?;
             let ready = http::ready(
                 launch,
                 &quantity(users_max),
-                &targets,
+                targets,
                 config.is_reconnecting,
                 console,
             )?;

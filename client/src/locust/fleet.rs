@@ -15,12 +15,15 @@ use holdfast_results::wire::WorkerReport;
 use super::class::Class;
 use super::crew::{self, Crew};
 use super::journal::Journal;
+use super::lookup::Lookup;
 use super::options::Options;
 use super::stats::Stats;
 use crate::histogram_log::HistogramLog;
 use crate::launch::Launch;
 use crate::source::Source;
 
+/// How long an order waits for the addresses of names: files and caches answer sooner, and the master is heard late by no more.
+const LOOKUP_PATIENCE: Duration = Duration::from_millis(100);
 /// Tests whose final figures are kept.
 const RUNS_MAX: usize = 100;
 
@@ -35,6 +38,8 @@ pub struct Fleet {
     /// What the master said last.
     pub options: Options,
     crews: BTreeMap<Class, Box<dyn Crew>>,
+    /// Classes whose targets are being looked up.
+    lookups: BTreeMap<Class, Lookup>,
     /// Users there are to be.
     wanted: BTreeMap<Class, u64>,
     /// Classes that could not be started in this test.
@@ -75,6 +80,7 @@ impl Fleet {
             log,
             options: Options::default(),
             crews: BTreeMap::new(),
+            lookups: BTreeMap::new(),
             wanted: BTreeMap::new(),
             failed: BTreeSet::new(),
             is_running: false,
@@ -108,12 +114,15 @@ impl Fleet {
             // Those before have to end first.
             return;
         }
+        self.bring_about(LOOKUP_PATIENCE, console);
+    }
+
+    /// Starts what is wanted and not there yet, waiting so long for the addresses of each class, and hands every crew its order.
+    fn bring_about(&mut self, patience: Duration, console: &mut Console) {
         for (class, users) in self.wanted.clone() {
             if users > 0 && !self.crews.contains_key(&class) && !self.failed.contains(&class) {
-                match self.start(class, console) {
-                    Ok(crew) => {
-                        self.crews.insert(class, crew);
-                    }
+                match self.start(class, patience, console) {
+                    Ok(crew) => self.crews.extend(crew.map(|crew| (class, crew))),
                     Err(e) => {
                         self.failed.insert(class);
                         self.journal.except(&format!("no {}: {e}", class.name()));
@@ -135,11 +144,13 @@ impl Fleet {
         }
     }
 
+    /// Starts a class, unless its targets are still being looked up.
     fn start(
         &mut self,
         class: Class,
+        patience: Duration,
         console: &mut Console,
-    ) -> Result<Box<dyn Crew>, anyhow::Error> {
+    ) -> Result<Option<Box<dyn Crew>>, anyhow::Error> {
         if !self.classes.contains(&class) {
             anyhow::bail!("this worker was started without it; next: leave out --classes");
         }
@@ -151,12 +162,30 @@ impl Fleet {
             .options
             .ports()?
             .unwrap_or_else(|| self.own_ports.clone());
-        crew::start(class, &self.options, &self.launch, self.users_max, console)
+        let texts = crew::targets(class, &self.options)?;
+        let begun = self.lookups.remove(&class);
+        let lookup = begun
+            .filter(|lookup| lookup.is_of(&texts))
+            .unwrap_or_else(|| Lookup::start(texts));
+        let Some(targets) = lookup.answer(patience)? else {
+            self.lookups.insert(class, lookup);
+            return Ok(None);
+        };
+        crew::start(
+            class,
+            &self.options,
+            &targets,
+            &self.launch,
+            self.users_max,
+            console,
+        )
+        .map(Some)
     }
 
     /// All users are to end: HTTP users may have their answers first, for as long as is said.
     pub fn stop(&mut self, patience: Duration) {
         self.wanted.clear();
+        self.lookups.clear();
         if self.ending.is_some() || !self.is_running {
             return;
         }
@@ -181,6 +210,9 @@ impl Fleet {
 
     /// Brings on what takes time: ends, and what was ordered meanwhile. Called often.
     pub fn tick(&mut self, now: f64, second: i64, console: &mut Console) {
+        if !self.lookups.is_empty() {
+            self.bring_about(Duration::ZERO, console);
+        }
         let is_late = self.ending.is_some_and(|by| Instant::now() >= by);
         for crew in self.crews.values_mut() {
             if self.ending.is_some() && (is_late || crew.open() == 0) {

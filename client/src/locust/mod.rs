@@ -15,6 +15,7 @@ mod crew;
 mod fleet;
 mod journal;
 mod link;
+mod lookup;
 pub mod message;
 mod options;
 mod pace;

@@ -1,10 +1,12 @@
 //! What goes over the wire: every type of message both ways, and masters that say what none says.
 
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use holdfast_results::wire::WorkerReport;
 use serde_json::{Value, json};
 
-use crate::common::{Server, count, until};
+use crate::common::{Folder, Running, Server, count, subcommand, until};
 use crate::peer::Peer;
 use crate::router::{Router, spawn};
 use crate::{longconn, worker};
@@ -275,6 +277,49 @@ fn a_master_that_says_nonsense_is_survived_and_obeyed_when_it_says_sense() {
         (100, 93, 7)
     );
     assert!(outcome.errors.lines().count() < 60, "{}", outcome.errors);
+}
+
+#[test]
+fn a_resolver_that_never_answers_stops_no_heartbeat() {
+    let folder = Folder::new("resolver");
+    let hosts = folder.file("hosts");
+    // Whoever looks a name up opens this, and waits for somebody who writes.
+    nix::unistd::mkfifo(hosts.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let mut master = Router::start();
+    let mut command = Command::new("unshare");
+    if !nix::unistd::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", script, &hosts]);
+    let own = subcommand("holdfast-client", "worker", &["--master", &master.address]);
+    command.arg(own.get_program()).args(own.get_args());
+    let worker = Running::<WorkerReport>::start(command);
+    let name = master.welcome();
+    let ten = json!({"LongConn": 10});
+    let order = spawn(now(), ten.clone(), "nowhere.test:7070", json!({}));
+    master.send(&name, "spawn", order);
+    master.next("spawning");
+    for _ in 0..3 {
+        assert_eq!(master.next("heartbeat")["data"]["state"], "spawning");
+    }
+    let said = master.next("exception")["data"]["msg"].to_string();
+    for part in [
+        "LongConn",
+        "'nowhere.test:7070'",
+        "has not answered",
+        "next: ",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // The next test is with an address, and like any other.
+    master.send(&name, "stop", Value::Null);
+    master.next("client_stopped");
+    let server = Server::start(&[]);
+    let order = spawn(now(), ten, &server.address.to_string(), json!({}));
+    master.send(&name, "spawn", order);
+    server.until_open(10);
+    assert_eq!(worker.stop().code(), Some(0));
 }
 
 #[test]
