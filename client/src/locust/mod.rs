@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   mod ─► process ─┬─► worker, one for each part of the process, ─► link ─► zmtp        the master's side
-//!                   │   message
+//!                   │   told, message
 //!                   └─► fleet ─► crew, one for each user class, ─► engine                the users' side
-//!                       stats, options, journal
+//!                       lookup, stats, options, journal
 //! ```
 //!
 //! Must not know: what a master says.
@@ -23,6 +23,7 @@ mod process;
 mod rows;
 mod share;
 mod stats;
+mod told;
 mod vitals;
 mod worker;
 pub mod zmtp;
