@@ -221,24 +221,18 @@ fn when_a_worker_is_killed_the_others_take_its_users() {
     }
 }
 
+/// A bench that holds 100 users for long, and its one worker.
+fn held(runs: &Runs) -> (Child, i32) {
+    let args = "--users 100 --rate 1000 --hold 10m --clients 1";
+    let bench = bench(runs, &args.split(' ').collect::<Vec<_>>());
+    until_held(runs);
+    (bench, worker_in(&runs.0, "client1"))
+}
+
 #[test]
 fn an_interrupt_ends_all_of_it_and_leaves_a_record() {
     let runs = Runs::new("interrupt");
-    let bench = bench(
-        &runs,
-        &[
-            "--users",
-            "100",
-            "--rate",
-            "1000",
-            "--hold",
-            "10m",
-            "--clients",
-            "1",
-        ],
-    );
-    until_held(&runs);
-    let worker = worker_in(&runs.0, "client1");
+    let (bench, worker) = held(&runs);
     send(&bench, Signal::SIGINT);
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
@@ -283,21 +277,7 @@ fn an_interrupt_ends_all_of_it_and_leaves_a_record() {
 #[test]
 fn a_second_interrupt_ends_it_at_once() {
     let runs = Runs::new("interrupts");
-    let mut bench = bench(
-        &runs,
-        &[
-            "--users",
-            "100",
-            "--rate",
-            "1000",
-            "--hold",
-            "10m",
-            "--clients",
-            "1",
-        ],
-    );
-    until_held(&runs);
-    let worker = worker_in(&runs.0, "client1");
+    let (mut bench, worker) = held(&runs);
     // One that will not end in order.
     kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("runs");
     send(&bench, Signal::SIGINT);

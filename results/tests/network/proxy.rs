@@ -10,6 +10,22 @@ use holdfast_results::run::Verdict;
 use crate::common::{assert_refused, stderr};
 use crate::runs::{Runs, counted};
 
+/// As short as it may be where counts are compared.
+const AGREE: [&str; 10] = [
+    "--users", "300", "--rate", "1000", "--every", "1s", "--hold", "2s", "--slice", "1s",
+];
+/// Likewise where the system is to stop.
+const LIMIT: [&str; 8] = [
+    "--rate",
+    "1000",
+    "--every",
+    "1s",
+    "--hold",
+    "2s",
+    "--scenarios",
+    "limit",
+];
+
 /// The bench, with no more than `descriptors` for each process, and the record it left.
 fn bench(runs: &Runs, descriptors: u32, args: &[&str]) -> ProxyRun {
     let output = Command::new("prlimit")
@@ -35,14 +51,11 @@ fn bench(runs: &Runs, descriptors: u32, args: &[&str]) -> ProxyRun {
 #[test]
 fn statistics_of_haproxy_agree_with_ours() {
     let runs = Runs::new("agree");
-    let args = [
-        "--users", "300", "--rate", "1000", "--every", "1s", "--hold", "2s", "--slice", "1s",
-    ];
     let run = bench(
         &runs,
         20_000,
         &[
-            &args[..],
+            &AGREE[..],
             &["--scenarios", "longconn,http-64,http-200", "--rounds", "2"],
         ]
         .concat(),
@@ -124,20 +137,7 @@ fn statistics_of_haproxy_agree_with_ours() {
 #[test]
 fn where_haproxy_stops_is_found_and_named() {
     let runs = Runs::new("limit");
-    let run = bench(
-        &runs,
-        600,
-        &[
-            "--rate",
-            "1000",
-            "--every",
-            "1s",
-            "--hold",
-            "2s",
-            "--scenarios",
-            "limit",
-        ],
-    );
+    let run = bench(&runs, 600, &LIMIT);
     let trial = &run.trials[0];
     let limit = trial.limit.as_ref().expect("a limit");
     assert_eq!(limit.what, "descriptors", "{limit:?}");
@@ -159,27 +159,11 @@ fn where_haproxy_stops_is_found_and_named() {
 #[test]
 fn what_passes_through_nginx_is_counted_as_sent() {
     let runs = Runs::new("nginx");
+    let nginx = "--proxy nginx --scenarios longconn,http-64 --rounds 1".split(' ');
     let run = bench(
         &runs,
         20_000,
-        &[
-            "--proxy",
-            "nginx",
-            "--users",
-            "300",
-            "--rate",
-            "1000",
-            "--every",
-            "1s",
-            "--hold",
-            "2s",
-            "--slice",
-            "1s",
-            "--rounds",
-            "1",
-            "--scenarios",
-            "longconn,http-64",
-        ],
+        &AGREE.into_iter().chain(nginx).collect::<Vec<_>>(),
     );
     assert_eq!(run.asked.system, "nginx");
     assert!(run.version.is_some_and(|v| v.starts_with("nginx version")));
@@ -215,22 +199,7 @@ fn what_passes_through_nginx_is_counted_as_sent() {
 #[test]
 fn where_nginx_stops_is_found_in_its_log() {
     let runs = Runs::new("nginx-limit");
-    let run = bench(
-        &runs,
-        600,
-        &[
-            "--proxy",
-            "nginx",
-            "--rate",
-            "1000",
-            "--every",
-            "1s",
-            "--hold",
-            "2s",
-            "--scenarios",
-            "limit",
-        ],
-    );
+    let run = bench(&runs, 600, &[&["--proxy", "nginx"], &LIMIT[..]].concat());
     let trial = &run.trials[0];
     let limit = trial.limit.as_ref().expect("a limit");
     assert_eq!(limit.what, "descriptors", "{limit:?}");
