@@ -4,14 +4,18 @@
 //! Invariants: reads only. A folder that holds no sound record is said in words, and never more than that.
 //! Must not know: what records are compared or shown for.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::head::Head;
 use crate::http::record::{HTTP_RUN_SCHEMA, HttpRun};
-use crate::run::{LabRecord, Machine, RUN_SCHEMA, Run, Verdict, total};
+use crate::run::{RUN_SCHEMA, Run, total};
 use crate::summary::count;
 
 /// The record of a run.
@@ -23,18 +27,30 @@ pub enum Record {
     Http(Box<HttpRun>),
 }
 
-/// The part of a record that does not depend on what was measured; `run.json` in the README explains each.
-#[derive(Debug, Clone, Copy)]
-#[allow(missing_docs)]
-pub struct Head<'a> {
-    pub name: &'a str,
-    pub verdict: Verdict,
-    pub started_at: &'a str,
-    pub commit: &'a str,
-    pub command: &'a str,
-    pub machine: &'a Machine,
-    pub lab: &'a LabRecord,
-    pub incidents: &'a [String],
+/// Why a `run.json` is no record.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unread {
+    /// Its schema is not known here.
+    Unknown(String),
+    /// It does not follow its schema, or is not even JSON.
+    Damaged {
+        /// How that shows.
+        why: String,
+        /// Its head, where that is sound.
+        head: Option<Box<Head>>,
+    },
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(schema) => write!(
+                f,
+                "run.json has schema {schema:?}; known are {RUN_SCHEMA} and {HTTP_RUN_SCHEMA}"
+            ),
+            Self::Damaged { why, .. } => write!(f, "run.json is damaged: {why}"),
+        }
+    }
 }
 
 impl Record {
@@ -49,43 +65,39 @@ impl Record {
             }
             _ => format!("run.json cannot be read: {e}"),
         })?;
-        let value: Value =
-            serde_json::from_slice(&text).map_err(|e| format!("run.json is damaged: {e}"))?;
-        let schema = value.get("schema").and_then(Value::as_str).unwrap_or("");
-        let damaged = |e: serde_json::Error| format!("run.json is damaged: {e}");
-        match schema {
-            RUN_SCHEMA => serde_json::from_value(value)
-                .map(|run| Self::Longconn(Box::new(run)))
-                .map_err(damaged),
-            HTTP_RUN_SCHEMA => serde_json::from_value(value)
-                .map(|run| Self::Http(Box::new(run)))
-                .map_err(damaged),
-            other => Err(format!(
-                "run.json has schema {other:?}; known are {RUN_SCHEMA} and {HTTP_RUN_SCHEMA}"
-            )),
+        Self::parse(&text).map_err(|why| why.to_string())
+    }
+
+    /// Reads the text of a `run.json`.
+    ///
+    /// # Errors
+    /// Why it is no record.
+    pub fn parse(text: &[u8]) -> Result<Self, Unread> {
+        fn typed<R: DeserializeOwned>(value: &Value) -> Result<Box<R>, Unread> {
+            R::deserialize(value)
+                .map(Box::new)
+                .map_err(|e| Unread::Damaged {
+                    why: e.to_string(),
+                    head: Head::deserialize(value).ok().map(Box::new),
+                })
+        }
+        let value: Value = serde_json::from_slice(text).map_err(|e| Unread::Damaged {
+            why: e.to_string(),
+            head: None,
+        })?;
+        match value["schema"].as_str().unwrap_or_default() {
+            RUN_SCHEMA => typed(&value).map(Self::Longconn),
+            HTTP_RUN_SCHEMA => typed(&value).map(Self::Http),
+            other => Err(Unread::Unknown(other.into())),
         }
     }
 
-    /// What both kinds have.
+    /// What all kinds have.
     #[must_use]
-    pub fn head(&self) -> Head<'_> {
-        macro_rules! head {
-            ($run:expr) => {
-                Head {
-                    name: &$run.name,
-                    verdict: $run.verdict,
-                    started_at: &$run.started_at,
-                    commit: &$run.commit,
-                    command: &$run.command,
-                    machine: &$run.machine,
-                    lab: &$run.lab,
-                    incidents: &$run.incidents,
-                }
-            };
-        }
+    pub fn head(&self) -> &Head {
         match self {
-            Self::Longconn(run) => head!(run),
-            Self::Http(run) => head!(run),
+            Self::Longconn(run) => &run.head,
+            Self::Http(run) => &run.head,
         }
     }
 

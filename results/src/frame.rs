@@ -12,8 +12,8 @@ use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 
 use crate::folder::RunFolder;
+use crate::head::Verdict;
 use crate::refusal::Refusal;
-use crate::run::Verdict;
 use crate::signals::Signals;
 
 /// The runtime of a load.

@@ -15,6 +15,7 @@ pub mod enclosure;
 pub mod folder;
 pub mod frame;
 pub mod glance;
+pub mod head;
 pub mod http;
 pub mod lab;
 pub mod limit;

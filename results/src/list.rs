@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use crate::archive::{Record, folder_name, folders};
 use crate::folder::{find, runs_or_default};
+use crate::head::Verdict;
 use crate::refusal::Refusal;
-use crate::run::Verdict;
 use crate::summary::bytes;
 use crate::{frame, http, limit, summary};
 
@@ -53,11 +53,11 @@ impl Line {
         match Record::read(folder) {
             Ok(record) => {
                 let head = record.head();
-                line.started_at = head.started_at.into();
-                line.name = Some(head.name.into());
+                line.started_at = head.started_at.clone();
+                line.name = Some(head.name.clone());
                 line.verdict = Some(head.verdict);
                 line.headline = Some(record.headline());
-                line.commit = Some(head.commit.into());
+                line.commit = Some(head.commit.clone());
             }
             Err(why) => line.damage = Some(why),
         }
@@ -155,8 +155,8 @@ pub fn show(run: &str, runs: Option<&Path>, is_json: bool) -> Result<u8, Refusal
     let page = match record {
         Record::Longconn(mut run) => {
             // A record of before there were limits: they follow from it as from any other.
-            if run.limits.is_empty() {
-                run.limits = limit::of_longconn(&run);
+            if run.head.limits.is_empty() {
+                run.head.limits = limit::of_longconn(&run);
             }
             summary::page(&run, &path)
         }
@@ -164,8 +164,8 @@ pub fn show(run: &str, runs: Option<&Path>, is_json: bool) -> Result<u8, Refusal
             for entry in run.scenarios.iter_mut().filter(|e| e.limits.is_empty()) {
                 entry.limits = limit::of_entry(entry);
             }
-            if run.limits.is_empty() {
-                run.limits = limit::of_http(&run);
+            if run.head.limits.is_empty() {
+                run.head.limits = limit::of_http(&run);
             }
             http::summary::page(&run, &path)
         }

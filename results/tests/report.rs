@@ -10,9 +10,10 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{LONGCONN_SERVER as SERVER, Stage, assert_named, assert_refused, send, stderr};
+use holdfast_results::head::{Head, Verdict};
 use holdfast_results::http::record::HTTP_RUN_SCHEMA;
 use holdfast_results::report::{self, HTML, MARKDOWN};
-use holdfast_results::run::{RUN_SCHEMA, Run, Verdict};
+use holdfast_results::run::{RUN_SCHEMA, Run};
 use holdfast_results::series::COLUMNS;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -89,8 +90,8 @@ fn a_run_that_fell_short_has_a_report_that_says_why() {
             assert!(text.contains(words), "{name} lacks {words}");
         }
     }
-    assert_eq!(run.verdict, Verdict::Fail);
-    assert_named(&run.reasons, "7 of 10 users opened");
+    assert_eq!(run.head.verdict, Verdict::Fail);
+    assert_named(&run.head.reasons, "7 of 10 users opened");
     // The kinds come second by second, from the series.
     let html = read(&latest, HTML);
     for kind in ["failed: refused", "failed: timed_out", "lost: reset"] {
@@ -159,7 +160,7 @@ fn a_report_that_cannot_be_written_is_said_and_changes_no_verdict() {
     );
     let printed: Run = serde_json::from_slice(&output.stdout)
         .expect("the record on standard output, and nothing else");
-    assert_eq!(printed.reasons, stage.record::<Run>().reasons);
+    assert_eq!(printed.head.reasons, stage.record::<Run>().head.reasons);
 }
 
 #[test]
@@ -270,7 +271,10 @@ fn text_from_outside_stays_text() {
     let folder = scratch("hostile");
     let hostile = "<script>alert(1)</script><img src=x onerror=alert(1)> \"'&|`*[x](javascript:alert(1))\n# not a heading";
     let mut run = serde_json::to_value(Run {
-        schema: RUN_SCHEMA.into(),
+        head: Head {
+            schema: RUN_SCHEMA.into(),
+            ..Head::default()
+        },
         ..Run::default()
     })
     .expect("a record");
@@ -289,7 +293,12 @@ fn text_from_outside_stays_text() {
     run["connections"]["failed"] = json!({ hostile: 1 });
     run["lab"]["settings"] =
         json!([{ "key": hostile, "before": hostile, "after": "1", "why": hostile }]);
-    run["limits"] = json!([{ "what": hostile, "evidence": [hostile, hostile], "next": hostile }, { "evidence": 1 }, 7]);
+    run["limits"] = json!([
+        { "what": "ports", "share": null, "evidence": hostile, "next": hostile },
+        { "what": hostile, "evidence": hostile, "next": hostile },
+        { "evidence": 1 },
+        7
+    ]);
     fs::write(folder.join("run.json"), run.to_string()).expect("writes");
     let series = format!(
         "at_seconds,phase,client_open,client_failed_by_kind\n1,{0},1,\n2,\"<script>\",2,<script>:3\n",

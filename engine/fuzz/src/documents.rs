@@ -7,8 +7,9 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use holdfast_results::child::Report;
+use holdfast_results::head::Verdict;
 use holdfast_results::http::record::HttpRun;
-use holdfast_results::run::{Run, Verdict};
+use holdfast_results::run::Run;
 use holdfast_results::wire::{
     CLIENT_SCHEMA, ClientReport, HttpClientReport, HttpServerReport, SERVER_SCHEMA, ServerReport,
 };
@@ -45,9 +46,12 @@ pub fn documents(data: &[u8]) {
                 return;
             };
             verdict::judge(&mut run);
-            assert_eq!(run.reasons.is_empty(), run.verdict == Verdict::Pass);
-            run.limits = limit::of_longconn(&run);
-            assert!(!run.limits.is_empty());
+            assert_eq!(
+                run.head.reasons.is_empty(),
+                run.head.verdict == Verdict::Pass
+            );
+            run.head.limits = limit::of_longconn(&run);
+            assert!(!run.head.limits.is_empty());
             assert!(!summary::page(&run, Path::new("runs/1")).is_empty());
         }
         1 => {
@@ -55,9 +59,12 @@ pub fn documents(data: &[u8]) {
                 return;
             };
             http::verdict::judge(&mut run);
-            assert_eq!(run.reasons.is_empty(), run.verdict == Verdict::Pass);
-            run.limits = limit::of_http(&run);
-            assert!(!run.limits.is_empty());
+            assert_eq!(
+                run.head.reasons.is_empty(),
+                run.head.verdict == Verdict::Pass
+            );
+            run.head.limits = limit::of_http(&run);
+            assert!(!run.head.limits.is_empty());
             assert!(!http::summary::page(&run, Path::new("runs/1")).is_empty());
         }
         2 => {

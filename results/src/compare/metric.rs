@@ -8,9 +8,10 @@
 use serde::Serialize;
 
 use crate::archive::Record;
+use crate::head::Verdict;
 use crate::http::record::{Entry, HttpRun, Measured};
 use crate::report::units::Unit;
-use crate::run::{Run, Verdict, total};
+use crate::run::{Run, total};
 use crate::wire::Latency;
 
 /// Which way a figure should go.
@@ -102,7 +103,7 @@ fn longconn(run: &Run) -> Vec<Metric> {
     use Better::{Higher, Lower, Neither};
     let mut list = List(Vec::new());
     let (c, m, memory) = (&run.connections, &run.messages, &run.memory);
-    list.fault("verdict.fail", u64::from(run.verdict == Verdict::Fail));
+    list.fault("verdict.fail", u64::from(run.head.verdict == Verdict::Fail));
     list.fault("connections.failed", total(&c.failed));
     list.fault("connections.lost", c.lost);
     list.fault("messages.missed", m.missed);
@@ -191,7 +192,7 @@ fn longconn(run: &Run) -> Vec<Metric> {
 
 fn http(run: &HttpRun) -> Vec<Metric> {
     let mut list = List(Vec::new());
-    list.fault("verdict.fail", u64::from(run.verdict == Verdict::Fail));
+    list.fault("verdict.fail", u64::from(run.head.verdict == Verdict::Fail));
     for entry in run.scenarios.iter().filter(|e| e.rounds > 0) {
         of_entry(&mut list, entry);
     }

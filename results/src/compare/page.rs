@@ -12,13 +12,13 @@ use super::side::Sample;
 use super::table::{cells, sentence};
 use super::{Comparison, Outcome};
 use crate::archive::Record;
+use crate::head::Verdict;
 use crate::http::record::Entry;
 use crate::report::chart::{Axis, Bar, Bars, Chart, Lines, Row, Style, Words};
 use crate::report::document::{Document, Section, Table, Tile};
 use crate::report::html;
 use crate::report::series::Series;
 use crate::report::units::Unit;
-use crate::run::Verdict;
 
 /// Lines of one side in a chart.
 const RUNS_MAX: usize = 3;

@@ -20,7 +20,8 @@ use std::time::{Instant, SystemTime};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::enclosure::{self, Entered};
-use crate::folder::{RunFolder, labelled, rfc3339};
+use crate::folder::{RunFolder, labelled};
+use crate::head::Head;
 use crate::http::stage::{Cut, Stage};
 use crate::live::Live;
 use crate::network::Network;
@@ -58,14 +59,11 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     let name = labelled("proxy", plan.label.as_deref());
     let folder = RunFolder::create(&plan.runs, started, &name)?;
     let mut run = ProxyRun {
-        schema: PROXY_RUN_SCHEMA.into(),
-        name: "proxy".into(),
-        label: plan.label.clone(),
-        command: origin::command_line(),
-        commit: origin::commit(),
-        started_at: rfc3339(started),
-        machine,
-        lab: network.host(BACKEND).lab.clone(),
+        head: Head {
+            machine,
+            lab: network.host(BACKEND).lab.clone(),
+            ..origin::head(PROXY_RUN_SCHEMA, "proxy", plan.label.as_deref(), started)
+        },
         network: NetworkRecord::of(&network),
         asked: plan.asked(),
         version: plan.version.clone(),
@@ -77,7 +75,11 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     verdict::judge(&mut run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, flags.run.json, || summary::page(&run, folder.path()));
-    Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
+    Ok(frame::exit_code(
+        run.head.verdict,
+        is_interrupted,
+        is_written,
+    ))
 }
 
 /// All trials; true if it was interrupted.
@@ -123,7 +125,7 @@ fn perform(
             match done {
                 Ok(trial) => run.trials.push(trial),
                 Err(Cut::Interrupted) => {
-                    run.incidents.push("interrupted".into());
+                    run.head.incidents.push("interrupted".into());
                     break;
                 }
                 Err(Cut::Failed { kind, why }) => run.trials.push(Trial {
@@ -136,7 +138,7 @@ fn perform(
             }
         }
         stage.live.finish();
-        run.seconds = round(started.elapsed().as_secs_f64(), 3);
+        run.head.seconds = round(started.elapsed().as_secs_f64(), 3);
         Ok(stage.is_interrupted())
     })
 }

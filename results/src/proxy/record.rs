@@ -8,42 +8,21 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::head::Head;
 use crate::network::record::{Agreement, NetworkRecord};
 use crate::record::round;
-use crate::run::{LabRecord, Machine, Verdict};
 use crate::wire::Latency;
 
-/// [`ProxyRun::schema`].
+/// The schema of a [`ProxyRun`].
 pub const PROXY_RUN_SCHEMA: &str = "holdfast.run.proxy/1";
 
 /// One run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProxyRun {
-    /// Always [`PROXY_RUN_SCHEMA`].
-    pub schema: String,
-    /// `proxy`.
-    pub name: String,
-    /// `--name`, if given.
-    pub label: Option<String>,
-    /// Whether nothing fell short.
-    pub verdict: Verdict,
-    /// Every shortfall in words.
-    pub reasons: Vec<String>,
-    /// What no count shows: interrupted, died.
-    pub incidents: Vec<String>,
-    /// The command line of the bench.
-    pub command: String,
-    /// Commit of the working tree.
-    pub commit: String,
-    /// Start, RFC 3339, UTC.
-    pub started_at: String,
-    /// All of it.
-    pub seconds: f64,
-    /// Where it ran.
-    pub machine: Machine,
-    /// The backend's namespace and settings.
-    pub lab: LabRecord,
+    /// What every record begins with; its schema is [`PROXY_RUN_SCHEMA`].
+    #[serde(flatten)]
+    pub head: Head,
     /// All hosts.
     pub network: NetworkRecord,
     /// What was asked for.

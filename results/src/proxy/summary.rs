@@ -7,24 +7,16 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::record::{ProxyRun, Trial};
-use crate::run::Verdict;
 use crate::summary::{count, micros};
 
 /// The page: verdict first, path last.
 #[must_use]
 pub fn page(run: &ProxyRun, folder: &Path) -> String {
-    let verdict = match run.verdict {
-        Verdict::Pass => "PASS",
-        Verdict::Fail => "FAIL",
-    };
-    let mut out = format!(
-        "{verdict}  proxy: {}, {} trials\n",
+    let mut out = run.head.page(&format!(
+        "{}, {} trials",
         run.asked.system,
         run.trials.len()
-    );
-    for reason in &run.reasons {
-        let _ = writeln!(out, "      - {reason}");
-    }
+    ));
     let _ = writeln!(
         out,
         "\n  {:<12}{:<9}{:>8}{:>12}{:>11}{:>11}{:>10}{:>10}{:>10}  ",
@@ -134,7 +126,8 @@ mod tests {
             }],
             ..ProxyRun::default()
         };
-        run.reasons.push("counts differ".into());
+        run.head.name = "proxy".into();
+        run.head.reasons.push("counts differ".into());
         let page = page(&run, Path::new("/runs/x"));
         assert!(page.starts_with("FAIL  proxy"), "{page}");
         for words in ["- counts differ", "it died", "-1.5 ms"] {

@@ -5,12 +5,13 @@
 //! Must not know: processes, files.
 
 use super::record::{ProxyRun, Trial};
-use crate::run::{Verdict, total};
+use crate::network::record::Agreement;
 use crate::summary::count;
+use crate::verdict::unopened;
 
 /// Fills `verdict` and `reasons` from the rest of the record.
 pub fn judge(run: &mut ProxyRun) {
-    let mut reasons = run.incidents.clone();
+    let mut reasons = run.head.incidents.clone();
     if run.trials.is_empty() {
         reasons.push("nothing was measured".into());
     }
@@ -23,8 +24,7 @@ pub fn judge(run: &mut ProxyRun) {
         let words = shortfalls(trial).into_iter();
         reasons.extend(words.map(|words| format!("{}, {via}: {words}", trial.scenario)));
     }
-    run.verdict = Verdict::of(&reasons);
-    run.reasons = reasons;
+    run.head.settle(reasons);
 }
 
 fn shortfalls(trial: &Trial) -> Vec<String> {
@@ -34,7 +34,7 @@ fn shortfalls(trial: &Trial) -> Vec<String> {
     let mut found: Vec<String> = trial
         .agreements
         .iter()
-        .filter_map(super::super::network::record::Agreement::shortfall)
+        .filter_map(Agreement::shortfall)
         .collect();
     if trial.agreements.is_empty() {
         found.push("nobody counted anything".into());
@@ -42,17 +42,7 @@ fn shortfalls(trial: &Trial) -> Vec<String> {
     if trial.limit.is_some() {
         return found;
     }
-    if trial.opened != trial.users {
-        found.push(format!(
-            "{} of {} users opened",
-            count(trial.opened),
-            count(trial.users)
-        ));
-    }
-    let failed = total(&trial.failed);
-    if failed > 0 {
-        found.push(format!("{} attempts failed", count(failed)));
-    }
+    found.extend(unopened(trial.users, trial.opened, &trial.failed));
     // The run ends in the middle of requests and never in the middle of a heartbeat.
     let is_right = |class: &str| ["held", "ok", "stopped"].contains(&class);
     for (class, n) in trial.outcomes.iter().filter(|(class, _)| !is_right(class)) {
@@ -67,7 +57,7 @@ fn shortfalls(trial: &Trial) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::record::Agreement;
+    use crate::head::Verdict;
     use crate::proxy::record::Limit;
     use crate::wire::Latency;
 
@@ -97,11 +87,11 @@ mod tests {
         let mut run = run();
         change(&mut run.trials[0]);
         judge(&mut run);
-        assert_eq!(run.verdict, Verdict::Fail, "{words}");
+        assert_eq!(run.head.verdict, Verdict::Fail, "{words}");
         assert!(
-            run.reasons.iter().any(|r| r.contains(words)),
+            run.head.reasons.iter().any(|r| r.contains(words)),
             "{words}: {:?}",
-            run.reasons
+            run.head.reasons
         );
     }
 
@@ -109,7 +99,10 @@ mod tests {
     fn a_whole_run_passes_and_each_shortfall_is_named() {
         let mut whole = run();
         judge(&mut whole);
-        assert_eq!((whole.verdict, whole.reasons), (Verdict::Pass, vec![]));
+        assert_eq!(
+            (whole.head.verdict, whole.head.reasons),
+            (Verdict::Pass, vec![])
+        );
         falls_short(
             "longconn, through haproxy: open: client 10, haproxy_front 9",
             |t| {
@@ -117,7 +110,7 @@ mod tests {
             },
         );
         falls_short("9 of 10 users opened", |t| t.opened = 9);
-        falls_short("2 attempts failed", |t| {
+        falls_short("2 attempts failed: refused 2", |t| {
             t.failed.insert("refused".into(), 2);
         });
         falls_short("3 ended as reset", |t| {
@@ -128,7 +121,7 @@ mod tests {
         falls_short("it died", |t| t.error = Some("it died".into()));
         let mut empty = ProxyRun::default();
         judge(&mut empty);
-        assert_eq!(empty.verdict, Verdict::Fail);
+        assert_eq!(empty.head.verdict, Verdict::Fail);
     }
 
     #[test]
@@ -138,9 +131,14 @@ mod tests {
         trial.limit = Some(Limit::default());
         trial.outcomes.insert("missed_message".into(), 3);
         judge(&mut limited);
-        assert_eq!(limited.verdict, Verdict::Pass, "{:?}", limited.reasons);
+        assert_eq!(
+            limited.head.verdict,
+            Verdict::Pass,
+            "{:?}",
+            limited.head.reasons
+        );
         limited.trials[0].agreements[0].add("haproxy_back", 3);
         judge(&mut limited);
-        assert_eq!(limited.verdict, Verdict::Fail);
+        assert_eq!(limited.head.verdict, Verdict::Fail);
     }
 }

@@ -7,8 +7,9 @@
 use super::chart::{Axis, Bar, Bars, Chart, Lines, Row, Style, Words};
 use super::document::{Document, Section, Table, Tile};
 use super::units::{Unit, bytes_each, decimal, known, micros, span};
+use crate::head::Verdict;
 use crate::http::record::{Entry, HttpRun, Limit, Measured, Ratio};
-use crate::run::{Verdict, total};
+use crate::run::total;
 use crate::summary::count;
 use crate::wire::Latency;
 
@@ -31,7 +32,7 @@ pub fn describe(document: &mut Document, run: &HttpRun) {
         run.asked.subjects.len(),
         run.asked.rounds,
         span(run.asked.slice_seconds),
-        match run.verdict {
+        match run.head.verdict {
             Verdict::Pass => "every answer of ours was right",
             Verdict::Fail => "ours fell short",
         }

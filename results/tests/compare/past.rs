@@ -12,7 +12,7 @@ fn damaged_folders_are_listed_as_such_and_not_shown() {
     assert!(stdout(&runs.bench(&["list"])).starts_with("no runs in "));
     let at = |date: &str, change: fn(&mut Run)| {
         let mut run: Run = reference("reference-1m");
-        run.started_at = format!("{date}T10:00:00Z");
+        run.head.started_at = format!("{date}T10:00:00Z");
         change(&mut run);
         run
     };
@@ -20,7 +20,7 @@ fn damaged_folders_are_listed_as_such_and_not_shown() {
     runs.add(
         "reference-old",
         &at("2026-01-01", |r| {
-            r.verdict = holdfast_results::run::Verdict::Fail
+            r.head.verdict = holdfast_results::head::Verdict::Fail
         }),
     );
     runs.add(

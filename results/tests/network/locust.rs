@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use holdfast_results::run::{Run, Verdict};
+use holdfast_results::head::Verdict;
+use holdfast_results::run::Run;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -75,10 +76,10 @@ fn four_workers_and_the_master_count_the_same() {
     .expect("ends");
     let run = runs.record::<Run>();
     assert_eq!(
-        run.verdict,
+        run.head.verdict,
         Verdict::Pass,
         "{:?} {}",
-        run.reasons,
+        run.head.reasons,
         stderr(&output)
     );
     assert_eq!(output.status.code(), Some(0));
@@ -157,6 +158,7 @@ fn users_of_http_are_charted_and_counted() {
     let run = runs.record::<Run>();
     // How near the chart comes in a few seconds on a busy machine is for measurements; that it was read is for this test.
     let others: Vec<_> = run
+        .head
         .reasons
         .iter()
         .filter(|r| !r.contains("the chart showed"))
@@ -207,10 +209,10 @@ fn when_a_worker_is_killed_the_others_take_its_users() {
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let run = runs.record::<Run>();
-    assert_named(&run.reasons, "the worker on client2 ended during hold");
+    assert_named(&run.head.reasons, "the worker on client2 ended during hold");
     let locust = run.locust.as_ref().expect("Locust's part");
     let open: Vec<_> = locust.workers.iter().map(|w| w.open).collect();
-    assert_eq!(open, [450, 0, 450], "{:?}", run.reasons);
+    assert_eq!(open, [450, 0, 450], "{:?}", run.head.reasons);
     for who in ["workers", "server", "kernel_backend", "kernel_clients"] {
         assert_eq!(
             counted(&run, "users at the end of the hold", who),
@@ -241,7 +243,7 @@ fn an_interrupt_ends_all_of_it_and_leaves_a_record() {
     send(&bench, Signal::SIGINT);
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
-    assert_named(&runs.record::<Run>().reasons, "interrupted");
+    assert_named(&runs.record::<Run>().head.reasons, "interrupted");
     assert!(
         !Path::new(&format!("/proc/{worker}")).exists(),
         "the worker is still there"
@@ -300,7 +302,7 @@ fn the_page_is_served_outside_the_lab_while_it_runs() {
         Some(0),
         "{} {:?}",
         stderr(&output),
-        runs.record::<Run>().reasons
+        runs.record::<Run>().head.reasons
     );
     assert!(stderr(&output).contains(&format!("http://127.0.0.1:{port}/")));
     assert!(runs.0.join("latest/locust.html").is_file());

@@ -4,8 +4,8 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use holdfast_results::head::Verdict;
 use holdfast_results::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun};
-use holdfast_results::run::Verdict;
 
 use crate::common::{assert_refused, stderr};
 use crate::runs::{Runs, counted};
@@ -22,10 +22,10 @@ fn bench(runs: &Runs, descriptors: u32, args: &[&str]) -> ProxyRun {
         .expect("prlimit");
     let run: ProxyRun = runs.record();
     assert_eq!(
-        run.verdict,
+        run.head.verdict,
         Verdict::Pass,
         "{:?} {}",
-        run.reasons,
+        run.head.reasons,
         stderr(&output)
     );
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -43,7 +43,7 @@ fn statistics_of_haproxy_agree_with_ours() {
         20_000,
         &[&args[..], &["--scenarios", "longconn,http-64,http-200"]].concat(),
     );
-    assert_eq!(run.schema, PROXY_RUN_SCHEMA);
+    assert_eq!(run.head.schema, PROXY_RUN_SCHEMA);
     assert!(run.version.is_some_and(|v| v.starts_with("HAProxy")));
     assert_eq!(run.trials.len(), 6);
     let [direct, through, .., waiting] = &run.trials[..] else {
@@ -175,10 +175,10 @@ fn another_system_stands_in_a_lab_of_ones_own() {
         .expect("runs");
     let run = runs.record::<ProxyRun>();
     assert_eq!(
-        (output.status.code(), run.verdict),
+        (output.status.code(), run.head.verdict),
         (Some(0), Verdict::Pass),
         "{:?} {}",
-        run.reasons,
+        run.head.reasons,
         stderr(&output)
     );
     assert_eq!(run.asked.system, "balancer:9000");
