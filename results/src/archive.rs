@@ -15,6 +15,8 @@ use serde_json::Value;
 
 use crate::head::Head;
 use crate::http::record::{HTTP_RUN_SCHEMA, HttpRun};
+use crate::limit;
+use crate::proxy::record::{PROXY_RUN_SCHEMA, PROXY_RUN_SCHEMA_1, ProxyRun};
 use crate::run::{RUN_SCHEMA, Run, total};
 use crate::summary::count;
 
@@ -25,6 +27,8 @@ pub enum Record {
     Longconn(Box<Run>),
     /// Of `holdfast-bench http`.
     Http(Box<HttpRun>),
+    /// Of `holdfast-bench proxy`.
+    Proxy(Box<ProxyRun>),
 }
 
 /// Why a `run.json` is no record.
@@ -46,7 +50,7 @@ impl fmt::Display for Unread {
         match self {
             Self::Unknown(schema) => write!(
                 f,
-                "run.json has schema {schema:?}; known are {RUN_SCHEMA} and {HTTP_RUN_SCHEMA}"
+                "run.json has schema {schema:?}; known are {RUN_SCHEMA}, {HTTP_RUN_SCHEMA} and {PROXY_RUN_SCHEMA}"
             ),
             Self::Damaged { why, .. } => write!(f, "run.json is damaged: {why}"),
         }
@@ -85,10 +89,30 @@ impl Record {
             why: e.to_string(),
             head: None,
         })?;
-        match value["schema"].as_str().unwrap_or_default() {
+        let mut record = match value["schema"].as_str().unwrap_or_default() {
             RUN_SCHEMA => typed(&value).map(Self::Longconn),
             HTTP_RUN_SCHEMA => typed(&value).map(Self::Http),
+            PROXY_RUN_SCHEMA | PROXY_RUN_SCHEMA_1 => typed(&value).map(Self::Proxy),
             other => Err(Unread::Unknown(other.into())),
+        }?;
+        record.add_limits();
+        Ok(record)
+    }
+
+    /// Gives a record of before there were limits those that follow from it, as from any other.
+    fn add_limits(&mut self) {
+        if let Self::Http(run) = self {
+            for entry in run.scenarios.iter_mut().filter(|e| e.limits.is_empty()) {
+                entry.limits = limit::of_entry(entry);
+            }
+        }
+        if !self.head().limits.is_empty() {
+            return;
+        }
+        match self {
+            Self::Longconn(run) => run.head.limits = limit::of_longconn(run),
+            Self::Http(run) => run.head.limits = limit::of_http(run),
+            Self::Proxy(run) => run.head.limits = limit::of_proxy(run),
         }
     }
 
@@ -98,6 +122,7 @@ impl Record {
         match self {
             Self::Longconn(run) => &run.head,
             Self::Http(run) => &run.head,
+            Self::Proxy(run) => &run.head,
         }
     }
 
@@ -121,6 +146,18 @@ impl Record {
                     run.asked.scenarios.len(),
                     run.asked.rounds,
                     best.map_or("-".into(), |rate| count(rate.max(0.0).round() as u64))
+                )
+            }
+            Self::Proxy(run) => {
+                let stopped = run.stopped().map_or_else(String::new, |(trial, limit)| {
+                    let held = limit.connections.map_or("-".into(), count);
+                    let what = limit.what.words();
+                    format!("; {}: stopped at {held} ({what})", trial.scenario)
+                });
+                format!(
+                    "{} direct and between: {} scenarios{stopped}",
+                    run.asked.system,
+                    run.asked.scenarios.len()
                 )
             }
         }

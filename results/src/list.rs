@@ -15,7 +15,7 @@ use crate::folder::{find, runs_or_default};
 use crate::head::Verdict;
 use crate::refusal::Refusal;
 use crate::summary::bytes;
-use crate::{frame, http, limit, summary};
+use crate::{frame, http, proxy, summary};
 
 /// One folder.
 #[derive(Debug, Serialize)]
@@ -153,22 +153,9 @@ pub fn show(run: &str, runs: Option<&Path>, is_json: bool) -> Result<u8, Refusal
     }
     let path = folder.canonicalize().unwrap_or(folder);
     let page = match record {
-        Record::Longconn(mut run) => {
-            // A record of before there were limits: they follow from it as from any other.
-            if run.head.limits.is_empty() {
-                run.head.limits = limit::of_longconn(&run);
-            }
-            summary::page(&run, &path)
-        }
-        Record::Http(mut run) => {
-            for entry in run.scenarios.iter_mut().filter(|e| e.limits.is_empty()) {
-                entry.limits = limit::of_entry(entry);
-            }
-            if run.head.limits.is_empty() {
-                run.head.limits = limit::of_http(&run);
-            }
-            http::summary::page(&run, &path)
-        }
+        Record::Longconn(run) => summary::page(&run, &path),
+        Record::Http(run) => http::summary::page(&run, &path),
+        Record::Proxy(run) => proxy::summary::page(&run, &path),
     };
     let _ = io::stdout().write_all(page.as_bytes());
     Ok(0)

@@ -12,6 +12,7 @@ use std::time::Duration;
 use common::{LONGCONN_SERVER as SERVER, Stage, assert_named, assert_refused, send, stderr};
 use holdfast_results::head::{Head, Verdict};
 use holdfast_results::http::record::HTTP_RUN_SCHEMA;
+use holdfast_results::proxy::record::PROXY_RUN_SCHEMA;
 use holdfast_results::report::{self, HTML, MARKDOWN};
 use holdfast_results::run::{RUN_SCHEMA, Run};
 use holdfast_results::series::COLUMNS;
@@ -32,7 +33,7 @@ fn read(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// The reference runs; those of `proxy` have no report.
+/// The reference runs.
 fn references() -> Vec<PathBuf> {
     let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("runs");
     let folders = fs::read_dir(runs)
@@ -43,7 +44,7 @@ fn references() -> Vec<PathBuf> {
         .filter(|path| {
             path.file_name()
                 .map(|name| name.to_string_lossy())
-                .is_some_and(|name| name.starts_with("reference-") && name != "reference-proxy")
+                .is_some_and(|name| name.starts_with("reference-"))
         })
         .collect();
     assert!(found.len() >= 4, "{found:?}");
@@ -316,6 +317,17 @@ fn text_from_outside_stays_text() {
     });
     let run = json!({
         "schema": HTTP_RUN_SCHEMA, "verdict": "fail", "notes": [hostile], "programs": { hostile: hostile }, "scenarios": [entry],
+    });
+    fs::write(folder.join("run.json"), run.to_string()).expect("writes");
+    assert_stays_text(&folder);
+
+    let trial = json!({
+        "scenario": hostile, "is_proxied": true, "per_second": 5.0, "latency_us": latency, "error": hostile,
+        "agreements": [{ "what": hostile, "by": { hostile: 1 }, "slack": 0 }],
+    });
+    let run = json!({
+        "schema": PROXY_RUN_SCHEMA, "verdict": "fail", "version": hostile, "asked": { "system": hostile }, "trials": [trial],
+        "network": { "subnet": hostile, "hosts": [{ "name": hostile, "addresses": [hostile] }] },
     });
     fs::write(folder.join("run.json"), run.to_string()).expect("writes");
     assert_stays_text(&folder);

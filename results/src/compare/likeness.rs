@@ -69,6 +69,13 @@ fn ground(record: &Record) -> BTreeMap<String, String> {
             flat(&mut ground, "cores", &run.cores);
             flat(&mut ground, "programs", &run.programs);
         }
+        Record::Proxy(run) => {
+            flat(&mut ground, "asked", &run.asked);
+            ground.insert(
+                "version".into(),
+                run.version.clone().unwrap_or_else(|| NONE.into()),
+            );
+        }
     }
     ground
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::archive::Record;
 use crate::head::Verdict;
 use crate::http::record::{Entry, HttpRun, Measured};
+use crate::proxy::record::ProxyRun;
 use crate::report::units::Unit;
 use crate::run::{Run, total};
 use crate::wire::Latency;
@@ -56,6 +57,7 @@ pub fn of(record: &Record) -> Vec<Metric> {
     match record {
         Record::Longconn(run) => longconn(run),
         Record::Http(run) => http(run),
+        Record::Proxy(run) => proxy(run),
     }
 }
 
@@ -195,6 +197,66 @@ fn http(run: &HttpRun) -> Vec<Metric> {
     list.fault("verdict.fail", u64::from(run.head.verdict == Verdict::Fail));
     for entry in run.scenarios.iter().filter(|e| e.rounds > 0) {
         of_entry(&mut list, entry);
+    }
+    list.0
+}
+
+fn proxy(run: &ProxyRun) -> Vec<Metric> {
+    use Better::{Higher, Lower, Neither};
+    let mut list = List(Vec::new());
+    list.fault("verdict.fail", u64::from(run.head.verdict == Verdict::Fail));
+    for trial in run.trials.iter().filter(|t| t.error.is_none()) {
+        let name = |figure: &str| format!("{}.{}.{figure}", trial.scenario, trial.way());
+        // Where only ours are on the way, and as many as go.
+        let is_taken =
+            !trial.is_proxied && trial.ramp.is_none() && trial.offered_per_second.is_none();
+        list.fault(&name("failed"), total(&trial.failed));
+        let better = if is_taken { Higher } else { Neither };
+        list.add(
+            &name("per_second"),
+            Unit::PerSecond,
+            better,
+            0.0,
+            Some(trial.per_second),
+        );
+        let grain = if trial.ramp.is_some() {
+            GRAIN_LONGCONN_US
+        } else {
+            GRAIN_HTTP_US
+        };
+        let l = &trial.latency_us;
+        let better = if trial.is_proxied { Neither } else { Lower };
+        for (figure, value) in [("latency_us.p50", l.p50), ("latency_us.p99", l.p99)] {
+            let value = (l.count > 0).then_some(value as f64);
+            list.add(&name(figure), Unit::Micros, better, grain, value);
+        }
+    }
+    for added in &run.added {
+        for (figure, unit, value) in [
+            (
+                "cpu_us_per_connection",
+                Unit::CpuMicros,
+                added.cpu_us_per_connection,
+            ),
+            (
+                "cpu_us_per_message",
+                Unit::CpuMicros,
+                added.cpu_us_per_message,
+            ),
+            (
+                "bytes_per_connection",
+                Unit::Bytes,
+                added.bytes_per_connection,
+            ),
+            (
+                "kernel_bytes_per_connection",
+                Unit::Bytes,
+                added.kernel_bytes_per_connection,
+            ),
+        ] {
+            let name = format!("{}.added.{figure}", added.scenario);
+            list.add(&name, unit, Neither, 0.5, value);
+        }
     }
     list.0
 }

@@ -13,7 +13,6 @@ use super::table::{cells, sentence};
 use super::{Comparison, Outcome};
 use crate::archive::Record;
 use crate::head::Verdict;
-use crate::http::record::Entry;
 use crate::report::chart::{Axis, Bar, Bars, Chart, Lines, Row, Style, Words};
 use crate::report::document::{Document, Section, Table, Tile};
 use crate::report::html;
@@ -217,38 +216,57 @@ fn overlay(before: &[Sample], after: &[Sample]) -> Section {
     )
 }
 
-fn bars(before: &[Sample], after: &[Sample]) -> Section {
-    let entries = |samples: &[Sample]| -> Vec<Entry> {
-        match samples.first().map(|s| &s.record) {
-            Some(Record::Http(run)) => run
-                .scenarios
-                .iter()
-                .filter(|e| e.subject == "holdfast")
-                .cloned()
-                .collect(),
-            _ => Vec::new(),
+/// What the bars of a run stand for, and their figures: a second, server CPU microseconds each, p99.
+fn bars_of(record: &Record) -> Vec<(String, [Option<f64>; 3])> {
+    match record {
+        Record::Longconn(_) => Vec::new(),
+        Record::Http(run) => {
+            let ours = run.scenarios.iter().filter(|e| e.subject == "holdfast");
+            let figures = ours.map(|e| {
+                let p99 = e.latency_us.as_ref().map(|l| l.p99 as f64);
+                let name = format!("{} by {}", e.scenario, e.generator);
+                // Seconds of a million are microseconds of one.
+                (
+                    name,
+                    [e.requests_per_second, e.server_cpu_seconds_per_million, p99],
+                )
+            });
+            figures.collect()
         }
+        Record::Proxy(run) => {
+            let measured = run.trials.iter().filter(|t| t.error.is_none());
+            let figures = measured.map(|t| {
+                let cpu = t.window.and_then(|w| w.us_each(w.server_cpu_seconds));
+                let p99 = (t.latency_us.count > 0).then_some(t.latency_us.p99 as f64);
+                let name = format!("{} {}", t.scenario, run.asked.way(t.is_proxied));
+                (name, [Some(t.per_second), cpu, p99])
+            });
+            figures.collect()
+        }
+    }
+}
+
+fn bars(before: &[Sample], after: &[Sample]) -> Section {
+    let of = |samples: &[Sample]| {
+        samples
+            .first()
+            .map(|s| bars_of(&s.record))
+            .unwrap_or_default()
     };
-    let sides = [
-        ("before", BEFORE, entries(before)),
-        ("after", AFTER, entries(after)),
-    ];
-    let chart = |id: &str, title: &str, unit: Unit, of: fn(&Entry) -> Option<f64>| {
+    let sides = [("before", BEFORE, of(before)), ("after", AFTER, of(after))];
+    let chart = |id: &str, title: &str, unit: Unit, figure: usize| {
         let words = Words::new(
             id,
             title,
-            "Medians of our server, by scenario and load program, of the first run of each side.",
+            "By scenario and what it was measured with, of the first run of each side.",
         );
         let mut bars = Vec::new();
-        for entry in &sides[0].2 {
-            for (name, colour, all) in &sides {
-                let same = all
-                    .iter()
-                    .find(|e| e.scenario == entry.scenario && e.generator == entry.generator);
-                if let Some(value) = same.and_then(of) {
-                    let name = format!("{} by {}, {name}", entry.scenario, entry.generator);
+        for (name, _) in &sides[0].2 {
+            for (side, colour, all) in &sides {
+                let same = all.iter().find(|(other, _)| other == name);
+                if let Some(value) = same.and_then(|(_, figures)| figures[figure]) {
                     bars.push(Bar {
-                        name,
+                        name: format!("{name}, {side}"),
                         colour: *colour,
                         value,
                         ..Bar::default()
@@ -262,18 +280,14 @@ fn bars(before: &[Sample], after: &[Sample]) -> Section {
         "By scenario",
         vec![],
         [
-            chart("requests", "Requests a second", Unit::PerSecond, |e| {
-                e.requests_per_second
-            }),
             chart(
-                "server-cpu",
-                "Server CPU for a million requests",
-                Unit::CpuSeconds,
-                |e| e.server_cpu_seconds_per_million,
+                "requests",
+                "Requests or heartbeats a second",
+                Unit::PerSecond,
+                0,
             ),
-            chart("p99", "Latency p99", Unit::Micros, |e| {
-                Some(e.latency_us?.p99 as f64)
-            }),
+            chart("server-cpu", "Server CPU of each", Unit::CpuMicros, 1),
+            chart("p99", "Latency p99", Unit::Micros, 2),
         ],
     )
 }

@@ -29,7 +29,7 @@ use crate::network::layout::BACKEND;
 use crate::network::record::NetworkRecord;
 use crate::record::round;
 use crate::refusal::Refusal;
-use crate::{frame, origin};
+use crate::{frame, origin, report};
 use plan::Plan;
 use record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
 use trial::Ground;
@@ -73,8 +73,10 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
         perform(&plan, &network, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
     run.added = record::added(&run.trials);
     verdict::judge(&mut run);
+    run.head.limits = crate::limit::of_proxy(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, flags.run.json, || summary::page(&run, folder.path()));
+    report::leave(folder.path());
     Ok(frame::exit_code(
         run.head.verdict,
         is_interrupted,

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::record::{ProxyRun, Trial};
+use crate::limit;
 use crate::summary::{count, micros};
 
 /// The page: verdict first, path last.
@@ -24,18 +25,6 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
     );
     for trial in &run.trials {
         let _ = writeln!(out, "{}", row(trial));
-    }
-    for trial in &run.trials {
-        if let Some(limit) = &trial.limit {
-            let _ = writeln!(
-                out,
-                "\n  {} stopped at {} connections: {} ({})",
-                trial.scenario,
-                count(limit.connections),
-                limit.words,
-                limit.what
-            );
-        }
     }
     let _ = writeln!(
         out,
@@ -63,16 +52,14 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
             maybe(added.kernel_bytes_per_connection)
         );
     }
-    let _ = writeln!(out, "\n  run         {}", folder.display());
+    let limits = limit::lines(&run.head.limits, "              ");
+    let _ = writeln!(out, "\n  limit       {limits}");
+    let _ = writeln!(out, "  run         {}", folder.display());
     out
 }
 
 fn row(trial: &Trial) -> String {
-    let via = if trial.is_proxied {
-        "through"
-    } else {
-        "direct"
-    };
+    let via = trial.way();
     if let Some(error) = &trial.error {
         return format!(
             "  {:<12}{via:<9}{:>8}  {error}",

@@ -16,11 +16,7 @@ pub fn judge(run: &mut ProxyRun) {
         reasons.push("nothing was measured".into());
     }
     for trial in &run.trials {
-        let via = if trial.is_proxied {
-            format!("through {}", run.asked.system)
-        } else {
-            "direct".into()
-        };
+        let via = run.asked.way(trial.is_proxied);
         let words = shortfalls(trial).into_iter();
         reasons.extend(words.map(|words| format!("{}, {via}: {words}", trial.scenario)));
     }
@@ -58,7 +54,7 @@ fn shortfalls(trial: &Trial) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::head::Verdict;
-    use crate::proxy::record::Limit;
+    use crate::limit::{Limit, What};
     use crate::wire::Latency;
 
     fn run() -> ProxyRun {
@@ -128,7 +124,13 @@ mod tests {
     fn a_limit_that_was_reached_is_a_result_but_counts_still_agree() {
         let mut limited = run();
         let trial = &mut limited.trials[0];
-        trial.limit = Some(Limit::default());
+        trial.limit = Some(Limit {
+            what: What::Unknown,
+            share: None,
+            connections: Some(7),
+            evidence: String::new(),
+            next: String::new(),
+        });
         trial.outcomes.insert("missed_message".into(), 3);
         judge(&mut limited);
         assert_eq!(

@@ -4,11 +4,12 @@
 //! Invariants: no figure here is measured or judged anew; a subject has the same colour in every chart.
 //! Must not know: how anything is drawn.
 
-use super::chart::{Axis, Bar, Bars, Chart, Lines, Row, Style, Words};
+use super::chart::{Bar, Bars, Chart, Style, Words};
 use super::document::{Document, Section, Table, Tile};
+use super::percentiles::{self, Curve};
 use super::units::{Unit, bytes_each, decimal, known, micros, span};
 use crate::head::Verdict;
-use crate::http::record::{Entry, HttpRun, Limit, Measured, Ratio};
+use crate::http::record::{Entry, HttpRun, Measured, Ratio};
 use crate::run::total;
 use crate::summary::count;
 use crate::wire::Latency;
@@ -263,16 +264,17 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
 /// Latency by percentile of what our client measured, as far as the record knows it.
 fn curves(scenario: &str, entries: &[&Entry]) -> Option<Chart> {
     let mut lines = Vec::new();
-    let mut latencies: Vec<&Latency> = Vec::new();
     for e in entries.iter().filter(|e| e.generator == OURS) {
         for (latency, what, style) in [
             (&e.latency_us, "corrected", Style::Plain),
             (&e.latency_raw_us, "raw", Style::Dashed),
         ] {
-            if let Some(latency) = latency {
-                latencies.push(latency);
-                lines.push((format!("{}, {what}", e.subject), style, colour_of(e)));
-            }
+            lines.extend(latency.as_ref().map(|latency| Curve {
+                name: format!("{}, {what}", e.subject),
+                style,
+                colour: colour_of(e),
+                latency,
+            }));
         }
     }
     let words = Words::new(
@@ -280,29 +282,7 @@ fn curves(scenario: &str, entries: &[&Entry]) -> Option<Chart> {
         "Latency by percentile, our client",
         "At p50, p99, p99.9 and the largest. Corrected counts from the due time, raw from the sending: what lies between them is waiting that a stalled server hid.",
     );
-    let of_all = |x, figure: fn(&Latency) -> u64| Row {
-        x,
-        values: latencies.iter().map(|l| Some(figure(l) as f64)).collect(),
-    };
-    let largest = latencies.iter().enumerate().map(|(line, l)| {
-        let mut values = vec![None; latencies.len()];
-        values[line] = Some(l.max as f64);
-        Row {
-            x: (l.count as f64).max(1_000.0),
-            values,
-        }
-    });
-    let quantiles = [
-        of_all(2.0, |l| l.p50),
-        of_all(100.0, |l| l.p99),
-        of_all(1_000.0, |l| l.p999),
-    ];
-    let rows = quantiles.into_iter().chain(largest).collect();
-    let lines = lines
-        .iter()
-        .map(|(name, style, colour)| (name.as_str(), *style, *colour))
-        .collect();
-    Lines::new(words, Unit::Micros, Axis::Tail, lines, rows).map(Chart::Lines)
+    percentiles::chart(words, &lines)
 }
 
 fn colour_of(e: &Entry) -> usize {
@@ -335,12 +315,7 @@ fn figures(entries: &[Entry]) -> Table {
         let spread = e
             .server_cpu_seconds_per_million_min
             .zip(e.server_cpu_seconds_per_million_max);
-        let limit = e.who_was_the_limit.map(|limit| match limit {
-            Limit::Server => "server",
-            Limit::Client => "generator",
-            Limit::Kernel => "kernel",
-            Limit::OfferedLoad => "offered load",
-        });
+        let limit = e.limits.first().map(|limit| limit.what.words());
         vec![
             e.scenario.clone(),
             e.subject.clone(),

@@ -13,6 +13,9 @@ pub(crate) mod html;
 mod http;
 mod longconn;
 mod markdown;
+mod pair;
+mod percentiles;
+mod proxy;
 pub mod series;
 pub mod source;
 mod timeline;
@@ -72,6 +75,7 @@ pub fn render(source: &Source) -> Result<Report, String> {
     match &source.record {
         Some(Record::Longconn(run)) => longconn::describe(&mut document, source, Some(run)),
         Some(Record::Http(run)) => http::describe(&mut document, run),
+        Some(Record::Proxy(run)) => proxy::describe(&mut document, run),
         None => longconn::describe(&mut document, source, None),
     }
     if let Some(head) = &source.head {

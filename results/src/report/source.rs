@@ -71,8 +71,8 @@ impl Source {
         let [record, series, histograms] = files;
         let (record, head) = read_record(record, &name, &mut notes)?;
         let mut beside = |name: &str, e: io::Error| {
-            // An HTTP run has neither of the two.
-            let is_wanted = !matches!(record, Some(Record::Http(_)));
+            // Only long connections have them.
+            let is_wanted = matches!(record, Some(Record::Longconn(_)) | None);
             if is_wanted || e.kind() != ErrorKind::NotFound {
                 notes.push(format!("{name} {}: its charts are left out", in_words(&e)));
             }

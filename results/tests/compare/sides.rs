@@ -4,6 +4,7 @@ use std::path::Path;
 
 use holdfast_results::head::SettingRecord;
 use holdfast_results::http::record::HttpRun;
+use holdfast_results::proxy::record::ProxyRun;
 use serde_json::Value;
 
 use super::common::assert_refused;
@@ -57,6 +58,12 @@ fn what_is_not_comparable_is_refused_by_name_unless_told_to() {
             words.split(':').next().expect("a key")
         )));
     }
+    runs.add("proxy", &reference::<ProxyRun>("reference-proxy"));
+    let mut other: ProxyRun = reference("reference-proxy");
+    other.version = Some("HAProxy version 3.0".into());
+    runs.add("proxy-after", &other);
+    let output = runs.bench(&["compare", "proxy", "proxy-after"]);
+    assert_refused(&output, "version: HAProxy version 2.6.12");
     // What may differ: the commit, and where the records lie.
     runs.side("after", 2, 2, |r| r.head.commit = "another".into());
     runs.compares(&["before", "after"], 0);

@@ -5,7 +5,9 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use holdfast_results::head::Verdict;
+use holdfast_results::limit::What;
 use holdfast_results::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun};
+use holdfast_results::report::{HTML, MARKDOWN};
 
 use crate::common::{assert_refused, stderr};
 use crate::runs::{Runs, counted};
@@ -124,20 +126,25 @@ fn where_haproxy_stops_is_found_and_named() {
     );
     let trial = &run.trials[0];
     let limit = trial.limit.as_ref().expect("a limit");
-    assert_eq!(limit.what, "descriptors", "{limit:?}");
+    assert_eq!(limit.what, What::Descriptors, "{limit:?}");
+    let held = limit.connections.expect("it stopped at a number");
     // Two descriptors each, and some for itself.
-    assert!((200..300).contains(&limit.connections), "{limit:?}");
+    assert!((200..300).contains(&held), "{limit:?}");
     // A fifth more than 300 were asked for; whom haproxy did not take never heard anything.
     assert_eq!((trial.users, trial.opened), (360, 360));
-    assert_eq!(trial.outcomes["held"], limit.connections);
+    assert_eq!(trial.outcomes["held"], held);
     assert_eq!(
         counted(
             &trial.agreements,
             "connections open at the end of the hold",
             "haproxy_back"
         ),
-        limit.connections
+        held
     );
+    assert_eq!(run.head.limits[0].what, What::Descriptors);
+    for name in [HTML, MARKDOWN] {
+        assert!(runs.0.join("latest").join(name).is_file(), "{name}");
+    }
 }
 
 #[test]
