@@ -65,9 +65,10 @@ pub fn render(
             .collect(),
         tiles: tiles(comparison),
         overview: vec![Table::new("Figures", &head, 1, rows)],
-        sections: vec![overlay(before, after), bars(before, after)],
+        sections: vec![overlay(before, after)],
         ..Document::default()
     };
+    document.sections.extend(scenarios(before, after));
     document
         .sections
         .retain(|section| !section.charts.is_empty());
@@ -216,78 +217,92 @@ fn overlay(before: &[Sample], after: &[Sample]) -> Section {
     )
 }
 
-/// What the bars of a run stand for, and their figures: a second, server CPU microseconds each, p99.
-fn bars_of(record: &Record) -> Vec<(String, [Option<f64>; 3])> {
+/// What bars are drawn of: one scenario, measured in one way.
+struct Measured {
+    scenario: String,
+    way: String,
+    /// Requests or heartbeats a second.
+    per_second: Option<f64>,
+    /// Microseconds of the server's time on cores for each.
+    server_cpu_us: Option<f64>,
+    /// Their latency, microseconds.
+    p99_us: Option<f64>,
+}
+
+fn measured(record: &Record) -> Vec<Measured> {
     match record {
         Record::Longconn(_) => Vec::new(),
         Record::Http(run) => {
             let ours = run.scenarios.iter().filter(|e| e.subject == "holdfast");
-            let figures = ours.map(|e| {
-                let p99 = e.latency_us.as_ref().map(|l| l.p99 as f64);
-                let name = format!("{} by {}", e.scenario, e.generator);
+            let measured = ours.map(|e| Measured {
+                scenario: e.scenario.clone(),
+                way: e.generator.clone(),
+                per_second: e.requests_per_second,
                 // Seconds of a million are microseconds of one.
-                (
-                    name,
-                    [e.requests_per_second, e.server_cpu_seconds_per_million, p99],
-                )
+                server_cpu_us: e.server_cpu_seconds_per_million,
+                p99_us: e.latency_us.map(|l| l.p99 as f64),
             });
-            figures.collect()
+            measured.collect()
         }
         Record::Proxy(run) => {
-            let measured = run.trials.iter().filter(|t| t.error.is_none());
-            let figures = measured.map(|t| {
-                let cpu = t.window.and_then(|w| w.us_each(w.server_cpu_seconds));
-                let p99 = (t.latency_us.count > 0).then_some(t.latency_us.p99 as f64);
-                let name = format!("{} {}", t.scenario, run.asked.way(t.is_proxied));
-                (name, [Some(t.per_second), cpu, p99])
+            let sound = run.trials.iter().filter(|t| t.error.is_none());
+            let measured = sound.map(|t| Measured {
+                scenario: t.scenario.clone(),
+                way: t.way().into(),
+                per_second: Some(t.per_second),
+                server_cpu_us: t.window.and_then(|w| w.us_each(w.server_cpu_seconds)),
+                p99_us: (t.latency_us.count > 0).then_some(t.latency_us.p99 as f64),
             });
-            figures.collect()
+            measured.collect()
         }
     }
 }
 
-fn bars(before: &[Sample], after: &[Sample]) -> Section {
-    let of = |samples: &[Sample]| {
-        samples
-            .first()
-            .map(|s| bars_of(&s.record))
-            .unwrap_or_default()
-    };
-    let sides = [("before", BEFORE, of(before)), ("after", AFTER, of(after))];
-    let chart = |id: &str, title: &str, unit: Unit, figure: usize| {
-        let words = Words::new(
-            id,
-            title,
-            "By scenario and what it was measured with, of the first run of each side.",
-        );
+/// A section for each scenario of the runs before, their bars beside those after.
+fn scenarios(before: &[Sample], after: &[Sample]) -> Vec<Section> {
+    let of = |samples: &[Sample]| samples.first().map(|s| measured(&s.record));
+    let (before, after) = (
+        of(before).unwrap_or_default(),
+        of(after).unwrap_or_default(),
+    );
+    let mut names: Vec<&str> = Vec::new();
+    for one in &before {
+        if !names.contains(&one.scenario.as_str()) {
+            names.push(&one.scenario);
+        }
+    }
+    let sides = [("before", BEFORE, &before), ("after", AFTER, &after)];
+    names.iter().map(|name| scenario(name, &sides)).collect()
+}
+
+fn scenario(name: &str, sides: &[(&str, usize, &Vec<Measured>); 2]) -> Section {
+    let chart = |id: &str, title: &str, unit, figure: fn(&Measured) -> Option<f64>| {
         let mut bars = Vec::new();
-        for (name, _) in &sides[0].2 {
-            for (side, colour, all) in &sides {
-                let same = all.iter().find(|(other, _)| other == name);
-                if let Some(value) = same.and_then(|(_, figures)| figures[figure]) {
-                    bars.push(Bar {
-                        name: format!("{name}, {side}"),
-                        colour: *colour,
-                        value,
-                        ..Bar::default()
-                    });
-                }
+        for one in sides[0].2.iter().filter(|m| m.scenario == name) {
+            for (side, colour, all) in sides {
+                let same = |m: &&Measured| m.scenario == name && m.way == one.way;
+                let value = all.iter().find(same).and_then(figure);
+                bars.extend(value.map(|value| Bar {
+                    name: format!("{}, {side}", one.way),
+                    colour: *colour,
+                    value,
+                    ..Bar::default()
+                }));
             }
         }
-        Bars::new(words, unit, ("median", None), bars).map(Chart::Bars)
+        let words = Words::new(
+            format!("{name}-{id}"),
+            title,
+            "The first run of each side, by what it was measured with.",
+        );
+        Bars::new(words, unit, ("value", None), bars).map(Chart::Bars)
     };
-    Section::new(
-        "By scenario",
-        vec![],
-        [
-            chart(
-                "requests",
-                "Requests or heartbeats a second",
-                Unit::PerSecond,
-                0,
-            ),
-            chart("server-cpu", "Server CPU of each", Unit::CpuMicros, 1),
-            chart("p99", "Latency p99", Unit::Micros, 2),
-        ],
-    )
+    let charts = [
+        chart("rate", "A second", Unit::PerSecond, |m| m.per_second),
+        chart("cpu", "Server CPU of each", Unit::CpuMicros, |m| {
+            m.server_cpu_us
+        }),
+        chart("p99", "Latency p99", Unit::Micros, |m| m.p99_us),
+    ];
+    Section::new(name, vec![], charts)
 }

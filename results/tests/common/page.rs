@@ -55,7 +55,7 @@ return {
   page: luminance(getComputedStyle(document.body).backgroundColor), card,
   ink: contrast(luminance(getComputedStyle(document.body).color), luminance(getComputedStyle(document.body).backgroundColor)),
   words: Math.min(...of('svg.plot text', 'fill'), ...of('figcaption p', 'color'), ...of('.tile .note', 'color')),
-  lines: Math.min(...of('svg.plot polyline[stroke^="#00000"]', 'stroke')),
+  lines: Math.min(...of('svg.plot polyline[stroke^="#00000"]', 'stroke'), ...of('svg.plot rect', 'fill')),
   overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   letters: Math.min(...texts.map(e => parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.parentElement.getBoundingClientRect().width
                                      / e.ownerSVGElement.parentElement.viewBox.baseVal.width)),

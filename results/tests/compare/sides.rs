@@ -146,7 +146,9 @@ fn the_page_has_both_sides_in_its_charts() {
     runs.compares(&["http", "http-after"], 0);
     let page = fs::read_to_string(runs.0.join("http-after/compare.html")).expect("a page");
     assert!(
-        page.contains("keepalive-64 by wrk, before") && page.contains("keepalive-64 by wrk, after")
+        page.contains("<h2>keepalive-64</h2>")
+            && page.contains("wrk, before")
+            && page.contains("wrk, after")
     );
     assert_refused(
         &runs.bench(&["compare", "before", "after", "--html", "/nowhere/x.html"]),
