@@ -18,7 +18,7 @@ PROGRAMS := server client results sysctl
 NEED_BUILD := cargo cc
 NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
 NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv chrt taskset python3 python3-venv curl wrk nginx ab bash pkill stty tmux prometheus \
-	promtool groff strace systemd-analyze chromium chromedriver haproxy prlimit pdsh
+	promtool groff strace systemd-analyze chromium chromedriver haproxy nginx-stream prlimit pdsh
 NEED_FUZZ := $(NEED_BUILD) c++
 NEED_LAB := ip nsenter
 NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
@@ -128,12 +128,14 @@ BENCH_LAB = $(strip \
 
 .PHONY: bench-haproxy
 bench-haproxy: build ## Measure what haproxy adds between client and server, and where it stops, direct and through it in one run
-	@bash .ci/need $(NEED_LAB) haproxy
+	@bash .ci/need $(NEED_LAB) $(if $(filter nginx,$(PROXY)),nginx-stream,haproxy)
 	$(CARGO_TARGET_DIR)/release/holdfast-bench proxy $(BENCH_HAPROXY)
 
-## bench-haproxy takes: USERS=8000 SCENARIOS=longconn,limit,http-64,http-20000 ARGS='more options' (--proxy nginx, --target HOST:PORT)
+## bench-haproxy takes: PROXY=haproxy|nginx USERS=8000 ROUNDS=3 SCENARIOS=longconn,limit,http-64,http-20000 ARGS='more options' (--target HOST:PORT)
 BENCH_HAPROXY = $(strip \
+	$(if $(PROXY),--proxy $(PROXY)) \
 	$(if $(USERS),--users $(USERS)) \
+	$(if $(ROUNDS),--rounds $(ROUNDS)) \
 	$(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
 	$(ARGS))
 

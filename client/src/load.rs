@@ -7,13 +7,13 @@
 //! Must not know: what a user does, connections.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// How many users there are to be, and how fast; may change while running.
 #[derive(Debug)]
 pub struct Load {
-    /// Where the number of users is coming from.
-    from: AtomicU64,
+    /// Where the number of users is coming from. Users who are there stay as they are until the number has come as far.
+    from: AtomicI64,
     /// Users over all threads.
     users: AtomicU64,
     /// Users to start or to end a second over all threads, in thousandths; [`Load::MAX`] for as fast as it goes.
@@ -29,15 +29,16 @@ impl Load {
     /// `users` to be started from none, `rate_milli` thousandths a second.
     pub fn new(users: u64, rate_milli: u64) -> Self {
         Load {
-            from: AtomicU64::new(0),
+            from: AtomicI64::new(0),
             users: AtomicU64::new(users),
             rate_milli: AtomicU64::new(rate_milli),
             orders: AtomicU64::new(0),
         }
     }
 
-    /// From now on: from `from` users, which is about how many there are, to `users`.
-    pub fn order(&self, from: u64, users: u64, rate_milli: u64) {
+    /// From now on: from `from` users, which is how many there are or, for an order that begins a little later, further away, to
+    /// `users`.
+    pub fn order(&self, from: i64, users: u64, rate_milli: u64) {
         // A thread that sees the new number sees the rest too, because it reads them in the opposite order.
         self.orders.fetch_add(1, Ordering::Relaxed);
         self.from.store(from, Ordering::Relaxed);
@@ -78,7 +79,7 @@ pub struct Due {
     rate_milli: u64,
     now_us: u64,
     from_us: u64,
-    from: u64,
+    from: i64,
 }
 
 impl Spawn {
@@ -143,10 +144,10 @@ impl Spawn {
                 u64::try_from(passed).unwrap_or(u64::MAX).saturating_add(1)
             }
         };
-        let count = if users >= from {
-            users.min(from.saturating_add(passed))
+        let count = if i64::try_from(users).is_ok_and(|users| users < from) {
+            users.max(from.saturating_sub_unsigned(passed).max(0) as u64)
         } else {
-            users.max(from.saturating_sub(passed))
+            users.min(from.saturating_add_unsigned(passed).max(0) as u64)
         };
         // The order's start is only about where this thread is: nobody ends because there are to be more, nor starts for fewer.
         let target = self.share_of(users);
@@ -166,7 +167,7 @@ impl Spawn {
             return None;
         }
         // The intended start of this very user, not of the batch.
-        let intended_us = due.at_us(self.next_number().saturating_sub(due.from));
+        let intended_us = due.at_us(self.next_number() as i64 - due.from);
         self.present += 1;
         Some(intended_us)
     }
@@ -186,12 +187,12 @@ impl Spawn {
     pub fn next_us(&self, due: &Due) -> Option<u64> {
         let target = self.target();
         if self.present < target {
-            return Some(due.at_us(self.next_number().saturating_sub(due.from)));
+            return Some(due.at_us(self.next_number() as i64 - due.from));
         }
         if self.present > target {
             // Of those who are over and could not be ended yet, the next one is looked for a little later.
             let last = self.number(self.present - 1);
-            let due_us = due.at_us(due.from.saturating_sub(last + 1));
+            let due_us = due.at_us(due.from - (last as i64 + 1));
             return Some(due_us.max(due.now_us + ALERT_INTERVAL_US));
         }
         let is_alert =
@@ -202,11 +203,12 @@ impl Spawn {
 
 impl Due {
     /// When the number of users has moved by `place`.
-    fn at_us(&self, place: u64) -> u64 {
+    fn at_us(&self, place: i64) -> u64 {
         if self.rate_milli == Load::MAX {
             return self.now_us;
         }
-        let after_us = u128::from(place) * 1_000_000_000 / u128::from(self.rate_milli.max(1));
+        let after_us = u128::from(place.max(0).unsigned_abs()) * 1_000_000_000
+            / u128::from(self.rate_milli.max(1));
         self.from_us + after_us as u64
     }
 }
@@ -300,6 +302,18 @@ mod tests {
         load.order(120, 90, 30_000);
         assert!(started(&mut spawn, 2_000_000).is_empty());
         assert_eq!(spawn.excess(), 0);
+    }
+
+    #[test]
+    fn an_order_may_begin_later() {
+        let load = fixed(0, Load::MAX);
+        let mut spawn = Spawn::new(Arc::clone(&load), 0, 1);
+        started(&mut spawn, 0);
+        load.order(-30, 100, 100_000);
+        assert!(started(&mut spawn, 1_000_000).is_empty());
+        assert!(started(&mut spawn, 1_290_000).is_empty());
+        assert_eq!(spawn.due(1_290_000).at_us(30), 1_300_000);
+        assert_eq!(started(&mut spawn, 1_310_000), [1_300_000, 1_310_000]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
 use crate::signals::Signals;
 use crate::threads::Threads;
-use crate::warm::{self, Warm};
+use crate::warm::{self, Warm, Warming};
 use crate::wire::{ClientReport, ServerReport};
 use crate::{frame, lab, limit, origin, report, summary, verdict};
 use holdfast_sysctl::machine::cgroup_memory_left;
@@ -143,6 +143,7 @@ struct Flow<'a> {
     interrupt_count: u32,
     interrupted_at: Option<Instant>,
     series: Option<Series>,
+    warming: Option<Warming>,
     seen: Seen,
 }
 
@@ -171,6 +172,7 @@ impl<'a> Flow<'a> {
             interrupt_count: 0,
             interrupted_at: None,
             series: Some(series),
+            warming: None,
             seen: Seen::new(KernelSample::take()),
         })
     }
@@ -250,21 +252,15 @@ impl<'a> Flow<'a> {
         if !is_wanted {
             return Ok(Warm::default());
         }
-        let started = Instant::now();
-        let bytes = warm::bytes_for(self.plan.users);
-        self.live.say(format_args!(
-            "warming {:.1} GiB: the host of this virtual machine backs memory only when it is touched (--warm off leaves it out)",
-            bytes as f64 / f64::from(1 << 30)
-        ));
-        let filling = std::thread::spawn(move || Warm::fill(bytes));
-        while !filling.is_finished() {
+        self.warming = Some(Warming::start(self.plan.users, &mut self.live));
+        while self.warming.as_ref().is_some_and(|w| !w.is_done()) {
             if let Some(ended) = self.cut() {
                 return Err(ended);
             }
-            self.step_within(Duration::from_millis(100)).await;
+            self.step().await;
         }
-        let (warm, held) = filling.join().unwrap_or_default();
-        self.seen.warmed = (held, started.elapsed().as_secs_f64());
+        let (warm, warmed) = self.warming.take().map(Warming::join).unwrap_or_default();
+        self.seen.warmed = warmed;
         Ok(warm)
     }
 
@@ -563,7 +559,10 @@ impl<'a> Flow<'a> {
         let server = self.server.as_ref().map(|c| (c.name, c.pid()));
         let client = self.client.as_ref().map(|c| (c.name, c.pid()));
         let processes = server.into_iter().chain(client).collect();
-        self.live.show(glance.snapshot(processes));
+        let mut now = glance.snapshot(processes);
+        now.counters
+            .extend(self.warming.as_ref().map(Warming::counter));
+        self.live.show(now);
     }
 
     async fn add_row(&mut self, cores: Option<CpuPhase>) {

@@ -11,10 +11,11 @@
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::live::{Counter, Live};
 use crate::sample::KernelSample;
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
@@ -51,8 +52,7 @@ pub fn is_worth(users: u64) -> bool {
 
 /// What to take for so many users, bytes. The client refuses to start unless memory for its own sockets is
 /// free at that moment, so as much is left.
-#[must_use]
-pub fn bytes_for(users: u64) -> u64 {
+fn bytes_for(users: u64) -> u64 {
     let left_free = users * CLIENT_BYTES + LEFT_BYTES;
     let available = KernelSample::take().mem_available_bytes;
     (users * PAIR_BYTES).min(available.saturating_sub(left_free))
@@ -66,29 +66,23 @@ pub struct Warm {
 }
 
 impl Warm {
-    /// Takes up to `bytes`, with a thread on each core; returns what it got.
-    #[must_use]
-    pub fn fill(bytes: u64) -> (Self, u64) {
+    /// Takes up to `bytes`, with a thread on each core, and counts in `held` what it got.
+    fn fill(bytes: u64, held: &AtomicU64) -> Self {
         let thread_count = std::thread::available_parallelism().map_or(1, usize::from);
         let share = bytes as usize / thread_count;
-        let parts: Vec<_> = std::thread::scope(|scope| {
+        let pairs = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..thread_count)
-                .map(|_| scope.spawn(move || fill_share(share)))
+                .map(|_| scope.spawn(move || fill_share(share, held)))
                 .collect();
             threads
                 .into_iter()
-                .map(|t| t.join().unwrap_or_default())
+                .flat_map(|t| t.join().unwrap_or_default())
                 .collect()
         });
-        let held = parts.iter().map(|(_, bytes)| *bytes as u64).sum();
-        let pairs = parts.into_iter().flat_map(|(pairs, _)| pairs).collect();
-        (
-            Warm {
-                pairs,
-                releaser: None,
-            },
-            held,
-        )
+        Warm {
+            pairs,
+            releaser: None,
+        }
     }
 
     /// Gives back as the machine's sockets grow, and a little ahead.
@@ -112,6 +106,53 @@ impl Warm {
     }
 }
 
+/// Memory that is being taken, by threads of its own.
+#[derive(Debug)]
+pub struct Warming {
+    started: Instant,
+    held: Arc<AtomicU64>,
+    filling: JoinHandle<Warm>,
+}
+
+impl Warming {
+    /// Begins, for so many users, and says so.
+    pub fn start(users: u64, live: &mut Live) -> Self {
+        let bytes = bytes_for(users);
+        live.say(format_args!(
+            "warming {:.1} GiB: the host of this virtual machine backs memory only when it is touched",
+            bytes as f64 / f64::from(1 << 30)
+        ));
+        let held = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&held);
+        Self {
+            started: Instant::now(),
+            held,
+            filling: std::thread::spawn(move || Warm::fill(bytes, &counted)),
+        }
+    }
+
+    /// Whether all of it is taken.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.filling.is_finished()
+    }
+
+    /// How far it is, for people.
+    #[must_use]
+    pub fn counter(&self) -> Counter {
+        let mib = self.held.load(Ordering::Relaxed) >> 20;
+        Counter::new("warmed MiB", mib, self.started.elapsed().as_secs_f64())
+    }
+
+    /// Waits for the rest; the memory, its bytes, and the seconds it took.
+    #[must_use]
+    pub fn join(self) -> (Warm, (u64, f64)) {
+        let warm = self.filling.join().unwrap_or_default();
+        let seconds = self.started.elapsed().as_secs_f64();
+        (warm, (self.held.load(Ordering::Relaxed), seconds))
+    }
+}
+
 impl Drop for Warm {
     fn drop(&mut self) {
         if let Some((is_over, thread)) = self.releaser.take() {
@@ -121,10 +162,10 @@ impl Drop for Warm {
     }
 }
 
-fn fill_share(bytes: usize) -> (Vec<(UnixStream, UnixStream)>, usize) {
+fn fill_share(bytes: usize, held: &AtomicU64) -> Vec<(UnixStream, UnixStream)> {
     let chunk = vec![1u8; CHUNK_BYTES];
-    let (mut pairs, mut held) = (Vec::new(), 0);
-    while held < bytes {
+    let (mut pairs, mut own) = (Vec::new(), 0);
+    while own < bytes {
         let Ok((mut writer, reader)) = UnixStream::pair() else {
             break;
         };
@@ -142,13 +183,14 @@ fn fill_share(bytes: usize) -> (Vec<(UnixStream, UnixStream)>, usize) {
                 Err(_) => break,
             }
         }
-        held += queued;
+        own += queued;
+        held.fetch_add(queued as u64, Ordering::Relaxed);
         pairs.push((writer, reader));
         if queued == 0 {
             break;
         }
     }
-    (pairs, held)
+    pairs
 }
 
 /// TCP sockets there are now.
@@ -178,8 +220,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_is_counted_on_the_way() {
+        let warming = Warming::start(1, &mut Live::silent());
+        while !warming.is_done() {
+            std::thread::yield_now();
+        }
+        let shown = warming.counter();
+        let (warm, (held, _)) = warming.join();
+        // None without the right to queue so much.
+        assert_eq!(held > 0, !warm.pairs.is_empty() && held >= PAIR_BYTES / 2);
+        assert_eq!(shown.total, held >> 20);
+    }
+
+    #[test]
     fn takes_no_more_than_asked_for() {
-        let (warm, held) = Warm::fill(1 << 20);
-        assert!(held <= (2 + warm.pairs.len() as u64) * UNIX_PAIR_BYTES as u64);
+        let held = AtomicU64::new(0);
+        let warm = Warm::fill(1 << 20, &held);
+        assert!(held.into_inner() <= (2 + warm.pairs.len() as u64) * UNIX_PAIR_BYTES as u64);
     }
 }

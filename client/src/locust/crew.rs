@@ -1,6 +1,6 @@
 //! The users of one class, running: an engine, how many users it is to have, and what it did since it was last asked.
 //!
-//! Invariants: an order moves the number of users evenly over a second; everything the users did is in exactly one of the harvests.
+//! Invariants: an order moves the number of users evenly; everything the users did is in exactly one of the harvests.
 //! Must not know: the master, other classes.
 
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::class::Class;
 use super::options::Options;
+use super::pace::Pace;
 use super::rows;
 use super::stats::Row;
 use crate::http::user::{Model, Users as HttpUsers};
@@ -23,9 +24,6 @@ use crate::longconn::LongconnView;
 use crate::longconn::user::Users as LongconnUsers;
 use crate::supervise::{Intervals, View};
 use crate::{http, longconn, target};
-
-/// In which time an order is carried out, milliseconds: about as often as a master orders.
-const STEP_MS: u64 = 1_000;
 
 /// What users did since the last harvest.
 pub struct Harvest {
@@ -165,8 +163,9 @@ struct Running<V: View, R> {
     view: V,
     load: Arc<Load>,
     users_max: u64,
-    /// The order that is being carried out: from, to, since.
-    order: (u64, u64, Instant),
+    pace: Pace,
+    /// When the pace's clock began.
+    since: Instant,
     is_stopping: bool,
     last: V::Report,
     rows: R,
@@ -192,23 +191,12 @@ where
             view,
             load,
             users_max,
-            order: (0, 0, Instant::now()),
+            pace: Pace::default(),
+            since: Instant::now(),
             is_stopping: false,
             last: V::Report::default(),
             rows,
         })
-    }
-
-    /// Where the number of users is on its way.
-    fn position(&self) -> u64 {
-        let (from, to, since) = self.order;
-        let passed_ms = (since.elapsed().as_millis() as u64).min(STEP_MS);
-        let way = u128::from(from.abs_diff(to)) * u128::from(passed_ms) / u128::from(STEP_MS);
-        if to >= from {
-            from + way as u64
-        } else {
-            from - way as u64
-        }
     }
 }
 
@@ -219,11 +207,9 @@ where
 {
     fn order(&mut self, users: u64) -> u64 {
         let users = users.min(self.users_max);
-        if users != self.order.1 {
-            let from = self.position();
-            let rate_milli = from.abs_diff(users) * 1_000_000 / STEP_MS;
-            self.order = (from, users, Instant::now());
-            self.load.order(from, users, rate_milli.max(1));
+        if users != self.pace.ordered() {
+            let (from, rate) = self.pace.order(users, self.since.elapsed().as_secs_f64());
+            self.load.order(from, users, ((rate * 1e3) as u64).max(1));
         }
         users
     }
@@ -251,7 +237,7 @@ where
         log(&intervals);
         let before = std::mem::replace(&mut self.last, report);
         let mut report = serde_json::to_value(&self.last).expect("reports are plain data");
-        report["users_asked"] = self.order.1.into();
+        report["users_asked"] = self.pace.ordered().into();
         Harvest {
             rows: (self.rows)(&self.last, &before, intervals),
             report,

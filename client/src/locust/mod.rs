@@ -17,6 +17,7 @@ mod journal;
 mod link;
 pub mod message;
 mod options;
+mod pace;
 mod process;
 mod rows;
 mod share;

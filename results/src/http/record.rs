@@ -290,8 +290,8 @@ impl Entry {
         .map(|v| round(v, 1));
         self.rss_all_bytes_per_connection =
             median(each(&|m| a_connection(m.rss_bytes? as f64, m))).map(|v| round(v, 1));
-        self.latency_us = median_latency(m, |m| m.latency_us.as_ref());
-        self.latency_raw_us = median_latency(m, |m| m.latency_raw_us.as_ref());
+        self.latency_us = median_latency(m.iter().filter_map(|m| m.latency_us.as_ref()));
+        self.latency_raw_us = median_latency(m.iter().filter_map(|m| m.latency_raw_us.as_ref()));
         self.who_was_the_limit = most_often(m.iter().filter_map(Measured::limit));
         self.failures = BTreeMap::new();
         for (kind, n) in m.iter().flat_map(|m| &m.failures) {
@@ -319,15 +319,9 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-fn median_latency(
-    measured: &[Measured],
-    which: fn(&Measured) -> Option<&Latency>,
-) -> Option<Latency> {
-    let all: Vec<&Latency> = measured
-        .iter()
-        .filter_map(which)
-        .filter(|l| l.count > 0)
-        .collect();
+/// Each percentile's median for itself; `None` where nothing was recorded.
+pub fn median_latency<'a>(all: impl Iterator<Item = &'a Latency>) -> Option<Latency> {
+    let all: Vec<&Latency> = all.filter(|l| l.count > 0).collect();
     let of = |field: fn(&Latency) -> u64| {
         median(all.iter().map(|l| field(l) as f64).collect()).map(|v| v.round() as u64)
     };

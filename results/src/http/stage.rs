@@ -1,7 +1,7 @@
 //! Where slices are performed: signals, waits, progress.
 //!
 //! Purpose: what every slice needs of its surroundings, so that a slice itself reads as one line of events.
-//! Invariants: every wait is bounded, and ends at once when the bench is interrupted. Children that a slice drops are killed.
+//! Invariants: every wait is bounded, and ends at once when the bench is interrupted, or interrupted again while all ends in order. Children that a slice drops are killed.
 //! Must not know: what is measured.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -61,7 +61,9 @@ pub struct Stage {
     pub glance: Glance,
     shown: Option<Instant>,
     signals: Signals,
-    is_interrupted: bool,
+    interrupt_count: u32,
+    /// So many interrupts end no wait.
+    outlasted_count: u32,
 }
 
 impl Stage {
@@ -78,14 +80,23 @@ impl Stage {
             glance: Glance::new(),
             shown: None,
             signals,
-            is_interrupted: false,
+            interrupt_count: 0,
+            outlasted_count: 0,
         })
     }
 
     /// Somebody wants it all to end.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
-        self.is_interrupted
+        self.interrupt_count > 0
+    }
+
+    /// What is waited for from now on ends in order, also when all of it was interrupted: it takes one interrupt more to end a wait.
+    pub fn end_in_order(&mut self) {
+        self.outlasted_count = 1;
+        if self.interrupt_count == 1 {
+            self.live.say("in order; once more: at once");
+        }
     }
 
     /// Waits until `look` gives something, which is asked after each line of a child and every `poll`; `None` after `max`.
@@ -100,7 +111,7 @@ impl Stage {
     ) -> Result<Option<T>, Cut> {
         let until = Instant::now() + max;
         loop {
-            if self.is_interrupted {
+            if self.interrupt_count > self.outlasted_count {
                 return Err(Cut::Interrupted);
             }
             if let Some(found) = look()? {
@@ -154,9 +165,11 @@ impl Stage {
             self.live.show(self.glance.snapshot());
         }
         is_signal |= self.live.tick();
-        if is_signal && !self.is_interrupted {
-            self.is_interrupted = true;
-            self.live.say("interrupted: ending all of it");
+        if is_signal {
+            self.interrupt_count += 1;
+            if self.interrupt_count == 1 {
+                self.live.say("interrupted: ending all of it");
+            }
         }
     }
 }

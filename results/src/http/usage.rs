@@ -49,6 +49,14 @@ fn parent(stat: &str) -> Option<u32> {
         .ok()
 }
 
+/// Whether a process waits for something to happen.
+#[must_use]
+pub fn rests(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+    state.is_some_and(|state| state.starts_with('S'))
+}
+
 /// Time on cores of all threads of `root`'s tree so far, seconds.
 #[must_use]
 pub fn cpu_seconds(root: u32) -> f64 {
@@ -115,6 +123,10 @@ mod tests {
             .spawn()
             .expect("sleep");
         assert!(tree(me).contains(&child.id()));
+        while !rests(child.id()) {
+            assert!(started.elapsed().as_secs() < 9, "it does nothing");
+        }
+        assert!(!rests(0), "there is none");
         child.kill().expect("runs");
         child.wait().expect("ends");
     }

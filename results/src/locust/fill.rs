@@ -150,14 +150,14 @@ impl Flow<'_> {
         let failures: u64 = table.iter().map(|row| row.num_failures).sum();
         let failed: u64 =
             workers.failed.values().sum::<u64>() + workers.messages_wrong + workers.messages_missed;
-        let mut all = vec![
-            spread,
-            open,
-            Agreement::exact(
-                "connections in all",
-                [("workers", workers.opened), ("server", accepted)],
-            ),
-        ];
+        let mut all = vec![Agreement::exact(
+            "connections in all",
+            [("workers", workers.opened), ("server", accepted)],
+        )];
+        // What is open while users come is no count of one moment.
+        if self.seen.hold_start.is_some() {
+            all.extend([spread, open]);
+        }
         let at_hold_end = self
             .seen
             .hold_end

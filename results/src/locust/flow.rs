@@ -10,10 +10,11 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_sysctl::machine::cgroup_memory_left;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::crew::{Crew, Doings, Served};
-use super::plan::Plan;
+use super::plan::{MASTER_LOG, Plan};
 use super::watch::Watch;
 use super::workers::Workers;
 use crate::child::{Child, Report};
@@ -30,13 +31,16 @@ use crate::sample::{KernelSample, ProcessSample};
 use crate::series::{Row, Series};
 use crate::summary::count;
 use crate::threads::Threads;
-use crate::warm::{self, Warm};
+use crate::warm::{self, Warm, Warming};
 use crate::wire::ServerReport;
 
 /// Nothing is asked of a starting process for longer than this.
 const START_MAX: Duration = Duration::from_secs(60);
 /// Between two looks at everything.
 const POLL: Duration = Duration::from_millis(50);
+/// How often the master is interrupted, and how long it may take to say that it has heard.
+const INTERRUPTS_MAX: u32 = 4;
+const INTERRUPT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the reports for the counts may take.
 const COUNTS_MAX: Duration = Duration::from_secs(15);
 
@@ -86,6 +90,7 @@ pub struct Flow<'a> {
     next: Instant,
     series: Series,
     ramp: Watch,
+    warming: Option<Warming>,
 }
 
 impl<'a> Flow<'a> {
@@ -118,6 +123,7 @@ impl<'a> Flow<'a> {
             next: Instant::now(),
             series: Series::create(&folder.file("series.csv")).await?,
             ramp: Watch::default(),
+            warming: None,
         })
     }
 
@@ -176,13 +182,13 @@ impl<'a> Flow<'a> {
         if !warm::is_worth(self.plan.users()) {
             return Ok(Warm::default());
         }
-        let bytes = warm::bytes_for(self.plan.users());
-        let started = Instant::now();
-        let filling = std::thread::spawn(move || Warm::fill(bytes));
-        self.until(START_MAX, "memory to be warmed", |_| filling.is_finished())
-            .await?;
-        let (warm, held) = filling.join().unwrap_or_default();
-        self.seen.warmed = (held, started.elapsed().as_secs_f64());
+        self.warming = Some(Warming::start(self.plan.users(), &mut self.stage.live));
+        self.until(START_MAX, "memory to be warmed", |flow| {
+            flow.warming.as_ref().is_none_or(Warming::is_done)
+        })
+        .await?;
+        let (warm, warmed) = self.warming.take().map(Warming::join).unwrap_or_default();
+        self.seen.warmed = warmed;
         Ok(warm)
     }
 
@@ -232,19 +238,23 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Ends the test as Ctrl-C at the master does, then the server; waits for all of them. What does not end is killed later.
+    /// Ends the test as Ctrl-C at the master does, then the server; waits for all of them, also when all of it was interrupted. What does
+    /// not end is killed later.
     pub async fn finish(&mut self) {
         self.phase = "close";
-        let max = self.plan.close_max();
-        if let Some(master) = &self.master {
-            master.signal(Signal::SIGINT);
+        self.stage.end_in_order();
+        if self.counts.is_none() {
+            // A short run: what was open before anything is closed.
+            self.counts = Some(self.counts_now());
+            self.seen.cut = Some(self.mark());
         }
-        self.until_ended(
-            max,
-            |flow| is_done(flow.crew.as_ref()) && is_done(flow.master.as_ref()),
-            "Locust and its workers",
-        )
-        .await;
+        let max = self.plan.close_max();
+        self.end_master().await;
+        self.until_ended(max, |flow| is_done(flow.master.as_ref()), "Locust")
+            .await;
+        self.end_untold_workers();
+        self.until_ended(max, |flow| is_done(flow.crew.as_ref()), "the workers")
+            .await;
         if let Some(server) = &self.server {
             server.signal(Signal::SIGTERM);
         }
@@ -257,6 +267,40 @@ impl<'a> Flow<'a> {
         self.add_row(None).await;
         self.stage.live.finish();
         self.leave();
+    }
+
+    /// Interrupts the master until it says that it shuts down: Python raises an interrupt wherever the program is, and drops one that
+    /// falls into a destructor or a callback of C.
+    async fn end_master(&mut self) {
+        let log = self.folder.file(MASTER_LOG);
+        for _ in 0..INTERRUPTS_MAX {
+            match &self.master {
+                Some(master) if master.exit().is_none() => master.signal(Signal::SIGINT),
+                _ => return,
+            }
+            let since = Instant::now();
+            while since.elapsed() < INTERRUPT_INTERVAL {
+                let is_heard = is_done(self.master.as_ref()) || shuts_down(&log);
+                if is_heard || self.step().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A master that ends before it has started the test, or dies, does not tell its workers to quit.
+    fn end_untold_workers(&self) {
+        let Some(crew) = &self.crew else { return };
+        if shuts_down(&self.folder.file(MASTER_LOG)) {
+            return;
+        }
+        for pid in usage::tree(crew.pid()) {
+            if let Ok(number) = i32::try_from(pid)
+                && pid != crew.pid()
+            {
+                let _ = kill(Pid::from_raw(number), Signal::SIGTERM);
+            }
+        }
     }
 
     /// Leaves final reports beside the record, and no empty file.
@@ -282,14 +326,14 @@ impl<'a> Flow<'a> {
     async fn until_ended(&mut self, max: Duration, is_it: impl Fn(&Self) -> bool, who: &str) {
         let started = Instant::now();
         while !is_it(self) {
-            let is_over = started.elapsed() > max;
-            if is_over || self.step().await.is_err() {
-                if is_over {
-                    let words = format!("{who} did not end within {} s", max.as_secs());
-                    self.seen.incidents.push(words);
-                }
-                return;
-            }
+            let words = if started.elapsed() > max {
+                format!("{who} did not end within {} s", max.as_secs())
+            } else if self.step().await.is_err() {
+                format!("{who} had not ended when all of it was interrupted again")
+            } else {
+                continue;
+            };
+            return self.seen.incidents.push(words);
         }
     }
 
@@ -468,6 +512,8 @@ impl<'a> Flow<'a> {
         });
         now.counters
             .extend(server.map(|r| Counter::new("sent", r.messages_sent, r.at_us as f64 / 1e6)));
+        now.counters
+            .extend(self.warming.as_ref().map(Warming::counter));
         let server = self.server.as_ref().map(|c| ("server", c.pid()));
         let master = self.master.as_ref().map(|c| ("master", c.pid()));
         self.stage.live.show(Snapshot {
@@ -503,6 +549,12 @@ impl<'a> Flow<'a> {
             }
         }
     }
+}
+
+/// Whether the master's log says that it ends in order.
+fn shuts_down(log: &Path) -> bool {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.contains("Shutting down")
 }
 
 fn is_done<R: Report>(child: Option<&Child<R>>) -> bool {

@@ -24,6 +24,8 @@ pub const PORT: u16 = 7070;
 const MASTER_PORT: u16 = 5557;
 /// Port of Locust's page.
 pub const PAGE_PORT: u16 = 8089;
+/// The master's log, in the folder of the run.
+pub const MASTER_LOG: &str = "locust.log";
 /// What users say and hear.
 const MESSAGE: &str = "ok";
 /// What a user of `Http` waits between two requests.
@@ -295,7 +297,7 @@ impl Plan {
             "--json-file",
             &file("locust"),
             "--logfile",
-            &file("locust.log"),
+            &file(MASTER_LOG),
             "--longconn-every",
             &plain_time(f.every),
             "--longconn-expect",

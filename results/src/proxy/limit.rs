@@ -12,18 +12,19 @@ use crate::summary::count;
 /// A machine this busy has no more to give, percent.
 pub const FULL_PERCENT: f64 = 95.0;
 
-/// What kept the system from holding all `users`, if something did.
+/// What kept the system from holding all `users`, if something did. `out_of_descriptors` is what it said when it had none left.
 #[must_use]
 pub fn limit(
     open: u64,
     users: u64,
     statistics: Option<&Statistics>,
+    out_of_descriptors: Option<&str>,
     busy_percent: f64,
 ) -> Option<Limit> {
     if open >= users {
         return None;
     }
-    let (what, evidence) = cause(open, users, statistics, busy_percent);
+    let (what, evidence) = cause(open, users, statistics, out_of_descriptors, busy_percent);
     Some(Limit {
         what,
         share: Some(round((users - open) as f64 / users as f64, 3)),
@@ -38,6 +39,7 @@ fn cause(
     open: u64,
     users: u64,
     statistics: Option<&Statistics>,
+    out_of_descriptors: Option<&str>,
     busy_percent: f64,
 ) -> (What, String) {
     if let Some(s) = statistics.filter(|s| s.connections_max > 0 && open >= s.connections_max) {
@@ -52,6 +54,10 @@ fn cause(
         } else {
             (What::ProxyCapacity, format!("{takes} (maxconn)"))
         };
+    }
+    if let Some(line) = out_of_descriptors {
+        let words = format!("it had no descriptors left, two for each connection: {line}");
+        return (What::Descriptors, words);
     }
     if open >= PORTS * 99 / 100 {
         let words = format!("one address has {PORTS} ports towards one server");
@@ -92,8 +98,17 @@ mod tests {
             descriptors,
             ..Statistics::default()
         };
-        let what =
-            |open, users, s: Option<&Statistics>, busy| limit(open, users, s, busy).map(|l| l.what);
+        let what = |open, users, s: Option<&Statistics>, busy| {
+            limit(open, users, s, None, busy).map(|l| l.what)
+        };
+        let line = "accept4() failed (24: Too many open files)";
+        let said = limit(299, 720, None, Some(line), 99.0).expect("a limit");
+        assert_eq!(
+            (said.what, said.connections),
+            (What::Descriptors, Some(299))
+        );
+        assert!(said.evidence.ends_with(line), "{}", said.evidence);
+        assert_eq!(limit(720, 720, None, Some(line), 99.0), None);
         assert_eq!(what(12_000, 12_000, None, 100.0), None);
         let (reckoned, given) = (statistics(9_986, 20_000), statistics(2_000, 20_000));
         for (open, users, s, busy, wanted) in [
@@ -105,7 +120,7 @@ mod tests {
         ] {
             assert_eq!(what(open, users, s, busy), Some(wanted));
         }
-        let found = limit(9_000, 12_000, None, 50.0).expect("fewer than asked for");
+        let found = limit(9_000, 12_000, None, None, 50.0).expect("fewer than asked for");
         assert_eq!((found.connections, found.share), (Some(9_000), Some(0.25)));
     }
 }

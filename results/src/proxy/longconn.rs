@@ -99,7 +99,8 @@ impl Ground<'_> {
         result.agreements = vec![self.open_now(trial, open, in_hold.open_now, statistics.as_ref())];
         if trial.kind == Kind::Limit {
             let busy = result.ramp.map_or(0.0, |w| w.machine_busy_percent);
-            result.limit = limit(open, users, statistics.as_ref(), busy);
+            let said = system.as_ref().and_then(Running::out_of_descriptors);
+            result.limit = limit(open, users, statistics.as_ref(), said.as_deref(), busy);
         }
         let client = self.end(client).await?;
         let after = self.statistics_after(system.as_ref()).await?;

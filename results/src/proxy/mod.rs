@@ -7,9 +7,11 @@
 pub mod haproxy;
 pub mod limit;
 mod longconn;
+mod nginx;
 pub mod plan;
 pub mod record;
 mod requests;
+pub mod rounds;
 pub mod summary;
 pub mod system;
 pub mod trial;
@@ -71,6 +73,7 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     };
     let is_interrupted =
         perform(&plan, &network, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
+    run.trials = rounds::summed_up(std::mem::take(&mut run.trials));
     run.added = record::added(&run.trials);
     verdict::judge(&mut run);
     run.head.limits = crate::limit::of_proxy(&run);
@@ -103,10 +106,11 @@ fn perform(
                 "direct"
             };
             let part = format!(
-                "{} of {}: {}, {via}",
+                "{} of {}: {}, {via}, round {}",
                 number + 1,
                 plan.trials.len(),
-                wanted.scenario
+                wanted.scenario,
+                wanted.round
             );
             let left = plan.trials[number..].iter().map(|t| plan.estimate(t)).sum();
             stage.glance.begin(part, wanted.users, left);
@@ -133,6 +137,7 @@ fn perform(
                 Err(Cut::Failed { kind, why }) => run.trials.push(Trial {
                     scenario: wanted.scenario.clone(),
                     is_proxied: wanted.is_proxied,
+                    round: wanted.round,
                     users: wanted.users,
                     error: Some(format!("{why} ({kind})")),
                     ..Trial::default()

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::nginx;
 use super::record::ProxyAsked;
 use crate::enclosure::NAMES;
 use crate::folder::{check_label, runs_or_default};
@@ -19,8 +20,6 @@ use crate::network::visit::RunFlags;
 use crate::programs::{find, program};
 use crate::refusal::Refusal;
 
-/// Where Debian has what nginx loads for stream.
-pub const NGINX_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 /// Port of the server, and of the system under test.
 pub const PORT: u16 = 7070;
 /// Connections in saturation.
@@ -98,6 +97,10 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     slice: Duration,
 
+    /// Rounds of HTTP scenarios: direct and through the system in turn, medians of all; long connections are held once
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+
     /// Where the run goes.
     #[command(flatten)]
     pub run: RunFlags,
@@ -127,6 +130,8 @@ pub struct TrialPlan {
     pub users: u64,
     /// Through the system, or straight to the server.
     pub is_proxied: bool,
+    /// Round, from 1.
+    pub round: u32,
 }
 
 /// The system under test, and where it is.
@@ -187,24 +192,33 @@ impl Plan {
             }
         }
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(_, hard)| hard);
+        // Each of nginx's processes has its own.
+        let processes = match flags.proxy {
+            Known::Nginx if flags.target.is_none() => workers() as u64,
+            _ => 1,
+        };
         // The system would run out of ports towards its one server before that of a larger number.
         let limit_users = flags
             .limit_users
-            .unwrap_or((descriptors / 2).saturating_mul(6) / 5)
+            .unwrap_or((descriptors / 2 * processes).saturating_mul(6) / 5)
             .min(PORTS + PORTS / 10);
         let mut trials = Vec::new();
-        for name in &flags.scenarios {
-            let (kind, users) = scenario(name, flags.users, limit_users)?;
-            let trial = |is_proxied| TrialPlan {
-                scenario: name.clone(),
-                kind,
-                users,
-                is_proxied,
-            };
-            if kind != Kind::Limit {
-                trials.push(trial(false));
+        for round in 1..=flags.rounds {
+            for name in &flags.scenarios {
+                let (kind, users) = scenario(name, flags.users, limit_users)?;
+                let ways: &[bool] = match kind {
+                    Kind::Longconn | Kind::Limit if round > 1 => &[],
+                    Kind::Limit => &[true],
+                    _ => &[false, true],
+                };
+                trials.extend(ways.iter().map(|is_proxied| TrialPlan {
+                    scenario: name.clone(),
+                    kind,
+                    users,
+                    is_proxied: *is_proxied,
+                    round,
+                }));
             }
-            trials.push(trial(true));
         }
         let system = system(flags)?;
         let bin_dir = flags.run.bin_dir.as_deref();
@@ -223,6 +237,7 @@ impl Plan {
                 every_seconds: flags.every.as_secs_f64(),
                 hold_seconds: flags.hold.as_secs_f64(),
                 slice_seconds: flags.slice.as_secs_f64(),
+                rounds: flags.rounds,
             },
             system,
             trials,
@@ -261,6 +276,12 @@ impl Plan {
     }
 }
 
+/// Threads of haproxy, processes of nginx: one a core.
+#[must_use]
+pub fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn scenario(name: &str, users: u64, limit_users: u64) -> Result<(Kind, u64), Refusal> {
     let number = |text: &str| text.parse().ok().filter(|n| (1..=PORTS).contains(n));
     let found = match name {
@@ -290,7 +311,8 @@ fn system(flags: &Flags) -> Result<System, Refusal> {
             Known::Haproxy => "haproxy",
             Known::Nginx => "nginx-light libnginx-mod-stream",
         };
-        let path = find(known.name()).filter(|path| known == Known::Haproxy || has_stream(path));
+        let is_able = |path: &PathBuf| known == Known::Haproxy || nginx::stream(path).is_some();
+        let path = find(known.name()).filter(is_able);
         let path = path.ok_or_else(|| {
             let what = if known == Known::Nginx {
                 " with its stream module"
@@ -323,14 +345,6 @@ fn system(flags: &Flags) -> Result<System, Refusal> {
                 format!("give one such as {BALANCER}:{PORT}"),
             )
         })
-}
-
-/// Whether this nginx can pass connections on: built in, or as the module that its configuration loads.
-fn has_stream(nginx: &Path) -> bool {
-    let output = std::process::Command::new(nginx).arg("-V").output();
-    let said = output.map(|o| o.stderr).unwrap_or_default();
-    let said = String::from_utf8_lossy(&said);
-    said.split_whitespace().any(|word| word == "--with-stream") || Path::new(NGINX_MODULE).exists()
 }
 
 fn version(system: &System) -> Option<String> {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::rounds;
 use crate::head::Head;
 use crate::limit::Limit;
 use crate::network::record::{Agreement, NetworkRecord};
@@ -70,6 +71,8 @@ pub struct ProxyAsked {
     pub hold_seconds: f64,
     /// Length of a measurement of HTTP.
     pub slice_seconds: f64,
+    /// Rounds of HTTP scenarios.
+    pub rounds: u32,
 }
 
 impl ProxyAsked {
@@ -84,7 +87,7 @@ impl ProxyAsked {
     }
 }
 
-/// One scenario, direct or through the system.
+/// One scenario, direct or through the system: its only round, or the medians of all.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Trial {
@@ -92,6 +95,8 @@ pub struct Trial {
     pub scenario: String,
     /// Through the system under test.
     pub is_proxied: bool,
+    /// Round, from 1; 0: all of them.
+    pub round: u32,
     /// Users, one connection each.
     pub users: u64,
     /// Connections that opened at the client.
@@ -102,6 +107,10 @@ pub struct Trial {
     pub outcomes: BTreeMap<String, u64>,
     /// Requests answered rightly in the window, a second; heartbeats received in it, a second.
     pub per_second: f64,
+    /// The least of the rounds.
+    pub per_second_min: Option<f64>,
+    /// The most of the rounds.
+    pub per_second_max: Option<f64>,
     /// Requests the waiting users would make of a server that answers at once, a second.
     pub offered_per_second: Option<f64>,
     /// Connect time from the intended start.
@@ -124,6 +133,8 @@ pub struct Trial {
     pub limit: Option<Limit>,
     /// Why there are no figures.
     pub error: Option<String>,
+    /// The rounds, if there were several.
+    pub rounds: Vec<Trial>,
 }
 
 impl Trial {
@@ -166,7 +177,7 @@ impl Window {
     }
 }
 
-/// What the system adds in one scenario.
+/// What the system adds in one scenario: the medians of what it adds in each round.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Added {
@@ -174,10 +185,18 @@ pub struct Added {
     pub scenario: String,
     /// Median latency through it less without it; negative where it is noise.
     pub latency_p50_us: Option<i64>,
+    /// The least of the rounds.
+    pub latency_p50_us_min: Option<i64>,
+    /// The most of the rounds.
+    pub latency_p50_us_max: Option<i64>,
     /// 99th percentile, likewise.
     pub latency_p99_us: Option<i64>,
     /// Requests or heartbeats a second through it, as a share of those without it.
     pub rate_ratio: Option<f64>,
+    /// The least of the rounds.
+    pub rate_ratio_min: Option<f64>,
+    /// The most of the rounds.
+    pub rate_ratio_max: Option<f64>,
     /// Its time on a core for a connection opened.
     pub cpu_us_per_connection: Option<f64>,
     /// Its time on a core for a request answered or heartbeat passed on.
@@ -199,7 +218,9 @@ pub fn added(trials: &[Trial]) -> Vec<Added> {
             let without = without
                 .filter(|t| !t.is_proxied)
                 .find(|t| t.scenario == through.scenario);
-            compare(through, without)
+            let rounds = rounds::pairs(through, without);
+            let rounds: Vec<Added> = rounds.into_iter().map(|(t, w)| compare(t, w)).collect();
+            rounds::middle(&through.scenario, &rounds)
         })
         .collect()
 }
@@ -233,6 +254,7 @@ fn compare(through: &Trial, without: Option<&Trial>) -> Added {
         cpu_us_per_message: through.window.and_then(|w| w.proxy_cpu_us_each()),
         bytes_per_connection: growth.and_then(each),
         kernel_bytes_per_connection: kernel.and_then(each),
+        ..Added::default()
     }
 }
 

@@ -103,6 +103,14 @@ impl Ground<'_> {
         let last = latest_http(&client);
         let end = Mark::take(&server, &client, system.as_ref());
         let statistics = statistics(system.as_ref())?;
+        let said = system.as_ref().and_then(Running::out_of_descriptors);
+        let held = match &statistics {
+            Some(s) => Some(s.front.open),
+            // Whoever passes connections on has as many behind it as before it.
+            None => said
+                .as_ref()
+                .map(|_| self.network.host(BACKEND).kernel().established),
+        };
         result.proxy_rss_bytes = system.as_ref().and_then(Running::rss_bytes);
         let answered = ok(&last) - ok(&first);
         let window = start.until(&end, answered);
@@ -134,9 +142,9 @@ impl Ground<'_> {
         }
         answered.slack = under_way;
         result.agreements = vec![answered];
-        if is_waiting && let Some(s) = &statistics {
-            let open = s.front.open;
-            result.limit = limit(open, users, Some(s), window.machine_busy_percent);
+        if is_waiting && let Some(open) = held {
+            let busy = window.machine_busy_percent;
+            result.limit = limit(open, users, statistics.as_ref(), said.as_deref(), busy);
         }
         result.opened = client.opened;
         result.failed = occurred(&client.failed);

@@ -14,25 +14,36 @@ use crate::summary::{count, micros};
 #[must_use]
 pub fn page(run: &ProxyRun, folder: &Path) -> String {
     let mut out = run.head.page(&format!(
-        "{}, {} trials",
+        "{}, {} trials, HTTP in {} rounds",
         run.asked.system,
-        run.trials.len()
+        run.trials.len(),
+        run.asked.rounds.max(1)
     ));
     let _ = writeln!(
         out,
-        "\n  {:<12}{:<9}{:>8}{:>12}{:>11}{:>11}{:>10}{:>10}{:>10}  ",
-        "scenario", "", "users", "a second", "p50", "p99", "server s", "client s", "system s"
+        "\n  {:<12}{:<9}{:>8}{:>12}{:>18}{:>11}{:>11}{:>10}{:>10}{:>10}  ",
+        "scenario",
+        "",
+        "users",
+        "a second",
+        "rounds",
+        "p50",
+        "p99",
+        "server s",
+        "client s",
+        "system s"
     );
     for trial in &run.trials {
         let _ = writeln!(out, "{}", row(trial));
     }
     let _ = writeln!(
         out,
-        "\n  {:<12}{:>12}{:>12}{:>8}{:>14}{:>14}{:>16}{:>16}",
+        "\n  {:<12}{:>12}{:>12}{:>8}{:>14}{:>14}{:>14}{:>16}{:>16}",
         "added",
         "p50",
         "p99",
         "rate x",
+        "rounds",
         "us/connection",
         "us/message",
         "own B/conn.",
@@ -41,11 +52,15 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
     for added in &run.added {
         let _ = writeln!(
             out,
-            "  {:<12}{:>12}{:>12}{:>8}{:>14}{:>14}{:>16}{:>16}",
+            "  {:<12}{:>12}{:>12}{:>8}{:>14}{:>14}{:>14}{:>16}{:>16}",
             added.scenario,
             signed(added.latency_p50_us),
             signed(added.latency_p99_us),
             maybe(added.rate_ratio),
+            added
+                .rate_ratio_min
+                .zip(added.rate_ratio_max)
+                .map_or("-".into(), |(min, max)| format!("{min}..{max}")),
             maybe(added.cpu_us_per_connection),
             maybe(added.cpu_us_per_message),
             maybe(added.bytes_per_connection),
@@ -69,10 +84,18 @@ fn row(trial: &Trial) -> String {
     }
     let window = trial.window.unwrap_or_default();
     format!(
-        "  {:<12}{via:<9}{:>8}{:>12}{:>11}{:>11}{:>10.2}{:>10.2}{:>10}",
+        "  {:<12}{via:<9}{:>8}{:>12}{:>18}{:>11}{:>11}{:>10.2}{:>10.2}{:>10}",
         trial.scenario,
         count(trial.users),
-        count(trial.per_second.round() as u64),
+        rate(trial.per_second),
+        trial
+            .per_second_min
+            .zip(trial.per_second_max)
+            .map_or("-".into(), |(min, max)| format!(
+                "{}..{}",
+                rate(min),
+                rate(max)
+            )),
         micros(trial.latency_us.p50),
         micros(trial.latency_us.p99),
         window.server_cpu_seconds,
@@ -81,6 +104,10 @@ fn row(trial: &Trial) -> String {
             .proxy_cpu_seconds
             .map_or("-".into(), |s| format!("{s:.2}"))
     )
+}
+
+fn rate(per_second: f64) -> String {
+    count(per_second.round() as u64)
 }
 
 fn signed(us: Option<i64>) -> String {

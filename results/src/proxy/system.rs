@@ -8,10 +8,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
+
 use super::haproxy::{self, Statistics};
-use super::plan::{Known, NGINX_MODULE, System};
+use super::nginx;
+use super::plan::{Known, System, workers};
 use crate::child::{Child, words};
-use crate::http::stage::{Cut, Stage, connects, has_not_ended};
+use crate::http::stage::{Cut, Stage, has_not_ended};
 use crate::http::subject::ServerLine;
 use crate::http::usage;
 use crate::network::Network;
@@ -40,6 +43,8 @@ pub struct Running {
     pub address: SocketAddr,
     process: Option<Child<ServerLine>>,
     socket: Option<PathBuf>,
+    /// nginx's.
+    log: Option<PathBuf>,
 }
 
 /// Starts `system` and waits until it listens.
@@ -61,29 +66,29 @@ pub async fn start(
                 address: *address,
                 process: None,
                 socket: None,
+                log: None,
             });
         }
         System::Known(known, program) => (*known, program),
     };
     let balancer = network.host(BALANCER);
     let address = balancer.at(port);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(soft, _)| soft);
     let (name, template) = match known {
         Known::Haproxy => ("haproxy.cfg", HAPROXY),
         Known::Nginx => ("nginx.conf", NGINX),
     };
-    let module = if Path::new(NGINX_MODULE).exists() {
-        format!("load_module {NGINX_MODULE};")
-    } else {
-        String::new()
+    let module = match known {
+        Known::Haproxy => None,
+        Known::Nginx => nginx::stream(program),
     };
     let text = template
         .replace("@MODE@", if mode == Mode::Tcp { "tcp" } else { "http" })
         .replace("@ADDRESS@", &address.to_string())
         .replace("@BACKEND@", &network.host(BACKEND).at(port).to_string())
-        .replace("@THREADS@", &threads.to_string())
-        .replace("@CONNECTIONS@", "200000")
-        .replace("@MODULE@", &module)
+        .replace("@THREADS@", &workers().to_string())
+        .replace("@CONNECTIONS@", &descriptors.to_string())
+        .replace("@MODULE@", &module.unwrap_or_default())
         .replace("@SOCKET@", SOCKET)
         .replace("@DIR@", &dir.display().to_string());
     let file = dir.join(name);
@@ -99,19 +104,27 @@ pub async fn start(
     let _ = std::fs::remove_file(SOCKET);
     let (ip, args) = balancer.command(&network.ip, program, args);
     let log = dir.join("system.stderr.log");
-    let process = Child::start("system under test", &ip, &args, log, stage.notify.clone())
-        .map_err(|e| fail(format!("{}: {e}", program.display())))?;
+    let process = Child::start(
+        "system under test",
+        &ip,
+        &args,
+        log.clone(),
+        stage.notify.clone(),
+    )
+    .map_err(|e| fail(format!("{}: {e}", program.display())))?;
+    let pid = process.pid();
     let mut running = Running {
         address,
         process: Some(process),
         socket,
+        log: (known == Known::Nginx).then_some(log),
     };
     let found = stage
         .wait(START_MAX, Duration::from_millis(20), || {
             running.still_runs("system_did_not_start")?;
             let is_ready = match &running.socket {
                 Some(socket) => haproxy::ask(socket).is_ok(),
-                None => balancer.inside(|| connects(address)) == Ok(true),
+                None => nginx::is_ready(pid, workers()),
             };
             Ok(is_ready.then_some(()))
         })
@@ -150,6 +163,12 @@ impl Running {
                 format!("haproxy's socket: {e}"),
             )
         })
+    }
+
+    /// What it said when it had no descriptors left, if it has no statistics to say so.
+    #[must_use]
+    pub fn out_of_descriptors(&self) -> Option<String> {
+        nginx::out_of_descriptors(self.log.as_deref()?)
     }
 
     /// Time on a core so far, all its processes, seconds.

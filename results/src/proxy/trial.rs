@@ -208,6 +208,7 @@ pub(super) fn begun(trial: &TrialPlan) -> Trial {
     Trial {
         scenario: trial.scenario.clone(),
         is_proxied: trial.is_proxied,
+        round: trial.round,
         users: trial.users,
         ..Trial::default()
     }

@@ -32,6 +32,7 @@ fn shortfalls(trial: &Trial) -> Vec<String> {
         .iter()
         .filter_map(Agreement::shortfall)
         .collect();
+    found.extend(trial.rounds.iter().filter_map(|t| t.error.clone()));
     if trial.agreements.is_empty() {
         found.push("nobody counted anything".into());
     }
@@ -115,6 +116,10 @@ mod tests {
         falls_short("nothing was received", |t| t.latency_us.count = 0);
         falls_short("nobody counted", |t| t.agreements.clear());
         falls_short("it died", |t| t.error = Some("it died".into()));
+        falls_short("one died", |t| {
+            t.rounds = vec![Trial::default(), Trial::default()];
+            t.rounds[1].error = Some("one died".into());
+        });
         let mut empty = ProxyRun::default();
         judge(&mut empty);
         assert_eq!(empty.head.verdict, Verdict::Fail);

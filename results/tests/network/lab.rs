@@ -31,12 +31,30 @@ fn machine() -> BTreeSet<String> {
         .collect()
 }
 
-/// Namespaces in which some process of this machine is.
-fn inhabited() -> BTreeSet<String> {
+/// A process: its number and when it was started, because numbers are used again, as those of namespaces are.
+type Id = (String, String);
+
+/// Processes that are in one of the namespaces.
+fn inhabitants(namespaces: &BTreeSet<String>) -> BTreeSet<Id> {
     let processes = fs::read_dir("/proc").expect("/proc").flatten();
     processes
-        .flat_map(|process| ["ns/net", "ns/mnt", "ns/pid"].map(|ns| process.path().join(ns)))
-        .filter_map(|link| Some(fs::read_link(link).ok()?.display().to_string()))
+        .filter(|process| {
+            ["ns/net", "ns/mnt", "ns/pid"]
+                .iter()
+                .filter_map(|ns| fs::read_link(process.path().join(ns)).ok())
+                .any(|link| namespaces.contains(&link.display().to_string()))
+        })
+        .filter_map(|process| {
+            let stat = fs::read_to_string(process.path().join("stat")).ok()?;
+            // The 22nd field of proc_pid_stat(5), counted behind the name, which may have spaces.
+            let start = stat
+                .rsplit_once(')')?
+                .1
+                .split_whitespace()
+                .nth(19)?
+                .to_owned();
+            Some((process.file_name().display().to_string(), start))
+        })
         .collect()
 }
 
@@ -56,6 +74,7 @@ struct Running {
     process: Child,
     file: PathBuf,
     namespaces: BTreeSet<String>,
+    inhabitants: BTreeSet<Id>,
     before: BTreeSet<String>,
 }
 
@@ -92,12 +111,15 @@ impl Running {
             6 + 2,
             "six networks, mounts and processes: {text}"
         );
-        assert!(!namespaces.is_disjoint(&inhabited()));
+        let inhabitants = inhabitants(&namespaces);
+        // The shell, which waits, and the one that sleeps on a client.
+        assert!(inhabitants.len() >= 2, "{inhabitants:?}");
         assert_eq!(machine(), before, "a running lab shows outside");
         Self {
             process,
             file,
             namespaces,
+            inhabitants,
             before,
         }
     }
@@ -105,8 +127,8 @@ impl Running {
     /// Waits for the end; nothing is left. The exit code, if there is one.
     fn end(mut self) -> Option<i32> {
         let status = self.process.wait().expect("ends");
-        until("the namespaces are empty", || {
-            self.namespaces.is_disjoint(&inhabited())
+        until("the processes have ended", || {
+            self.inhabitants.is_disjoint(&inhabitants(&self.namespaces))
         });
         assert_eq!(machine(), self.before, "left behind");
         let _ = fs::remove_file(&self.file);

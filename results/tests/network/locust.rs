@@ -2,6 +2,7 @@
 //! when a worker is killed on the way.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -243,7 +244,76 @@ fn an_interrupt_ends_all_of_it_and_leaves_a_record() {
     send(&bench, Signal::SIGINT);
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
-    assert_named(&runs.record::<Run>().head.reasons, "interrupted");
+    let run = runs.record::<Run>();
+    assert_eq!(run.head.verdict, Verdict::Fail);
+    assert_named(&run.head.reasons, "interrupted");
+    // All ended in order: last reports are there, nobody was cut off, and everybody counted the same.
+    let locust = run.locust.as_ref().expect("Locust's part");
+    assert_eq!(locust.master.exit_code, Some(0), "{:?}", run.head.reasons);
+    assert!(locust.workers.iter().all(|w| w.has_final_report));
+    assert!(run.processes.server.has_final_report);
+    assert_eq!(run.connections.ended["held"], 100, "{:?}", run.connections);
+    assert_eq!(run.latency_us.connect.count, 100);
+    for (what, others) in [
+        (
+            "users at the end of the hold",
+            &["server", "kernel_backend"][..],
+        ),
+        ("connections in all", &["server"]),
+        ("connects in all", &["locust"]),
+        ("messages in all", &["server"]),
+        ("failures", &["locust"]),
+    ] {
+        for who in others {
+            assert_eq!(
+                counted(&run, what, who),
+                counted(&run, what, "workers"),
+                "{what}: {who}"
+            );
+        }
+    }
+    assert_eq!(counted(&run, "connections in all", "workers"), 100);
+    for file in ["report.html", "locust.html", "histograms.hlog"] {
+        assert!(runs.0.join("latest").join(file).is_file(), "{file}");
+    }
+    assert!(
+        !Path::new(&format!("/proc/{worker}")).exists(),
+        "the worker is still there"
+    );
+}
+
+#[test]
+fn a_second_interrupt_ends_it_at_once() {
+    let runs = Runs::new("interrupts");
+    let mut bench = bench(
+        &runs,
+        &[
+            "--users",
+            "100",
+            "--rate",
+            "1000",
+            "--hold",
+            "10m",
+            "--clients",
+            "1",
+        ],
+    );
+    until_held(&runs);
+    let worker = worker_in(&runs.0, "client1");
+    // One that will not end in order.
+    kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("runs");
+    send(&bench, Signal::SIGINT);
+    let mut lines = BufReader::new(bench.stderr.take().expect("piped")).lines();
+    let is_heard = lines.any(|line| line.is_ok_and(|line| line.contains("once more: at once")));
+    assert!(is_heard, "the interrupt was not heard");
+    send(&bench, Signal::SIGINT);
+    let output = bench.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(130));
+    let run = runs.record::<Run>();
+    assert_named(
+        &run.head.reasons,
+        "the workers had not ended when all of it was interrupted again",
+    );
     assert!(
         !Path::new(&format!("/proc/{worker}")).exists(),
         "the worker is still there"

@@ -1,5 +1,5 @@
-//! The real `holdfast-bench proxy` with the real haproxy: its statistics agree with ours, its limit is found and named, and another
-//! system may stand in its place.
+//! The real `holdfast-bench proxy` with the real haproxy and the real nginx: what they count agrees with ours, their limit is found and
+//! named, and another system may stand in their place.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -43,7 +43,11 @@ fn statistics_of_haproxy_agree_with_ours() {
     let run = bench(
         &runs,
         20_000,
-        &[&args[..], &["--scenarios", "longconn,http-64,http-200"]].concat(),
+        &[
+            &args[..],
+            &["--scenarios", "longconn,http-64,http-200", "--rounds", "2"],
+        ]
+        .concat(),
     );
     assert_eq!(run.head.schema, PROXY_RUN_SCHEMA);
     assert!(run.version.is_some_and(|v| v.starts_with("HAProxy")));
@@ -88,13 +92,25 @@ fn statistics_of_haproxy_agree_with_ours() {
         2 * messages
     );
     assert!(messages >= 300, "{messages}");
-    assert!(
-        counted(
-            &waiting.agreements,
+    // Long connections once, HTTP twice.
+    assert_eq!((run.asked.rounds, through.rounds.len()), (2, 0));
+    let [first, second] = &waiting.rounds[..] else {
+        panic!("two rounds: {waiting:?}");
+    };
+    for round in [first, second] {
+        let answered = counted(
+            &round.agreements,
             "requests answered with 200",
-            "haproxy_back"
-        ) > 0
+            "haproxy_back",
+        );
+        assert!(answered > 0, "{round:?}");
+    }
+    let both = [first.per_second, second.per_second];
+    assert_eq!(
+        (waiting.per_second_min, waiting.per_second_max),
+        (Some(both[0].min(both[1])), Some(both[0].max(both[1])))
     );
+    assert!((waiting.per_second - f64::midpoint(both[0], both[1])).abs() < 0.1);
     assert!(through.limit.is_none() && waiting.limit.is_none());
     let held = &run.added[0];
     assert!(
@@ -145,6 +161,117 @@ fn where_haproxy_stops_is_found_and_named() {
     for name in [HTML, MARKDOWN] {
         assert!(runs.0.join("latest").join(name).is_file(), "{name}");
     }
+}
+
+#[test]
+fn what_passes_through_nginx_is_counted_as_sent() {
+    let runs = Runs::new("nginx");
+    let run = bench(
+        &runs,
+        20_000,
+        &[
+            "--proxy",
+            "nginx",
+            "--users",
+            "300",
+            "--rate",
+            "1000",
+            "--every",
+            "1s",
+            "--hold",
+            "2s",
+            "--slice",
+            "1s",
+            "--rounds",
+            "1",
+            "--scenarios",
+            "longconn,http-64",
+        ],
+    );
+    assert_eq!(run.asked.system, "nginx");
+    assert!(run.version.is_some_and(|v| v.starts_with("nginx version")));
+    let [_, through, _, requests] = &run.trials[..] else {
+        panic!("four trials");
+    };
+    for who in ["client", "server", "kernel_client", "kernel_balancer_half"] {
+        assert_eq!(
+            counted(
+                &through.agreements,
+                "connections open at the end of the hold",
+                who
+            ),
+            300,
+            "{who}"
+        );
+    }
+    // What tries whether nginx is ready is no connection, and what is under way when the client closes still comes.
+    for (what, least) in [("connections opened in all", 300), ("messages in all", 300)] {
+        let by = ["client", "server"].map(|who| counted(&through.agreements, what, who));
+        assert!(by[0] == by[1] && by[0] >= least, "{what}: {by:?}");
+    }
+    assert!(counted(&requests.agreements, "requests answered with 200", "server") > 0);
+    // Two buffers of 16 KiB and two connections; what nginx takes at its start is none of it.
+    let held = &run.added[0];
+    assert!(
+        held.bytes_per_connection
+            .is_some_and(|bytes| (1.0..65_536.0).contains(&bytes)),
+        "{held:?}"
+    );
+}
+
+#[test]
+fn where_nginx_stops_is_found_in_its_log() {
+    let runs = Runs::new("nginx-limit");
+    let run = bench(
+        &runs,
+        600,
+        &[
+            "--proxy",
+            "nginx",
+            "--rate",
+            "1000",
+            "--every",
+            "1s",
+            "--hold",
+            "2s",
+            "--scenarios",
+            "limit",
+        ],
+    );
+    let trial = &run.trials[0];
+    let limit = trial.limit.as_ref().expect("a limit");
+    assert_eq!(limit.what, What::Descriptors, "{limit:?}");
+    assert!(limit.evidence.contains("Too many open files"), "{limit:?}");
+    // 300 for each process at most, of which there is one a core.
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    assert_eq!(trial.users, 360 * cores);
+    assert!(
+        (200 * cores..300 * cores).contains(&limit.connections.expect("it stopped at a number")),
+        "{limit:?}"
+    );
+}
+
+#[test]
+fn nginx_without_its_stream_module_is_refused_in_one_line() {
+    // The real nginx, and nothing where it looks for modules.
+    let script = format!(
+        "mount -t tmpfs none \"$(nginx -V 2>&1 | grep -o 'modules-path=[^ ]*' | cut -d= -f2)\" && exec {} proxy --proxy nginx",
+        env!("CARGO_BIN_EXE_holdfast-bench")
+    );
+    let mut sh = Command::new("unshare");
+    if !nix::unistd::geteuid().is_root() {
+        sh.arg("--map-root-user");
+    }
+    sh.args(["--mount", "sh", "-c", &script]);
+    let path = std::env::var("PATH").unwrap_or_default();
+    sh.env("PATH", format!("{path}:/usr/sbin"));
+    let output = sh.stdin(Stdio::null()).output().expect("unshare");
+    assert_refused(&output, "nginx with its stream module is missing");
+    assert!(
+        stderr(&output).contains("apt-get install nginx-light libnginx-mod-stream"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

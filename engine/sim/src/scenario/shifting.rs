@@ -13,7 +13,7 @@ pub(super) struct Shifting<H> {
     users: H,
     load: Arc<Load>,
     now: u64,
-    orders: Vec<(u64, u64, u64)>,
+    orders: Vec<(u64, u64, u64, i64)>,
 }
 
 impl<H> Shifting<H> {
@@ -32,6 +32,8 @@ impl<H> Shifting<H> {
                     random.magnitude(1_000, 3_000_000),
                     random.below(from + 10),
                     rate_milli,
+                    // Orders may begin later, and may come from somebody whose clock is ahead.
+                    random.pick(&[0, 0, 3, 30]),
                 )
             })
             .collect();
@@ -50,13 +52,13 @@ impl<H: Handler> Handler for Shifting<H> {
     type Report = H::Report;
 
     fn on_turn(&mut self, dial: &mut Dial<'_, H::State>) -> Option<u64> {
-        while let Some(&(at_us, users, rate_milli)) = self.orders.last() {
+        while let Some(&(at_us, users, rate_milli, lead)) = self.orders.last() {
             if at_us > dial.now_us() {
                 break;
             }
             self.orders.pop();
-            self.load
-                .order(std::mem::replace(&mut self.now, users), users, rate_milli);
+            let from = std::mem::replace(&mut self.now, users) as i64;
+            self.load.order(from - lead, users, rate_milli);
         }
         let next_order_us = self.orders.last().map(|order| order.0);
         let next_us = self.users.on_turn(dial);
