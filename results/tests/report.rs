@@ -268,6 +268,37 @@ fn a_run_of_an_hour_stays_below_a_megabyte() {
 }
 
 #[test]
+fn rounds_of_a_proxy_are_drawn_as_spread_and_told() {
+    let folder = scratch("rounds");
+    let source = references()
+        .into_iter()
+        .find(|f| f.ends_with("reference-proxy"))
+        .expect("is there");
+    let mut run: Value = serde_json::from_str(&read(&source, "run.json")).expect("a record");
+    let trial = &mut run["trials"][4];
+    assert_eq!(
+        (&trial["scenario"], &trial["is_proxied"]),
+        (&json!("http-64"), &json!(true))
+    );
+    let round = |number: u32, rate: f64| json!({ "round": number, "per_second": rate });
+    trial["rounds"] = json!([round(1, 20_000.5), round(2, 26_596.3), round(3, 31_000.5)]);
+    (trial["per_second_min"], trial["per_second_max"]) = (json!(20_000.5), json!(31_000.5));
+    fs::write(folder.join("run.json"), run.to_string()).expect("writes");
+    let report = report::make(&folder).expect("a report");
+    assert!(
+        report.markdown.contains("|26,596|20,001–31,001|"),
+        "{}",
+        report.markdown
+    );
+    assert!(
+        report
+            .html
+            .contains("<td>through</td><td>26596.3</td><td>20000.5</td><td>31000.5</td>")
+    );
+    let _ = fs::remove_dir_all(&folder);
+}
+
+#[test]
 fn text_from_outside_stays_text() {
     let folder = scratch("hostile");
     let hostile = "<script>alert(1)</script><img src=x onerror=alert(1)> \"'&|`*[x](javascript:alert(1))\n# not a heading";

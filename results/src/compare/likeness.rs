@@ -71,6 +71,7 @@ fn ground(record: &Record) -> BTreeMap<String, String> {
         }
         Record::Proxy(run) => {
             flat(&mut ground, "asked", &run.asked);
+            ground.remove("asked.rounds");
             ground.insert(
                 "version".into(),
                 run.version.clone().unwrap_or_else(|| NONE.into()),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::archive::Record;
 use crate::head::Verdict;
 use crate::http::record::{Entry, HttpRun, Measured};
-use crate::proxy::record::ProxyRun;
+use crate::proxy::record::{ProxyRun, Trial};
 use crate::report::units::Unit;
 use crate::run::{Run, total};
 use crate::wire::Latency;
@@ -211,25 +211,30 @@ fn proxy(run: &ProxyRun) -> Vec<Metric> {
         let is_taken =
             !trial.is_proxied && trial.ramp.is_none() && trial.offered_per_second.is_none();
         list.fault(&name("failed"), total(&trial.failed));
-        let better = if is_taken { Higher } else { Neither };
-        list.add(
-            &name("per_second"),
-            Unit::PerSecond,
-            better,
-            0.0,
-            Some(trial.per_second),
-        );
-        let grain = if trial.ramp.is_some() {
-            GRAIN_LONGCONN_US
-        } else {
-            GRAIN_HTTP_US
+        let mut add = |figure: &str, unit, better, grain, of: &dyn Fn(&Trial) -> Option<f64>| {
+            let before = list.0.len();
+            list.add(&name(figure), unit, better, grain, of(trial));
+            if let Some(metric) = list.0.get_mut(before) {
+                let sound = trial.rounds.iter().filter(|t| t.error.is_none());
+                metric.rounds = sound.filter_map(of).filter(|v| v.is_finite()).collect();
+            }
         };
-        let l = &trial.latency_us;
-        let better = if trial.is_proxied { Neither } else { Lower };
-        for (figure, value) in [("latency_us.p50", l.p50), ("latency_us.p99", l.p99)] {
-            let value = (l.count > 0).then_some(value as f64);
-            list.add(&name(figure), Unit::Micros, better, grain, value);
-        }
+        let better = if is_taken { Higher } else { Neither };
+        add("per_second", Unit::PerSecond, better, 0.0, &|t| {
+            Some(t.per_second)
+        });
+        let (better, grain) = match (trial.is_proxied, trial.ramp) {
+            (true, _) => (Neither, 0.0),
+            (false, Some(_)) => (Lower, GRAIN_LONGCONN_US),
+            (false, None) => (Lower, GRAIN_HTTP_US),
+        };
+        let latency = |t: &Trial| (t.latency_us.count > 0).then_some(t.latency_us);
+        add("latency_us.p50", Unit::Micros, better, grain, &|t| {
+            Some(latency(t)?.p50 as f64)
+        });
+        add("latency_us.p99", Unit::Micros, better, grain, &|t| {
+            Some(latency(t)?.p99 as f64)
+        });
     }
     for added in &run.added {
         for (figure, unit, value) in [

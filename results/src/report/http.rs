@@ -4,7 +4,7 @@
 //! Invariants: no figure here is measured or judged anew; a subject has the same colour in every chart.
 //! Must not know: how anything is drawn.
 
-use super::chart::{Bar, Bars, Chart, Style, Words};
+use super::chart::{Bar, Bars, Chart, Style, Words, spread};
 use super::document::{Document, Section, Table, Tile};
 use super::percentiles::{self, Curve};
 use super::units::{Unit, bytes_each, decimal, known, micros, span};
@@ -177,7 +177,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
         }
     };
     let bars = |figure: &dyn Fn(&Entry) -> Option<f64>,
-                spread: &dyn Fn(&Measured) -> Option<f64>,
+                round: &dyn Fn(&Measured) -> Option<f64>,
                 inner: &dyn Fn(&Entry) -> Option<f64>|
      -> Vec<Bar> {
         let bar = |e: &&Entry| {
@@ -186,7 +186,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
                 colour: colour_of(e),
                 value: figure(e)?,
                 inner: inner(e),
-                spread: least_and_most(e, spread),
+                spread: least_and_most(e, round),
             })
         };
         of_it.iter().filter_map(bar).collect()
@@ -293,15 +293,8 @@ fn colour_of(e: &Entry) -> usize {
 }
 
 fn least_and_most(entry: &Entry, figure: &dyn Fn(&Measured) -> Option<f64>) -> Option<(f64, f64)> {
-    let all: Vec<f64> = entry
-        .measured
-        .iter()
-        .filter(|m| m.error.is_none())
-        .filter_map(figure)
-        .collect();
-    let least = all.iter().copied().reduce(f64::min)?;
-    let most = all.iter().copied().reduce(f64::max)?;
-    (all.len() > 1).then_some((least, most))
+    let sound = entry.measured.iter().filter(|m| m.error.is_none());
+    spread(&sound.filter_map(figure).collect::<Vec<f64>>())
 }
 
 fn generator(name: &str) -> &str {

@@ -3,7 +3,7 @@
 //! Invariants: no figure here is measured or judged anew; direct and through have the same colours in every chart.
 //! Must not know: how anything is drawn.
 
-use super::chart::{Bar, Bars, Chart, Style, Words};
+use super::chart::{Bar, Bars, Chart, Style, Words, spread};
 use super::document::Section;
 use super::percentiles::{self, Curve};
 use super::units::{Unit, decimal, known, signed_micros};
@@ -83,6 +83,7 @@ impl Pair<'_> {
         let mut told = vec![words + "."];
         for trial in trials() {
             told.extend(trial.error.clone());
+            told.extend(trial.rounds.iter().filter_map(|t| t.error.clone()));
             told.extend(trial.limit.as_ref().map(|limit| {
                 let held = known(limit.connections, count);
                 let what = limit.what.words();
@@ -126,7 +127,7 @@ impl Pair<'_> {
                 colour,
                 value,
                 inner,
-                spread: None,
+                spread: of_rounds(trial, |t| Some(figure(t)?.0)),
             })
         };
         self.measured().filter_map(bar).collect()
@@ -134,7 +135,11 @@ impl Pair<'_> {
 
     fn rate(&self) -> Option<Chart> {
         let title = format!("{}s a second", capital(self.message()));
-        let words = self.words("rate", title, "Longer is better, up to what is asked for.");
+        let words = self.words(
+            "rate",
+            title,
+            "Longer is better, up to what is asked for. The thin line is the spread of the rounds.",
+        );
         let bars = self.bars(|t| Some((t.per_second, None)));
         Bars::new(words, Unit::PerSecond, ("rate", None), bars).map(Chart::Bars)
     }
@@ -183,6 +188,7 @@ impl Pair<'_> {
                     name: format!("{host}, {way}"),
                     colour,
                     value,
+                    spread: of_rounds(trial, |t| of(&window(t)?)),
                     ..Bar::default()
                 }));
             }
@@ -247,6 +253,12 @@ impl Pair<'_> {
         let look_for = "At p50, p99, p99.9 and the largest: what lies between the lines is what the system adds.";
         percentiles::chart(self.words(id, title, look_for), &curves)
     }
+}
+
+/// Least and most of a figure in the rounds of a trial.
+fn of_rounds(trial: &Trial, figure: impl Fn(&Trial) -> Option<f64>) -> Option<(f64, f64)> {
+    let sound = trial.rounds.iter().filter(|t| t.error.is_none());
+    spread(&sound.filter_map(figure).collect::<Vec<f64>>())
 }
 
 fn capital(word: &str) -> String {

@@ -134,6 +134,7 @@ fn side_by_side(run: &ProxyRun) -> Table {
             stopped,
             count(trial.users),
             decimal(trial.per_second),
+            rounds(trial.per_second_min.zip(trial.per_second_max), decimal),
             latency(trial.latency_us.p50),
             latency(trial.latency_us.p99),
             seconds(window.server_cpu_seconds),
@@ -148,6 +149,7 @@ fn side_by_side(run: &ProxyRun) -> Table {
         "Stopped at",
         "Users",
         "a second",
+        "of the rounds",
         "p50",
         "p99",
         "Server CPU s",
@@ -163,6 +165,18 @@ fn side_by_side(run: &ProxyRun) -> Table {
     )
 }
 
+/// Least and most of the rounds.
+fn rounds(spread: Option<(f64, f64)>, text: fn(f64) -> String) -> String {
+    known(
+        spread.filter(|(least, most)| least != most),
+        |(least, most)| format!("{}–{}", text(least), text(most)),
+    )
+}
+
+fn times(ratio: f64) -> String {
+    format!("{ratio:.2}×")
+}
+
 fn added(all: &[Added]) -> Table {
     let rows = all.iter().map(|a| {
         let cpu = |v| known(v, |us| Unit::CpuMicros.full(us));
@@ -170,7 +184,8 @@ fn added(all: &[Added]) -> Table {
             a.scenario.clone(),
             signed_micros(a.latency_p50_us),
             signed_micros(a.latency_p99_us),
-            known(a.rate_ratio, |r| format!("{r:.2}×")),
+            known(a.rate_ratio, times),
+            rounds(a.rate_ratio_min.zip(a.rate_ratio_max), times),
             cpu(a.cpu_us_per_connection),
             cpu(a.cpu_us_per_message),
             known(a.bytes_per_connection, bytes_each),
@@ -182,6 +197,7 @@ fn added(all: &[Added]) -> Table {
         "p50",
         "p99",
         "Rate",
+        "of the rounds",
         "CPU, a connection",
         "CPU, a message",
         "Memory, a connection",
@@ -232,6 +248,7 @@ fn asked(run: &ProxyRun) -> Table {
         ("Interval of heartbeats", span(asked.every_seconds)),
         ("Held for", span(asked.hold_seconds)),
         ("A measurement of HTTP", span(asked.slice_seconds)),
+        ("Rounds of HTTP", asked.rounds.max(1).to_string()),
     ];
     let rows = rows
         .into_iter()
