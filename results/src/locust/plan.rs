@@ -10,8 +10,9 @@ use clap::Args;
 
 use crate::child::words;
 use crate::folder::{check_label, runs_or_default, workspace};
+use crate::frame::RunFlags;
 use crate::network::layout::{BACKEND, Layout, MASTER, PORTS};
-use crate::network::visit::{LabFlags, RunFlags};
+use crate::network::visit::LabFlags;
 use crate::plan::plain_time;
 use crate::programs::{find, is_program, program};
 use crate::refusal::Refusal;
