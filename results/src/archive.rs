@@ -4,14 +4,20 @@
 //! Invariants: reads only. A folder that holds no sound record is said in words, and never more than that.
 //! Must not know: what records are compared or shown for.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::head::Head;
 use crate::http::record::{HTTP_RUN_SCHEMA, HttpRun};
-use crate::run::{LabRecord, Machine, RUN_SCHEMA, Run, Verdict, total};
+use crate::limit;
+use crate::proxy::record::{PROXY_RUN_SCHEMA, PROXY_RUN_SCHEMA_1, ProxyRun};
+use crate::run::{RUN_SCHEMA, Run, total};
 use crate::summary::count;
 
 /// The record of a run.
@@ -21,20 +27,34 @@ pub enum Record {
     Longconn(Box<Run>),
     /// Of `holdfast-bench http`.
     Http(Box<HttpRun>),
+    /// Of `holdfast-bench proxy`.
+    Proxy(Box<ProxyRun>),
 }
 
-/// The part of a record that does not depend on what was measured; `run.json` in the README explains each.
-#[derive(Debug, Clone, Copy)]
-#[allow(missing_docs)]
-pub struct Head<'a> {
-    pub name: &'a str,
-    pub verdict: Verdict,
-    pub started_at: &'a str,
-    pub commit: &'a str,
-    pub command: &'a str,
-    pub machine: &'a Machine,
-    pub lab: &'a LabRecord,
-    pub incidents: &'a [String],
+/// Why a `run.json` is no record.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unread {
+    /// Its schema is not known here.
+    Unknown(String),
+    /// It does not follow its schema, or is not even JSON.
+    Damaged {
+        /// How that shows.
+        why: String,
+        /// Its head, where that is sound.
+        head: Option<Box<Head>>,
+    },
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(schema) => write!(
+                f,
+                "run.json has schema {schema:?}; known are {RUN_SCHEMA}, {HTTP_RUN_SCHEMA} and {PROXY_RUN_SCHEMA}"
+            ),
+            Self::Damaged { why, .. } => write!(f, "run.json is damaged: {why}"),
+        }
+    }
 }
 
 impl Record {
@@ -49,43 +69,60 @@ impl Record {
             }
             _ => format!("run.json cannot be read: {e}"),
         })?;
-        let value: Value =
-            serde_json::from_slice(&text).map_err(|e| format!("run.json is damaged: {e}"))?;
-        let schema = value.get("schema").and_then(Value::as_str).unwrap_or("");
-        let damaged = |e: serde_json::Error| format!("run.json is damaged: {e}");
-        match schema {
-            RUN_SCHEMA => serde_json::from_value(value)
-                .map(|run| Self::Longconn(Box::new(run)))
-                .map_err(damaged),
-            HTTP_RUN_SCHEMA => serde_json::from_value(value)
-                .map(|run| Self::Http(Box::new(run)))
-                .map_err(damaged),
-            other => Err(format!(
-                "run.json has schema {other:?}; known are {RUN_SCHEMA} and {HTTP_RUN_SCHEMA}"
-            )),
+        Self::parse(&text).map_err(|why| why.to_string())
+    }
+
+    /// Reads the text of a `run.json`.
+    ///
+    /// # Errors
+    /// Why it is no record.
+    pub fn parse(text: &[u8]) -> Result<Self, Unread> {
+        fn typed<R: DeserializeOwned>(value: &Value) -> Result<Box<R>, Unread> {
+            R::deserialize(value)
+                .map(Box::new)
+                .map_err(|e| Unread::Damaged {
+                    why: e.to_string(),
+                    head: Head::deserialize(value).ok().map(Box::new),
+                })
+        }
+        let value: Value = serde_json::from_slice(text).map_err(|e| Unread::Damaged {
+            why: e.to_string(),
+            head: None,
+        })?;
+        let mut record = match value["schema"].as_str().unwrap_or_default() {
+            RUN_SCHEMA => typed(&value).map(Self::Longconn),
+            HTTP_RUN_SCHEMA => typed(&value).map(Self::Http),
+            PROXY_RUN_SCHEMA | PROXY_RUN_SCHEMA_1 => typed(&value).map(Self::Proxy),
+            other => Err(Unread::Unknown(other.into())),
+        }?;
+        record.add_limits();
+        Ok(record)
+    }
+
+    /// Gives a record of before there were limits those that follow from it, as from any other.
+    fn add_limits(&mut self) {
+        if let Self::Http(run) = self {
+            for entry in run.scenarios.iter_mut().filter(|e| e.limits.is_empty()) {
+                entry.limits = limit::of_entry(entry);
+            }
+        }
+        if !self.head().limits.is_empty() {
+            return;
+        }
+        match self {
+            Self::Longconn(run) => run.head.limits = limit::of_longconn(run),
+            Self::Http(run) => run.head.limits = limit::of_http(run),
+            Self::Proxy(run) => run.head.limits = limit::of_proxy(run),
         }
     }
 
-    /// What both kinds have.
+    /// What all kinds have.
     #[must_use]
-    pub fn head(&self) -> Head<'_> {
-        macro_rules! head {
-            ($run:expr) => {
-                Head {
-                    name: &$run.name,
-                    verdict: $run.verdict,
-                    started_at: &$run.started_at,
-                    commit: &$run.commit,
-                    command: &$run.command,
-                    machine: &$run.machine,
-                    lab: &$run.lab,
-                    incidents: &$run.incidents,
-                }
-            };
-        }
+    pub fn head(&self) -> &Head {
         match self {
-            Self::Longconn(run) => head!(run),
-            Self::Http(run) => head!(run),
+            Self::Longconn(run) => &run.head,
+            Self::Http(run) => &run.head,
+            Self::Proxy(run) => &run.head,
         }
     }
 
@@ -109,6 +146,18 @@ impl Record {
                     run.asked.scenarios.len(),
                     run.asked.rounds,
                     best.map_or("-".into(), |rate| count(rate.max(0.0).round() as u64))
+                )
+            }
+            Self::Proxy(run) => {
+                let stopped = run.stopped().map_or_else(String::new, |(trial, limit)| {
+                    let held = limit.connections.map_or("-".into(), count);
+                    let what = limit.what.words();
+                    format!("; {}: stopped at {held} ({what})", trial.scenario)
+                });
+                format!(
+                    "{} direct and between: {} scenarios{stopped}",
+                    run.asked.system,
+                    run.asked.scenarios.len()
                 )
             }
         }

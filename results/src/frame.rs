@@ -1,20 +1,46 @@
 //! What stands around every load, whatever is measured.
 //!
-//! Purpose: the runtime and the signals before it; the record on disk, the printed result and the exit code after it.
+//! Purpose: the flags, the runtime and the signals before it; the record on disk, the printed result and the exit code after it.
 //! Invariants: a record that cannot be written is said, never passed over: the run then falls short. Standard output holds the
 //! result and nothing else.
 //! Must not know: what was measured, how a verdict was found.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 
 use crate::folder::RunFolder;
+use crate::head::Verdict;
+use crate::live::LiveFlags;
 use crate::refusal::Refusal;
-use crate::run::Verdict;
 use crate::signals::Signals;
+
+/// The flags of every run, whatever it measures; each is explained by `--help`.
+#[derive(Debug, Clone, Args)]
+pub struct RunFlags {
+    /// Word to end the run folder's name with [default: none]
+    #[arg(long, value_name = "WORD")]
+    pub name: Option<String>,
+
+    /// Folder that receives the run's folder [default: results/runs of this workspace]
+    #[arg(long, value_name = "DIR")]
+    pub runs: Option<PathBuf>,
+
+    /// Print run.json to standard output instead of the summary [default: off]
+    #[arg(long)]
+    pub json: bool,
+
+    /// How it is shown on its way.
+    #[command(flatten)]
+    pub live: LiveFlags,
+
+    /// Folder with holdfast-server, holdfast-client and, for http, examples/floor [default: where this program is]
+    #[arg(long, value_name = "DIR")]
+    pub bin_dir: Option<PathBuf>,
+}
 
 /// The runtime of a load.
 ///

@@ -26,8 +26,8 @@ use holdfast_sysctl::profile::{Profile, Role, built_in, joined};
 use holdfast_sysctl::setting::{Kind, Setting};
 use holdfast_sysctl::values::{Now, read, write};
 
+use crate::head::{LabRecord, SettingRecord};
 use crate::refusal::Refusal;
-use crate::run::{LabRecord, SettingRecord};
 
 /// The setting whose value a new namespace takes as the size of its own connection table.
 const CHILD_HASH: &str = "net.ipv4.tcp_child_ehash_entries";

@@ -14,6 +14,7 @@ pub mod console;
 pub mod enclosure;
 pub mod folder;
 pub mod frame;
+pub mod head;
 pub mod http;
 pub mod lab;
 pub mod limit;

@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use crate::archive::{Record, folder_name, folders};
 use crate::folder::{find, runs_or_default};
+use crate::head::Verdict;
 use crate::refusal::Refusal;
-use crate::run::Verdict;
 use crate::summary::bytes;
-use crate::{frame, http, limit, summary};
+use crate::{frame, http, proxy, summary};
 
 /// One folder.
 #[derive(Debug, Serialize)]
@@ -53,11 +53,11 @@ impl Line {
         match Record::read(folder) {
             Ok(record) => {
                 let head = record.head();
-                line.started_at = head.started_at.into();
-                line.name = Some(head.name.into());
+                line.started_at = head.started_at.clone();
+                line.name = Some(head.name.clone());
                 line.verdict = Some(head.verdict);
                 line.headline = Some(record.headline());
-                line.commit = Some(head.commit.into());
+                line.commit = Some(head.commit.clone());
             }
             Err(why) => line.damage = Some(why),
         }
@@ -153,22 +153,9 @@ pub fn show(run: &str, runs: Option<&Path>, is_json: bool) -> Result<u8, Refusal
     }
     let path = folder.canonicalize().unwrap_or(folder);
     let page = match record {
-        Record::Longconn(mut run) => {
-            // A record of before there were limits: they follow from it as from any other.
-            if run.limits.is_empty() {
-                run.limits = limit::of_longconn(&run);
-            }
-            summary::page(&run, &path)
-        }
-        Record::Http(mut run) => {
-            for entry in run.scenarios.iter_mut().filter(|e| e.limits.is_empty()) {
-                entry.limits = limit::of_entry(entry);
-            }
-            if run.limits.is_empty() {
-                run.limits = limit::of_http(&run);
-            }
-            http::summary::page(&run, &path)
-        }
+        Record::Longconn(run) => summary::page(&run, &path),
+        Record::Http(run) => http::summary::page(&run, &path),
+        Record::Proxy(run) => proxy::summary::page(&run, &path),
     };
     let _ = io::stdout().write_all(page.as_bytes());
     Ok(0)

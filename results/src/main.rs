@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use holdfast_results::compare;
+use holdfast_results::frame::RunFlags;
 use holdfast_results::http;
 use holdfast_results::list;
-use holdfast_results::live::LiveFlags;
 use holdfast_results::locust;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
 use holdfast_results::network::visit;
@@ -181,14 +181,6 @@ struct Longconn {
     #[arg(long, value_name = "PORT", default_value_t = 999, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
 
-    /// Word to end the run folder's name with [default: none]
-    #[arg(long, value_name = "WORD")]
-    name: Option<String>,
-
-    /// Folder that receives the run's folder [default: results/runs of this workspace]
-    #[arg(long, value_name = "DIR")]
-    runs: Option<PathBuf>,
-
     /// Core threads of the server [default: the server's choice]
     #[arg(long, value_name = "COUNT")]
     server_threads: Option<u32>,
@@ -226,16 +218,8 @@ struct Longconn {
     #[arg(long)]
     force: bool,
 
-    /// Print run.json to standard output instead of the summary [default: off]
-    #[arg(long)]
-    json: bool,
-
     #[command(flatten)]
-    live: LiveFlags,
-
-    /// Folder with holdfast-server and holdfast-client [default: where this program is]
-    #[arg(long, value_name = "DIR")]
-    bin_dir: Option<PathBuf>,
+    run: RunFlags,
 }
 
 #[derive(Debug, Args)]
@@ -284,28 +268,12 @@ struct Http {
     #[arg(long, value_name = "PORT", default_value_t = 900, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
 
-    /// Word to end the run folder's name with [default: none]
-    #[arg(long, value_name = "WORD")]
-    name: Option<String>,
-
-    /// Folder that receives the run's folder [default: results/runs of this workspace]
-    #[arg(long, value_name = "DIR")]
-    runs: Option<PathBuf>,
-
     /// Stay in the host's network: no setting is changed [default: off]
     #[arg(long)]
     no_namespace: bool,
 
-    /// Print run.json to standard output instead of the summary [default: off]
-    #[arg(long)]
-    json: bool,
-
     #[command(flatten)]
-    live: LiveFlags,
-
-    /// Folder with holdfast-server, holdfast-client and examples/floor [default: where this program is]
-    #[arg(long, value_name = "DIR")]
-    bin_dir: Option<PathBuf>,
+    run: RunFlags,
 }
 
 fn scenarios_help() -> String {
@@ -326,10 +294,10 @@ impl From<Http> for http::Options {
             slice: flags.slice.unwrap_or(http::SLICE_DEFAULT),
             has_peers: !flags.no_peers,
             port: flags.port,
-            label: flags.name,
-            runs: flags.runs,
+            label: flags.run.name,
+            runs: flags.run.runs,
             is_private: !flags.no_namespace,
-            bin_dir: flags.bin_dir,
+            bin_dir: flags.run.bin_dir,
         }
     }
 }
@@ -360,8 +328,8 @@ impl From<Longconn> for Options {
             source: flags.source,
             message: flags.message,
             port: flags.port,
-            label: flags.name,
-            runs: flags.runs,
+            label: flags.run.name,
+            runs: flags.run.runs,
             server_threads: flags.server_threads,
             client_threads: flags.client_threads,
             server_args: flags.server_arg,
@@ -371,7 +339,7 @@ impl From<Longconn> for Options {
             sysctl: flags.sysctl,
             is_forced: flags.force,
             warm: flags.warm,
-            bin_dir: flags.bin_dir,
+            bin_dir: flags.run.bin_dir,
         }
     }
 }
@@ -391,13 +359,13 @@ fn main() -> ExitCode {
     };
     let done = match cli.what {
         What::Longconn(flags) => {
-            let is_json = flags.json;
-            let live = flags.live;
+            let is_json = flags.run.json;
+            let live = flags.run.live;
             longconn::bench(flags.into(), is_json, live)
         }
         What::Http(flags) => {
-            let is_json = flags.json;
-            let live = flags.live;
+            let is_json = flags.run.json;
+            let live = flags.run.live;
             http::bench(flags.into(), is_json, live)
         }
         What::Lab(flags) => visit::visit(&flags),

@@ -4,9 +4,26 @@
 //! Invariants: never fails; what cannot be found out is `unknown`, empty or zero. Read before the lab is entered.
 //! Must not know: what was measured.
 
+use std::time::SystemTime;
+
 use crate::child::shell_line;
-use crate::folder::workspace;
-use crate::run::{Machine, Rlimit};
+use crate::folder::{rfc3339, workspace};
+use crate::head::{Head, Machine, Rlimit};
+
+/// The head of a run that begins now: all that is known before anything is measured, but its lab.
+#[must_use]
+pub fn head(schema: &str, name: &str, label: Option<&str>, started: SystemTime) -> Head {
+    Head {
+        schema: schema.into(),
+        name: name.into(),
+        label: label.map(str::to_owned),
+        command: command_line(),
+        commit: commit(),
+        started_at: rfc3339(started),
+        machine: machine(),
+        ..Head::default()
+    }
+}
 
 /// The machine this runs on.
 #[must_use]

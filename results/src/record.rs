@@ -163,17 +163,19 @@ impl Seen {
         server_child: Option<&Child<ServerReport>>,
         client_child: Option<&Child<ClientReport>>,
     ) {
-        run.seconds = round(self.started.elapsed().as_secs_f64(), 3);
-        run.incidents = self.incidents.clone();
+        run.head.seconds = round(self.started.elapsed().as_secs_f64(), 3);
+        run.head.incidents = self.incidents.clone();
         for garbled in [garbled(server_child), garbled(client_child)]
             .into_iter()
             .flatten()
         {
-            run.incidents.push(garbled);
+            run.head.incidents.push(garbled);
         }
         let histograms = folder.file("histograms.hlog");
         if client_child.is_some_and(|c| c.heard().final_raw.is_some()) && !histograms.exists() {
-            run.incidents.push("the client left no histograms".into());
+            run.head
+                .incidents
+                .push("the client left no histograms".into());
         }
         let server = server_child
             .and_then(|c| c.heard().latest.clone())

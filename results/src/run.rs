@@ -10,47 +10,24 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limit::Limit;
+use crate::head::Head;
 use crate::locust::record::LocustRecord;
 use crate::network::record::NetworkRecord;
 use crate::threads::Busiest;
 use crate::wire::Latency;
 
-/// [`Run::schema`].
+/// The schema of a [`Run`].
 pub const RUN_SCHEMA: &str = "holdfast.run/1";
 
 /// One run, as `run.json` holds it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Run {
-    /// Always [`RUN_SCHEMA`].
-    pub schema: String,
-    /// What was measured: `longconn`.
-    pub name: String,
-    /// `--name`, if given.
-    pub label: Option<String>,
-    /// Whether nothing fell short.
-    pub verdict: Verdict,
-    /// Every shortfall in words, with its numbers; empty for a pass.
-    pub reasons: Vec<String>,
-    /// What stopped the run from going faster or higher, first things first; never empty.
-    pub limits: Vec<Limit>,
-    /// What went wrong on the way that no count shows (interrupted, timed out, ...); part of `reasons`.
-    pub incidents: Vec<String>,
-    /// The command line of the bench.
-    pub command: String,
-    /// Commit of the working tree the bench was started in, `-dirty` when files differ from it.
-    pub commit: String,
-    /// Start of the run, RFC 3339, UTC.
-    pub started_at: String,
-    /// From the start of the server to the end of both processes, seconds.
-    pub seconds: f64,
-    /// Where it ran.
-    pub machine: Machine,
+    /// What every record begins with; its schema is [`RUN_SCHEMA`].
+    #[serde(flatten)]
+    pub head: Head,
     /// What was asked for.
     pub asked: Asked,
-    /// The network namespace and its settings.
-    pub lab: LabRecord,
     /// Every attempt and where it ended.
     pub connections: Connections,
     /// The opening.
@@ -83,56 +60,6 @@ pub fn total(counts: &BTreeMap<String, u64>) -> u64 {
     counts.values().fold(0, |sum, n| sum.saturating_add(*n))
 }
 
-/// Did the run do all it was asked?
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// Nothing fell short.
-    Pass,
-    /// Something did; `reasons` says what.
-    #[default]
-    Fail,
-}
-
-impl Verdict {
-    /// What follows from `reasons`: a pass has none.
-    #[must_use]
-    pub fn of(reasons: &[String]) -> Self {
-        if reasons.is_empty() {
-            Self::Pass
-        } else {
-            Self::Fail
-        }
-    }
-}
-
-/// The machine a run was measured on.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Machine {
-    /// Kernel release.
-    pub kernel: String,
-    /// Model name of the CPU.
-    pub cpu: String,
-    /// Cores this process may use.
-    pub core_count: usize,
-    /// All memory.
-    pub memory_bytes: u64,
-    /// Limits on open descriptors the children were started with.
-    pub rlimit_nofile: Rlimit,
-    /// `net.ipv4.tcp_mem`: pages of socket memory that are low, pressure, and the most; it belongs to the whole machine.
-    pub tcp_mem_pages: Option<[u64; 3]>,
-}
-
-/// A soft and a hard limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
-    /// In force.
-    pub soft: u64,
-    /// What soft may be raised to.
-    pub hard: u64,
-}
-
 /// The request.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -151,40 +78,6 @@ pub struct Asked {
     pub source: Option<String>,
     /// Addresses connected to.
     pub targets: Vec<String>,
-}
-
-/// The network the run had.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LabRecord {
-    /// `private`, `private (user namespace)`, or `host`.
-    pub namespace: String,
-    /// Buckets of the table of established connections; negative: shared with the host; `null`: unknown.
-    pub connection_hash_buckets: Option<i64>,
-    /// Buckets asked for.
-    pub connection_hash_buckets_wanted: u64,
-    /// What was set, and to what.
-    pub settings: Vec<SettingRecord>,
-    /// What did not go as planned.
-    pub notes: Vec<String>,
-}
-
-/// One setting before and after.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SettingRecord {
-    /// Name as `sysctl` spells it.
-    pub key: String,
-    /// Value before; `null`: this kernel or namespace has no such setting.
-    pub before: Option<String>,
-    /// Value asked for.
-    pub wanted: String,
-    /// Value afterwards.
-    pub after: Option<String>,
-    /// What it is for.
-    pub why: String,
-    /// Why it was not set, if it was not.
-    pub error: Option<String>,
 }
 
 /// Every attempt ends in one class; every opened connection too.
@@ -406,18 +299,22 @@ pub struct ProcessRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::Verdict;
 
     #[test]
     fn schema_goes_round() {
         let mut run = Run {
-            schema: RUN_SCHEMA.into(),
-            name: "longconn".into(),
-            verdict: Verdict::Pass,
+            head: Head {
+                schema: RUN_SCHEMA.into(),
+                name: "longconn".into(),
+                verdict: Verdict::Pass,
+                ..Head::default()
+            },
             ..Run::default()
         };
         run.connections.failed.insert("refused".into(), 3);
         run.memory.slab_bytes_per_pair = Some(8_160.5);
-        run.lab.connection_hash_buckets = Some(-262_144);
+        run.head.lab.connection_hash_buckets = Some(-262_144);
         run.latency_us.connect = Latency {
             count: 1,
             p50: 2,
@@ -487,6 +384,6 @@ mod tests {
     fn an_older_record_without_newer_keys_still_reads() {
         let run: Run =
             serde_json::from_str(r#"{"schema":"holdfast.run/1","verdict":"fail"}"#).expect("reads");
-        assert_eq!(run.verdict, Verdict::Fail);
+        assert_eq!(run.head.verdict, Verdict::Fail);
     }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::limit;
-use crate::run::{CpuPhase, Run, Verdict, total};
+use crate::run::{CpuPhase, Run, total};
 use crate::wire::Latency;
 
 pub use holdfast_sysctl::grouped as count;
@@ -53,34 +53,24 @@ fn maybe_bytes(value: Option<u64>) -> String {
 /// The page after a run. `folder` is where its files are.
 #[must_use]
 pub fn page(run: &Run, folder: &Path) -> String {
-    let mut out = String::new();
     let c = &run.connections;
     let failed = total(&c.failed);
-    let verdict = match run.verdict {
-        Verdict::Pass => "PASS",
-        Verdict::Fail => "FAIL",
-    };
     let held = match run.hold.seconds {
         Some(seconds) => format!("held for {seconds:.0} s"),
         None => "open when it was cut short".into(),
     };
-    let _ = writeln!(
-        out,
-        "{verdict}  {}: {} of {} users {held}, {} failed, {} lost",
-        run.name,
+    let mut out = run.head.page(&format!(
+        "{} of {} users {held}, {} failed, {} lost",
         count(c.held_at_end),
         count(c.asked),
         count(failed),
         count(c.lost)
-    );
-    for reason in &run.reasons {
-        let _ = writeln!(out, "      - {reason}");
-    }
+    ));
     out.push('\n');
     let _ = writeln!(
         out,
         "  limit       {}",
-        limit::lines(&run.limits, "              ")
+        limit::lines(&run.head.limits, "              ")
     );
     let mut row = |name: &str, text: String| {
         let _ = writeln!(out, "  {name:<12}{text}");
@@ -152,7 +142,7 @@ pub fn page(run: &Run, folder: &Path) -> String {
             p.client.shard_count
         ),
     );
-    let hash = match run.lab.connection_hash_buckets {
+    let hash = match run.head.lab.connection_hash_buckets {
         Some(n) if n > 0 => format!("{} connection buckets", count(n.unsigned_abs())),
         Some(n) => format!(
             "{} connection buckets shared with the host",
@@ -160,8 +150,8 @@ pub fn page(run: &Run, folder: &Path) -> String {
         ),
         None => "connection table unknown".into(),
     };
-    row("network", format!("{}, {hash}", run.lab.namespace));
-    for note in &run.lab.notes {
+    row("network", format!("{}, {hash}", run.head.lab.namespace));
+    for note in &run.head.lab.notes {
         row("", note.clone());
     }
     row("run", folder.display().to_string());
@@ -210,7 +200,7 @@ mod tests {
     #[test]
     fn page_has_verdict_first_and_path_last() {
         let mut run = Run::default();
-        run.reasons.push("1 of 2 users opened".into());
+        run.head.reasons.push("1 of 2 users opened".into());
         let page = page(&run, Path::new("/runs/x"));
         assert!(page.starts_with("FAIL"));
         assert!(page.contains("- 1 of 2 users opened"));

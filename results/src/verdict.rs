@@ -5,19 +5,21 @@
 //! only the first; a pass has no reasons.
 //! Must not know: processes, files, the kernel; what held a run back ([`crate::limit`]).
 
-use crate::run::{ProcessRecord, Run, Verdict, total};
+use std::collections::BTreeMap;
+
+use crate::run::{ProcessRecord, Run, total};
 use crate::summary::count;
 
 /// Fills `verdict` and `reasons` from the rest of the record.
 pub fn judge(run: &mut Run) {
-    run.reasons = reasons(run);
-    run.verdict = Verdict::of(&run.reasons);
+    let reasons = reasons(run);
+    run.head.settle(reasons);
 }
 
 /// Every shortfall of `run`.
 #[must_use]
 pub fn reasons(run: &Run) -> Vec<String> {
-    let mut reasons = run.incidents.clone();
+    let mut reasons = run.head.incidents.clone();
     connections(run, &mut reasons);
     match &run.locust {
         Some(locust) if locust.requests.is_some() => {}
@@ -35,21 +37,7 @@ fn connections(run: &Run, reasons: &mut Vec<String>) {
     if c.asked == 0 {
         reasons.push("no users were asked for".into());
     }
-    if c.opened != c.asked {
-        reasons.push(format!(
-            "{} of {} users opened",
-            count(c.opened),
-            count(c.asked)
-        ));
-    }
-    let failed = total(&c.failed);
-    if failed > 0 {
-        reasons.push(format!(
-            "{} attempts failed: {}",
-            count(failed),
-            kinds(&c.failed)
-        ));
-    }
+    reasons.extend(unopened(c.asked, c.opened, &c.failed));
     if c.lost > 0 {
         let mut others = c.ended.clone();
         others.remove("held");
@@ -84,6 +72,24 @@ fn connections(run: &Run, reasons: &mut Vec<String>) {
             count(c.kernel_established_sockets)
         ));
     }
+}
+
+/// What is wrong with the opening: how many opened of those asked for, and how others failed, by kind.
+#[must_use]
+pub fn unopened(asked: u64, opened: u64, failed: &BTreeMap<String, u64>) -> Vec<String> {
+    let mut found = Vec::new();
+    if opened != asked {
+        found.push(format!(
+            "{} of {} users opened",
+            count(opened),
+            count(asked)
+        ));
+    }
+    let all = total(failed);
+    if all > 0 {
+        found.push(format!("{} attempts failed: {}", count(all), kinds(failed)));
+    }
+    found
 }
 
 fn messages(run: &Run, reasons: &mut Vec<String>) {
@@ -157,7 +163,9 @@ fn bad_end(process: &ProcessRecord) -> Option<String> {
     }
 }
 
-fn kinds(map: &std::collections::BTreeMap<String, u64>) -> String {
+/// Counts by kind in words, the largest first.
+#[must_use]
+pub fn kinds(map: &BTreeMap<String, u64>) -> String {
     let mut kinds: Vec<_> = map.iter().filter(|(_, n)| **n > 0).collect();
     kinds.sort_by(|a, b| b.1.cmp(a.1));
     kinds
@@ -170,6 +178,7 @@ fn kinds(map: &std::collections::BTreeMap<String, u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::Verdict;
 
     fn good() -> Run {
         let mut run = Run::default();
@@ -202,12 +211,16 @@ mod tests {
         let mut run = good();
         change(&mut run);
         judge(&mut run);
-        assert_eq!(run.verdict, Verdict::Fail, "{words}");
+        assert_eq!(run.head.verdict, Verdict::Fail, "{words}");
         assert_eq!(
-            run.reasons.iter().filter(|r| r.contains(words)).count(),
+            run.head
+                .reasons
+                .iter()
+                .filter(|r| r.contains(words))
+                .count(),
             1,
             "{words}: {:?}",
-            run.reasons
+            run.head.reasons
         );
     }
 
@@ -217,10 +230,10 @@ mod tests {
         run.kernel.counters.insert("ListenOverflows".into(), 7); // a limit alone is no shortfall
         judge(&mut run);
         assert_eq!(
-            (run.verdict, run.reasons.len()),
+            (run.head.verdict, run.head.reasons.len()),
             (Verdict::Pass, 0),
             "{:?}",
-            run.reasons
+            run.head.reasons
         );
     }
 
@@ -228,7 +241,7 @@ mod tests {
     fn an_empty_record_fails() {
         let mut run = Run::default();
         judge(&mut run);
-        assert_eq!(run.verdict, Verdict::Fail);
+        assert_eq!(run.head.verdict, Verdict::Fail);
     }
 
     #[test]
@@ -277,6 +290,8 @@ mod tests {
         falls_short("the server left no final report", |r| {
             r.processes.server.has_final_report = false
         });
-        falls_short("interrupted", |r| r.incidents.push("interrupted".into()));
+        falls_short("interrupted", |r| {
+            r.head.incidents.push("interrupted".into())
+        });
     }
 }

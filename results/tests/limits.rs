@@ -61,8 +61,8 @@ fn run(stage: &Stage, args: &[&str]) -> Run {
     let code = output.status.code();
     assert!(matches!(code, Some(0 | 1)), "{code:?}: {}", stderr(&output));
     let run: Run = stage.record();
-    assert_eq!(run.limits, limit::of_longconn(&run));
-    let first = run.limits.first().expect("never empty");
+    assert_eq!(run.head.limits, limit::of_longconn(&run));
+    let first = run.head.limits.first().expect("never empty");
     assert!(!first.evidence.is_empty() && !first.next.is_empty());
     let page = String::from_utf8_lossy(&output.stdout);
     assert!(
@@ -77,14 +77,18 @@ fn run(stage: &Stage, args: &[&str]) -> Run {
 /// The first limit, other programs aside.
 #[track_caller]
 fn assert_limit(run: &Run, what: What) -> &Limit {
-    let mut found = run.limits.iter().filter(|l| l.what != What::OtherPrograms);
+    let mut found = run
+        .head
+        .limits
+        .iter()
+        .filter(|l| l.what != What::OtherPrograms);
     let first = found.next();
     assert_eq!(
         first.map(|l| l.what),
         Some(what),
         "{:#?} {:#?}",
-        run.limits,
-        run.reasons
+        run.head.limits,
+        run.head.reasons
     );
     first.expect("found")
 }
@@ -344,7 +348,12 @@ fn a_small_memory_group() {
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let run: Run = stage.record();
-    assert_eq!(run.processes.server.signal, Some(9), "{:?}", run.reasons);
+    assert_eq!(
+        run.processes.server.signal,
+        Some(9),
+        "{:?}",
+        run.head.reasons
+    );
     let limit = assert_limit(&run, What::MemoryCgroup);
     assert!(limit.evidence.contains("killed the server"), "{limit:?}");
     stage.assert_nothing_runs();

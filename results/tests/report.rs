@@ -10,9 +10,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{LONGCONN_SERVER as SERVER, Stage, assert_named, assert_refused, send, stderr};
+use holdfast_results::head::{Head, Verdict};
 use holdfast_results::http::record::HTTP_RUN_SCHEMA;
+use holdfast_results::proxy::record::PROXY_RUN_SCHEMA;
 use holdfast_results::report::{self, HTML, MARKDOWN};
-use holdfast_results::run::{RUN_SCHEMA, Run, Verdict};
+use holdfast_results::run::{RUN_SCHEMA, Run};
 use holdfast_results::series::COLUMNS;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -31,7 +33,7 @@ fn read(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// The reference runs; those of `proxy` have no report.
+/// The reference runs.
 fn references() -> Vec<PathBuf> {
     let runs = Path::new(env!("CARGO_MANIFEST_DIR")).join("runs");
     let folders = fs::read_dir(runs)
@@ -42,7 +44,7 @@ fn references() -> Vec<PathBuf> {
         .filter(|path| {
             path.file_name()
                 .map(|name| name.to_string_lossy())
-                .is_some_and(|name| name.starts_with("reference-") && name != "reference-proxy")
+                .is_some_and(|name| name.starts_with("reference-"))
         })
         .collect();
     assert!(found.len() >= 4, "{found:?}");
@@ -89,8 +91,8 @@ fn a_run_that_fell_short_has_a_report_that_says_why() {
             assert!(text.contains(words), "{name} lacks {words}");
         }
     }
-    assert_eq!(run.verdict, Verdict::Fail);
-    assert_named(&run.reasons, "7 of 10 users opened");
+    assert_eq!(run.head.verdict, Verdict::Fail);
+    assert_named(&run.head.reasons, "7 of 10 users opened");
     // The kinds come second by second, from the series.
     let html = read(&latest, HTML);
     for kind in ["failed: refused", "failed: timed_out", "lost: reset"] {
@@ -159,7 +161,7 @@ fn a_report_that_cannot_be_written_is_said_and_changes_no_verdict() {
     );
     let printed: Run = serde_json::from_slice(&output.stdout)
         .expect("the record on standard output, and nothing else");
-    assert_eq!(printed.reasons, stage.record::<Run>().reasons);
+    assert_eq!(printed.head.reasons, stage.record::<Run>().head.reasons);
 }
 
 #[test]
@@ -266,11 +268,45 @@ fn a_run_of_an_hour_stays_below_a_megabyte() {
 }
 
 #[test]
+fn rounds_of_a_proxy_are_drawn_as_spread_and_told() {
+    let folder = scratch("rounds");
+    let source = references()
+        .into_iter()
+        .find(|f| f.ends_with("reference-proxy"))
+        .expect("is there");
+    let mut run: Value = serde_json::from_str(&read(&source, "run.json")).expect("a record");
+    let trial = &mut run["trials"][4];
+    assert_eq!(
+        (&trial["scenario"], &trial["is_proxied"]),
+        (&json!("http-64"), &json!(true))
+    );
+    let round = |number: u32, rate: f64| json!({ "round": number, "per_second": rate });
+    trial["rounds"] = json!([round(1, 20_000.5), round(2, 26_596.3), round(3, 31_000.5)]);
+    (trial["per_second_min"], trial["per_second_max"]) = (json!(20_000.5), json!(31_000.5));
+    fs::write(folder.join("run.json"), run.to_string()).expect("writes");
+    let report = report::make(&folder).expect("a report");
+    assert!(
+        report.markdown.contains("|26,596|20,001–31,001|"),
+        "{}",
+        report.markdown
+    );
+    assert!(
+        report
+            .html
+            .contains("<td>through</td><td>26596.3</td><td>20000.5</td><td>31000.5</td>")
+    );
+    let _ = fs::remove_dir_all(&folder);
+}
+
+#[test]
 fn text_from_outside_stays_text() {
     let folder = scratch("hostile");
     let hostile = "<script>alert(1)</script><img src=x onerror=alert(1)> \"'&|`*[x](javascript:alert(1))\n# not a heading";
     let mut run = serde_json::to_value(Run {
-        schema: RUN_SCHEMA.into(),
+        head: Head {
+            schema: RUN_SCHEMA.into(),
+            ..Head::default()
+        },
         ..Run::default()
     })
     .expect("a record");
@@ -289,7 +325,12 @@ fn text_from_outside_stays_text() {
     run["connections"]["failed"] = json!({ hostile: 1 });
     run["lab"]["settings"] =
         json!([{ "key": hostile, "before": hostile, "after": "1", "why": hostile }]);
-    run["limits"] = json!([{ "what": hostile, "evidence": [hostile, hostile], "next": hostile }, { "evidence": 1 }, 7]);
+    run["limits"] = json!([
+        { "what": "ports", "share": null, "evidence": hostile, "next": hostile },
+        { "what": hostile, "evidence": hostile, "next": hostile },
+        { "evidence": 1 },
+        7
+    ]);
     fs::write(folder.join("run.json"), run.to_string()).expect("writes");
     let series = format!(
         "at_seconds,phase,client_open,client_failed_by_kind\n1,{0},1,\n2,\"<script>\",2,<script>:3\n",
@@ -307,6 +348,17 @@ fn text_from_outside_stays_text() {
     });
     let run = json!({
         "schema": HTTP_RUN_SCHEMA, "verdict": "fail", "notes": [hostile], "programs": { hostile: hostile }, "scenarios": [entry],
+    });
+    fs::write(folder.join("run.json"), run.to_string()).expect("writes");
+    assert_stays_text(&folder);
+
+    let trial = json!({
+        "scenario": hostile, "is_proxied": true, "per_second": 5.0, "latency_us": latency, "error": hostile,
+        "agreements": [{ "what": hostile, "by": { hostile: 1 }, "slack": 0 }],
+    });
+    let run = json!({
+        "schema": PROXY_RUN_SCHEMA, "verdict": "fail", "version": hostile, "asked": { "system": hostile }, "trials": [trial],
+        "network": { "subnet": hostile, "hosts": [{ "name": hostile, "addresses": [hostile] }] },
     });
     fs::write(folder.join("run.json"), run.to_string()).expect("writes");
     assert_stays_text(&folder);

@@ -7,12 +7,14 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use holdfast_results::child::Report;
+use holdfast_results::head::Verdict;
 use holdfast_results::http::record::HttpRun;
-use holdfast_results::run::{Run, Verdict};
+use holdfast_results::proxy::record::ProxyRun;
+use holdfast_results::run::Run;
 use holdfast_results::wire::{
     CLIENT_SCHEMA, ClientReport, HttpClientReport, HttpServerReport, SERVER_SCHEMA, ServerReport,
 };
-use holdfast_results::{http, limit, summary, verdict};
+use holdfast_results::{http, limit, proxy, summary, verdict};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Reads, writes, and reads again.
@@ -31,6 +33,21 @@ fn round<T: Serialize + DeserializeOwned + PartialEq + Debug>(text: &str) -> Opt
     Some(read)
 }
 
+/// The option byte of a run of `proxy`: it came when the others were in the corpus already.
+const PROXY: u8 = b'p';
+
+fn judge_proxy(run: &mut ProxyRun) {
+    proxy::verdict::judge(run);
+    assert_eq!(
+        run.head.reasons.is_empty(),
+        run.head.verdict == Verdict::Pass
+    );
+    run.head.limits = limit::of_proxy(run);
+    assert!(!run.head.limits.is_empty());
+    run.added = proxy::record::added(&run.trials);
+    assert!(!proxy::summary::page(run, Path::new("runs/1")).is_empty());
+}
+
 /// JSON documents: an option byte that says of which schema, then the text.
 pub fn documents(data: &[u8]) {
     let Some((option, text)) = data.split_first() else {
@@ -40,14 +57,23 @@ pub fn documents(data: &[u8]) {
         return;
     };
     match option % 6 {
+        _ if *option == PROXY => {
+            let Some(mut run) = round::<ProxyRun>(text) else {
+                return;
+            };
+            judge_proxy(&mut run);
+        }
         0 => {
             let Some(mut run) = round::<Run>(text) else {
                 return;
             };
             verdict::judge(&mut run);
-            assert_eq!(run.reasons.is_empty(), run.verdict == Verdict::Pass);
-            run.limits = limit::of_longconn(&run);
-            assert!(!run.limits.is_empty());
+            assert_eq!(
+                run.head.reasons.is_empty(),
+                run.head.verdict == Verdict::Pass
+            );
+            run.head.limits = limit::of_longconn(&run);
+            assert!(!run.head.limits.is_empty());
             assert!(!summary::page(&run, Path::new("runs/1")).is_empty());
         }
         1 => {
@@ -55,9 +81,12 @@ pub fn documents(data: &[u8]) {
                 return;
             };
             http::verdict::judge(&mut run);
-            assert_eq!(run.reasons.is_empty(), run.verdict == Verdict::Pass);
-            run.limits = limit::of_http(&run);
-            assert!(!run.limits.is_empty());
+            assert_eq!(
+                run.head.reasons.is_empty(),
+                run.head.verdict == Verdict::Pass
+            );
+            run.head.limits = limit::of_http(&run);
+            assert!(!run.head.limits.is_empty());
             assert!(!http::summary::page(&run, Path::new("runs/1")).is_empty());
         }
         2 => {

@@ -21,8 +21,8 @@ fn ground(record: &Record) -> BTreeMap<String, String> {
     let mut ground = BTreeMap::new();
     let mut add = |key: &str, value: String| ground.insert(key.to_string(), value);
     let head = record.head();
-    let (machine, lab) = (head.machine, head.lab);
-    add("name", head.name.into());
+    let (machine, lab) = (&head.machine, &head.lab);
+    add("name", head.name.clone());
     add("machine.kernel", machine.kernel.clone());
     add("machine.cpu", machine.cpu.clone());
     add("machine.core_count", machine.core_count.to_string());
@@ -42,7 +42,7 @@ fn ground(record: &Record) -> BTreeMap<String, String> {
         let value = setting.after.clone().unwrap_or_else(|| NONE.into());
         add(&format!("lab.settings.{}", setting.key), value);
     }
-    add("build", build(head.command).into());
+    add("build", build(&head.command).into());
     let is_interrupted = head.incidents.iter().any(|i| i == "interrupted");
     add("interrupted", is_interrupted.to_string());
     match record {
@@ -68,6 +68,14 @@ fn ground(record: &Record) -> BTreeMap<String, String> {
             ground.remove("asked.rounds");
             flat(&mut ground, "cores", &run.cores);
             flat(&mut ground, "programs", &run.programs);
+        }
+        Record::Proxy(run) => {
+            flat(&mut ground, "asked", &run.asked);
+            ground.remove("asked.rounds");
+            ground.insert(
+                "version".into(),
+                run.version.clone().unwrap_or_else(|| NONE.into()),
+            );
         }
     }
     ground

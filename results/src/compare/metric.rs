@@ -8,9 +8,11 @@
 use serde::Serialize;
 
 use crate::archive::Record;
+use crate::head::Verdict;
 use crate::http::record::{Entry, HttpRun, Measured};
+use crate::proxy::record::{ProxyRun, Trial};
 use crate::report::units::Unit;
-use crate::run::{Run, Verdict, total};
+use crate::run::{Run, total};
 use crate::wire::Latency;
 
 /// Which way a figure should go.
@@ -55,6 +57,7 @@ pub fn of(record: &Record) -> Vec<Metric> {
     match record {
         Record::Longconn(run) => longconn(run),
         Record::Http(run) => http(run),
+        Record::Proxy(run) => proxy(run),
     }
 }
 
@@ -102,7 +105,7 @@ fn longconn(run: &Run) -> Vec<Metric> {
     use Better::{Higher, Lower, Neither};
     let mut list = List(Vec::new());
     let (c, m, memory) = (&run.connections, &run.messages, &run.memory);
-    list.fault("verdict.fail", u64::from(run.verdict == Verdict::Fail));
+    list.fault("verdict.fail", u64::from(run.head.verdict == Verdict::Fail));
     list.fault("connections.failed", total(&c.failed));
     list.fault("connections.lost", c.lost);
     list.fault("messages.missed", m.missed);
@@ -191,9 +194,74 @@ fn longconn(run: &Run) -> Vec<Metric> {
 
 fn http(run: &HttpRun) -> Vec<Metric> {
     let mut list = List(Vec::new());
-    list.fault("verdict.fail", u64::from(run.verdict == Verdict::Fail));
+    list.fault("verdict.fail", u64::from(run.head.verdict == Verdict::Fail));
     for entry in run.scenarios.iter().filter(|e| e.rounds > 0) {
         of_entry(&mut list, entry);
+    }
+    list.0
+}
+
+fn proxy(run: &ProxyRun) -> Vec<Metric> {
+    use Better::{Higher, Lower, Neither};
+    let mut list = List(Vec::new());
+    list.fault("verdict.fail", u64::from(run.head.verdict == Verdict::Fail));
+    for trial in run.trials.iter().filter(|t| t.error.is_none()) {
+        let name = |figure: &str| format!("{}.{}.{figure}", trial.scenario, trial.way());
+        // Where only ours are on the way, and as many as go.
+        let is_taken =
+            !trial.is_proxied && trial.ramp.is_none() && trial.offered_per_second.is_none();
+        list.fault(&name("failed"), total(&trial.failed));
+        let mut add = |figure: &str, unit, better, grain, of: &dyn Fn(&Trial) -> Option<f64>| {
+            let before = list.0.len();
+            list.add(&name(figure), unit, better, grain, of(trial));
+            if let Some(metric) = list.0.get_mut(before) {
+                let sound = trial.rounds.iter().filter(|t| t.error.is_none());
+                metric.rounds = sound.filter_map(of).filter(|v| v.is_finite()).collect();
+            }
+        };
+        let better = if is_taken { Higher } else { Neither };
+        add("per_second", Unit::PerSecond, better, 0.0, &|t| {
+            Some(t.per_second)
+        });
+        let (better, grain) = match (trial.is_proxied, trial.ramp) {
+            (true, _) => (Neither, 0.0),
+            (false, Some(_)) => (Lower, GRAIN_LONGCONN_US),
+            (false, None) => (Lower, GRAIN_HTTP_US),
+        };
+        let latency = |t: &Trial| (t.latency_us.count > 0).then_some(t.latency_us);
+        add("latency_us.p50", Unit::Micros, better, grain, &|t| {
+            Some(latency(t)?.p50 as f64)
+        });
+        add("latency_us.p99", Unit::Micros, better, grain, &|t| {
+            Some(latency(t)?.p99 as f64)
+        });
+    }
+    for added in &run.added {
+        for (figure, unit, value) in [
+            (
+                "cpu_us_per_connection",
+                Unit::CpuMicros,
+                added.cpu_us_per_connection,
+            ),
+            (
+                "cpu_us_per_message",
+                Unit::CpuMicros,
+                added.cpu_us_per_message,
+            ),
+            (
+                "bytes_per_connection",
+                Unit::Bytes,
+                added.bytes_per_connection,
+            ),
+            (
+                "kernel_bytes_per_connection",
+                Unit::Bytes,
+                added.kernel_bytes_per_connection,
+            ),
+        ] {
+            let name = format!("{}.added.{figure}", added.scenario);
+            list.add(&name, unit, Neither, 0.5, value);
+        }
     }
     list.0
 }

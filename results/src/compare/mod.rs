@@ -119,7 +119,7 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, Refusal> {
             "name other runs, see holdfast-bench list",
         ));
     }
-    let (kind, other) = (before[0].record.head().name, after[0].record.head().name);
+    let (kind, other) = (&before[0].record.head().name, &after[0].record.head().name);
     if kind != other {
         let cause = format!("{kind} cannot be compared with {other}");
         return Err(Refusal::new(

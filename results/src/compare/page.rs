@@ -12,13 +12,12 @@ use super::side::Sample;
 use super::table::{cells, sentence};
 use super::{Comparison, Outcome};
 use crate::archive::Record;
-use crate::http::record::Entry;
+use crate::head::Verdict;
 use crate::report::chart::{Axis, Bar, Bars, Chart, Lines, Row, Style, Words};
 use crate::report::document::{Document, Section, Table, Tile};
 use crate::report::html;
 use crate::report::series::Series;
 use crate::report::units::Unit;
-use crate::run::Verdict;
 
 /// Lines of one side in a chart.
 const RUNS_MAX: usize = 3;
@@ -66,9 +65,10 @@ pub fn render(
             .collect(),
         tiles: tiles(comparison),
         overview: vec![Table::new("Figures", &head, 1, rows)],
-        sections: vec![overlay(before, after), bars(before, after)],
+        sections: vec![overlay(before, after)],
         ..Document::default()
     };
+    document.sections.extend(scenarios(before, after));
     document
         .sections
         .retain(|section| !section.charts.is_empty());
@@ -217,63 +217,92 @@ fn overlay(before: &[Sample], after: &[Sample]) -> Section {
     )
 }
 
-fn bars(before: &[Sample], after: &[Sample]) -> Section {
-    let entries = |samples: &[Sample]| -> Vec<Entry> {
-        match samples.first().map(|s| &s.record) {
-            Some(Record::Http(run)) => run
-                .scenarios
-                .iter()
-                .filter(|e| e.subject == "holdfast")
-                .cloned()
-                .collect(),
-            _ => Vec::new(),
+/// What bars are drawn of: one scenario, measured in one way.
+struct Measured {
+    scenario: String,
+    way: String,
+    /// Requests or heartbeats a second.
+    per_second: Option<f64>,
+    /// Microseconds of the server's time on cores for each.
+    server_cpu_us: Option<f64>,
+    /// Their latency, microseconds.
+    p99_us: Option<f64>,
+}
+
+fn measured(record: &Record) -> Vec<Measured> {
+    match record {
+        Record::Longconn(_) => Vec::new(),
+        Record::Http(run) => {
+            let ours = run.scenarios.iter().filter(|e| e.subject == "holdfast");
+            let measured = ours.map(|e| Measured {
+                scenario: e.scenario.clone(),
+                way: e.generator.clone(),
+                per_second: e.requests_per_second,
+                // Seconds of a million are microseconds of one.
+                server_cpu_us: e.server_cpu_seconds_per_million,
+                p99_us: e.latency_us.map(|l| l.p99 as f64),
+            });
+            measured.collect()
         }
-    };
-    let sides = [
-        ("before", BEFORE, entries(before)),
-        ("after", AFTER, entries(after)),
-    ];
-    let chart = |id: &str, title: &str, unit: Unit, of: fn(&Entry) -> Option<f64>| {
-        let words = Words::new(
-            id,
-            title,
-            "Medians of our server, by scenario and load program, of the first run of each side.",
-        );
+        Record::Proxy(run) => {
+            let sound = run.trials.iter().filter(|t| t.error.is_none());
+            let measured = sound.map(|t| Measured {
+                scenario: t.scenario.clone(),
+                way: t.way().into(),
+                per_second: Some(t.per_second),
+                server_cpu_us: t.window.and_then(|w| w.us_each(w.server_cpu_seconds)),
+                p99_us: (t.latency_us.count > 0).then_some(t.latency_us.p99 as f64),
+            });
+            measured.collect()
+        }
+    }
+}
+
+/// A section for each scenario of the runs before, their bars beside those after.
+fn scenarios(before: &[Sample], after: &[Sample]) -> Vec<Section> {
+    let of = |samples: &[Sample]| samples.first().map(|s| measured(&s.record));
+    let (before, after) = (
+        of(before).unwrap_or_default(),
+        of(after).unwrap_or_default(),
+    );
+    let mut names: Vec<&str> = Vec::new();
+    for one in &before {
+        if !names.contains(&one.scenario.as_str()) {
+            names.push(&one.scenario);
+        }
+    }
+    let sides = [("before", BEFORE, &before), ("after", AFTER, &after)];
+    names.iter().map(|name| scenario(name, &sides)).collect()
+}
+
+fn scenario(name: &str, sides: &[(&str, usize, &Vec<Measured>); 2]) -> Section {
+    let chart = |id: &str, title: &str, unit, figure: fn(&Measured) -> Option<f64>| {
         let mut bars = Vec::new();
-        for entry in &sides[0].2 {
-            for (name, colour, all) in &sides {
-                let same = all
-                    .iter()
-                    .find(|e| e.scenario == entry.scenario && e.generator == entry.generator);
-                if let Some(value) = same.and_then(of) {
-                    let name = format!("{} by {}, {name}", entry.scenario, entry.generator);
-                    bars.push(Bar {
-                        name,
-                        colour: *colour,
-                        value,
-                        ..Bar::default()
-                    });
-                }
+        for one in sides[0].2.iter().filter(|m| m.scenario == name) {
+            for (side, colour, all) in sides {
+                let same = |m: &&Measured| m.scenario == name && m.way == one.way;
+                let value = all.iter().find(same).and_then(figure);
+                bars.extend(value.map(|value| Bar {
+                    name: format!("{}, {side}", one.way),
+                    colour: *colour,
+                    value,
+                    ..Bar::default()
+                }));
             }
         }
-        Bars::new(words, unit, ("median", None), bars).map(Chart::Bars)
+        let words = Words::new(
+            format!("{name}-{id}"),
+            title,
+            "The first run of each side, by what it was measured with.",
+        );
+        Bars::new(words, unit, ("value", None), bars).map(Chart::Bars)
     };
-    Section::new(
-        "By scenario",
-        vec![],
-        [
-            chart("requests", "Requests a second", Unit::PerSecond, |e| {
-                e.requests_per_second
-            }),
-            chart(
-                "server-cpu",
-                "Server CPU for a million requests",
-                Unit::CpuSeconds,
-                |e| e.server_cpu_seconds_per_million,
-            ),
-            chart("p99", "Latency p99", Unit::Micros, |e| {
-                Some(e.latency_us?.p99 as f64)
-            }),
-        ],
-    )
+    let charts = [
+        chart("rate", "A second", Unit::PerSecond, |m| m.per_second),
+        chart("cpu", "Server CPU of each", Unit::CpuMicros, |m| {
+            m.server_cpu_us
+        }),
+        chart("p99", "Latency p99", Unit::Micros, |m| m.p99_us),
+    ];
+    Section::new(name, vec![], charts)
 }

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::folder::{RunFolder, rfc3339};
+use crate::folder::RunFolder;
 use crate::live::{Live, LiveFlags};
 use crate::refusal::Refusal;
 use crate::{frame, lab, limit, origin, report};
@@ -54,13 +54,12 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
         live.say(notice);
     }
     let mut run = HttpRun {
-        schema: HTTP_RUN_SCHEMA.into(),
-        name: "http".into(),
-        label: plan.options.label.clone(),
-        command: origin::command_line(),
-        commit: origin::commit(),
-        started_at: rfc3339(started),
-        machine: origin::machine(),
+        head: origin::head(
+            HTTP_RUN_SCHEMA,
+            "http",
+            plan.options.label.as_deref(),
+            started,
+        ),
         asked: plan.asked(),
         notes: plan.notices.clone(),
         cores: Cores {
@@ -84,8 +83,8 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
         is_private: plan.options.is_private,
         ..lab::Tuning::default()
     };
-    run.lab = lab::enter(connections_max.unwrap_or(0), &tuning);
-    for note in &run.lab.notes {
+    run.head.lab = lab::enter(connections_max.unwrap_or(0), &tuning);
+    for note in &run.head.lab.notes {
         live.say(note);
     }
     live.say(format_args!(
@@ -105,13 +104,17 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
     }
     run.ratios = ratios::ratios(&run.scenarios);
     verdict::judge(&mut run);
-    run.limits = limit::of_http(&run);
+    run.head.limits = limit::of_http(&run);
     // Only empty ones go: what a failed slice left in them stays.
     let _ = std::fs::remove_dir(folder.file("work"));
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
     report::leave(folder.path());
-    Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
+    Ok(frame::exit_code(
+        run.head.verdict,
+        is_interrupted,
+        is_written,
+    ))
 }
 
 /// Builds the Go peer before anything is measured; without it Go is left out.
@@ -178,7 +181,7 @@ fn perform(
             let measured = match slice::measure(&mut stage, plan, folder, number).await {
                 Ok(measured) => measured,
                 Err(Cut::Interrupted) => {
-                    run.incidents.push("interrupted".into());
+                    run.head.incidents.push("interrupted".into());
                     break;
                 }
                 Err(Cut::Failed { kind, why }) => {
@@ -209,7 +212,7 @@ fn perform(
             }
         }
         stage.live.finish();
-        run.seconds = round(started.elapsed().as_secs_f64(), 3);
+        run.head.seconds = round(started.elapsed().as_secs_f64(), 3);
         Ok(stage.is_interrupted())
     })
 }

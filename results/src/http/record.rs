@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::head::Head;
 pub(super) use crate::record::round;
-use crate::run::{LabRecord, Machine, Verdict};
 use crate::wire::Latency;
 
-/// [`HttpRun::schema`].
+/// The schema of a [`HttpRun`].
 pub const HTTP_RUN_SCHEMA: &str = "holdfast.run.http/1";
 
 /// A side that uses at least this share of its cores has no more to give.
@@ -23,36 +23,13 @@ pub const SATURATED: f64 = 0.92;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HttpRun {
-    /// Always [`HTTP_RUN_SCHEMA`].
-    pub schema: String,
-    /// What was measured: `http`.
-    pub name: String,
-    /// `--name`, if given.
-    pub label: Option<String>,
-    /// Whether nothing fell short.
-    pub verdict: Verdict,
-    /// Every shortfall in words, with its numbers; empty for a pass.
-    pub reasons: Vec<String>,
-    /// What stopped our own measurements from going faster, the most frequent first; never empty.
-    pub limits: Vec<crate::limit::Limit>,
-    /// What went wrong on the way that no figure shows (interrupted, ...); part of `reasons`.
-    pub incidents: Vec<String>,
+    /// What every record begins with; its schema is [`HTTP_RUN_SCHEMA`].
+    #[serde(flatten)]
+    pub head: Head,
     /// What a reader must know and what is no shortfall: peers that are missing or failed, cores shared.
     pub notes: Vec<String>,
-    /// The command line of the bench.
-    pub command: String,
-    /// Commit of the working tree the bench was started in, `-dirty` when files differ from it.
-    pub commit: String,
-    /// Start of the run, RFC 3339, UTC.
-    pub started_at: String,
-    /// The whole run, seconds.
-    pub seconds: f64,
-    /// Where it ran.
-    pub machine: Machine,
     /// What was asked for.
     pub asked: HttpAsked,
-    /// The network namespace and its settings.
-    pub lab: LabRecord,
     /// Cores of the two sides.
     pub cores: Cores,
     /// First line that each foreign program says about its version; `null`: it is not here.
@@ -457,7 +434,10 @@ mod tests {
     #[test]
     fn schema_goes_round_and_names_the_keys_readers_rely_on() {
         let run = HttpRun {
-            schema: HTTP_RUN_SCHEMA.into(),
+            head: Head {
+                schema: HTTP_RUN_SCHEMA.into(),
+                ..Head::default()
+            },
             scenarios: vec![Entry {
                 measured: vec![slice(1, 1.0, 1.0)],
                 latency_us: Some(Latency::default()),

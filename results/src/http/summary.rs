@@ -10,7 +10,6 @@ use std::time::Duration;
 use super::plan::Plan;
 use super::record::{Entry, HttpRun, Ratio};
 use crate::limit;
-use crate::run::Verdict;
 use crate::summary::{count, micros};
 
 /// `7 min 30 s`.
@@ -41,24 +40,14 @@ pub fn glance(plan: &Plan, number: usize) -> String {
 /// The page after a run. `folder` is where its files are.
 #[must_use]
 pub fn page(run: &HttpRun, folder: &Path) -> String {
-    let mut out = String::new();
-    let verdict = match run.verdict {
-        Verdict::Pass => "PASS",
-        Verdict::Fail => "FAIL",
-    };
     let rounds = run.scenarios.iter().map(|e| e.rounds);
     let slices = rounds.fold(0_usize, usize::saturating_add);
-    let _ = writeln!(
-        out,
-        "{verdict}  {}: {slices} slices of {} s, medians of up to {} rounds, {}",
-        run.name,
+    let mut out = run.head.page(&format!(
+        "{slices} slices of {} s, medians of up to {} rounds, {}",
         run.asked.slice_seconds,
         run.asked.rounds,
-        minutes(Duration::from_secs_f64(run.seconds.max(0.0)))
-    );
-    for reason in &run.reasons {
-        let _ = writeln!(out, "      - {reason}");
-    }
+        minutes(Duration::from_secs_f64(run.head.seconds.max(0.0)))
+    ));
     for note in &run.notes {
         let _ = writeln!(out, "      note: {note}");
     }
@@ -71,12 +60,12 @@ pub fn page(run: &HttpRun, folder: &Path) -> String {
     let _ = writeln!(
         out,
         "\n  limit       {}",
-        limit::lines(&run.limits, "              ")
+        limit::lines(&run.head.limits, "              ")
     );
     let _ = writeln!(
         out,
         "  network     {}   server on cores {:?}, client on {:?}",
-        run.lab.namespace, run.cores.server, run.cores.client
+        run.head.lab.namespace, run.cores.server, run.cores.client
     );
     let _ = writeln!(out, "  run         {}", folder.display());
     out
@@ -204,11 +193,15 @@ fn table(out: &mut String, rows: &[Vec<String>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::head::Head;
 
     #[test]
     fn page_has_verdict_first_and_path_last() {
         let run = HttpRun {
-            reasons: vec!["nothing was measured".into()],
+            head: Head {
+                reasons: vec!["nothing was measured".into()],
+                ..Head::default()
+            },
             scenarios: vec![Entry {
                 scenario: "keepalive-64".into(),
                 subject: "nginx".into(),

@@ -5,22 +5,23 @@
 //! Must not know: processes, files, the kernel; how fast is fast enough.
 
 use super::record::{Entry, HttpRun, Limit};
-use crate::run::{Verdict, total};
+use crate::run::total;
 use crate::summary::count;
+use crate::verdict::kinds;
 
 /// How far the rate of users who wait may be from what they make due.
 const OFFERED_TOLERANCE: f64 = 0.03;
 
 /// Fills `verdict` and `reasons` from the rest of the record.
 pub fn judge(run: &mut HttpRun) {
-    run.reasons = reasons(run);
-    run.verdict = Verdict::of(&run.reasons);
+    let reasons = reasons(run);
+    run.head.settle(reasons);
 }
 
 /// Every shortfall of `run`.
 #[must_use]
 pub fn reasons(run: &HttpRun) -> Vec<String> {
-    let mut reasons = run.incidents.clone();
+    let mut reasons = run.head.incidents.clone();
     if run.scenarios.iter().all(|e| e.rounds == 0) {
         reasons.push("nothing was measured".into());
     }
@@ -50,15 +51,10 @@ fn of_ours(entry: &Entry, reasons: &mut Vec<String>) {
     }
     let failed = total(&entry.failures);
     if failed > 0 {
-        let kinds: Vec<String> = entry
-            .failures
-            .iter()
-            .map(|(kind, n)| format!("{kind} {}", count(*n)))
-            .collect();
         reasons.push(format!(
             "{what}: {} failures: {}",
             count(failed),
-            kinds.join(", ")
+            kinds(&entry.failures)
         ));
     }
     if let (Some(offered), Some(rate), Some(Limit::OfferedLoad)) = (
@@ -79,6 +75,7 @@ fn of_ours(entry: &Entry, reasons: &mut Vec<String>) {
 mod tests {
     use super::super::record::{CountsOfBoth, Measured};
     use super::*;
+    use crate::head::Verdict;
 
     fn run() -> HttpRun {
         let measured = Measured {
@@ -112,11 +109,11 @@ mod tests {
         let mut run = run();
         change(&mut run.scenarios[0]);
         judge(&mut run);
-        assert_eq!(run.verdict, Verdict::Fail);
+        assert_eq!(run.head.verdict, Verdict::Fail);
         assert!(
-            run.reasons.iter().any(|r| r.contains(words)),
+            run.head.reasons.iter().any(|r| r.contains(words)),
             "{:?}",
-            run.reasons
+            run.head.reasons
         );
     }
 
@@ -124,7 +121,10 @@ mod tests {
     fn a_whole_run_passes() {
         let mut run = run();
         judge(&mut run);
-        assert_eq!((run.verdict, run.reasons), (Verdict::Pass, vec![]));
+        assert_eq!(
+            (run.head.verdict, run.head.reasons),
+            (Verdict::Pass, vec![])
+        );
     }
 
     #[test]
@@ -153,14 +153,14 @@ mod tests {
         slow.scenarios[0].requests_per_second = Some(9_000.0);
         slow.scenarios[0].who_was_the_limit = Some(Limit::Server);
         judge(&mut slow);
-        assert_eq!(slow.verdict, Verdict::Pass);
+        assert_eq!(slow.head.verdict, Verdict::Pass);
         let mut peer = run();
         peer.scenarios[0].subject = "nginx".into();
         peer.scenarios[0].failures.insert("reset".into(), 2);
         judge(&mut peer);
-        assert_eq!(peer.verdict, Verdict::Pass);
-        peer.incidents.push("interrupted".into());
+        assert_eq!(peer.head.verdict, Verdict::Pass);
+        peer.head.incidents.push("interrupted".into());
         judge(&mut peer);
-        assert_eq!(peer.reasons, ["interrupted"]);
+        assert_eq!(peer.head.reasons, ["interrupted"]);
     }
 }

@@ -6,7 +6,8 @@
 //! Must not know: what the phase was for.
 
 use super::{Findings, What, weight};
-use crate::run::{CpuPhase, Machine, ProcessRecord, Run};
+use crate::head::Machine;
+use crate::run::{CpuPhase, ProcessRecord, Run};
 use crate::threads::Busiest;
 
 /// A thread that wants this much of a core, percent, has no more to give.
@@ -53,7 +54,7 @@ fn of_phase(
     } else {
         weight::PRESENT
     };
-    let cores = run.machine.core_count.max(1) as f64;
+    let cores = run.head.machine.core_count.max(1) as f64;
     let of_machine = |seconds: f64| 100.0 * seconds / (cores * phase.seconds.max(1e-3));
     let sides = [
         Side {
@@ -99,7 +100,7 @@ fn of_phase(
             waited = waited.max(wanted - busy);
         }
         if wanted >= FULL && busy >= BUSY_MIN {
-            let more = more_cores(&run.machine, side.process, side.name);
+            let more = more_cores(&run.head.machine, side.process, side.name);
             found.add(
                 base + busy / 1e3,
                 side.what,

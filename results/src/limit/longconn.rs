@@ -29,7 +29,7 @@ pub fn of_longconn(run: &Run) -> Vec<Limit> {
         && c.opened == c.asked
         && c.lost == 0
         && total(&c.failed) == 0
-        && run.incidents.is_empty();
+        && run.head.incidents.is_empty();
     let is_late = is_late(run);
     let is_paced = is_whole
         && run.asked.spawn_rate_per_second.is_some_and(|rate| {
@@ -99,7 +99,7 @@ fn is_late(run: &Run) -> bool {
 
 fn unknown(run: &Run) -> String {
     let c = &run.connections;
-    let why = match &run.incidents[..] {
+    let why = match &run.head.incidents[..] {
         [first, ..] => first.clone(),
         [] => format!(
             "{} of {} users opened in {:.2} s",
@@ -132,7 +132,7 @@ fn addresses(found: &mut Findings, run: &Run) {
         count(failed),
         count(c.asked),
         count(kind(&run.processes.client.anomalies, "address_in_use")),
-        said(&run.lab, "net.ipv4.ip_local_port_range")
+        said(&run.head.lab, "net.ipv4.ip_local_port_range")
     );
     let next = "more source addresses, holdfast-bench longconn --source 127.0.1.0/24 (or without --source), and more ports (the client's --ports)".into();
     found.add(
@@ -166,7 +166,7 @@ fn descriptors(found: &mut Findings, run: &Run) {
     let server = kind(&c.server_accept_failed, "no_descriptor");
     if client + server > 0 {
         let cost = share(client.saturating_add(server), c.asked);
-        let limits = run.machine.rlimit_nofile;
+        let limits = run.head.machine.rlimit_nofile;
         let evidence = format!(
             "{} attempts of the client and {} accepts of the server found no descriptor; limits {} soft, {} hard",
             count(client),
@@ -278,6 +278,7 @@ fn socket_memory(found: &mut Findings, run: &Run) {
     let seconds = run.ramp.seconds + run.hold.seconds.unwrap_or(0.0);
     let lasted = (k.tcp_mem_pressure_seconds as f64 / seconds.max(1.0)).min(1.0);
     let marks = run
+        .head
         .machine
         .tcp_mem_pages
         .map_or_else(String::new, |[low, pressure, most]| {
@@ -296,7 +297,7 @@ fn socket_memory(found: &mut Findings, run: &Run) {
     } else {
         (weight::SLOWED + 0.2 * lasted, lasted)
     };
-    let wanted = raise(&run.lab, "net.ipv4.tcp_mem", run.connections.asked);
+    let wanted = raise(&run.head.lab, "net.ipv4.tcp_mem", run.connections.asked);
     let next = wanted.unwrap_or_else(|| tune(run.connections.asked));
     found.add(weight, What::SocketMemory, Some(share), evidence, next);
 }
@@ -316,9 +317,9 @@ fn queues(found: &mut Findings, run: &Run) {
             "it was full {} times (ListenOverflows), {} SYNs were sent again after a second or more{}",
             count(overflows),
             count(counter("TCPSynRetrans")),
-            said(&run.lab, key)
+            said(&run.head.lab, key)
         );
-        let next = raise(&run.lab, key, asked).unwrap_or_else(|| {
+        let next = raise(&run.head.lab, key, asked).unwrap_or_else(|| {
             "the server accepts too slowly: more --server-threads, or a lower --rate".into()
         });
         add(found, overflows, What::AcceptQueue, evidence, next);
@@ -333,9 +334,9 @@ fn queues(found: &mut Findings, run: &Run) {
             count(full),
             count(other),
             count(cookies),
-            said(&run.lab, key)
+            said(&run.head.lab, key)
         );
-        let next = raise(&run.lab, key, asked)
+        let next = raise(&run.head.lab, key, asked)
             .unwrap_or_else(|| "a lower --rate, or more --server-threads".into());
         let cost = share(dropped, asked).min(1.0);
         // A cookie costs nobody time. And half-open connections pile up where the accept queue takes none: that is the cause then.
@@ -383,8 +384,8 @@ fn conntrack(found: &mut Findings, run: &Run) {
         weight::SLOWED
     };
     let key = "net.netfilter.nf_conntrack_max";
-    let next =
-        raise(&run.lab, key, run.connections.asked).unwrap_or_else(|| tune(run.connections.asked));
+    let next = raise(&run.head.lab, key, run.connections.asked)
+        .unwrap_or_else(|| tune(run.connections.asked));
     found.add(weight, What::Conntrack, full, evidence, next);
 }
 
@@ -395,9 +396,9 @@ fn time_wait(found: &mut Findings, run: &Run) {
         let evidence = format!(
             "its table was full {} times (TCPTimeWaitOverflow){}",
             count(overflows),
-            said(&run.lab, key)
+            said(&run.head.lab, key)
         );
-        let next = raise(&run.lab, key, run.connections.asked)
+        let next = raise(&run.head.lab, key, run.connections.asked)
             .unwrap_or_else(|| tune(run.connections.asked));
         found.add(weight::PRESENT, What::TimeWait, None, evidence, next);
     }

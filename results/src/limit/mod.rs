@@ -9,12 +9,14 @@
 mod cpu;
 mod http;
 mod longconn;
+mod proxy;
 mod remedy;
 
 use serde::{Deserialize, Serialize};
 
 pub use http::{of_entry, of_http};
 pub use longconn::of_longconn;
+pub use proxy::of_proxy;
 
 /// One thing that held a run back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,9 +25,14 @@ pub struct Limit {
     pub what: What,
     /// How much of it, 0 to 1: of the users asked for that it cost, of the time it lasted, of a core that was taken.
     pub share: Option<f64>,
+    /// Connections held when it was reached, where it stopped them at a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u64>,
     /// What shows it, with the numbers.
+    #[serde(alias = "words")]
     pub evidence: String,
     /// What to change, and the command.
+    #[serde(default)]
     pub next: String,
 }
 
@@ -77,6 +84,12 @@ vocabulary! {
     Conntrack = "conntrack",
     /// The server agreed to hold no more.
     ServerCapacity = "server capacity",
+    /// The system under test agreed to pass on no more.
+    #[serde(alias = "maxconn")]
+    ProxyCapacity = "proxy capacity",
+    /// Client, server and the system between them took all cores of the machine together.
+    #[serde(alias = "cpu")]
+    MachineCpu = "machine CPU",
     /// Nothing but the rate asked for.
     AskedRate = "asked rate",
     /// Nothing but the number of users asked for.
@@ -108,6 +121,7 @@ impl Findings {
         let limit = Limit {
             what,
             share,
+            connections: None,
             evidence,
             next,
         };
@@ -143,7 +157,9 @@ pub fn lines(limits: &[Limit], indent: &str) -> String {
         return "-".into();
     };
     let mut text = format!("{}: {}", first.what.words(), first.evidence);
-    text += &format!("\n{indent}next: {}", first.next);
+    if !first.next.is_empty() {
+        text += &format!("\n{indent}next: {}", first.next);
+    }
     if !others.is_empty() {
         let words: Vec<String> = others
             .iter()
@@ -182,6 +198,7 @@ mod tests {
         let limit = |what, share| Limit {
             what,
             share,
+            connections: None,
             evidence: "5 times".into(),
             next: "do it".into(),
         };

@@ -7,7 +7,7 @@
 use holdfast_sysctl::plan::{Asked, command};
 use holdfast_sysctl::profile::{Role, built_in, joined};
 
-use crate::run::LabRecord;
+use crate::head::LabRecord;
 
 /// The value of `key` in the run's namespace, where the record has it.
 pub fn present<'a>(lab: &'a LabRecord, key: &str) -> Option<&'a str> {

@@ -21,7 +21,8 @@ pub mod workers;
 use std::time::SystemTime;
 
 use crate::enclosure::{self, Entered};
-use crate::folder::{RunFolder, labelled, rfc3339};
+use crate::folder::{RunFolder, labelled};
+use crate::head::Head;
 use crate::http::stage::{Cut, Stage};
 use crate::live::Live;
 use crate::network::Network;
@@ -56,28 +57,29 @@ pub fn bench(flags: Flags) -> Result<u8, Refusal> {
     let started = SystemTime::now();
     let folder = RunFolder::create(&plan.runs, started, &labelled("locust", plan.label()))?;
     let mut run = Run {
-        schema: RUN_SCHEMA.into(),
-        name: "locust".into(),
-        label: plan.label().map(str::to_owned),
-        command: origin::command_line(),
-        commit: origin::commit(),
-        started_at: rfc3339(started),
-        machine,
+        head: Head {
+            machine,
+            lab: network.host(BACKEND).lab.clone(),
+            ..origin::head(RUN_SCHEMA, "locust", plan.label(), started)
+        },
         asked: plan.asked(),
-        lab: network.host(BACKEND).lab.clone(),
         network: Some(NetworkRecord::of(&network)),
         ..Run::default()
     };
     let is_interrupted = load(&plan, &network, &folder, page.as_deref(), live, &mut run)
         .inspect_err(|_| folder.discard())?;
     verdict::judge(&mut run);
-    run.limits = limit::of_longconn(&run);
+    run.head.limits = limit::of_longconn(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, plan.flags.run.json, || {
         summary::page(&run, folder.path())
     });
     report::leave(folder.path());
-    Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
+    Ok(frame::exit_code(
+        run.head.verdict,
+        is_interrupted,
+        is_written,
+    ))
 }
 
 /// The asynchronous part; true if it was interrupted.

@@ -10,8 +10,9 @@ use clap::Args;
 
 use crate::child::{plain_time, words};
 use crate::folder::{check_label, runs_or_default, workspace};
+use crate::frame::RunFlags;
 use crate::network::layout::{BACKEND, Layout, MASTER, PORTS};
-use crate::network::visit::{LabFlags, RunFlags};
+use crate::network::visit::LabFlags;
 use crate::programs::{find, is_program, program};
 use crate::refusal::Refusal;
 use crate::run::Asked;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CloneFlags, setns};
 
 use crate::enclosure::NAMES;
-use crate::run::LabRecord;
+use crate::head::LabRecord;
 use crate::sample::KernelSample;
 
 /// A host that exists.

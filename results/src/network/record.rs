@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Network;
 use super::layout::SUBNET;
-use crate::run::SettingRecord;
+use crate::head::SettingRecord;
 use crate::summary::count;
 
 /// The hosts of a run.

@@ -14,7 +14,6 @@ use clap::Args;
 use super::Network;
 use super::layout::Layout;
 use crate::enclosure::{self, Entered, Inside};
-use crate::live::LiveFlags;
 use crate::programs::{bin_dir_or_own, find};
 use crate::refusal::Refusal;
 
@@ -31,30 +30,6 @@ pub struct LabFlags {
     /// Addresses of each client host
     #[arg(long, value_name = "COUNT", default_value_t = 16)]
     pub addresses: u8,
-}
-
-/// The flags of a run in the network, whatever it measures.
-#[derive(Debug, Clone, Args)]
-pub struct RunFlags {
-    /// Word to end the run folder's name with [default: none]
-    #[arg(long, value_name = "WORD")]
-    pub name: Option<String>,
-
-    /// Folder that receives the run's folder [default: results/runs of this workspace]
-    #[arg(long, value_name = "DIR")]
-    pub runs: Option<PathBuf>,
-
-    /// Print run.json to standard output instead of the summary [default: off]
-    #[arg(long)]
-    pub json: bool,
-
-    /// How it is shown on its way.
-    #[command(flatten)]
-    pub live: LiveFlags,
-
-    /// Folder with holdfast-server and holdfast-client [default: where this program is]
-    #[arg(long, value_name = "DIR")]
-    pub bin_dir: Option<PathBuf>,
 }
 
 /// The flags of `holdfast-bench lab`.

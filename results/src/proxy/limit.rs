@@ -4,12 +4,13 @@
 //! Must not know: how anything was counted.
 
 use super::haproxy::Statistics;
-use super::record::Limit;
+use crate::limit::{Limit, What};
 use crate::network::layout::PORTS;
+use crate::record::round;
 use crate::summary::count;
 
 /// A machine this busy has no more to give, percent.
-const FULL_PERCENT: f64 = 95.0;
+pub const FULL_PERCENT: f64 = 95.0;
 
 /// What kept the system from holding all `users`, if something did. `out_of_descriptors` is what it said when it had none left.
 #[must_use]
@@ -20,59 +21,70 @@ pub fn limit(
     out_of_descriptors: Option<&str>,
     busy_percent: f64,
 ) -> Option<Limit> {
-    let limit = |what: &str, words: String| {
-        Some(Limit {
-            what: what.into(),
-            connections: open,
-            words,
-        })
-    };
     if open >= users {
         return None;
     }
+    let (what, evidence) = cause(open, users, statistics, out_of_descriptors, busy_percent);
+    Some(Limit {
+        what,
+        share: Some(round((users - open) as f64 / users as f64, 3)),
+        connections: Some(open),
+        evidence,
+        next: next(what).into(),
+    })
+}
+
+/// What, and what shows it.
+fn cause(
+    open: u64,
+    users: u64,
+    statistics: Option<&Statistics>,
+    out_of_descriptors: Option<&str>,
+    busy_percent: f64,
+) -> (What, String) {
     if let Some(s) = statistics.filter(|s| s.connections_max > 0 && open >= s.connections_max) {
         // haproxy keeps some descriptors for listeners, checks and its own use, and takes two for each connection.
         let is_reckoned =
             s.connections_max * 2 <= s.descriptors && s.connections_max * 5 / 2 > s.descriptors;
+        let takes = format!("haproxy takes {} connections", count(s.connections_max));
         return if is_reckoned {
-            limit(
-                "descriptors",
-                format!(
-                    "haproxy takes {} connections, reckoned from {} descriptors, two each",
-                    count(s.connections_max),
-                    count(s.descriptors)
-                ),
-            )
+            let descriptors = count(s.descriptors);
+            let words = format!("{takes}, reckoned from {descriptors} descriptors, two each");
+            (What::Descriptors, words)
         } else {
-            limit(
-                "maxconn",
-                format!(
-                    "haproxy takes {} connections (maxconn)",
-                    count(s.connections_max)
-                ),
-            )
+            (What::ProxyCapacity, format!("{takes} (maxconn)"))
         };
     }
     if let Some(line) = out_of_descriptors {
         let words = format!("it had no descriptors left, two for each connection: {line}");
-        return limit("descriptors", words);
+        return (What::Descriptors, words);
     }
     if open >= PORTS * 99 / 100 {
-        return limit(
-            "ports",
-            format!("one address has {} ports towards one server", PORTS),
-        );
+        let words = format!("one address has {PORTS} ports towards one server");
+        return (What::Ports, words);
     }
     if busy_percent >= FULL_PERCENT {
-        return limit(
-            "cpu",
-            format!("all cores of the machine were {busy_percent:.0}% busy"),
-        );
+        let words = format!("all cores of the machine were {busy_percent:.0}% busy");
+        return (What::MachineCpu, words);
     }
-    limit(
-        "unknown",
-        format!("it held {open} of {users}, with cores and ports to spare: see system.stderr.log"),
-    )
+    let words = format!("it held {open} of {users}, with cores and ports to spare");
+    (What::Unknown, words)
+}
+
+/// What moves the limit of a system under test.
+#[must_use]
+pub fn next(what: What) -> &'static str {
+    match what {
+        What::Descriptors => "raise the limit: ulimit -Hn 1048576 as root",
+        What::ProxyCapacity => {
+            "a larger maxconn in its configuration (results/peers/haproxy-proxy.cfg)"
+        }
+        What::Ports => {
+            "several addresses or servers behind the system: holdfast-bench proxy --target HOST:PORT"
+        }
+        What::MachineCpu => "a machine with more cores: client, server and system share these",
+        _ => "read system.stderr.log in the trial's folder",
+    }
 }
 
 #[cfg(test)]
@@ -91,28 +103,24 @@ mod tests {
         };
         let line = "accept4() failed (24: Too many open files)";
         let said = limit(299, 720, None, Some(line), 99.0).expect("a limit");
-        assert_eq!((said.what.as_str(), said.connections), ("descriptors", 299));
-        assert!(said.words.ends_with(line), "{}", said.words);
+        assert_eq!(
+            (said.what, said.connections),
+            (What::Descriptors, Some(299))
+        );
+        assert!(said.evidence.ends_with(line), "{}", said.evidence);
         assert_eq!(limit(720, 720, None, Some(line), 99.0), None);
         assert_eq!(what(12_000, 12_000, None, 100.0), None);
-        let reckoned = statistics(9_986, 20_000);
-        assert_eq!(
-            what(9_986, 12_000, Some(&reckoned), 50.0).as_deref(),
-            Some("descriptors")
-        );
-        let given = statistics(2_000, 20_000);
-        assert_eq!(
-            what(2_000, 12_000, Some(&given), 50.0).as_deref(),
-            Some("maxconn")
-        );
-        assert_eq!(what(64_400, 70_000, None, 50.0).as_deref(), Some("ports"));
-        assert_eq!(
-            what(5_000, 12_000, Some(&reckoned), 99.0).as_deref(),
-            Some("cpu")
-        );
-        assert_eq!(
-            what(5_000, 12_000, Some(&reckoned), 40.0).as_deref(),
-            Some("unknown")
-        );
+        let (reckoned, given) = (statistics(9_986, 20_000), statistics(2_000, 20_000));
+        for (open, users, s, busy, wanted) in [
+            (9_986, 12_000, Some(&reckoned), 50.0, What::Descriptors),
+            (2_000, 12_000, Some(&given), 50.0, What::ProxyCapacity),
+            (64_400, 70_000, None, 50.0, What::Ports),
+            (5_000, 12_000, Some(&reckoned), 99.0, What::MachineCpu),
+            (5_000, 12_000, Some(&reckoned), 40.0, What::Unknown),
+        ] {
+            assert_eq!(what(open, users, s, busy), Some(wanted));
+        }
+        let found = limit(9_000, 12_000, None, None, 50.0).expect("fewer than asked for");
+        assert_eq!((found.connections, found.share), (Some(9_000), Some(0.25)));
     }
 }

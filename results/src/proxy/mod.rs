@@ -22,7 +22,8 @@ use std::time::{Instant, SystemTime};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::enclosure::{self, Entered};
-use crate::folder::{RunFolder, labelled, rfc3339};
+use crate::folder::{RunFolder, labelled};
+use crate::head::Head;
 use crate::http::stage::{Cut, Stage};
 use crate::live::Live;
 use crate::network::Network;
@@ -30,7 +31,7 @@ use crate::network::layout::BACKEND;
 use crate::network::record::NetworkRecord;
 use crate::record::round;
 use crate::refusal::Refusal;
-use crate::{frame, origin};
+use crate::{frame, origin, report};
 use plan::Plan;
 use record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
 use trial::Ground;
@@ -60,14 +61,11 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     let name = labelled("proxy", plan.label.as_deref());
     let folder = RunFolder::create(&plan.runs, started, &name)?;
     let mut run = ProxyRun {
-        schema: PROXY_RUN_SCHEMA.into(),
-        name: "proxy".into(),
-        label: plan.label.clone(),
-        command: origin::command_line(),
-        commit: origin::commit(),
-        started_at: rfc3339(started),
-        machine,
-        lab: network.host(BACKEND).lab.clone(),
+        head: Head {
+            machine,
+            lab: network.host(BACKEND).lab.clone(),
+            ..origin::head(PROXY_RUN_SCHEMA, "proxy", plan.label.as_deref(), started)
+        },
         network: NetworkRecord::of(&network),
         asked: plan.asked(),
         version: plan.version.clone(),
@@ -78,9 +76,15 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     run.trials = rounds::summed_up(std::mem::take(&mut run.trials));
     run.added = record::added(&run.trials);
     verdict::judge(&mut run);
+    run.head.limits = crate::limit::of_proxy(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, flags.run.json, || summary::page(&run, folder.path()));
-    Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
+    report::leave(folder.path());
+    Ok(frame::exit_code(
+        run.head.verdict,
+        is_interrupted,
+        is_written,
+    ))
 }
 
 /// All trials; true if it was interrupted.
@@ -127,7 +131,7 @@ fn perform(
             match done {
                 Ok(trial) => run.trials.push(trial),
                 Err(Cut::Interrupted) => {
-                    run.incidents.push("interrupted".into());
+                    run.head.incidents.push("interrupted".into());
                     break;
                 }
                 Err(Cut::Failed { kind, why }) => run.trials.push(Trial {
@@ -141,7 +145,7 @@ fn perform(
             }
         }
         stage.live.finish();
-        run.seconds = round(started.elapsed().as_secs_f64(), 3);
+        run.head.seconds = round(started.elapsed().as_secs_f64(), 3);
         Ok(stage.is_interrupted())
     })
 }

@@ -14,9 +14,9 @@ use super::nginx;
 use super::record::ProxyAsked;
 use crate::enclosure::NAMES;
 use crate::folder::{check_label, runs_or_default};
+use crate::frame::RunFlags;
 use crate::http::plan::{USERS_SETTLE, ramp};
 use crate::network::layout::{BACKEND, BALANCER, Layout, PORTS};
-use crate::network::visit::RunFlags;
 use crate::programs::{find, program};
 use crate::refusal::Refusal;
 

@@ -1,4 +1,4 @@
-//! The record of a run of `proxy`: `run.json`, schema `holdfast.run.proxy/1`.
+//! The record of a run of `proxy`: `run.json`, schema [`PROXY_RUN_SCHEMA`].
 //!
 //! Invariants: units end the names; what was not measured is `null`. Comparisons follow from trials alone. Adding a key keeps the
 //! schema's number.
@@ -9,42 +9,24 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::rounds;
+use crate::head::Head;
+use crate::limit::Limit;
 use crate::network::record::{Agreement, NetworkRecord};
 use crate::record::round;
-use crate::run::{LabRecord, Machine, Verdict};
 use crate::wire::Latency;
 
-/// [`ProxyRun::schema`].
-pub const PROXY_RUN_SCHEMA: &str = "holdfast.run.proxy/1";
+/// The schema of a [`ProxyRun`].
+pub const PROXY_RUN_SCHEMA: &str = "holdfast.run.proxy/2";
+/// Its limits had words of their own (`maxconn`, `cpu`; `words` for `evidence`); they are still understood.
+pub const PROXY_RUN_SCHEMA_1: &str = "holdfast.run.proxy/1";
 
 /// One run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProxyRun {
-    /// Always [`PROXY_RUN_SCHEMA`].
-    pub schema: String,
-    /// `proxy`.
-    pub name: String,
-    /// `--name`, if given.
-    pub label: Option<String>,
-    /// Whether nothing fell short.
-    pub verdict: Verdict,
-    /// Every shortfall in words.
-    pub reasons: Vec<String>,
-    /// What no count shows: interrupted, died.
-    pub incidents: Vec<String>,
-    /// The command line of the bench.
-    pub command: String,
-    /// Commit of the working tree.
-    pub commit: String,
-    /// Start, RFC 3339, UTC.
-    pub started_at: String,
-    /// All of it.
-    pub seconds: f64,
-    /// Where it ran.
-    pub machine: Machine,
-    /// The backend's namespace and settings.
-    pub lab: LabRecord,
+    /// What every record begins with; its schema is [`PROXY_RUN_SCHEMA`].
+    #[serde(flatten)]
+    pub head: Head,
     /// All hosts.
     pub network: NetworkRecord,
     /// What was asked for.
@@ -55,6 +37,18 @@ pub struct ProxyRun {
     pub trials: Vec<Trial>,
     /// What the system adds, scenario by scenario.
     pub added: Vec<Added>,
+}
+
+impl ProxyRun {
+    /// Where the system stopped: the trial that held the most connections then.
+    #[must_use]
+    pub fn stopped(&self) -> Option<(&Trial, &Limit)> {
+        let limited = self
+            .trials
+            .iter()
+            .filter_map(|t| Some((t, t.limit.as_ref()?)));
+        limited.rev().max_by_key(|(_, limit)| limit.connections)
+    }
 }
 
 /// The request.
@@ -79,6 +73,18 @@ pub struct ProxyAsked {
     pub slice_seconds: f64,
     /// Rounds of HTTP scenarios.
     pub rounds: u32,
+}
+
+impl ProxyAsked {
+    /// The way that connections of a trial took.
+    #[must_use]
+    pub fn way(&self, is_proxied: bool) -> String {
+        if is_proxied {
+            format!("through {}", self.system)
+        } else {
+            "direct".into()
+        }
+    }
 }
 
 /// One scenario, direct or through the system: its only round, or the medians of all.
@@ -131,6 +137,14 @@ pub struct Trial {
     pub rounds: Vec<Trial>,
 }
 
+impl Trial {
+    /// The way its connections took, in a word.
+    #[must_use]
+    pub fn way(&self) -> &'static str {
+        if self.is_proxied { "through" } else { "direct" }
+    }
+}
+
 /// Time on cores within a part of a trial.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -150,24 +164,17 @@ pub struct Window {
 }
 
 impl Window {
-    /// Time the system spent on a core for each thing counted, microseconds.
+    /// So much time on a core for each thing counted, microseconds.
+    #[must_use]
+    pub fn us_each(&self, cpu_seconds: f64) -> Option<f64> {
+        (self.count > 0).then(|| round(cpu_seconds * 1e6 / self.count as f64, 2))
+    }
+
+    /// The system's.
     #[must_use]
     pub fn proxy_cpu_us_each(&self) -> Option<f64> {
-        let seconds = self.proxy_cpu_seconds?;
-        (self.count > 0).then(|| round(seconds * 1e6 / self.count as f64, 2))
+        self.us_each(self.proxy_cpu_seconds?)
     }
-}
-
-/// What held the system back.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Limit {
-    /// `descriptors`, `maxconn`, `ports`, `cpu` or `unknown`.
-    pub what: String,
-    /// Connections it held at that point.
-    pub connections: u64,
-    /// In words, with its numbers.
-    pub words: String,
 }
 
 /// What the system adds in one scenario: the medians of what it adds in each round.
@@ -225,10 +232,8 @@ fn compare(through: &Trial, without: Option<&Trial>) -> Added {
         (through.latency_us.count > 0)
             .then(|| signed(of(&through.latency_us)) - signed(of(&without.latency_us)))
     };
-    let held = through
-        .limit
-        .as_ref()
-        .map_or(through.opened, |l| l.connections);
+    let held = through.limit.as_ref().and_then(|l| l.connections);
+    let held = held.unwrap_or(through.opened);
     let each = |bytes: f64| (held > 0).then(|| round(bytes / held as f64, 1));
     let growth = through
         .proxy_rss_bytes
@@ -237,7 +242,7 @@ fn compare(through: &Trial, without: Option<&Trial>) -> Added {
     let kernel = through
         .slab_growth_bytes
         .zip(without.and_then(|t| t.slab_growth_bytes))
-        .map(|(through, without)| (through - without) as f64);
+        .map(|(through, without)| through as f64 - without as f64);
     Added {
         scenario: through.scenario.clone(),
         latency_p50_us: less(|l| l.p50),
@@ -256,6 +261,7 @@ fn compare(through: &Trial, without: Option<&Trial>) -> Added {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::What;
 
     #[test]
     fn what_is_added_is_the_difference() {
@@ -294,5 +300,22 @@ mod tests {
         assert_eq!(found.cpu_us_per_message, Some(10.0));
         assert_eq!(found.bytes_per_connection, Some(2_000.0));
         assert_eq!(found.cpu_us_per_connection, None);
+    }
+
+    #[test]
+    fn limits_of_the_first_schema_are_understood() {
+        let old = |what: &str| {
+            let text =
+                format!(r#"{{"limit":{{"what":"{what}","connections":9986,"words":"two each"}}}}"#);
+            let trial: Trial = serde_json::from_str(&text).expect("a trial");
+            trial.limit.expect("a limit")
+        };
+        assert_eq!(old("maxconn").what, What::ProxyCapacity);
+        assert_eq!(old("cpu").what, What::MachineCpu);
+        let limit = old("descriptors");
+        assert_eq!(
+            (limit.what, limit.connections, limit.evidence.as_str()),
+            (What::Descriptors, Some(9_986), "two each")
+        );
     }
 }

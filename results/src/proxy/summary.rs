@@ -7,25 +7,18 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::record::{ProxyRun, Trial};
-use crate::run::Verdict;
+use crate::limit;
 use crate::summary::{count, micros};
 
 /// The page: verdict first, path last.
 #[must_use]
 pub fn page(run: &ProxyRun, folder: &Path) -> String {
-    let verdict = match run.verdict {
-        Verdict::Pass => "PASS",
-        Verdict::Fail => "FAIL",
-    };
-    let mut out = format!(
-        "{verdict}  proxy: {}, {} trials, HTTP in {} rounds\n",
+    let mut out = run.head.page(&format!(
+        "{}, {} trials, HTTP in {} rounds",
         run.asked.system,
         run.trials.len(),
         run.asked.rounds.max(1)
-    );
-    for reason in &run.reasons {
-        let _ = writeln!(out, "      - {reason}");
-    }
+    ));
     let _ = writeln!(
         out,
         "\n  {:<12}{:<9}{:>8}{:>12}{:>18}{:>11}{:>11}{:>10}{:>10}{:>10}  ",
@@ -42,18 +35,6 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
     );
     for trial in &run.trials {
         let _ = writeln!(out, "{}", row(trial));
-    }
-    for trial in &run.trials {
-        if let Some(limit) = &trial.limit {
-            let _ = writeln!(
-                out,
-                "\n  {} stopped at {} connections: {} ({})",
-                trial.scenario,
-                count(limit.connections),
-                limit.words,
-                limit.what
-            );
-        }
     }
     let _ = writeln!(
         out,
@@ -86,16 +67,14 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
             maybe(added.kernel_bytes_per_connection)
         );
     }
-    let _ = writeln!(out, "\n  run         {}", folder.display());
+    let limits = limit::lines(&run.head.limits, "              ");
+    let _ = writeln!(out, "\n  limit       {limits}");
+    let _ = writeln!(out, "  run         {}", folder.display());
     out
 }
 
 fn row(trial: &Trial) -> String {
-    let via = if trial.is_proxied {
-        "through"
-    } else {
-        "direct"
-    };
+    let via = trial.way();
     if let Some(error) = &trial.error {
         return format!(
             "  {:<12}{via:<9}{:>8}  {error}",
@@ -161,7 +140,8 @@ mod tests {
             }],
             ..ProxyRun::default()
         };
-        run.reasons.push("counts differ".into());
+        run.head.name = "proxy".into();
+        run.head.reasons.push("counts differ".into());
         let page = page(&run, Path::new("/runs/x"));
         assert!(page.starts_with("FAIL  proxy"), "{page}");
         for words in ["- counts differ", "it died", "-1.5 ms"] {

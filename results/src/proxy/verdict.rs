@@ -5,26 +5,22 @@
 //! Must not know: processes, files.
 
 use super::record::{ProxyRun, Trial};
-use crate::run::{Verdict, total};
+use crate::network::record::Agreement;
 use crate::summary::count;
+use crate::verdict::unopened;
 
 /// Fills `verdict` and `reasons` from the rest of the record.
 pub fn judge(run: &mut ProxyRun) {
-    let mut reasons = run.incidents.clone();
+    let mut reasons = run.head.incidents.clone();
     if run.trials.is_empty() {
         reasons.push("nothing was measured".into());
     }
     for trial in &run.trials {
-        let via = if trial.is_proxied {
-            format!("through {}", run.asked.system)
-        } else {
-            "direct".into()
-        };
+        let via = run.asked.way(trial.is_proxied);
         let words = shortfalls(trial).into_iter();
         reasons.extend(words.map(|words| format!("{}, {via}: {words}", trial.scenario)));
     }
-    run.verdict = Verdict::of(&reasons);
-    run.reasons = reasons;
+    run.head.settle(reasons);
 }
 
 fn shortfalls(trial: &Trial) -> Vec<String> {
@@ -34,7 +30,7 @@ fn shortfalls(trial: &Trial) -> Vec<String> {
     let mut found: Vec<String> = trial
         .agreements
         .iter()
-        .filter_map(super::super::network::record::Agreement::shortfall)
+        .filter_map(Agreement::shortfall)
         .collect();
     found.extend(trial.rounds.iter().filter_map(|t| t.error.clone()));
     if trial.agreements.is_empty() {
@@ -43,17 +39,7 @@ fn shortfalls(trial: &Trial) -> Vec<String> {
     if trial.limit.is_some() {
         return found;
     }
-    if trial.opened != trial.users {
-        found.push(format!(
-            "{} of {} users opened",
-            count(trial.opened),
-            count(trial.users)
-        ));
-    }
-    let failed = total(&trial.failed);
-    if failed > 0 {
-        found.push(format!("{} attempts failed", count(failed)));
-    }
+    found.extend(unopened(trial.users, trial.opened, &trial.failed));
     // The run ends in the middle of requests and never in the middle of a heartbeat.
     let is_right = |class: &str| ["held", "ok", "stopped"].contains(&class);
     for (class, n) in trial.outcomes.iter().filter(|(class, _)| !is_right(class)) {
@@ -68,8 +54,8 @@ fn shortfalls(trial: &Trial) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::record::Agreement;
-    use crate::proxy::record::Limit;
+    use crate::head::Verdict;
+    use crate::limit::{Limit, What};
     use crate::wire::Latency;
 
     fn run() -> ProxyRun {
@@ -98,11 +84,11 @@ mod tests {
         let mut run = run();
         change(&mut run.trials[0]);
         judge(&mut run);
-        assert_eq!(run.verdict, Verdict::Fail, "{words}");
+        assert_eq!(run.head.verdict, Verdict::Fail, "{words}");
         assert!(
-            run.reasons.iter().any(|r| r.contains(words)),
+            run.head.reasons.iter().any(|r| r.contains(words)),
             "{words}: {:?}",
-            run.reasons
+            run.head.reasons
         );
     }
 
@@ -110,7 +96,10 @@ mod tests {
     fn a_whole_run_passes_and_each_shortfall_is_named() {
         let mut whole = run();
         judge(&mut whole);
-        assert_eq!((whole.verdict, whole.reasons), (Verdict::Pass, vec![]));
+        assert_eq!(
+            (whole.head.verdict, whole.head.reasons),
+            (Verdict::Pass, vec![])
+        );
         falls_short(
             "longconn, through haproxy: open: client 10, haproxy_front 9",
             |t| {
@@ -118,7 +107,7 @@ mod tests {
             },
         );
         falls_short("9 of 10 users opened", |t| t.opened = 9);
-        falls_short("2 attempts failed", |t| {
+        falls_short("2 attempts failed: refused 2", |t| {
             t.failed.insert("refused".into(), 2);
         });
         falls_short("3 ended as reset", |t| {
@@ -133,19 +122,30 @@ mod tests {
         });
         let mut empty = ProxyRun::default();
         judge(&mut empty);
-        assert_eq!(empty.verdict, Verdict::Fail);
+        assert_eq!(empty.head.verdict, Verdict::Fail);
     }
 
     #[test]
     fn a_limit_that_was_reached_is_a_result_but_counts_still_agree() {
         let mut limited = run();
         let trial = &mut limited.trials[0];
-        trial.limit = Some(Limit::default());
+        trial.limit = Some(Limit {
+            what: What::Unknown,
+            share: None,
+            connections: Some(7),
+            evidence: String::new(),
+            next: String::new(),
+        });
         trial.outcomes.insert("missed_message".into(), 3);
         judge(&mut limited);
-        assert_eq!(limited.verdict, Verdict::Pass, "{:?}", limited.reasons);
+        assert_eq!(
+            limited.head.verdict,
+            Verdict::Pass,
+            "{:?}",
+            limited.head.reasons
+        );
         limited.trials[0].agreements[0].add("haproxy_back", 3);
         judge(&mut limited);
-        assert_eq!(limited.verdict, Verdict::Fail);
+        assert_eq!(limited.head.verdict, Verdict::Fail);
     }
 }

@@ -232,6 +232,14 @@ pub struct Bar {
     pub spread: Option<(f64, f64)>,
 }
 
+/// The least and the most of several rounds; `None` for one.
+#[must_use]
+pub fn spread(rounds: &[f64]) -> Option<(f64, f64)> {
+    let least = rounds.iter().copied().reduce(f64::min)?;
+    let most = rounds.iter().copied().reduce(f64::max)?;
+    (rounds.len() > 1).then_some((least, most))
+}
+
 impl Bars {
     /// A chart of `bars`; `None` if there are none. Bars that are no number are left out.
     #[must_use]

@@ -5,9 +5,9 @@
 //! Must not know: HTML, Markdown, files.
 
 use super::chart::Chart;
-use super::source::{Common, LimitNote};
 use super::units::{known, span};
-use crate::run::Verdict;
+use crate::head::{Head, Verdict};
+use crate::limit::Limit;
 use crate::summary::{bytes, count};
 
 /// The report of one run.
@@ -24,7 +24,7 @@ pub struct Document {
     /// Why it fell short.
     pub reasons: Vec<String>,
     /// What stopped it from going faster or higher.
-    pub limits: Vec<LimitNote>,
+    pub limits: Vec<Limit>,
     /// What a reader must know besides.
     pub notes: Vec<String>,
     /// Headline figures.
@@ -138,34 +138,34 @@ impl Table {
 
 impl Document {
     /// Takes what stands above everything else: the verdict, where it comes from, and the command to repeat it.
-    pub fn describe(&mut self, common: &Common) {
-        let Common { name, commit, .. } = common;
-        self.title = match &common.label {
+    pub fn describe(&mut self, head: &Head) {
+        let Head { name, commit, .. } = head;
+        self.title = match &head.label {
             Some(label) => format!("{name} · {label}"),
             None => name.clone(),
         };
-        self.subtitle = vec![common.started_at.clone(), span(common.seconds)];
+        self.subtitle = vec![head.started_at.clone(), span(head.seconds)];
         let is_dirty = commit.ends_with("-dirty");
         if !commit.is_empty() {
             let short: String = commit.chars().take(12).collect();
             let changes = if is_dirty { " with changes" } else { "" };
             self.subtitle.push(format!("commit {short}{changes}"));
         }
-        self.verdict = Some(common.verdict);
-        self.reasons = common.reasons.clone();
-        self.limits = common.limits.clone();
+        self.verdict = Some(head.verdict);
+        self.reasons = head.reasons.clone();
+        self.limits = head.limits.clone();
         let checkout = if commit.is_empty() || is_dirty {
             String::new()
         } else {
             format!("git checkout {commit} && make build && ")
         };
-        let command = format!("{checkout}{}", common.command);
+        let command = format!("{checkout}{}", head.command);
         self.commands.push(("Repeat this run".into(), command));
     }
 
     /// Adds the machine and the settings that were not the kernel's own.
-    pub fn add_ground(&mut self, common: &Common) {
-        let Common { machine, lab, .. } = common;
+    pub fn add_ground(&mut self, head: &Head) {
+        let Head { machine, lab, .. } = head;
         let limit = machine.rlimit_nofile;
         let hash = known(lab.connection_hash_buckets, |n| {
             let shared = if n < 0 { ", shared with the host" } else { "" };

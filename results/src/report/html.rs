@@ -11,9 +11,9 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::chart::{Axis, Bars, Chart, Lines, Style, Words};
 use super::document::{Document, Section, Table, Tile};
 use super::draw::{Drawing, colour_name, draw, quantile};
-use super::source::LimitNote;
 use super::units::{known, trimmed};
-use crate::run::Verdict;
+use crate::head::Verdict;
+use crate::limit::Limit;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -70,11 +70,7 @@ pub fn render(document: &Document) -> Result<String, String> {
 /// The verdict in one word.
 #[must_use]
 pub fn verdict_word(verdict: Option<Verdict>) -> &'static str {
-    match verdict {
-        Some(Verdict::Pass) => "PASS",
-        Some(Verdict::Fail) => "FAIL",
-        None => "NO VERDICT",
-    }
+    verdict.map_or("NO VERDICT", Verdict::word)
 }
 
 fn head(document: &Document) -> Markup {
@@ -116,10 +112,10 @@ fn tile(tile: &Tile) -> Markup {
     }
 }
 
-fn limit(limit: &LimitNote) -> Markup {
+fn limit(limit: &Limit) -> Markup {
     html! {
         div.limit {
-            p { strong { (limit.what) } " " (limit.evidence) }
+            p { strong { (limit.what.words()) } " " (limit.evidence) }
             @if !limit.next.is_empty() { pre { code { (limit.next) } } }
         }
     }

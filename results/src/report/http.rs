@@ -4,11 +4,13 @@
 //! Invariants: no figure here is measured or judged anew; a subject has the same colour in every chart.
 //! Must not know: how anything is drawn.
 
-use super::chart::{Axis, Bar, Bars, Chart, Lines, Row, Style, Words};
+use super::chart::{Bar, Bars, Chart, Style, Words, spread};
 use super::document::{Document, Section, Table, Tile};
+use super::percentiles::{self, Curve};
 use super::units::{Unit, bytes_each, decimal, known, micros, span};
-use crate::http::record::{Entry, HttpRun, Limit, Measured, Ratio};
-use crate::run::{Verdict, total};
+use crate::head::Verdict;
+use crate::http::record::{Entry, HttpRun, Measured, Ratio};
+use crate::run::total;
 use crate::summary::count;
 use crate::wire::Latency;
 
@@ -31,7 +33,7 @@ pub fn describe(document: &mut Document, run: &HttpRun) {
         run.asked.subjects.len(),
         run.asked.rounds,
         span(run.asked.slice_seconds),
-        match run.verdict {
+        match run.head.verdict {
             Verdict::Pass => "every answer of ours was right",
             Verdict::Fail => "ours fell short",
         }
@@ -175,7 +177,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
         }
     };
     let bars = |figure: &dyn Fn(&Entry) -> Option<f64>,
-                spread: &dyn Fn(&Measured) -> Option<f64>,
+                round: &dyn Fn(&Measured) -> Option<f64>,
                 inner: &dyn Fn(&Entry) -> Option<f64>|
      -> Vec<Bar> {
         let bar = |e: &&Entry| {
@@ -184,7 +186,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
                 colour: colour_of(e),
                 value: figure(e)?,
                 inner: inner(e),
-                spread: least_and_most(e, spread),
+                spread: least_and_most(e, round),
             })
         };
         of_it.iter().filter_map(bar).collect()
@@ -262,16 +264,17 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
 /// Latency by percentile of what our client measured, as far as the record knows it.
 fn curves(scenario: &str, entries: &[&Entry]) -> Option<Chart> {
     let mut lines = Vec::new();
-    let mut latencies: Vec<&Latency> = Vec::new();
     for e in entries.iter().filter(|e| e.generator == OURS) {
         for (latency, what, style) in [
             (&e.latency_us, "corrected", Style::Plain),
             (&e.latency_raw_us, "raw", Style::Dashed),
         ] {
-            if let Some(latency) = latency {
-                latencies.push(latency);
-                lines.push((format!("{}, {what}", e.subject), style, colour_of(e)));
-            }
+            lines.extend(latency.as_ref().map(|latency| Curve {
+                name: format!("{}, {what}", e.subject),
+                style,
+                colour: colour_of(e),
+                latency,
+            }));
         }
     }
     let words = Words::new(
@@ -279,29 +282,7 @@ fn curves(scenario: &str, entries: &[&Entry]) -> Option<Chart> {
         "Latency by percentile, our client",
         "At p50, p99, p99.9 and the largest. Corrected counts from the due time, raw from the sending: what lies between them is waiting that a stalled server hid.",
     );
-    let of_all = |x, figure: fn(&Latency) -> u64| Row {
-        x,
-        values: latencies.iter().map(|l| Some(figure(l) as f64)).collect(),
-    };
-    let largest = latencies.iter().enumerate().map(|(line, l)| {
-        let mut values = vec![None; latencies.len()];
-        values[line] = Some(l.max as f64);
-        Row {
-            x: (l.count as f64).max(1_000.0),
-            values,
-        }
-    });
-    let quantiles = [
-        of_all(2.0, |l| l.p50),
-        of_all(100.0, |l| l.p99),
-        of_all(1_000.0, |l| l.p999),
-    ];
-    let rows = quantiles.into_iter().chain(largest).collect();
-    let lines = lines
-        .iter()
-        .map(|(name, style, colour)| (name.as_str(), *style, *colour))
-        .collect();
-    Lines::new(words, Unit::Micros, Axis::Tail, lines, rows).map(Chart::Lines)
+    percentiles::chart(words, &lines)
 }
 
 fn colour_of(e: &Entry) -> usize {
@@ -312,15 +293,8 @@ fn colour_of(e: &Entry) -> usize {
 }
 
 fn least_and_most(entry: &Entry, figure: &dyn Fn(&Measured) -> Option<f64>) -> Option<(f64, f64)> {
-    let all: Vec<f64> = entry
-        .measured
-        .iter()
-        .filter(|m| m.error.is_none())
-        .filter_map(figure)
-        .collect();
-    let least = all.iter().copied().reduce(f64::min)?;
-    let most = all.iter().copied().reduce(f64::max)?;
-    (all.len() > 1).then_some((least, most))
+    let sound = entry.measured.iter().filter(|m| m.error.is_none());
+    spread(&sound.filter_map(figure).collect::<Vec<f64>>())
 }
 
 fn generator(name: &str) -> &str {
@@ -334,12 +308,7 @@ fn figures(entries: &[Entry]) -> Table {
         let spread = e
             .server_cpu_seconds_per_million_min
             .zip(e.server_cpu_seconds_per_million_max);
-        let limit = e.who_was_the_limit.map(|limit| match limit {
-            Limit::Server => "server",
-            Limit::Client => "generator",
-            Limit::Kernel => "kernel",
-            Limit::OfferedLoad => "offered load",
-        });
+        let limit = e.limits.first().map(|limit| limit.what.words());
         vec![
             e.scenario.clone(),
             e.subject.clone(),

@@ -8,6 +8,7 @@ use pulldown_cmark::{Alignment, CodeBlockKind, Event, HeadingLevel, Options, Tag
 
 use super::document::{Document, Table};
 use super::html::verdict_word;
+use crate::limit::Limit;
 
 /// Renders it.
 ///
@@ -22,8 +23,7 @@ pub fn render(document: &Document) -> Result<String, String> {
     page.paragraph(&document.sentence);
     page.paragraph(&document.subtitle.join(" · "));
     page.list("Why it fell short", document.reasons.iter().cloned());
-    let limit =
-        |l: &super::source::LimitNote| format!("{}: {} Next: {}", l.what, l.evidence, l.next);
+    let limit = |l: &Limit| format!("{}: {} Next: {}", l.what.words(), l.evidence, l.next);
     page.list("What was the limit", document.limits.iter().map(limit));
     let tiles = document
         .tiles

@@ -13,6 +13,9 @@ pub(crate) mod html;
 mod http;
 mod longconn;
 mod markdown;
+mod pair;
+mod percentiles;
+mod proxy;
 pub mod series;
 pub mod source;
 mod timeline;
@@ -21,10 +24,11 @@ pub mod units;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::archive::Record;
 use crate::folder::{self, RunFolder};
 use crate::refusal::Refusal;
 use document::Document;
-use source::{Record, Source};
+use source::Source;
 
 /// The page.
 pub const HTML: &str = "report.html";
@@ -65,16 +69,17 @@ pub fn render(source: &Source) -> Result<Report, String> {
         notes: source.notes.clone(),
         ..Document::default()
     };
-    if let Some(common) = &source.common {
-        document.describe(common);
+    if let Some(head) = &source.head {
+        document.describe(head);
     }
     match &source.record {
-        Record::Longconn(run) => longconn::describe(&mut document, source, Some(run)),
-        Record::Http(run) => http::describe(&mut document, run),
-        Record::Missing => longconn::describe(&mut document, source, None),
+        Some(Record::Longconn(run)) => longconn::describe(&mut document, source, Some(run)),
+        Some(Record::Http(run)) => http::describe(&mut document, run),
+        Some(Record::Proxy(run)) => proxy::describe(&mut document, run),
+        None => longconn::describe(&mut document, source, None),
     }
-    if let Some(common) = &source.common {
-        document.add_ground(common);
+    if let Some(head) = &source.head {
+        document.add_ground(head);
     }
     Ok(Report {
         html: html::render(&document)?,

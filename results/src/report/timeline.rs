@@ -339,7 +339,7 @@ impl Charts<'_> {
             "When the machine's line is at the top, the processor is the limit. What is between it and the two processes is work of the kernel that no process is charged for.",
         );
         let series = &self.source.series;
-        let cores = self.run.map(|run| run.machine.core_count as f64);
+        let cores = self.run.map(|run| run.head.machine.core_count as f64);
         let (server, client) = (
             series.rate("server_cpu_seconds"),
             series.rate("client_cpu_seconds"),

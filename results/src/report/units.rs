@@ -24,6 +24,8 @@ pub enum Unit {
     Cores,
     /// Seconds on cores.
     CpuSeconds,
+    /// Microseconds on cores, of one thing.
+    CpuMicros,
 }
 
 impl Unit {
@@ -37,6 +39,7 @@ impl Unit {
             Self::Micros => "µs",
             Self::Cores => "cores",
             Self::CpuSeconds => "CPU seconds",
+            Self::CpuMicros => "CPU µs",
         }
     }
 
@@ -56,6 +59,7 @@ impl Unit {
             Self::Micros => micros(value),
             Self::Cores => format!("{value:.2} cores"),
             Self::CpuSeconds => format!("{} s", decimal(value)),
+            Self::CpuMicros => format!("{} µs", decimal(value)),
         }
     }
 
@@ -64,7 +68,7 @@ impl Unit {
     pub fn short(self, value: f64) -> String {
         match self {
             Self::Count | Self::PerSecond => thousands(value),
-            Self::Cores | Self::CpuSeconds => trimmed(value, 2),
+            Self::Cores | Self::CpuSeconds | Self::CpuMicros => trimmed(value, 2),
             Self::Bytes => format!("{} B", decimal(value)),
             Self::Micros => micros(value).replace(".0 ", " ").replace(".00 ", " "),
         }
@@ -115,6 +119,15 @@ pub fn micros(us: f64) -> String {
     }
 }
 
+/// A difference of microseconds, with its sign.
+#[must_use]
+pub fn signed_micros(us: Option<i64>) -> String {
+    known(us, |us| {
+        let sign = if us < 0 { "−" } else { "+" };
+        format!("{sign}{}", micros(us.unsigned_abs() as f64))
+    })
+}
+
 /// `35.7 B`, `8,362 B`: bytes of one connection, which are compared to the byte.
 #[must_use]
 pub fn bytes_each(value: f64) -> String {
@@ -161,6 +174,7 @@ mod tests {
             (Unit::Micros, 2_000_000.0, "2.00 s", "2 s"),
             (Unit::Cores, 1.5, "1.50 cores", "1.5"),
             (Unit::CpuSeconds, 9.4625, "9.46 s", "9.46"),
+            (Unit::CpuMicros, 40.17, "40.2 µs", "40.17"),
         ] {
             assert_eq!(
                 (unit.full(value), unit.short(value)),
@@ -168,6 +182,8 @@ mod tests {
             );
         }
         assert_eq!(span(124.38), "2 min 4 s");
+        let signed = [Some(1_929), Some(-640), None].map(signed_micros);
+        assert_eq!(signed, ["+1.9 ms", "−640 µs", "-"]);
     }
 
     #[test]
@@ -187,6 +203,7 @@ mod tests {
                 Unit::Micros,
                 Unit::Cores,
                 Unit::CpuSeconds,
+                Unit::CpuMicros,
             ] {
                 let _ = (unit.full(value), unit.short(value), span(value));
             }

@@ -41,6 +41,14 @@ impl Chart {
         list(&self.0["rows"]).iter().map(cells).collect()
     }
 
+    /// The figures of the bar with this name, if there is one.
+    #[allow(dead_code, reason = "not every page has bars")]
+    pub fn bar(&self, name: &str) -> Option<Vec<Option<f64>>> {
+        let names = list(&self.0["rows"]);
+        let row = names.iter().position(|row| texts(row)[0] == name)?;
+        Some(self.rows()[row][1..].to_vec())
+    }
+
     fn column(&self, name: &str) -> usize {
         texts(&self.0["head"])
             .iter()

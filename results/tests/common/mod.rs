@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
+use holdfast_results::head::{Head, Verdict};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -119,6 +120,15 @@ pub fn assert_refused(output: &Output, words: &str) {
 #[track_caller]
 pub fn assert_named(reasons: &[String], words: &str) {
     assert!(reasons.iter().any(|r| r.contains(words)), "{reasons:?}");
+}
+
+/// Exit code 130, and a record that says why it fell short.
+#[track_caller]
+#[allow(dead_code, reason = "not every test program interrupts a run")]
+pub fn assert_interrupted(output: &Output, head: &Head) {
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(output));
+    assert_eq!(head.verdict, Verdict::Fail);
+    assert_named(&head.reasons, "interrupted");
 }
 
 /// Sends `signal` to a bench that still runs.

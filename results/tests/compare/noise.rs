@@ -5,6 +5,7 @@ use holdfast_results::compare::TOLERANCE_PERCENT;
 use holdfast_results::compare::judge::{Judgement, figures};
 use holdfast_results::compare::side::Sample;
 use holdfast_results::http::record::HttpRun;
+use holdfast_results::proxy::record::ProxyRun;
 
 use super::*;
 
@@ -88,6 +89,33 @@ fn one_run_each_cannot_tell_and_says_so() {
         "{}",
         stdout(&output)
     );
+}
+
+/// What stands between client and server is nobody's regression; our own way is.
+#[test]
+fn a_slower_system_under_test_is_told_and_a_slower_server_is_a_regression() {
+    let runs = Runs::new("proxies");
+    for (side, direct, through) in [
+        ("before", 1.0, 1.0),
+        ("told", 1.0, 0.8),
+        ("after", 0.8, 1.0),
+    ] {
+        for number in 1..=5_u64 {
+            let mut noise = Noise::new(number + 100 * side.len() as u64);
+            let mut run: ProxyRun = reference("reference-proxy");
+            for trial in &mut run.trials {
+                let factor = if trial.is_proxied { through } else { direct };
+                trial.per_second *= factor * noise.factor(0.01);
+            }
+            runs.add(&format!("{side}/{number}"), &run);
+        }
+    }
+    let output = runs.compares(&["before", "told"], 0);
+    assert!(!line(&output, "http-64.through.per_second").contains("WORSE"));
+    let output = runs.compares(&["before", "after"], 1);
+    assert!(line(&output, "http-64.direct.per_second").contains("WORSE"));
+    // Users who wait ask for no more than they are there for.
+    assert!(!line(&output, "http-10000.direct.per_second").contains("WORSE"));
 }
 
 #[test]

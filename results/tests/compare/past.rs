@@ -1,6 +1,7 @@
 //! `list` and `show`.
 
 use holdfast_results::http::record::HttpRun;
+use holdfast_results::proxy::record::ProxyRun;
 use serde_json::Value;
 
 use super::common::{assert_refused, stderr};
@@ -12,7 +13,7 @@ fn damaged_folders_are_listed_as_such_and_not_shown() {
     assert!(stdout(&runs.bench(&["list"])).starts_with("no runs in "));
     let at = |date: &str, change: fn(&mut Run)| {
         let mut run: Run = reference("reference-1m");
-        run.started_at = format!("{date}T10:00:00Z");
+        run.head.started_at = format!("{date}T10:00:00Z");
         change(&mut run);
         run
     };
@@ -20,7 +21,7 @@ fn damaged_folders_are_listed_as_such_and_not_shown() {
     runs.add(
         "reference-old",
         &at("2026-01-01", |r| {
-            r.verdict = holdfast_results::run::Verdict::Fail
+            r.head.verdict = holdfast_results::head::Verdict::Fail
         }),
     );
     runs.add(
@@ -106,6 +107,19 @@ fn a_run_is_shown_again_as_it_ended() {
     assert!(
         page.starts_with("PASS  http: ") && page.contains("  limit       client CPU: "),
         "{page}"
+    );
+    runs.add("proxy", &reference::<ProxyRun>("reference-proxy"));
+    let page = stdout(&runs.bench(&["show", "proxy"]));
+    assert!(
+        page.starts_with("PASS  proxy: haproxy, 11 trials")
+            && page.contains("  limit       descriptors: http-20000: 9,986 of 20,000 held; ")
+            && page.contains("next: raise the limit: ulimit -Hn"),
+        "{page}"
+    );
+    let table = stdout(&runs.bench(&["list"]));
+    assert!(
+        table.contains("limit: stopped at 9,986 (descriptors)"),
+        "{table}"
     );
     let json: Run = serde_json::from_slice(&runs.bench(&["show", "longconn", "--json"]).stdout)
         .expect("the record");

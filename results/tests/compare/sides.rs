@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use holdfast_results::head::SettingRecord;
 use holdfast_results::http::record::HttpRun;
-use holdfast_results::run::SettingRecord;
+use holdfast_results::proxy::record::ProxyRun;
 use serde_json::Value;
 
 use super::common::assert_refused;
@@ -16,23 +17,25 @@ fn what_is_not_comparable_is_refused_by_name_unless_told_to() {
     type Change = (&'static str, fn(&mut Run));
     let changes: [Change; 9] = [
         ("machine.kernel: 6.18.44-fc-v657 | 6.19", |r| {
-            r.machine.kernel = "6.19".into()
+            r.head.machine.kernel = "6.19".into()
         }),
-        ("machine.cpu", |r| r.machine.cpu = "other".into()),
-        ("machine.core_count: 2 | 4", |r| r.machine.core_count = 4),
-        ("machine.memory_bytes", |r| r.machine.memory_bytes *= 2),
+        ("machine.cpu", |r| r.head.machine.cpu = "other".into()),
+        ("machine.core_count: 2 | 4", |r| {
+            r.head.machine.core_count = 4
+        }),
+        ("machine.memory_bytes", |r| r.head.machine.memory_bytes *= 2),
         ("asked.users: 1000000 | 5", |r| r.asked.users = 5),
         ("asked.every_seconds", |r| r.asked.every_seconds = 8.0),
         ("lab.settings.net.core.somaxconn: 65535 | 128", |r| {
             let is_it = |s: &&mut SettingRecord| s.key == "net.core.somaxconn";
-            let setting = r.lab.settings.iter_mut().find(is_it);
+            let setting = r.head.lab.settings.iter_mut().find(is_it);
             setting.expect("set there").after = Some("128".into());
         }),
         ("processes.client.thread_count: 2 | 1", |r| {
             r.processes.client.thread_count = 1
         }),
         ("interrupted: false | true", |r| {
-            r.incidents.push("interrupted".into())
+            r.head.incidents.push("interrupted".into())
         }),
     ];
     for (words, change) in changes {
@@ -55,8 +58,14 @@ fn what_is_not_comparable_is_refused_by_name_unless_told_to() {
             words.split(':').next().expect("a key")
         )));
     }
+    runs.add("proxy", &reference::<ProxyRun>("reference-proxy"));
+    let mut other: ProxyRun = reference("reference-proxy");
+    other.version = Some("HAProxy version 3.0".into());
+    runs.add("proxy-after", &other);
+    let output = runs.bench(&["compare", "proxy", "proxy-after"]);
+    assert_refused(&output, "version: HAProxy version 2.6.12");
     // What may differ: the commit, and where the records lie.
-    runs.side("after", 2, 2, |r| r.commit = "another".into());
+    runs.side("after", 2, 2, |r| r.head.commit = "another".into());
     runs.compares(&["before", "after"], 0);
     runs.add("http", &reference::<HttpRun>("reference-http"));
     assert_refused(
@@ -137,7 +146,9 @@ fn the_page_has_both_sides_in_its_charts() {
     runs.compares(&["http", "http-after"], 0);
     let page = fs::read_to_string(runs.0.join("http-after/compare.html")).expect("a page");
     assert!(
-        page.contains("keepalive-64 by wrk, before") && page.contains("keepalive-64 by wrk, after")
+        page.contains("<h2>keepalive-64</h2>")
+            && page.contains("wrk, before")
+            && page.contains("wrk, after")
     );
     assert_refused(
         &runs.bench(&["compare", "before", "after", "--html", "/nowhere/x.html"]),

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use holdfast_results::run::{Run, Verdict};
+use holdfast_results::head::Verdict;
+use holdfast_results::run::Run;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -76,10 +77,10 @@ fn four_workers_and_the_master_count_the_same() {
     .expect("ends");
     let run = runs.record::<Run>();
     assert_eq!(
-        run.verdict,
+        run.head.verdict,
         Verdict::Pass,
         "{:?} {}",
-        run.reasons,
+        run.head.reasons,
         stderr(&output)
     );
     assert_eq!(output.status.code(), Some(0));
@@ -158,6 +159,7 @@ fn users_of_http_are_charted_and_counted() {
     let run = runs.record::<Run>();
     // How near the chart comes in a few seconds on a busy machine is for measurements; that it was read is for this test.
     let others: Vec<_> = run
+        .head
         .reasons
         .iter()
         .filter(|r| !r.contains("the chart showed"))
@@ -208,10 +210,10 @@ fn when_a_worker_is_killed_the_others_take_its_users() {
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let run = runs.record::<Run>();
-    assert_named(&run.reasons, "the worker on client2 ended during hold");
+    assert_named(&run.head.reasons, "the worker on client2 ended during hold");
     let locust = run.locust.as_ref().expect("Locust's part");
     let open: Vec<_> = locust.workers.iter().map(|w| w.open).collect();
-    assert_eq!(open, [450, 0, 450], "{:?}", run.reasons);
+    assert_eq!(open, [450, 0, 450], "{:?}", run.head.reasons);
     for who in ["workers", "server", "kernel_backend", "kernel_clients"] {
         assert_eq!(
             counted(&run, "users at the end of the hold", who),
@@ -237,11 +239,11 @@ fn an_interrupt_ends_all_of_it_and_leaves_a_record() {
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
     let run = runs.record::<Run>();
-    assert_eq!(run.verdict, Verdict::Fail);
-    assert_named(&run.reasons, "interrupted");
+    assert_eq!(run.head.verdict, Verdict::Fail);
+    assert_named(&run.head.reasons, "interrupted");
     // All ended in order: last reports are there, nobody was cut off, and everybody counted the same.
     let locust = run.locust.as_ref().expect("Locust's part");
-    assert_eq!(locust.master.exit_code, Some(0), "{:?}", run.reasons);
+    assert_eq!(locust.master.exit_code, Some(0), "{:?}", run.head.reasons);
     assert!(locust.workers.iter().all(|w| w.has_final_report));
     assert!(run.processes.server.has_final_report);
     assert_eq!(run.connections.ended["held"], 100, "{:?}", run.connections);
@@ -289,7 +291,7 @@ fn a_second_interrupt_ends_it_at_once() {
     assert_eq!(output.status.code(), Some(130));
     let run = runs.record::<Run>();
     assert_named(
-        &run.reasons,
+        &run.head.reasons,
         "the workers had not ended when all of it was interrupted again",
     );
     assert!(
@@ -350,7 +352,7 @@ fn the_page_is_served_outside_the_lab_while_it_runs() {
         Some(0),
         "{} {:?}",
         stderr(&output),
-        runs.record::<Run>().reasons
+        runs.record::<Run>().head.reasons
     );
     assert!(stderr(&output).contains(&format!("http://127.0.0.1:{port}/")));
     assert!(runs.0.join("latest/locust.html").is_file());

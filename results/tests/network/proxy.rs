@@ -4,8 +4,10 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
+use holdfast_results::head::Verdict;
+use holdfast_results::limit::What;
 use holdfast_results::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun};
-use holdfast_results::run::Verdict;
+use holdfast_results::report::{HTML, MARKDOWN};
 
 use crate::common::{assert_refused, stderr};
 use crate::runs::{Runs, counted};
@@ -38,10 +40,10 @@ fn bench(runs: &Runs, descriptors: u32, args: &[&str]) -> ProxyRun {
         .expect("prlimit");
     let run: ProxyRun = runs.record();
     assert_eq!(
-        run.verdict,
+        run.head.verdict,
         Verdict::Pass,
         "{:?} {}",
-        run.reasons,
+        run.head.reasons,
         stderr(&output)
     );
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -60,7 +62,7 @@ fn statistics_of_haproxy_agree_with_ours() {
         ]
         .concat(),
     );
-    assert_eq!(run.schema, PROXY_RUN_SCHEMA);
+    assert_eq!(run.head.schema, PROXY_RUN_SCHEMA);
     assert!(run.version.is_some_and(|v| v.starts_with("HAProxy")));
     assert_eq!(run.trials.len(), 6);
     let [direct, through, .., waiting] = &run.trials[..] else {
@@ -140,20 +142,25 @@ fn where_haproxy_stops_is_found_and_named() {
     let run = bench(&runs, 600, &LIMIT);
     let trial = &run.trials[0];
     let limit = trial.limit.as_ref().expect("a limit");
-    assert_eq!(limit.what, "descriptors", "{limit:?}");
+    assert_eq!(limit.what, What::Descriptors, "{limit:?}");
+    let held = limit.connections.expect("it stopped at a number");
     // Two descriptors each, and some for itself.
-    assert!((200..300).contains(&limit.connections), "{limit:?}");
+    assert!((200..300).contains(&held), "{limit:?}");
     // A fifth more than 300 were asked for; whom haproxy did not take never heard anything.
     assert_eq!((trial.users, trial.opened), (360, 360));
-    assert_eq!(trial.outcomes["held"], limit.connections);
+    assert_eq!(trial.outcomes["held"], held);
     assert_eq!(
         counted(
             &trial.agreements,
             "connections open at the end of the hold",
             "haproxy_back"
         ),
-        limit.connections
+        held
     );
+    assert_eq!(run.head.limits[0].what, What::Descriptors);
+    for name in [HTML, MARKDOWN] {
+        assert!(runs.0.join("latest").join(name).is_file(), "{name}");
+    }
 }
 
 #[test]
@@ -202,13 +209,13 @@ fn where_nginx_stops_is_found_in_its_log() {
     let run = bench(&runs, 600, &[&["--proxy", "nginx"], &LIMIT[..]].concat());
     let trial = &run.trials[0];
     let limit = trial.limit.as_ref().expect("a limit");
-    assert_eq!(limit.what, "descriptors", "{limit:?}");
-    assert!(limit.words.contains("Too many open files"), "{limit:?}");
+    assert_eq!(limit.what, What::Descriptors, "{limit:?}");
+    assert!(limit.evidence.contains("Too many open files"), "{limit:?}");
     // 300 for each process at most, of which there is one a core.
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     assert_eq!(trial.users, 360 * cores);
     assert!(
-        (200 * cores..300 * cores).contains(&limit.connections),
+        (200 * cores..300 * cores).contains(&limit.connections.expect("it stopped at a number")),
         "{limit:?}"
     );
 }
@@ -271,10 +278,10 @@ fn another_system_stands_in_a_lab_of_ones_own() {
         .expect("runs");
     let run = runs.record::<ProxyRun>();
     assert_eq!(
-        (output.status.code(), run.verdict),
+        (output.status.code(), run.head.verdict),
         (Some(0), Verdict::Pass),
         "{:?} {}",
-        run.reasons,
+        run.head.reasons,
         stderr(&output)
     );
     assert_eq!(run.asked.system, "balancer:9000");

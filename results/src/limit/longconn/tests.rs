@@ -1,12 +1,13 @@
 //! Each limit in a record where it alone shows, and which comes first where several do.
 
 use super::*;
-use crate::run::{CpuPhase, SettingRecord};
+use crate::head::SettingRecord;
+use crate::run::CpuPhase;
 use crate::threads::Busiest;
 
 fn good() -> Run {
     let mut run = Run::default();
-    run.machine.core_count = 2;
+    run.head.machine.core_count = 2;
     (run.asked.users, run.asked.every_seconds) = (10_000, 30.0);
     let c = &mut run.connections;
     (c.asked, c.opened, c.held_at_end) = (10_000, 10_000, 10_000);
@@ -14,7 +15,7 @@ fn good() -> Run {
     run.hold.seconds = Some(60.0);
     (run.messages.per_second, run.messages.due_per_second) = (Some(333.0), 333.3);
     run.cpu.ramp = Some(phase(2.5, 30.0, 20.0));
-    run.lab.namespace = "private".into();
+    run.head.lab.namespace = "private".into();
     run
 }
 
@@ -92,7 +93,9 @@ fn each_is_first_where_it_alone_shows() {
     found(&[What::ServerCapacity], |r| {
         r.connections.server_refused_full = 5
     });
-    found(&[What::Unknown], |r| r.incidents.push("interrupted".into()));
+    found(&[What::Unknown], |r| {
+        r.head.incidents.push("interrupted".into())
+    });
     found(&[What::Unknown], |r| {
         r.asked.spawn_rate_per_second = Some(10_000.0)
     });
@@ -173,7 +176,9 @@ fn what_cost_users_comes_first_and_few_drops_come_after_full_cores() {
 fn a_kill_for_memory_is_told_from_another() {
     let killed = |r: &mut Run| {
         r.processes.server.signal = Some(9);
-        r.incidents.push("the server was ended by signal 9".into());
+        r.head
+            .incidents
+            .push("the server was ended by signal 9".into());
         r.memory.cgroup_left_bytes_min = Some(5 << 20);
     };
     let limit = found(&[What::MemoryCgroup], |r| {
@@ -195,7 +200,7 @@ fn the_setting_and_the_command_are_named() {
     let overflow = |after: &'static str| {
         move |r: &mut Run| {
             count_of(r, "ListenOverflows", 5);
-            r.lab.settings.push(set(after));
+            r.head.lab.settings.push(set(after));
         }
     };
     let limit = found(&[What::AcceptQueue], overflow("16"));

@@ -16,7 +16,7 @@ mod sampling;
 
 use std::time::SystemTime;
 
-use crate::folder::{RunFolder, rfc3339};
+use crate::folder::RunFolder;
 use crate::live::{Live, LiveFlags};
 use crate::refusal::Refusal;
 use crate::run::{RUN_SCHEMA, Run};
@@ -43,18 +43,17 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
         live.say(notice);
     }
     let mut run = Run {
-        schema: RUN_SCHEMA.into(),
-        name: "longconn".into(),
-        label: plan.options.label.clone(),
-        command: origin::command_line(),
-        commit: origin::commit(),
-        started_at: rfc3339(started),
-        machine: origin::machine(),
+        head: origin::head(
+            RUN_SCHEMA,
+            "longconn",
+            plan.options.label.as_deref(),
+            started,
+        ),
         asked: plan.asked(),
         ..Run::default()
     };
-    run.lab = lab::enter(plan.users, &plan.tuning);
-    for note in &run.lab.notes {
+    run.head.lab = lab::enter(plan.users, &plan.tuning);
+    for note in &run.head.lab.notes {
         live.say(note);
     }
     if let Ok(machine) = holdfast_sysctl::Machine::read() {
@@ -65,18 +64,22 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
 
     let is_interrupted = load(&plan, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
     verdict::judge(&mut run);
-    run.limits = limit::of_longconn(&run);
+    run.head.limits = limit::of_longconn(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
     report::leave(folder.path());
-    Ok(frame::exit_code(run.verdict, is_interrupted, is_written))
+    Ok(frame::exit_code(
+        run.head.verdict,
+        is_interrupted,
+        is_written,
+    ))
 }
 
 /// The asynchronous part; true if it was interrupted.
 fn load(plan: &Plan, folder: &RunFolder, live: Live, run: &mut Run) -> Result<bool, Refusal> {
     frame::runtime()?.block_on(async {
         let mut flow = Flow::new(plan, folder, live).await?;
-        flow.seen.tcp_mem_pages = run.machine.tcp_mem_pages;
+        flow.seen.tcp_mem_pages = run.head.machine.tcp_mem_pages;
         let ended = flow.load().await;
         flow.end().await;
         flow.live.finish();
