@@ -4,7 +4,7 @@
 //! late order would leave a gap and every early one a rush. So a ramp begins a little after its first order: what is left to do
 //! when the next one comes is a cushion, and users go on coming at the ramp's own rate.
 //! Invariants: an order alone is carried out evenly within [`STEP_SECONDS`] and the cushion; the line never passes what was ordered,
-//! and goes on from where it is; fewer users are not waited for.
+//! and goes on from where it is.
 //! Must not know: the master's messages, threads, clocks.
 
 /// In which time an order is carried out, and how often a master orders, seconds.
@@ -13,6 +13,9 @@ const STEP_SECONDS: f64 = 1.0;
 const CUSHION_SECONDS: f64 = 0.3;
 /// Orders nearer than this to each other are parts of one: a process that is several workers hears one for each.
 const PART_SECONDS: f64 = 0.2;
+/// How long after an order for fewer users the first one goes, seconds: a stop comes to each part of a process by itself, and those
+/// it stops last are not to be fewer before.
+const FEWER_SECONDS: f64 = 0.1;
 /// An order that comes later than this after the one before begins a ramp of its own.
 const RAMP_SECONDS: f64 = 2.5;
 /// In which time a cushion that is too large or too small is made good, seconds.
@@ -87,7 +90,7 @@ impl Pace {
             *self = Pace {
                 from: position,
                 to: users,
-                since: now,
+                since: now + FEWER_SECONDS,
                 rate: (position - users as f64).abs() / STEP_SECONDS,
                 ramp: None,
             };
@@ -243,18 +246,20 @@ mod tests {
     }
 
     #[test]
-    fn fewer_are_not_waited_for() {
+    fn fewer_are_one_order_too_however_many_parts_it_has() {
         let mut pace = Pace::default();
         pace.order(1_000, 0.0);
-        let line = pace.order(500, 10.0);
-        assert_eq!((line.from, line.since, line.rate), (1_000, 10.0, 500.0));
-        assert_eq!(pace.position(10.5), 750.0);
-        assert_eq!(pace.order(0, 10.5).from, 750);
+        pace.order(750, 10.0);
+        let line = pace.order(500, 10.0 + FEWER_SECONDS / 2.0);
+        assert_eq!((line.from, line.rate), (1_000, 500.0));
+        assert_eq!(pace.position(line.since), 1_000.0);
+        assert_eq!(pace.position(line.since + 0.5), 750.0);
+        assert_eq!(pace.order(0, line.since + 0.5).from, 750);
         assert_eq!(pace.position(20.0), 0.0);
         // From the middle of a way down up again.
         pace.order(1_000, 20.0);
-        pace.order(400, 30.0);
-        assert_eq!(pace.order(900, 30.5).from, 700);
+        let line = pace.order(400, 30.0);
+        assert_eq!(pace.order(900, line.since + 0.5).from, 700);
         assert_eq!(pace.position(32.5), 900.0);
     }
 }
