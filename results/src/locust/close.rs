@@ -18,6 +18,9 @@ use crate::http::usage;
 const INTERRUPTS_MAX: u32 = 4;
 const INTERRUPT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long a run that is cut short waits to be told what is open: reports come every second.
+const TOLD_MAX: Duration = Duration::from_secs(4);
+
 impl Flow<'_> {
     /// Ends the test as Ctrl-C at the master does, then the server; waits for all of them, also when all of it was interrupted. What does
     /// not end is killed later.
@@ -25,7 +28,10 @@ impl Flow<'_> {
         self.phase = "close";
         self.stage.end_in_order();
         if self.counts.is_none() {
-            // A short run: what was open before anything is closed.
+            // A short run: what was open before anything is closed, as far as that is still said.
+            if self.seen.ramp_start.is_some() {
+                let _ = self.until_told(TOLD_MAX).await;
+            }
             self.counts = Some(self.counts_now());
             self.seen.cut = Some(self.mark());
         }

@@ -179,22 +179,27 @@ impl<'a> Flow<'a> {
         Ok(warm)
     }
 
-    /// Asks everybody for what is open, all after the hold's end.
-    async fn count(&mut self) -> Result<(), Cut> {
+    /// Waits until everybody has said anew what is open.
+    pub(super) async fn until_told(&mut self, max: Duration) -> Result<(), Cut> {
         let lines = |flow: &Self| {
             (
                 flow.server.as_ref().map_or(0, |s| s.heard().line_count),
                 flow.crew.as_ref().map_or(0, |c| c.heard().line_count),
             )
         };
-        // A line under way when the hold ended may be older than it: the second one of each is not.
+        // A line under way now may be older than that: the second one of each is not.
         let before = lines(self);
         let workers = self.workers.alive();
-        self.until(COUNTS_MAX, "reports after the hold", |flow| {
+        self.until(max, "reports of what is open", |flow| {
             let now = lines(flow);
             now.0 >= before.0 + 2 && now.1 >= before.1 + 2 * workers
         })
-        .await?;
+        .await
+    }
+
+    /// Asks everybody for what is open, all after the hold's end.
+    async fn count(&mut self) -> Result<(), Cut> {
+        self.until_told(COUNTS_MAX).await?;
         let mark = self.mark();
         self.counts = Some(self.counts_now());
         self.workers.sample_end();

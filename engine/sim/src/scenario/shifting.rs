@@ -28,9 +28,11 @@ impl<H> Shifting<H> {
         let mut orders: Vec<_> = (0..count)
             .map(|_| {
                 let rate_milli = random.pick(&[Load::MAX, 20_000, 500_000]);
+                // Fewer as often as more: of those who were there at first, not many are left to go after a while.
+                let most = random.pick(&[from / 4, from + 10]);
                 (
                     random.magnitude(1_000, 3_000_000),
-                    random.below(from + 10),
+                    random.below(most + 1),
                     rate_milli,
                     random.pick(&[0, 0, 1_000, 300_000]),
                 )
