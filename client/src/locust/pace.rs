@@ -10,7 +10,7 @@
 /// In which time an order is carried out, and how often a master orders, seconds.
 const STEP_SECONDS: f64 = 1.0;
 /// How late an order may come without leaving a gap, seconds.
-const CUSHION_SECONDS: f64 = 0.3;
+const CUSHION_SECONDS: f64 = 0.4;
 /// Orders nearer than this to each other are parts of one: a process that is several workers hears one for each.
 const PART_SECONDS: f64 = 0.2;
 /// How long after an order for fewer users the first one goes, seconds: a stop comes to each part of a process by itself, and those
@@ -21,7 +21,7 @@ const RAMP_SECONDS: f64 = 2.5;
 /// In which time a cushion that is too large or too small is made good, seconds.
 const MEND_SECONDS: f64 = 4.0;
 /// By how much of the rate at most that is done.
-const MEND_SHARE: f64 = 0.01;
+const MEND_SHARE: f64 = 0.005;
 /// How much of its interval an order that came early or late is believed to show of the ramp's, and how far off at most, seconds.
 const BELIEF: f64 = 0.125;
 const BELIEF_MOST: f64 = 0.05;
@@ -233,16 +233,17 @@ mod tests {
     #[test]
     fn parts_of_an_order_are_one() {
         let mut pace = Pace::default();
-        for part in 1..=4 {
-            pace.order(part * 5_000, 10.0 + part as f64 / 1_000.0);
-        }
-        assert_eq!(pace.position(10.3).round(), 0.0);
-        assert!((pace.position(10.801) - 10_000.0).abs() < 100.0);
-        assert_eq!(pace.position(11.4), 20_000.0);
+        let line = (1..=4)
+            .map(|part| pace.order(part * 5_000, 10.0 + part as f64 / 1_000.0))
+            .last()
+            .expect("the last part");
+        assert_eq!((line.from, line.rate), (0, 20_000.0));
+        assert_eq!(line.since, 10.001 + CUSHION_SECONDS);
+        assert_eq!(pace.position(line.since + 1.0), 20_000.0);
         for part in 5..=8 {
             pace.order(part * 5_000, 11.0 + part as f64 / 1_000.0);
         }
-        assert!((pace.position(11.801) - 30_000.0).abs() < 300.0);
+        assert!((pace.position(line.since + 1.5) - 30_000.0).abs() < 300.0);
     }
 
     #[test]
