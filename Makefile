@@ -115,7 +115,7 @@ bench-lab: build locust-venv ## Drive a million users through a real Locust mast
 	@bash .ci/need $(NEED_LAB) pdsh
 	$(CARGO_TARGET_DIR)/release/holdfast-bench locust $(BENCH_LAB)
 
-## bench-lab takes: USERS=1000000 RATE=20000 HOLD=60s EVERY=30s CLIENTS=4 HTTP=1 WEB=1 ARGS='more options'
+## bench-lab takes: USERS=1000000 RATE=20000 HOLD=60s EVERY=550s CLIENTS=4 HTTP=1 WEB=1 ARGS='more options'
 BENCH_LAB = $(strip \
 	$(if $(USERS),--users $(USERS)) \
 	$(if $(RATE),--rate $(RATE)) \

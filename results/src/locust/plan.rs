@@ -52,8 +52,8 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     hold: Duration,
 
-    /// Interval between two heartbeats to one long connection
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    /// Interval between two heartbeats to one long connection; the default is that of the lab this began with
+    #[arg(long, value_name = "TIME", default_value = "550s", value_parser = humantime::parse_duration)]
     every: Duration,
 
     /// Users of HTTP who wait 100 ms to 1 s between two requests, instead of long connections [default: off]
