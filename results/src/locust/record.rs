@@ -97,6 +97,9 @@ pub struct RequestsRecord {
 /// How far the chart may be from what the server counted, percent.
 const CHART_PERCENT: f64 = 1.0;
 
+/// A ramp with fewer users left than it is to open in this time, seconds, is at its end.
+const ENDING_SECONDS: f64 = 0.1;
+
 impl RampRecord {
     /// From the backend's count of established connections at moments, in seconds, of a ramp to `users`.
     #[must_use]
@@ -106,10 +109,11 @@ impl RampRecord {
         asked_per_second: f64,
         tolerance_percent: f64,
     ) -> Self {
+        let ending = users.saturating_sub((asked_per_second * ENDING_SECONDS) as u64);
         let per_second: Vec<f64> = samples
             .windows(2)
-            // The first and the last second of a ramp are not whole.
-            .filter(|pair| pair[0].1 > 0 && pair[1].1 < users && pair[1].1 > pair[0].1)
+            // The first and the last second of a ramp are not whole; workers end theirs a moment apart.
+            .filter(|pair| pair[0].1 > 0 && pair[1].1 <= ending && pair[1].1 > pair[0].1)
             .map(|pair| round((pair[1].1 - pair[0].1) as f64 / (pair[1].0 - pair[0].0), 1))
             .collect();
         let worst = per_second
@@ -197,7 +201,14 @@ mod tests {
     fn good() -> LocustRecord {
         let mut record = LocustRecord {
             ramp: RampRecord::of(
-                &[(0.0, 0), (1.0, 50), (2.0, 150), (3.01, 252), (4.0, 300)],
+                &[
+                    (0.0, 0),
+                    (1.0, 50),
+                    (2.0, 150),
+                    (3.01, 252),
+                    (4.0, 295),
+                    (5.0, 300),
+                ],
                 300,
                 100.0,
                 2.0,
