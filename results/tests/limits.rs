@@ -13,9 +13,10 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::{Stage, stderr};
+use common::{Stage, send, stderr};
 use holdfast_results::limit::{self, Limit, What};
 use holdfast_results::run::Run;
+use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
 const FLAGS: &[&str] = &[
@@ -191,7 +192,7 @@ fn few_users() {
     assert_limit(&run(&stage, &["--users", "50"]), What::AskedUsers);
 }
 
-/// The client takes more of a core than the server for the same connections; here it has one thread on one core.
+/// The client has one thread on one core, which something else works on too, and no precedence.
 #[test]
 fn a_pinned_client() {
     let _alone = alone();
@@ -200,8 +201,17 @@ fn a_pinned_client() {
         cores > 1,
         "a client can be pinned beside a server on two cores only; next: taskset -p $$"
     );
-    let stage = stage("pinned", "taskset -c 1", "taskset -c 0");
+    let before_client = "chrt --other 0 taskset -c 0";
+    let stage = stage("pinned", "taskset -c 1", before_client);
+    // Ends by itself, whatever becomes of the test.
+    let work = "taskset -c 0 timeout 30 sh -c 'while :; do :; done'";
+    let mut beside = Command::new("sh")
+        .args(["-c", &format!("exec {work}")])
+        .spawn()
+        .expect("sh");
     let run = run(&stage, &["--users", "25000", "--client-threads", "1"]);
+    send(&beside, Signal::SIGTERM);
+    beside.wait().expect("ends");
     let limit = assert_limit(&run, What::ClientCpu);
     assert!(limit.next.contains("--client-threads"), "{limit:?}");
 }
