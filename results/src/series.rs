@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
+use crate::record::Mark;
 use crate::run::CpuPhase;
 use crate::sample::{KernelSample, ProcessSample};
 use crate::wire::{ClientReport, ServerReport};
@@ -90,7 +92,29 @@ pub struct Row<'a> {
     pub client_report: Option<&'a ClientReport>,
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    /// What `mark` has noted of a run that began at `started`, and the server's latest line.
+    #[must_use]
+    pub fn of(
+        mark: &'a Mark,
+        started: Instant,
+        phase: &'a str,
+        cores: Option<CpuPhase>,
+        server_report: Option<&'a ServerReport>,
+    ) -> Self {
+        Self {
+            at_seconds: mark.at.duration_since(started).as_secs_f64(),
+            phase,
+            kernel: &mark.kernel,
+            cores,
+            cgroup_left_bytes: mark.cgroup_left_bytes,
+            server: mark.server.as_ref(),
+            client: mark.client.as_ref(),
+            server_report,
+            client_report: mark.client_report.as_ref(),
+        }
+    }
+
     /// The row as one line of CSV.
     #[must_use]
     pub fn line(&self) -> String {

@@ -112,18 +112,14 @@ impl Flow<'_> {
 
     pub(super) async fn add_row(&mut self, cores: Option<CpuPhase>) {
         let server_report = self.served();
-        let latest = &self.seen.latest;
-        let row = Row {
-            at_seconds: latest.at.duration_since(self.seen.started).as_secs_f64(),
-            phase: self.phase,
-            kernel: &latest.kernel,
+        let seen = &self.seen;
+        let row = Row::of(
+            &seen.latest,
+            seen.started,
+            self.phase,
             cores,
-            cgroup_left_bytes: latest.cgroup_left_bytes,
-            server: latest.server.as_ref(),
-            client: latest.client.as_ref(),
-            server_report: server_report.as_ref(),
-            client_report: latest.client_report.as_ref(),
-        };
+            server_report.as_ref(),
+        );
         let line = row.line();
         if let Err(e) = self.series.append(line).await {
             let words = format!("series.csv could not be written: {e}");

@@ -90,22 +90,14 @@ impl Flow<'_> {
 
     pub(super) async fn add_row(&mut self, cores: Option<CpuPhase>) {
         let server_report = self.server_report();
-        let row = Row {
-            at_seconds: self
-                .seen
-                .latest
-                .at
-                .duration_since(self.seen.started)
-                .as_secs_f64(),
-            phase: self.phase,
-            kernel: &self.seen.latest.kernel,
+        let seen = &self.seen;
+        let row = Row::of(
+            &seen.latest,
+            seen.started,
+            self.phase,
             cores,
-            cgroup_left_bytes: self.seen.latest.cgroup_left_bytes,
-            server: self.seen.latest.server.as_ref(),
-            client: self.seen.latest.client.as_ref(),
-            server_report: server_report.as_ref(),
-            client_report: self.seen.latest.client_report.as_ref(),
-        };
+            server_report.as_ref(),
+        );
         let line = row.line();
         if let Some(series) = &mut self.series
             && let Err(e) = series.append(line).await

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use holdfast_results::head::Verdict;
 use holdfast_results::limit::What;
-use holdfast_results::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun};
+use holdfast_results::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
 use holdfast_results::report::{HTML, MARKDOWN};
 
 use crate::common::{assert_refused, stderr};
@@ -50,6 +50,22 @@ fn bench(runs: &Runs, descriptors: u32, args: &[&str]) -> ProxyRun {
     run
 }
 
+/// Each of `by` counted the 300 users that were asked for as open at the end of the hold.
+#[track_caller]
+fn assert_all_counted_300(trial: &Trial, by: &[&str]) {
+    for who in by {
+        assert_eq!(
+            counted(
+                &trial.agreements,
+                "connections open at the end of the hold",
+                who
+            ),
+            300,
+            "{who}"
+        );
+    }
+}
+
 #[test]
 fn statistics_of_haproxy_agree_with_ours() {
     let runs = Runs::new("agree");
@@ -68,36 +84,22 @@ fn statistics_of_haproxy_agree_with_ours() {
     let [direct, through, .., waiting] = &run.trials[..] else {
         panic!("six trials");
     };
-    for who in ["client", "server", "kernel_client", "kernel_backend"] {
-        assert_eq!(
-            counted(
-                &direct.agreements,
-                "connections open at the end of the hold",
-                who
-            ),
-            300,
-            "{who}"
-        );
-    }
-    for who in [
-        "client",
-        "server",
-        "kernel_client",
-        "kernel_backend",
-        "kernel_balancer_half",
-        "haproxy_front",
-        "haproxy_back",
-    ] {
-        assert_eq!(
-            counted(
-                &through.agreements,
-                "connections open at the end of the hold",
-                who
-            ),
-            300,
-            "{who}"
-        );
-    }
+    assert_all_counted_300(
+        direct,
+        &["client", "server", "kernel_client", "kernel_backend"],
+    );
+    assert_all_counted_300(
+        through,
+        &[
+            "client",
+            "server",
+            "kernel_client",
+            "kernel_backend",
+            "kernel_balancer_half",
+            "haproxy_front",
+            "haproxy_back",
+        ],
+    );
     // Two bytes a heartbeat, `ok`.
     let messages = counted(&through.agreements, "messages in all", "server");
     assert_eq!(
@@ -177,17 +179,10 @@ fn what_passes_through_nginx_is_counted_as_sent() {
     let [_, through, _, requests] = &run.trials[..] else {
         panic!("four trials");
     };
-    for who in ["client", "server", "kernel_client", "kernel_balancer_half"] {
-        assert_eq!(
-            counted(
-                &through.agreements,
-                "connections open at the end of the hold",
-                who
-            ),
-            300,
-            "{who}"
-        );
-    }
+    assert_all_counted_300(
+        through,
+        &["client", "server", "kernel_client", "kernel_balancer_half"],
+    );
     // What tries whether nginx is ready is no connection, and what is under way when the client closes still comes.
     for (what, least) in [("connections opened in all", 300), ("messages in all", 300)] {
         let by = ["client", "server"].map(|who| counted(&through.agreements, what, who));
