@@ -81,7 +81,7 @@ pub struct Launch {
 #[derive(Debug, Clone, Copy)]
 pub struct Wants {
     /// Where `--coalesce` is not given, microseconds.
-    pub coalesce_us: u64,
+    pub batch_delay_us: u64,
     /// Where `--drain-timeout` is not given.
     pub drain_timeout: Duration,
     /// Size of a receive buffer, bytes.
@@ -193,7 +193,7 @@ impl Launch {
             cores,
             ring_slots: ring_slots.min(u64::from(RING_SLOTS_MAX)) as u32,
             buffer_bytes: wants.buffer_bytes,
-            coalesce_us: self.coalesce.unwrap_or(wants.coalesce_us),
+            batch_delay_us: self.coalesce.unwrap_or(wants.batch_delay_us),
             connect_timeout: self.connect_timeout,
             drain_timeout: self.drain_timeout.unwrap_or(wants.drain_timeout),
             ..Config::default()

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use holdfast_engine::{Config, DialPlan, Engine, Handler, Stop};
+use holdfast_engine::{Config, DialPlan, Engine, Handler, Shutdown};
 use holdfast_results::console::{Console, Event, Events};
 use holdfast_results::live::{Snapshot, Span, Times};
 use holdfast_results::metrics::{Exposed, Metrics, Thread};
@@ -126,7 +126,11 @@ async fn supervise<V: View>(
         let is_over = stops == 0 && (is_time || view.is_over_now(&engine));
         if event == Event::Stop || is_over {
             stops += 1;
-            engine.stop(if stops == 1 { Stop::InOrder } else { Stop::Now });
+            engine.stop(if stops == 1 {
+                Shutdown::Graceful
+            } else {
+                Shutdown::Immediate
+            });
         }
         if is_done || now_us - printed_us >= 1_000_000 {
             printed_us = now_us;
@@ -143,7 +147,7 @@ async fn supervise<V: View>(
             }
             if stops == 0 && view.is_over(&report) {
                 stops = 1;
-                engine.stop(Stop::InOrder);
+                engine.stop(Shutdown::Graceful);
             }
             if !is_done {
                 console.progress(&report, || {

@@ -132,7 +132,7 @@ impl Side {
     }
 
     fn add_ring(&mut self) -> Result<(), Error> {
-        let mut ring = KernelRing::without_bell(&self.config, self.started_at)?;
+        let mut ring = KernelRing::without_waker(&self.config, self.started_at)?;
         while ring.add_buffers() > 0 {}
         self.rings.push(ring);
         self.used = 0;

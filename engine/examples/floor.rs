@@ -163,7 +163,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let connection = if closes { "Connection: close\r\n" } else { "" };
     let answer = format!("{head}Content-Length: 2\r\n{connection}\r\nok").repeat(pipeline);
     let mut floor = Floor {
-        ring: KernelRing::without_bell(&config, Instant::now())?,
+        ring: KernelRing::without_waker(&config, Instant::now())?,
         listener: listener.as_raw_fd(),
         free: (0..slots).rev().collect(),
         is_listening: false,

@@ -32,7 +32,7 @@ pub const ACCEPT_BATCH_MAX: u32 = 1_024;
 /// Timer granularity, microseconds: a timer is never early and at most one tick late while the shard keeps up.
 pub const TICK_US: u64 = 1_000;
 /// The longest an idle core thread sleeps before it looks at its orders, microseconds.
-pub const ORDERS_INTERVAL_US: u64 = 50_000;
+pub const COMMAND_INTERVAL_US: u64 = 50_000;
 /// How often a core thread publishes its counters, microseconds.
 pub const REPORT_INTERVAL_US: u64 = 200_000;
 
@@ -67,10 +67,10 @@ pub struct Config {
     pub reads_while_blocked: bool,
     /// Most bytes kept for one connection whose peer does not read, or whose message is not complete. Static bytes are not kept, so
     /// they do not count.
-    pub carry_bytes_max: usize,
+    pub pending_bytes_max: usize,
     /// How long a busy thread lets work gather before it looks again, microseconds. 0 looks at once: lower latency, more
     /// wake-ups. A thread without work sleeps until an event in any case.
-    pub coalesce_us: u64,
+    pub batch_delay_us: u64,
     /// How long a connection attempt may take.
     pub connect_timeout: Duration,
     /// How long a connection closed by us may take to hear the peer's end before it is cut. When all are to end at once: how long
@@ -90,8 +90,8 @@ impl Default for Config {
             staging_bytes: 64 * 1024,
             park_after: Duration::ZERO,
             reads_while_blocked: false,
-            carry_bytes_max: 16_384,
-            coalesce_us: 1_000,
+            pending_bytes_max: 16_384,
+            batch_delay_us: 1_000,
             connect_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
         }

@@ -65,11 +65,11 @@ labelled! {
         /// The peer sent nothing for longer than allowed.
         Idle = "idle",
         /// The peer sent more of an unfinished message than allowed.
-        TooMuch = "too_much",
+        BufferLimit = "too_much",
         /// We ended it, and the peer's end came back in order.
-        ByUs = "by_us",
+        LocallyClosed = "by_us",
         /// We ended it, and the peer's end did not come in time.
-        Cut = "cut",
+        Aborted = "cut",
         /// Any other error of the socket.
         Other = "other",
     }
@@ -85,9 +85,9 @@ labelled! {
         /// Reset during the handshake.
         Reset = "reset",
         /// Every source address and port in the plan is in use.
-        NoAddressLeft = "no_address_left",
+        AddrExhausted = "no_address_left",
         /// A source address is not this machine's.
-        AddressNotOurs = "address_not_ours",
+        AddrNotAvailable = "address_not_ours",
         /// No direct descriptor or no file left.
         NoDescriptor = "no_descriptor",
         /// The kernel had no memory for it.
@@ -122,8 +122,8 @@ impl OpenFailure {
             libc::ECONNREFUSED => OpenFailure::Refused,
             libc::ETIMEDOUT => OpenFailure::TimedOut,
             libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE => OpenFailure::Reset,
-            libc::EADDRINUSE => OpenFailure::NoAddressLeft,
-            libc::EADDRNOTAVAIL => OpenFailure::AddressNotOurs,
+            libc::EADDRINUSE => OpenFailure::AddrExhausted,
+            libc::EADDRNOTAVAIL => OpenFailure::AddrNotAvailable,
             libc::EMFILE | libc::ENFILE => OpenFailure::NoDescriptor,
             libc::ENOMEM | libc::ENOBUFS => OpenFailure::NoMemory,
             libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENETDOWN => OpenFailure::Unreachable,

@@ -1,6 +1,6 @@
 //! What a protocol is to the engine: a few callbacks on a small state.
 //!
-//! Invariants: a callback never re-enters the loop; it records intentions on [`Conn`] or [`Dial`], which the shard performs after it
+//! Invariants: a callback never re-enters the loop; it records actions on [`Conn`] or [`Dial`], which the shard performs after it
 //! returns. Handlers hold no ring and no clock, so a test calls them directly.
 //! Must not know: rings, slots' links, threads.
 
@@ -24,7 +24,7 @@ pub trait Handler: Send {
     fn on_blocked(&mut self, _conn: &mut Conn<'_, Self::State>) {}
     /// A blocked peer has taken everything.
     fn on_sent(&mut self, _conn: &mut Conn<'_, Self::State>) {}
-    /// The engine is to stop in order, or [`Dial::end_newest`] chose this connection: end it now, or soon.
+    /// The engine is to stop in order, or [`Dial::close_newest`] chose this connection: end it now, or soon.
     fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {
         conn.close();
     }
@@ -42,13 +42,13 @@ pub trait Handler: Send {
 
 /// How to end a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum CloseMode {
     /// Say our end, read on until the peer's.
-    InOrder,
+    Graceful,
     /// As soon as what was sent is with the kernel.
-    AfterSent,
+    AfterSend,
     /// Now, for this reason.
-    Now(CloseReason),
+    Abort(CloseReason),
 }
 
 /// What to do with the connection's timer.
@@ -70,16 +70,16 @@ pub struct Conn<'a, S> {
     outgoing_static: &'static [u8],
     is_pausing: bool,
     timer: TimerChange,
-    ending: Option<Ending>,
+    close_mode: Option<CloseMode>,
 }
 
 /// What a callback asked for so far, to look at.
-pub(crate) struct Asked<'a> {
+pub(crate) struct ActionsSoFar<'a> {
     pub copied: &'a [u8],
     /// Behind the others.
     pub fixed: &'static [u8],
     pub timer: TimerChange,
-    pub ending: Option<Ending>,
+    pub close_mode: Option<CloseMode>,
     pub is_pausing: bool,
 }
 
@@ -87,12 +87,12 @@ pub(crate) struct Asked<'a> {
 const COPY_BYTES_MAX: usize = 4_096;
 
 /// What a callback wants done.
-pub(crate) struct Intentions {
+pub(crate) struct Actions {
     /// Sent after what was copied.
     pub outgoing_static: &'static [u8],
     pub is_pausing: bool,
     pub timer: TimerChange,
-    pub ending: Option<Ending>,
+    pub close_mode: Option<CloseMode>,
 }
 
 impl<'a, S> Conn<'a, S> {
@@ -109,7 +109,7 @@ impl<'a, S> Conn<'a, S> {
             outgoing_static: &[],
             is_pausing: false,
             timer: TimerChange::Keep,
-            ending: None,
+            close_mode: None,
         }
     }
 
@@ -173,18 +173,18 @@ impl<'a, S> Conn<'a, S> {
 
     /// Ends the connection as soon as what was sent is with the kernel, without waiting for the peer's end. Right after a peer said
     /// that it sends no more; one that still does may lose what it was sent.
-    pub fn close_after_sent(&mut self) {
-        self.ending.get_or_insert(Ending::AfterSent);
+    pub fn close_after_send(&mut self) {
+        self.close_mode.get_or_insert(CloseMode::AfterSend);
     }
 
     /// Ends the connection in order: what was sent before arrives, what the peer sends before its end is still handed over.
     pub fn close(&mut self) {
-        self.ending.get_or_insert(Ending::InOrder);
+        self.close_mode.get_or_insert(CloseMode::Graceful);
     }
 
     /// Ends the connection at once, for `reason`.
-    pub fn cut(&mut self, reason: CloseReason) {
-        self.ending = Some(Ending::Now(reason));
+    pub fn abort(&mut self, reason: CloseReason) {
+        self.close_mode = Some(CloseMode::Abort(reason));
     }
 
     /// The same connection for a handler that keeps only a part of the state: how one handler wraps another.
@@ -202,38 +202,38 @@ impl<'a, S> Conn<'a, S> {
             outgoing_static: self.outgoing_static,
             is_pausing: self.is_pausing,
             timer: self.timer,
-            ending: self.ending,
+            close_mode: self.close_mode,
         };
         let result = call(&mut conn);
         let Conn {
             outgoing_static,
             is_pausing,
             timer,
-            ending,
+            close_mode,
             ..
         } = conn;
         (self.outgoing_static, self.is_pausing) = (outgoing_static, is_pausing);
-        (self.timer, self.ending) = (timer, ending);
+        (self.timer, self.close_mode) = (timer, close_mode);
         result
     }
 
     /// What was asked of this connection so far.
-    pub(crate) fn asked(&self) -> Asked<'_> {
-        Asked {
+    pub(crate) fn actions(&self) -> ActionsSoFar<'_> {
+        ActionsSoFar {
             copied: self.outgoing,
             fixed: self.outgoing_static,
             timer: self.timer,
-            ending: self.ending,
+            close_mode: self.close_mode,
             is_pausing: self.is_pausing,
         }
     }
 
-    pub(crate) fn into_intentions(self) -> Intentions {
-        Intentions {
+    pub(crate) fn into_actions(self) -> Actions {
+        Actions {
             outgoing_static: self.outgoing_static,
             is_pausing: self.is_pausing,
             timer: self.timer,
-            ending: self.ending,
+            close_mode: self.close_mode,
         }
     }
 }
@@ -243,19 +243,19 @@ pub struct Dial<'a, S> {
     now_us: u64,
     room: usize,
     is_stopping: bool,
-    wanted: &'a mut Vec<S>,
-    to_end: u64,
+    queue: &'a mut Vec<S>,
+    close_count: u64,
 }
 
 impl<'a, S> Dial<'a, S> {
     /// A dial for one callback.
-    pub fn new(now_us: u64, room: usize, is_stopping: bool, wanted: &'a mut Vec<S>) -> Self {
+    pub fn new(now_us: u64, room: usize, is_stopping: bool, queue: &'a mut Vec<S>) -> Self {
         Dial {
             now_us,
             room,
             is_stopping,
-            wanted,
-            to_end: 0,
+            queue,
+            close_count: 0,
         }
     }
 
@@ -274,25 +274,25 @@ impl<'a, S> Dial<'a, S> {
         if self.is_stopping {
             0
         } else {
-            self.room - self.wanted.len()
+            self.room - self.queue.len()
         }
     }
 
     /// Starts a connection whose slot begins with `state`. At most [`Dial::room`] times.
     pub fn connect(&mut self, state: S) {
         assert!(self.room() > 0);
-        self.wanted.push(state);
+        self.queue.push(state);
     }
 
     /// Up to `count` open connections are to end: [`Handler::on_stop`] is called for them, after this callback. They are
     /// taken from the last slot backwards: the newest first, except where one lies in a slot that was free again. A turn may reach
     /// fewer; then it is asked for again, and one that did not end at once may be called again.
-    pub fn end_newest(&mut self, count: u64) {
-        self.to_end = count;
+    pub fn close_newest(&mut self, count: u64) {
+        self.close_count = count;
     }
 
     /// Connections that are to end.
-    pub(crate) fn to_end(&self) -> u64 {
-        self.to_end
+    pub(crate) fn close_count(&self) -> u64 {
+        self.close_count
     }
 }

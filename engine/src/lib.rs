@@ -24,5 +24,5 @@ pub use error::{CloseReason, Error, OpenFailure};
 pub use handler::{Conn, Dial, Handler};
 pub use kernel::KernelRing;
 pub use kernel::os::allowed_cores;
-pub use spread::{Engine, Stop};
+pub use spread::{Engine, Shutdown};
 pub use stats::Stats;

@@ -1,10 +1,10 @@
 //! Shards over cores: the loop of one core thread, and the threads of an engine.
 //!
 //! One thread drives all rings of its core. It makes another ring when its rings are full, so memory follows what is held, and the
-//! [`Gate`] alone bounds how many that is: no thread can be full while the engine has room.
-//! A thread with work looks again after `coalesce_us`, which lets work gather; one without sleeps until a ring has an event, a timer
+//! [`ConnectionLimiter`] alone bounds how many that is: no thread can be full while the engine has room.
+//! A thread with work looks again after `batch_delay_us`, which lets work gather; one without sleeps until a ring has an event, a timer
 //! is due, or its orders are to be looked at.
-//! Invariants: a ring is made, used and dropped by its own thread; a connection is admitted by the gate before it is accepted.
+//! Invariants: a ring is made, used and dropped by its own thread; a connection is admitted by the limiter before it is accepted.
 //! Must not know: protocols, and what a request looks like.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::config::{
-    ACCEPT_BATCH_MAX, Config, ORDERS_INTERVAL_US, REPORT_INTERVAL_US, SPARE_SLOTS,
+    ACCEPT_BATCH_MAX, COMMAND_INTERVAL_US, Config, REPORT_INTERVAL_US, SPARE_SLOTS,
 };
 use crate::dial::{DialPlan, Tuples};
 use crate::error::{Error, OpenFailure};
@@ -29,13 +29,13 @@ const CONNECTING_MAX: usize = 2_048;
 /// Most attempts one thread starts in one turn: few enough that a heartbeat does not wait long behind them, enough that a
 /// thread whose turns are long with heartbeats still ramps.
 const DIALS_PER_TURN_MAX: usize = 1_024;
-/// Most connections a handler may end in one turn by [`Dial::end_newest`].
+/// Most connections a handler may end in one turn by [`Dial::close_newest`].
 const ENDS_PER_TURN_MAX: u64 = 256;
 
 /// Rounds of accepting before the listeners are closed; each takes up to [`ACCEPT_BATCH_MAX`] from each.
 const LAST_ROUNDS_MAX: usize = 128;
 
-// `make loom` tries every order in which threads may touch a gate.
+// `make loom` tries every order in which threads may touch a limiter.
 #[cfg(loom)]
 use loom::sync::atomic::AtomicU64 as Places;
 #[cfg(not(loom))]
@@ -44,7 +44,7 @@ use std::sync::atomic::AtomicU64 as Places;
 /// Admission: how many connections are held, against how many may be. A place is taken before an accept and kept or given
 /// back after it. Full is said on the sight of one number alone, `held`: two read one after the other need not belong together.
 #[derive(Debug)]
-pub struct Gate {
+pub struct ConnectionLimiter {
     capacity: u64,
     /// Places taken, those of accepts under way included. Never less than `held`.
     taken: Places,
@@ -52,7 +52,7 @@ pub struct Gate {
     held: Places,
 }
 
-/// What a gate says.
+/// What a limiter says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Admission {
     /// So many may be accepted now.
@@ -63,10 +63,10 @@ enum Admission {
     Full,
 }
 
-impl Gate {
-    /// A gate for `capacity` connections.
+impl ConnectionLimiter {
+    /// A limiter for `capacity` connections.
     pub fn new(capacity: u64) -> Self {
-        Gate {
+        ConnectionLimiter {
             capacity,
             taken: Places::new(0),
             held: Places::new(0),
@@ -80,7 +80,7 @@ impl Gate {
     }
 
     /// Takes up to `wanted` places for accepts.
-    fn ask(&self, wanted: u32) -> Admission {
+    fn try_acquire(&self, wanted: u32) -> Admission {
         let mut granted = 0;
         let _ = self
             .taken
@@ -96,17 +96,17 @@ impl Gate {
     }
 
     /// An accept has become a connection: its place is held.
-    pub(crate) fn keep(&self) {
+    pub(crate) fn commit(&self) {
         self.held.fetch_add(1, Ordering::AcqRel);
     }
 
     /// `count` accepts have not become connections.
-    pub(crate) fn give_back(&self, count: u32) {
+    pub(crate) fn cancel(&self, count: u32) {
         self.taken.fetch_sub(u64::from(count), Ordering::AcqRel);
     }
 
     /// A connection has ended.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn release(&self) {
         let before = self.held.fetch_sub(1, Ordering::AcqRel);
         assert!(before > 0, "nobody leaves who did not enter");
         self.taken.fetch_sub(1, Ordering::AcqRel);
@@ -116,13 +116,13 @@ impl Gate {
 /// How an engine stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Stop {
+pub enum Shutdown {
     /// Not at all.
-    No = 0,
+    None = 0,
     /// Nothing new; every connection ends in order.
-    InOrder = 1,
+    Graceful = 1,
     /// Every connection is cut.
-    Now = 2,
+    Immediate = 2,
 }
 
 /// One core thread: its shards and its handler, over any ring.
@@ -133,9 +133,9 @@ pub struct Core<'a, R, H: Handler, M> {
     plan: Option<&'a DialPlan>,
     listeners: Vec<Listener>,
     filling: usize,
-    wanted: Vec<H::State>,
+    dials: Vec<H::State>,
     taken_in_a_row: u64,
-    stopping: Stop,
+    stopping: Shutdown,
     next_call_us: Option<u64>,
 }
 
@@ -163,7 +163,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     /// [`Error`] when its first ring cannot be made.
     pub fn new(
         config: &'a Config,
-        gate: &'a Gate,
+        limiter: &'a ConnectionLimiter,
         handler: H,
         mut make_ring: M,
         listeners: &[RawFd],
@@ -177,7 +177,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             ctx: Context {
                 handler,
                 config,
-                gate,
+                limiter,
                 stats: Stats {
                     shard_count: 1,
                     ..Stats::default()
@@ -200,9 +200,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 })
                 .collect(),
             filling: 0,
-            wanted: Vec::new(),
+            dials: Vec::new(),
             taken_in_a_row: 0,
-            stopping: Stop::No,
+            stopping: Shutdown::None,
             next_call_us: None,
         })
     }
@@ -234,13 +234,13 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     ///
     /// # Errors
     /// [`Error`] when the kernel refuses to serve.
-    pub fn stop(&mut self, how: Stop) -> Result<(), Error> {
+    pub fn stop(&mut self, how: Shutdown) -> Result<(), Error> {
         if how as u8 <= self.stopping as u8 {
             return Ok(());
         }
         self.stopping = how;
         self.ctx.is_stopping = true;
-        self.ctx.is_cutting = how == Stop::Now;
+        self.ctx.is_cutting = how == Shutdown::Immediate;
         self.ctx.last_end_us = self.ctx.last_end_us.max(self.ctx.now_us);
         self.listeners.clear();
         for state in std::mem::take(&mut self.ctx.redial) {
@@ -248,9 +248,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
         for shard in &mut self.shards {
             match how {
-                Stop::InOrder => shard.start_drain(),
-                Stop::Now => shard.cut_all(&mut self.ctx)?,
-                Stop::No => {}
+                Shutdown::Graceful => shard.start_drain(),
+                Shutdown::Immediate => shard.cut_all(&mut self.ctx)?,
+                Shutdown::None => {}
             }
         }
         Ok(())
@@ -263,18 +263,18 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     pub fn serve(
         &mut self,
         now_us: u64,
-        how: Stop,
+        how: Shutdown,
         close_listeners: impl FnOnce(),
     ) -> Result<Option<Next>, Error> {
-        if how == Stop::InOrder && !self.listeners.is_empty() {
+        if how == Shutdown::Graceful && !self.listeners.is_empty() {
             self.accept_waiting(now_us)?;
         }
-        if how != Stop::No {
+        if how != Shutdown::None {
             close_listeners();
             self.stop(how)?;
         }
         let next = self.turn(now_us)?;
-        Ok((how == Stop::No || !self.is_empty()).then_some(next))
+        Ok((how == Shutdown::None || !self.is_empty()).then_some(next))
     }
 
     /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the kernel call that serves it; of
@@ -359,14 +359,16 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
 
     /// True if the one entry into the kernel that submits also sleeps: there is one ring, and no work is to gather meanwhile.
     fn waits_in_the_ring(&self) -> bool {
-        self.shards.len() == 1 && self.ctx.config.coalesce_us == 0
+        self.shards.len() == 1 && self.ctx.config.batch_delay_us == 0
     }
 
     /// When all are to end and none has for as long as one may take, the rest is cut.
     fn cut_the_last(&mut self) -> Result<(), Error> {
         let patience_us = self.ctx.config.drain_timeout.as_micros() as u64;
-        if self.stopping == Stop::InOrder && self.ctx.now_us > self.ctx.last_end_us + patience_us {
-            self.stopping = Stop::Now;
+        if self.stopping == Shutdown::Graceful
+            && self.ctx.now_us > self.ctx.last_end_us + patience_us
+        {
+            self.stopping = Shutdown::Immediate;
             self.ctx.is_cutting = true;
             for shard in &mut self.shards {
                 shard.cut_all(&mut self.ctx)?;
@@ -384,18 +386,18 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         if is_readable {
             let waiting = self.shards[0].ring().waiting_count(fd);
             let wanted = waiting.min(ACCEPT_BATCH_MAX);
-            match self.ctx.gate.ask(wanted) {
+            match self.ctx.limiter.try_acquire(wanted) {
                 _ if wanted == 0 => {}
                 // Another thread's accepts hold the last places: look again when it knows whether it needs them.
                 Admission::Later => return Ok(false),
                 Admission::Granted(granted) => match self.shard_with_room()? {
                     Some(shard) => {
                         let count = granted.min(self.shards[shard].room());
-                        self.ctx.gate.give_back(granted - count);
+                        self.ctx.limiter.cancel(granted - count);
                         self.shards[shard].accept(fd, count)?;
                     }
                     None => {
-                        self.ctx.gate.give_back(granted);
+                        self.ctx.limiter.cancel(granted);
                         self.refuse(fd, wanted)?;
                     }
                 },
@@ -443,26 +445,26 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let room = CONNECTING_MAX
             .saturating_sub(connecting)
             .min(DIALS_PER_TURN_MAX);
-        self.wanted.append(&mut self.ctx.redial);
-        let again = self.wanted.len();
-        let is_stopping = self.stopping != Stop::No;
-        let mut dial = Dial::new(self.ctx.now_us, room + again, is_stopping, &mut self.wanted);
+        self.dials.append(&mut self.ctx.redial);
+        let again = self.dials.len();
+        let is_stopping = self.stopping != Shutdown::None;
+        let mut dial = Dial::new(self.ctx.now_us, room + again, is_stopping, &mut self.dials);
         self.next_call_us = self.ctx.handler.on_turn(&mut dial);
-        let mut to_end = dial.to_end().min(ENDS_PER_TURN_MAX);
-        self.ctx.stats.attempts += (self.wanted.len() - again) as u64;
+        let mut to_close = dial.close_count().min(ENDS_PER_TURN_MAX);
+        self.ctx.stats.attempts += (self.dials.len() - again) as u64;
         for shard in self.shards.iter_mut().rev() {
-            if to_end == 0 {
+            if to_close == 0 {
                 break;
             }
-            to_end -= shard.end_newest(&mut self.ctx, to_end)?;
+            to_close -= shard.close_newest(&mut self.ctx, to_close)?;
         }
         // One that met a taken address says how crowded it is; a whole round of them, that there is no other.
         if again == 0 {
             self.taken_in_a_row = 0;
         }
         self.taken_in_a_row += again as u64;
-        let mut wanted = std::mem::take(&mut self.wanted);
-        for state in wanted.drain(..) {
+        let mut dials = std::mem::take(&mut self.dials);
+        for state in dials.drain(..) {
             let tuples = self
                 .ctx
                 .tuples
@@ -470,7 +472,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 .expect("a core with a plan has tuples");
             let is_exhausted = self.taken_in_a_row > tuples.count();
             let Some((own, number)) = tuples.take().filter(|_| !is_exhausted) else {
-                self.fail(&state, OpenFailure::NoAddressLeft);
+                self.fail(&state, OpenFailure::AddrExhausted);
                 continue;
             };
             match self.shard_with_room()? {
@@ -484,7 +486,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 }
             }
         }
-        self.wanted = wanted;
+        self.dials = dials;
         Ok(())
     }
 
@@ -532,9 +534,9 @@ impl<P: Default + Send + 'static> Engine<P> {
     {
         config.check()?;
         let config = Arc::new(config);
-        let gate = Arc::new(Gate::new(config.capacity));
+        let limiter = Arc::new(ConnectionLimiter::new(config.capacity));
         let plan = plan.map(Arc::new);
-        let stop = Arc::new(AtomicU8::new(Stop::No as u8));
+        let stop = Arc::new(AtomicU8::new(Shutdown::None as u8));
         let board: Arc<Vec<_>> =
             Arc::new((0..config.thread_count).map(|_| Mutex::default()).collect());
         let started_at = Instant::now();
@@ -545,7 +547,7 @@ impl<P: Default + Send + 'static> Engine<P> {
             let own = CoreThread {
                 number,
                 config: Arc::clone(&config),
-                gate: Arc::clone(&gate),
+                limiter: Arc::clone(&limiter),
                 plan: plan.clone(),
                 listeners: listeners.next().unwrap_or_default(),
                 stop: Arc::clone(&stop),
@@ -578,7 +580,7 @@ impl<P: Default + Send + 'static> Engine<P> {
             .filter(|ok| *ok)
             .count();
         if started < engine.threads.len() {
-            engine.stop(Stop::Now);
+            engine.stop(Shutdown::Immediate);
             engine.join()?;
             return Err(Error::new(
                 "a core thread could not start",
@@ -594,7 +596,7 @@ impl<P: Default + Send + 'static> Engine<P> {
     }
 
     /// Tells the threads to stop; a harder stop replaces a softer one.
-    pub fn stop(&self, how: Stop) {
+    pub fn stop(&self, how: Shutdown) {
         self.stop.fetch_max(how as u8, Ordering::Release);
     }
 
@@ -628,7 +630,7 @@ impl<P: Default + Send + 'static> Engine<P> {
 struct CoreThread<P> {
     number: usize,
     config: Arc<Config>,
-    gate: Arc<Gate>,
+    limiter: Arc<ConnectionLimiter>,
     plan: Option<Arc<DialPlan>>,
     listeners: Vec<OwnedFd>,
     stop: Arc<AtomicU8>,
@@ -647,23 +649,23 @@ impl<P: Default + Send> CoreThread<P> {
             os::pin_to(cores[self.number % cores.len()]);
         }
         let config = Arc::clone(&self.config);
-        let gate = Arc::clone(&self.gate);
+        let limiter = Arc::clone(&self.limiter);
         let plan = self.plan.clone();
         let share = (self.number as u64, config.thread_count as u64);
         let fds: Vec<RawFd> = self.listeners.iter().map(AsRawFd::as_raw_fd).collect();
         let started_at = self.started_at;
-        let bell = os::Bell::new();
-        let bell = match bell {
-            Ok(bell) => bell,
+        let waker = os::Waker::new();
+        let waker = match waker {
+            Ok(waker) => waker,
             Err(error) => {
                 let _ = ready.send(false);
                 return Err(error);
             }
         };
-        let make_ring = || KernelRing::new(&config, started_at, &bell);
+        let make_ring = || KernelRing::new(&config, started_at, &waker);
         let core = Core::new(
             &config,
-            &gate,
+            &limiter,
             handler,
             make_ring,
             &fds,
@@ -671,10 +673,11 @@ impl<P: Default + Send> CoreThread<P> {
         );
         let _ = ready.send(core.is_ok());
         let mut core = core?;
-        let result = self.serve(&mut core, &bell);
+        let result = self.serve(&mut core, &waker);
         if result.is_err() {
             // The others cannot make up for this thread: end in order what they hold.
-            self.stop.fetch_max(Stop::InOrder as u8, Ordering::Release);
+            self.stop
+                .fetch_max(Shutdown::Graceful as u8, Ordering::Release);
         }
         let mut report = self.board[self.number]
             .lock()
@@ -688,7 +691,7 @@ impl<P: Default + Send> CoreThread<P> {
     fn serve<H, M>(
         &mut self,
         core: &mut Core<'_, KernelRing, H, M>,
-        bell: &os::Bell,
+        waker: &os::Waker,
     ) -> Result<(), Error>
     where
         H: Handler<Report = P>,
@@ -698,9 +701,9 @@ impl<P: Default + Send> CoreThread<P> {
         loop {
             let now_us = self.now_us();
             let how = match self.stop.load(Ordering::Acquire) {
-                0 => Stop::No,
-                1 => Stop::InOrder,
-                _ => Stop::Now,
+                0 => Shutdown::None,
+                1 => Shutdown::Graceful,
+                _ => Shutdown::Immediate,
             };
             let listeners = &mut self.listeners;
             let next = core.serve(now_us, how, || {
@@ -723,14 +726,14 @@ impl<P: Default + Send> CoreThread<P> {
             }
             match next {
                 Next::Again => {}
-                Next::Busy if self.config.coalesce_us > 0 => {
-                    std::thread::sleep(Duration::from_micros(self.config.coalesce_us));
+                Next::Busy if self.config.batch_delay_us > 0 => {
+                    std::thread::sleep(Duration::from_micros(self.config.batch_delay_us));
                 }
                 Next::Busy => {}
                 Next::IdleUntil(due_us) => {
-                    let until = due_us.unwrap_or(u64::MAX).min(now_us + ORDERS_INTERVAL_US);
+                    let until = due_us.unwrap_or(u64::MAX).min(now_us + COMMAND_INTERVAL_US);
                     let timeout = Duration::from_micros(until.saturating_sub(self.now_us()));
-                    core.wait(timeout, |timeout| bell.wait(timeout))?;
+                    core.wait(timeout, |timeout| waker.wait(timeout))?;
                 }
             }
         }
@@ -747,37 +750,37 @@ mod tests {
 
     #[test]
     fn a_gate_is_full_only_of_connections() {
-        let gate = Gate::new(10);
-        assert_eq!(gate.ask(8), Admission::Granted(8));
-        assert_eq!(gate.ask(8), Admission::Granted(2));
+        let limiter = ConnectionLimiter::new(10);
+        assert_eq!(limiter.try_acquire(8), Admission::Granted(8));
+        assert_eq!(limiter.try_acquire(8), Admission::Granted(2));
         assert_eq!(
-            gate.ask(8),
+            limiter.try_acquire(8),
             Admission::Later,
             "accepts under way may give places back"
         );
-        (0..8).for_each(|_| gate.keep());
-        gate.give_back(2);
-        assert_eq!(gate.ask(8), Admission::Granted(2));
-        (0..2).for_each(|_| gate.keep());
-        assert_eq!(gate.ask(8), Admission::Full);
-        gate.leave();
-        assert_eq!(gate.ask(8), Admission::Granted(1));
+        (0..8).for_each(|_| limiter.commit());
+        limiter.cancel(2);
+        assert_eq!(limiter.try_acquire(8), Admission::Granted(2));
+        (0..2).for_each(|_| limiter.commit());
+        assert_eq!(limiter.try_acquire(8), Admission::Full);
+        limiter.release();
+        assert_eq!(limiter.try_acquire(8), Admission::Granted(1));
     }
 
     #[test]
     fn a_gate_with_room_never_says_full_whoever_asks_beside() {
         for _ in 0..5_000 {
-            let gate = Gate::new(8);
+            let limiter = ConnectionLimiter::new(8);
             std::thread::scope(|scope| {
                 for _ in 0..4 {
                     scope.spawn(|| {
                         // Each thread has 2 newcomers, so that all fit, and asks for 8 places for each.
                         let mut waiting = 2;
                         while waiting > 0 {
-                            match gate.ask(8) {
+                            match limiter.try_acquire(8) {
                                 Admission::Granted(count) => {
-                                    gate.keep();
-                                    (1..count).for_each(|_| gate.give_back(1));
+                                    limiter.commit();
+                                    (1..count).for_each(|_| limiter.cancel(1));
                                     waiting -= 1;
                                 }
                                 Admission::Later => {}
@@ -799,12 +802,12 @@ mod loom_tests {
     use loom::sync::Arc;
 
     /// Asks for more than there is, keeps one place and gives the others back. True if there was one.
-    fn come(gate: &Gate) -> bool {
-        let Admission::Granted(count) = gate.ask(8) else {
+    fn come(limiter: &ConnectionLimiter) -> bool {
+        let Admission::Granted(count) = limiter.try_acquire(8) else {
             return false;
         };
-        gate.keep();
-        (1..count).for_each(|_| gate.give_back(1));
+        limiter.commit();
+        (1..count).for_each(|_| limiter.cancel(1));
         true
     }
 
@@ -814,15 +817,15 @@ mod loom_tests {
     fn a_gate_in_every_order_of_its_threads() {
         for capacity in [1, 2, 3] {
             loom::model(move || {
-                let gate = Arc::new(Gate::new(capacity));
+                let limiter = Arc::new(ConnectionLimiter::new(capacity));
                 let threads: Vec<_> = (0..2)
                     .map(|_| {
-                        let gate = Arc::clone(&gate);
+                        let limiter = Arc::clone(&limiter);
                         loom::thread::spawn(move || {
-                            let has_come = come(&gate);
+                            let has_come = come(&limiter);
                             // Two connections there can be at most: with room for three none may hear that it is full.
                             if capacity == 3 {
-                                assert_ne!(gate.ask(0), Admission::Full);
+                                assert_ne!(limiter.try_acquire(0), Admission::Full);
                             }
                             u64::from(has_come)
                         })
@@ -830,8 +833,8 @@ mod loom_tests {
                     .collect();
                 let held: u64 = threads.into_iter().map(|t| t.join().unwrap()).sum();
                 assert!((1..=capacity).contains(&held), "{held} of {capacity}");
-                assert_eq!(gate.held.load(Ordering::Relaxed), held);
-                assert_eq!(gate.taken.load(Ordering::Relaxed), held);
+                assert_eq!(limiter.held.load(Ordering::Relaxed), held);
+                assert_eq!(limiter.taken.load(Ordering::Relaxed), held);
             });
         }
     }
@@ -840,15 +843,15 @@ mod loom_tests {
     #[test]
     fn a_place_is_left_and_taken_in_every_order() {
         loom::model(|| {
-            let gate = Arc::new(Gate::new(1));
-            assert!(come(&gate));
-            let other = Arc::clone(&gate);
+            let limiter = Arc::new(ConnectionLimiter::new(1));
+            assert!(come(&limiter));
+            let other = Arc::clone(&limiter);
             let comes = loom::thread::spawn(move || come(&other) || come(&other));
-            gate.leave();
+            limiter.release();
             let has_come = comes.join().unwrap();
-            assert_eq!(gate.held.load(Ordering::Relaxed), u64::from(has_come));
-            assert_eq!(gate.taken.load(Ordering::Relaxed), u64::from(has_come));
-            assert_eq!(has_come, !come(&gate));
+            assert_eq!(limiter.held.load(Ordering::Relaxed), u64::from(has_come));
+            assert_eq!(limiter.taken.load(Ordering::Relaxed), u64::from(has_come));
+            assert_eq!(has_come, !come(&limiter));
         });
     }
 }

@@ -1,10 +1,10 @@
 //! Handlers on a running engine: real sockets, the public API only. The echo example is one of them.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use holdfast_engine::{CloseReason, Config, Conn, Engine, Handler, Stats, Stop, listen};
+use holdfast_engine::{CloseReason, Config, Conn, Engine, Handler, Shutdown, Stats, listen};
 
 #[path = "../examples/echo.rs"]
 #[allow(dead_code)] // Its main.
@@ -26,7 +26,7 @@ impl<P: Default + Send + 'static> Running<P> {
             thread_count: 2,
             ring_slots: 100,
             buffer_bytes: 64,
-            carry_bytes_max: CARRY_BYTES_MAX,
+            pending_bytes_max: CARRY_BYTES_MAX,
             ..Config::default()
         };
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -71,7 +71,7 @@ impl<P: Default + Send + 'static> Running<P> {
 impl<P: Default + Send + 'static> Drop for Running<P> {
     fn drop(&mut self) {
         let engine = self.engine.take().unwrap();
-        engine.stop(Stop::Now);
+        engine.stop(Shutdown::Immediate);
         let ended = engine.join();
         assert!(ended.is_ok() || std::thread::panicking(), "{ended:?}");
     }
@@ -127,7 +127,7 @@ fn the_example_echoes() {
     }
     for peer in &mut peers {
         peer.write_all(b"last").unwrap();
-        peer.shutdown(Shutdown::Write).unwrap();
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
         let mut back = Vec::new();
         peer.read_to_end(&mut back).expect("FIN");
         assert_eq!(back, b"last");
@@ -169,7 +169,7 @@ fn a_message_longer_than_the_carry_ends_the_connection_and_no_other() {
         Ok(count) => assert_eq!(count, 0),
         Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset),
     }
-    running.until_closed(CloseReason::TooMuch, 1);
+    running.until_closed(CloseReason::BufferLimit, 1);
     other.write_all(b" and ended\n").unwrap();
     answers(&mut other, "1 BEGUN AND ENDED\n");
 }
@@ -213,7 +213,7 @@ fn what_was_sent_before_a_close_arrives_before_the_end() {
             peer.read_to_end(&mut heard).expect("FIN");
             assert_eq!(heard, b"goodbye");
             drop(peer);
-            running.until_closed(CloseReason::ByUs, number);
+            running.until_closed(CloseReason::LocallyClosed, number);
         }
     }
 }

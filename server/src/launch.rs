@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 use holdfast_engine::{
-    CloseReason, Config, Engine, KernelRing, OpenFailure, Stats, Stop, allowed_cores,
+    CloseReason, Config, Engine, KernelRing, OpenFailure, Shutdown, Stats, allowed_cores,
 };
 use holdfast_results::console::{self, Console, ConsoleFlags, Event, Events};
 use holdfast_results::live::Snapshot;
@@ -148,7 +148,7 @@ impl Launch {
             thread_count,
             cores: cores.clone(),
             ring_slots: ring_slots.min(u64::from(holdfast_engine::config::RING_SLOTS_MAX)) as u32,
-            coalesce_us: flags.coalesce.unwrap_or(wants.config.coalesce_us),
+            batch_delay_us: flags.coalesce.unwrap_or(wants.config.batch_delay_us),
             drain_timeout: flags.drain_timeout,
             ..wants.config
         };
@@ -237,7 +237,11 @@ pub async fn supervise<P: Default + Send + 'static, T: Telling<P>>(
         match events.next(&mut console).await {
             Event::Stop => {
                 stops += 1;
-                engine.stop(if stops == 1 { Stop::InOrder } else { Stop::Now });
+                engine.stop(if stops == 1 {
+                    Shutdown::Graceful
+                } else {
+                    Shutdown::Immediate
+                });
             }
             Event::Tick if engine.now_us() - printed_us >= 1_000_000 => {
                 printed_us = engine.now_us();

@@ -97,7 +97,7 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 /// What http wants of the engine. Answers are prompt and connections many: whoever waits for work to gather measures that instead.
 /// Those that are awaited or left at the end have no claim to more than two seconds.
 pub(crate) const WANTS: Wants = Wants {
-    coalesce_us: 0,
+    batch_delay_us: 0,
     drain_timeout: Duration::from_secs(2),
     buffer_bytes: 4_096,
     own_bytes_per_connection: 128 + 608,

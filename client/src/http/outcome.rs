@@ -38,9 +38,9 @@ outcomes! {
     /// Nobody listened.
     Refused = "refused",
     /// Every source address and port was in use.
-    NoAddressLeft = "no_address_left",
+    AddrExhausted = "no_address_left",
     /// A source address is not this machine's.
-    AddressNotOurs = "address_not_ours",
+    AddrNotAvailable = "address_not_ours",
     /// No descriptor was left.
     NoDescriptor = "no_descriptor",
     /// The kernel had no memory.
@@ -78,8 +78,8 @@ impl Outcome {
             OpenFailure::Refused => Outcome::Refused,
             OpenFailure::TimedOut => Outcome::TimedOut,
             OpenFailure::Reset => Outcome::Reset,
-            OpenFailure::NoAddressLeft => Outcome::NoAddressLeft,
-            OpenFailure::AddressNotOurs => Outcome::AddressNotOurs,
+            OpenFailure::AddrExhausted => Outcome::AddrExhausted,
+            OpenFailure::AddrNotAvailable => Outcome::AddrNotAvailable,
             OpenFailure::NoDescriptor => Outcome::NoDescriptor,
             OpenFailure::NoMemory => Outcome::NoMemory,
             OpenFailure::Unreachable => Outcome::Unreachable,
@@ -98,8 +98,8 @@ impl Outcome {
             CloseReason::Unreachable => Outcome::Unreachable,
             CloseReason::Stalled => Outcome::Stalled,
             // A head longer than anybody keeps.
-            CloseReason::TooMuch => Outcome::Malformed,
-            CloseReason::ByUs | CloseReason::Cut => Outcome::Stopped,
+            CloseReason::BufferLimit => Outcome::Malformed,
+            CloseReason::LocallyClosed | CloseReason::Aborted => Outcome::Stopped,
             CloseReason::Idle | CloseReason::Other => Outcome::Other,
         }
     }

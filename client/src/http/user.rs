@@ -235,7 +235,7 @@ impl Users {
                 // The server said it ends the connection, and so keeps its addresses busy for a while (TIME_WAIT), not ours.
                 conn.set_timer(conn.now_us() + LEFT_US_MAX);
             } else {
-                conn.cut(CloseReason::ByUs);
+                conn.abort(CloseReason::LocallyClosed);
             }
         } else {
             self.go_on(conn);
@@ -280,7 +280,7 @@ impl Handler for Users {
         while self.spawn.excess() > 0 && self.waiting.drop_first() {
             self.spawn.leave();
         }
-        dial.end_newest(self.spawn.excess());
+        dial.close_newest(self.spawn.excess());
         while dial.room() > 0 {
             let Some((dial_us, user)) = self.waiting.pop_due(now_us) else {
                 break;
@@ -377,7 +377,7 @@ impl Handler for Users {
         if conn.state.awaited == 0 {
             // Nobody asked. What is to be asked next could not be told from it.
             self.fail_unsent(conn.state, Outcome::Malformed, now_us);
-            conn.cut(CloseReason::ByUs);
+            conn.abort(CloseReason::LocallyClosed);
             return bytes.len();
         }
         let mut at = 0;
@@ -415,19 +415,19 @@ impl Handler for Users {
                 // Those sent behind it will not be answered.
                 conn.state.flags |= ANSWERED;
                 self.fail_awaited(conn.state, Outcome::ClosedEarly, now_us);
-                conn.cut(CloseReason::ByUs);
+                conn.abort(CloseReason::LocallyClosed);
                 return bytes.len();
             }
         }
         self.fail_awaited(conn.state, Outcome::Malformed, now_us);
-        conn.cut(CloseReason::ByUs);
+        conn.abort(CloseReason::LocallyClosed);
         bytes.len()
     }
 
     fn on_timer(&mut self, conn: &mut Conn<'_, User>) {
         conn.state.flags &= !TIMED;
         if conn.state.flags & LEFT != 0 {
-            return conn.cut(CloseReason::ByUs);
+            return conn.abort(CloseReason::LocallyClosed);
         }
         if self.mine.stopped_us.is_some() {
             return;
@@ -441,7 +441,7 @@ impl Handler for Users {
             return conn.set_timer(deadline_us);
         }
         self.fail_awaited(conn.state, Outcome::TimedOut, conn.now_us());
-        conn.cut(CloseReason::ByUs);
+        conn.abort(CloseReason::LocallyClosed);
     }
 
     fn on_close(&mut self, state: &User, reason: CloseReason, now_us: u64) {
@@ -449,7 +449,7 @@ impl Handler for Users {
         if user.flags & LEFT != 0 {
             return;
         }
-        if self.mine.stopped_us.is_some() || reason == CloseReason::Cut {
+        if self.mine.stopped_us.is_some() || reason == CloseReason::Aborted {
             return self.mine.stopped(u64::from(user.awaited));
         }
         if user.awaited > 0

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use holdfast_engine::{Engine, Handler, Stop};
+use holdfast_engine::{Engine, Handler, Shutdown};
 use holdfast_results::console::Console;
 use holdfast_results::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 use serde::Serialize;
@@ -46,7 +46,7 @@ pub trait Crew {
     /// Gathers what was done since the last time, and gives the histograms of it to `log`.
     fn harvest(&mut self, log: &mut dyn FnMut(&Intervals)) -> Harvest;
     /// Ends all users.
-    fn stop(&mut self, how: Stop);
+    fn stop(&mut self, how: Shutdown);
     /// True when all have ended.
     fn is_done(&self) -> bool;
     /// Waits for the threads.
@@ -254,7 +254,7 @@ where
         }
     }
 
-    fn stop(&mut self, how: Stop) {
+    fn stop(&mut self, how: Shutdown) {
         self.is_stopping = true;
         self.engine.stop(how);
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use holdfast_engine::Stop;
+use holdfast_engine::Shutdown;
 use holdfast_results::console::Console;
 use holdfast_results::wire::WorkerReport;
 
@@ -195,7 +195,7 @@ impl Fleet {
                 Class::Http if !patience.is_zero() => {
                     crew.order(0);
                 }
-                _ => crew.stop(Stop::InOrder),
+                _ => crew.stop(Shutdown::Graceful),
             }
         }
     }
@@ -204,7 +204,7 @@ impl Fleet {
     pub fn cut(&mut self) {
         self.stop(Duration::ZERO);
         for crew in self.crews.values_mut() {
-            crew.stop(Stop::Now);
+            crew.stop(Shutdown::Immediate);
         }
     }
 
@@ -216,7 +216,7 @@ impl Fleet {
         let is_late = self.ending.is_some_and(|by| Instant::now() >= by);
         for crew in self.crews.values_mut() {
             if self.ending.is_some() && (is_late || crew.open() == 0) {
-                crew.stop(Stop::InOrder);
+                crew.stop(Shutdown::Graceful);
             }
         }
         let done: Vec<Class> = self

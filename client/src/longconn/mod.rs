@@ -30,7 +30,7 @@ use user::{Ended, UserConfig, UserReport, Users};
 
 /// What longconn wants of the engine. Memory of ours for a connection: its slot and its share of rings and histograms.
 pub(crate) const WANTS: Wants = Wants {
-    coalesce_us: 1_000,
+    batch_delay_us: 1_000,
     drain_timeout: Duration::from_secs(30),
     buffer_bytes: 512,
     own_bytes_per_connection: 96,

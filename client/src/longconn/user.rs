@@ -244,7 +244,7 @@ impl Handler for Users {
         while self.spawn.excess() > 0 && self.waiting.drop_first() {
             self.spawn.leave();
         }
-        dial.end_newest(self.spawn.excess());
+        dial.close_newest(self.spawn.excess());
         while dial.room() > 0 {
             let Some((due_us, retries)) = self.waiting.pop_due(now_us) else {
                 break;
@@ -349,7 +349,7 @@ impl Handler for Users {
             return;
         };
         if conn.is_blocked() {
-            return conn.cut(CloseReason::Stalled);
+            return conn.abort(CloseReason::Stalled);
         }
         conn.send_static(message);
         self.mine.sent += 1;
@@ -366,19 +366,19 @@ impl Handler for Users {
             CloseReason::PeerClosed => Ended::ClosedByServer,
             CloseReason::Reset => Ended::Reset,
             CloseReason::TimedOut | CloseReason::Unreachable => Ended::TimedOut,
-            CloseReason::ByUs if user.flags & WRONG != 0 => Ended::WrongData,
-            CloseReason::ByUs if user.flags & MISSED != 0 => Ended::MissedMessage,
-            CloseReason::ByUs if is_leaving => Ended::Stopped,
-            CloseReason::ByUs if self.stopping_us.is_some() => Ended::Held,
-            CloseReason::ByUs => Ended::ClosedByUs,
-            CloseReason::Cut => Ended::Cut,
+            CloseReason::LocallyClosed if user.flags & WRONG != 0 => Ended::WrongData,
+            CloseReason::LocallyClosed if user.flags & MISSED != 0 => Ended::MissedMessage,
+            CloseReason::LocallyClosed if is_leaving => Ended::Stopped,
+            CloseReason::LocallyClosed if self.stopping_us.is_some() => Ended::Held,
+            CloseReason::LocallyClosed => Ended::ClosedByUs,
+            CloseReason::Aborted => Ended::Cut,
             CloseReason::Stalled
             | CloseReason::Idle
-            | CloseReason::TooMuch
+            | CloseReason::BufferLimit
             | CloseReason::Other => Ended::Other,
         };
         self.mine.ended[ended as usize] += 1;
-        if reason != CloseReason::ByUs && !is_leaving {
+        if reason != CloseReason::LocallyClosed && !is_leaving {
             self.come_again(state.flags >> RETRIES_SHIFT, now_us);
         }
     }
@@ -495,7 +495,7 @@ mod tests {
         let user = opened(&mut users, 0);
         let mut none = Vec::new();
         users.on_turn(&mut Dial::new(2_000_000, 0, true, &mut none));
-        users.on_close(&user, CloseReason::ByUs, 2_100_000);
+        users.on_close(&user, CloseReason::LocallyClosed, 2_100_000);
         assert_eq!(users.mine.ended[Ended::MissedMessage as usize], 1);
         assert_eq!(users.mine.missed, 1);
     }

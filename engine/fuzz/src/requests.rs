@@ -9,7 +9,7 @@
 //! - A version that is none of ours is refused at the CR behind it, before it is seen that no LF follows.
 //! - A head longer than the limit is refused, with the first fault or with 431.
 
-use holdfast_http1::{Limits, Refusal, RequestHead, parse_request};
+use holdfast_http1::{Limits, RequestError, RequestHead, parse_request};
 
 use crate::input::{options, read_cut, some};
 use crate::reference::{self, Said};
@@ -88,7 +88,7 @@ fn check_length(bytes: &[u8], head: &RequestHead, limits: &Limits) {
 }
 
 /// No way to go on would have made the head sound.
-fn check_early(bytes: &[u8], refusal: &Refusal, limits: &Limits) {
+fn check_early(bytes: &[u8], refusal: &RequestError, limits: &Limits) {
     if bytes.len() >= limits.head_bytes_max {
         return;
     }

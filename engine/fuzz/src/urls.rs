@@ -53,8 +53,8 @@ pub fn urls(data: &[u8]) {
     for number in 1..=count {
         let head = match parse_request(rest, &limits) {
             Ok(Some(head)) => head,
-            Err(refusal) if has_own_host && refusal.why.contains("Host") => return,
-            Err(refusal) if refusal.why.contains("too many headers") => return,
+            Err(refusal) if has_own_host && refusal.reason.contains("Host") => return,
+            Err(refusal) if refusal.reason.contains("too many headers") => return,
             said => panic!("{said:?}: {}", rest.escape_ascii()),
         };
         let framing = match body.len() {

@@ -17,6 +17,6 @@ mod status;
 pub use chunked::{CHUNK_LINE_BYTES_MAX, Chunked, Step, TRAILER_BYTES_MAX};
 pub use head::{Body, Malformed};
 pub use limits::{HEADER_COUNT_CEILING, Limits};
-pub use request::{EMPTY_LINES_MAX, Refusal, RequestHead, parse_request};
+pub use request::{EMPTY_LINES_MAX, RequestError, RequestHead, parse_request};
 pub use response::{ResponseHead, parse_response};
 pub use status::status_reason;

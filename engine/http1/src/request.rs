@@ -47,24 +47,24 @@ pub struct RequestHead {
 
 /// Why a request is not served. The connection has to close after the answer: where the next request begins is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RequestError {
     /// The status to answer with.
     pub status: u16,
     /// What was wrong, in words.
-    pub why: &'static str,
+    pub reason: &'static str,
 }
 
 /// A refusal, where a `Result` is wanted.
 #[cold]
-fn refuse<T>(status: u16, why: &'static str) -> Result<T, Refusal> {
-    Err(Refusal { status, why })
+fn refuse<T>(status: u16, reason: &'static str) -> Result<T, RequestError> {
+    Err(RequestError { status, reason })
 }
 
 /// Reads the head at the beginning of `bytes`. `Ok(None)`: it is not complete, more bytes are needed.
 ///
 /// # Errors
-/// The [`Refusal`] to answer with, as early as the bytes show it.
-pub fn parse_request(bytes: &[u8], limits: &Limits) -> Result<Option<RequestHead>, Refusal> {
+/// The [`RequestError`] to answer with, as early as the bytes show it.
+pub fn parse_request(bytes: &[u8], limits: &Limits) -> Result<Option<RequestHead>, RequestError> {
     let window = window(bytes, limits);
     let start = match window.first() {
         Some(b'\r' | b'\n') => match empty_lines(window)? {
@@ -107,7 +107,7 @@ const TARGET_TOO_LONG: &str = "the request target is too long";
 
 /// Where the request begins after empty lines; `None` if that is not known yet.
 #[cold]
-fn empty_lines(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+fn empty_lines(bytes: &[u8]) -> Result<Option<usize>, RequestError> {
     let mut rest = bytes;
     for _ in 0..EMPTY_LINES_MAX {
         match rest {
@@ -124,7 +124,7 @@ fn empty_lines(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
 }
 
 /// The answer to a head that has not ended: more bytes, unless all it may have are here.
-fn incomplete<T>(window: &[u8], limits: &Limits) -> Result<Option<T>, Refusal> {
+fn incomplete<T>(window: &[u8], limits: &Limits) -> Result<Option<T>, RequestError> {
     if window.len() == limits.head_bytes_max {
         return refuse(431, "the head is too long");
     }
@@ -138,7 +138,7 @@ fn unfinished(
     request: &Request<'_, '_>,
     error: Option<Error>,
     limits: &Limits,
-) -> Result<(), Refusal> {
+) -> Result<(), RequestError> {
     // The target comes before whatever httparse stumbled over, unless that was the method.
     if let Some(method) = request.method {
         let target = &bytes[offset_in(bytes, method) + method.len() + 1..];
@@ -168,7 +168,7 @@ fn unfinished(
 
 /// Tells a version we do not speak from no version at all. httparse gives up as soon as it is not 1.0 or 1.1; this waits for the
 /// end of the line, or the answer would depend on how the bytes were cut. `Ok`: not there yet.
-fn check_version(rest: &[u8]) -> Result<(), Refusal> {
+fn check_version(rest: &[u8]) -> Result<(), RequestError> {
     const PATTERN: &[u8; 9] = b"HTTP/d.d\r";
     for (at, expected) in PATTERN.iter().enumerate() {
         let fits = match (rest.get(at), expected) {
@@ -187,7 +187,7 @@ fn check_version(rest: &[u8]) -> Result<(), Refusal> {
 
 /// Whether the target has one of the four forms of RFC 9112, 3.2, and the one of its method.
 #[inline]
-fn check_target(method: &str, is_connect: bool, target: &[u8]) -> Result<(), Refusal> {
+fn check_target(method: &str, is_connect: bool, target: &[u8]) -> Result<(), RequestError> {
     let is_foreign = target.iter().fold(false, |found, byte| {
         found | (*byte >= 0x80) | (*byte == b'#')
     });
@@ -295,7 +295,11 @@ struct Said {
 
 /// Reads the headers that matter, in one pass: by length first, since almost none has the right one.
 #[inline]
-fn read_headers(headers: &[Header<'_>], is_http10: bool, limits: &Limits) -> Result<Said, Refusal> {
+fn read_headers(
+    headers: &[Header<'_>],
+    is_http10: bool,
+    limits: &Limits,
+) -> Result<Said, RequestError> {
     let mut has_host = false;
     let mut length = None;
     let mut coding = None;

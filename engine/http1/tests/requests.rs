@@ -7,7 +7,7 @@
 mod common;
 
 use common::Random;
-use holdfast_http1::{Body, EMPTY_LINES_MAX, Limits, Refusal, RequestHead, parse_request};
+use holdfast_http1::{Body, EMPTY_LINES_MAX, Limits, RequestError, RequestHead, parse_request};
 
 /// Small, so that rows can exceed them.
 const LIMITS: Limits = Limits {
@@ -223,7 +223,7 @@ fn served() -> Vec<(&'static [u8], RequestHead)> {
 
 /// Reads every beginning of `bytes`: until one says something else than "incomplete", and from then on all say the same.
 /// Returns that, and how many bytes it took.
-fn read_cut(bytes: &[u8], limits: &Limits) -> (Result<Option<RequestHead>, Refusal>, usize) {
+fn read_cut(bytes: &[u8], limits: &Limits) -> (Result<Option<RequestHead>, RequestError>, usize) {
     let mut said = (Ok(None), 0);
     for end in 0..=bytes.len() {
         let now = parse_request(&bytes[..end], limits);
@@ -246,7 +246,7 @@ fn what_is_malformed_is_refused_with_its_status_however_it_is_cut() {
             *status,
             "{}: {}",
             bytes.escape_ascii(),
-            refusal.why
+            refusal.reason
         );
     }
 }

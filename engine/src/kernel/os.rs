@@ -52,17 +52,17 @@ pub fn waiting_count(listener: RawFd) -> u32 {
     unsafe { info.assume_init() }.tcpi_unacked
 }
 
-/// The bell of one thread: its rings ring it when they have work, and the thread sleeps on it alone.
+/// The waker of one thread: its rings ring it when they have work, and the thread sleeps on it alone.
 ///
 /// A ring whose work is deferred to its thread (DEFER_TASKRUN) does not become readable for `poll` when work is queued, so a
 /// thread with several rings cannot sleep on the rings themselves; their event descriptor is signalled even so.
 #[derive(Debug)]
-pub struct Bell {
+pub struct Waker {
     event: EventFd,
 }
 
-impl Bell {
-    /// A bell nobody has rung.
+impl Waker {
+    /// A waker nobody has rung.
     ///
     /// # Errors
     /// [`Error`] when no descriptor is left.
@@ -74,7 +74,7 @@ impl Bell {
                 "raise the descriptor limit: ulimit -n 20000",
             )
         })?;
-        Ok(Bell { event })
+        Ok(Waker { event })
     }
 
     /// What a ring is told to signal.

@@ -15,7 +15,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode};
 use nix::sys::socket::{SockaddrIn, SockaddrIn6};
 
 use super::buffers::{BufferRing, Region};
-use super::os::Bell;
+use super::os::Waker;
 use crate::config::{BUFFER_COUNT, CQ_ENTRIES, Config, SQ_ENTRIES};
 use crate::error::Error;
 use crate::ring::{Completion, Request, Ring, Staged};
@@ -51,24 +51,24 @@ pub struct KernelRing {
 
 impl KernelRing {
     /// A ring with a table of `config.ring_slots` direct descriptors, for the calling thread alone. Its time counts from
-    /// `started_at`; it rings `bell` when it has work.
+    /// `started_at`; it rings `waker` when it has work.
     ///
     /// # Errors
     /// [`Error`] naming the missing feature, limit or setting.
-    pub fn new(config: &Config, started_at: Instant, bell: &Bell) -> Result<Self, Error> {
-        let own = Self::without_bell(config, started_at)?;
+    pub fn new(config: &Config, started_at: Instant, waker: &Waker) -> Result<Self, Error> {
+        let own = Self::without_waker(config, started_at)?;
         own.ring
             .submitter()
-            .register_eventfd(bell.fd().as_raw_fd())
+            .register_eventfd(waker.fd().as_raw_fd())
             .map_err(setup_error)?;
         Ok(own)
     }
 
-    /// Likewise, for a thread that sleeps in this ring alone: no bell, so none is paid for.
+    /// Likewise, for a thread that sleeps in this ring alone: no waker, so none is paid for.
     ///
     /// # Errors
     /// As for [`KernelRing::new`].
-    pub fn without_bell(config: &Config, started_at: Instant) -> Result<Self, Error> {
+    pub fn without_waker(config: &Config, started_at: Instant) -> Result<Self, Error> {
         let page = 4096;
         let buffer_count = config.buffer_count_max;
         let buffers_offset = BufferRing::entries_bytes(buffer_count).next_multiple_of(page);

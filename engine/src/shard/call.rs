@@ -6,7 +6,7 @@
 use super::{Context, Shard};
 use crate::config::TICK_US;
 use crate::error::{CloseReason, Error};
-use crate::handler::{Conn, Ending, Handler, Intentions, TimerChange};
+use crate::handler::{Actions, CloseMode, Conn, Handler, TimerChange};
 use crate::ring::Ring;
 use crate::slot::{Phase, flag};
 
@@ -16,7 +16,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             Phase::Connecting => self.give_up_connecting(ctx, slot, libc::ETIMEDOUT),
             // While the peer does not take what was sent, the handler's patience counts, not the end's.
             Phase::Open if self.slots[slot].flags & flag::ENDING != 0 && !self.is_blocked(slot) => {
-                self.end(ctx, slot, CloseReason::Cut)
+                self.end(ctx, slot, CloseReason::Aborted)
             }
             Phase::Open => self.call(ctx, slot, |handler, conn| handler.on_timer(conn)),
             Phase::Draining => {
@@ -26,7 +26,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     self.set_timer(slot, patient_until);
                     return Ok(());
                 }
-                self.end(ctx, slot, CloseReason::Cut)
+                self.end(ctx, slot, CloseReason::Aborted)
             }
             Phase::Free | Phase::Closing => unreachable!("a slot in this phase is off the wheel"),
         }
@@ -47,54 +47,54 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             &mut self.outgoing,
         );
         callback(&mut ctx.handler, &mut conn);
-        let intentions = conn.into_intentions();
-        self.perform(ctx, slot, intentions)
+        let actions = conn.into_actions();
+        self.perform(ctx, slot, actions)
     }
 
     pub(super) fn perform(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
-        intentions: Intentions,
+        actions: Actions,
     ) -> Result<(), Error> {
         if self.slots[slot].phase != Phase::Open {
             // Draining: what arrives still counts, but nothing more is sent, and the timer is the drain's.
             self.outgoing.clear();
-            return match intentions.ending {
-                Some(Ending::Now(reason)) => self.end(ctx, slot, reason),
+            return match actions.close_mode {
+                Some(CloseMode::Abort(reason)) => self.end(ctx, slot, reason),
                 _ => Ok(()),
             };
         }
-        match intentions.timer {
+        match actions.timer {
             TimerChange::Keep => {}
             TimerChange::Off => self.wheel.clear(&mut self.slots, slot),
             TimerChange::At(at_us) => self.set_timer(slot, at_us),
         }
         // The end that follows is pushed as soon as the send is settled, so what waits for it waits no longer than a turn.
-        let is_last = intentions.ending == Some(Ending::AfterSent);
+        let is_last = actions.close_mode == Some(CloseMode::AfterSend);
         if !self.outgoing.is_empty() {
             let mut outgoing = std::mem::take(&mut self.outgoing);
-            let is_last = is_last && intentions.outgoing_static.is_empty();
+            let is_last = is_last && actions.outgoing_static.is_empty();
             self.send_copy(ctx, slot, &outgoing, is_last)?;
             outgoing.clear();
             self.outgoing = outgoing;
         }
         // The copy may have been too much to keep: then the connection is over, and the slot may be free.
-        if !intentions.outgoing_static.is_empty() && self.slots[slot].phase == Phase::Open {
-            self.send_static(ctx, slot, intentions.outgoing_static, is_last)?;
+        if !actions.outgoing_static.is_empty() && self.slots[slot].phase == Phase::Open {
+            self.send_static(ctx, slot, actions.outgoing_static, is_last)?;
         }
         if self.slots[slot].phase != Phase::Open {
             return Ok(());
         }
-        if intentions.is_pausing && (self.slots[slot].has(flag::SENDING) || self.is_blocked(slot)) {
+        if actions.is_pausing && (self.slots[slot].has(flag::SENDING) || self.is_blocked(slot)) {
             self.carry_mut(slot).is_paused = true;
             self.must_settle = true;
         }
-        match intentions.ending {
+        match actions.close_mode {
             None => Ok(()),
-            Some(Ending::InOrder) => self.end_in_order(ctx, slot),
-            Some(Ending::AfterSent) => self.end_after_sent(ctx, slot),
-            Some(Ending::Now(reason)) => self.end(ctx, slot, reason),
+            Some(CloseMode::Graceful) => self.end_in_order(ctx, slot),
+            Some(CloseMode::AfterSend) => self.end_after_sent(ctx, slot),
+            Some(CloseMode::Abort(reason)) => self.end(ctx, slot, reason),
         }
     }
 

@@ -26,7 +26,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.draining_from = None;
         for slot in 0..self.slots.touched_count() {
             match self.slots[slot].phase {
-                Phase::Open | Phase::Draining => self.end(ctx, slot, CloseReason::Cut)?,
+                Phase::Open | Phase::Draining => self.end(ctx, slot, CloseReason::Aborted)?,
                 Phase::Connecting => self.give_up_connecting(ctx, slot, libc::ECANCELED)?,
                 Phase::Free | Phase::Closing => {}
             }
@@ -35,7 +35,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Asks up to `count` open connections to end in order, from the last slot backwards. Gives how many were asked.
-    pub fn end_newest(&mut self, ctx: &mut Context<'_, H>, count: u64) -> Result<u64, Error> {
+    pub fn close_newest(&mut self, ctx: &mut Context<'_, H>, count: u64) -> Result<u64, Error> {
         let mut asked = 0;
         while asked < count && self.newest > 0 {
             let slot = self.newest - 1;
@@ -105,7 +105,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 }
                 return Ok(());
             }
-            return self.end(ctx, slot, CloseReason::ByUs);
+            return self.end(ctx, slot, CloseReason::LocallyClosed);
         }
         self.slots[slot].clear(flag::ENDING);
         self.slots[slot].start_draining();
@@ -122,7 +122,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         slot: u32,
     ) -> Result<(), Error> {
         if !self.is_blocked(slot) && !self.slots[slot].has(flag::SENDING) {
-            return self.end(ctx, slot, CloseReason::ByUs);
+            return self.end(ctx, slot, CloseReason::LocallyClosed);
         }
         self.slots[slot].set(flag::END_AFTER_SENT);
         self.must_settle = true;
@@ -165,7 +165,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             .push(self.token(Op::Close, slot), Request::Close { slot })?;
         ctx.stats.open_now -= 1;
         ctx.stats.closed[reason as usize] += 1;
-        if matches!(reason, CloseReason::ByUs | CloseReason::PeerClosed) {
+        if matches!(reason, CloseReason::LocallyClosed | CloseReason::PeerClosed) {
             ctx.last_end_us = ctx.now_us;
         }
         let state = self.slots[slot].state;
@@ -189,7 +189,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.carries.remove(&slot);
         self.slots[slot].clear(flag::CARRY);
         if self.slots[slot].has(flag::ACCEPTED) {
-            ctx.gate.leave();
+            ctx.limiter.release();
         }
         let own_tuple = self.slots[slot].tuple;
         if own_tuple != NONE {

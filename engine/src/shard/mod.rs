@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::handler::Handler;
 use crate::ring::{Completion, Ring};
 use crate::slot::{Phase, Slots, flag};
-use crate::spread::Gate;
+use crate::spread::ConnectionLimiter;
 use crate::stats::Stats;
 use crate::token::{Op, Token};
 use crate::wheel::Wheel;
@@ -40,7 +40,7 @@ const ROUNDS_MAX: usize = 16;
 pub(crate) struct Context<'a, H: Handler> {
     pub handler: H,
     pub config: &'a Config,
-    pub gate: &'a Gate,
+    pub limiter: &'a ConnectionLimiter,
     pub stats: Stats,
     pub now_us: u64,
     pub tuples: Option<Tuples>,

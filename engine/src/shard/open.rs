@@ -23,7 +23,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         )
     }
 
-    /// Takes up to `count` connections from a listener. The gate has room for them, and so has this shard.
+    /// Takes up to `count` connections from a listener. The limiter has room for them, and so has this shard.
     pub fn accept(&mut self, listener: RawFd, count: u32) -> Result<(), Error> {
         for _ in 0..count {
             let slot = self
@@ -94,7 +94,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     ) -> Result<(), Error> {
         if result < 0 {
             self.slots.release(slot);
-            ctx.gate.give_back(1);
+            ctx.limiter.cancel(1);
             // A connection that was reset while it waited leaves the queue, and an accept without one.
             if result != -libc::EAGAIN {
                 ctx.stats.accept_failed[OpenFailure::from_errno(-result) as usize] += 1;
@@ -102,7 +102,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return Ok(());
         }
         self.slots[slot].accepted();
-        ctx.gate.keep();
+        ctx.limiter.commit();
         ctx.stats.accepted += 1;
         self.on_open(ctx, slot)
     }
@@ -154,7 +154,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.call(ctx, slot, |handler, conn| handler.on_open(conn))?;
         if ctx.is_cutting && matches!(self.slots[slot].phase, Phase::Open | Phase::Draining) {
             // Its accept was under way when the others were cut.
-            return self.end(ctx, slot, CloseReason::Cut);
+            return self.end(ctx, slot, CloseReason::Aborted);
         }
         if ctx.is_stopping && self.slots[slot].phase == Phase::Open {
             // It opened while the others were already being told.

@@ -256,7 +256,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             carry.has_held = true;
             self.ring.recycle(buffer);
             if carry.incoming.len() > held_bytes_max(ctx.config) {
-                return self.end(ctx, slot, CloseReason::TooMuch);
+                return self.end(ctx, slot, CloseReason::BufferLimit);
             }
             return self.stop_stream(slot);
         }
@@ -285,7 +285,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         )
         .with_more(has_left);
         let used = ctx.handler.on_bytes(&mut conn, bytes);
-        let intentions = conn.into_intentions();
+        let actions = conn.into_actions();
         assert!(
             used <= bytes.len(),
             "a handler cannot use more than it was given"
@@ -296,7 +296,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             joined.extend_from_slice(&fresh[used..]);
         }
         self.ring.recycle(buffer);
-        self.keep_rest(ctx, slot, joined, intentions)
+        self.keep_rest(ctx, slot, joined, actions)
     }
 
     /// Keeps what the handler did not use, and does what it wants.
@@ -305,23 +305,23 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         ctx: &mut Context<'_, H>,
         slot: u32,
         rest: Vec<u8>,
-        intentions: crate::handler::Intentions,
+        actions: crate::handler::Actions,
     ) -> Result<(), Error> {
-        let bytes_max = if intentions.is_pausing {
+        let bytes_max = if actions.is_pausing {
             held_bytes_max(ctx.config)
         } else {
-            ctx.config.carry_bytes_max
+            ctx.config.pending_bytes_max
         };
         if rest.len() > bytes_max {
             self.outgoing.clear();
-            return self.end(ctx, slot, CloseReason::TooMuch);
+            return self.end(ctx, slot, CloseReason::BufferLimit);
         }
         if !rest.is_empty() {
             self.carry_mut(slot).incoming = rest;
         } else {
             self.drop_carry_if_empty(slot);
         }
-        self.perform(ctx, slot, intentions)
+        self.perform(ctx, slot, actions)
     }
 
     pub(super) fn has_held(&self, slot: u32) -> bool {
@@ -355,9 +355,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         )
         .with_more(!is_all);
         let used = ctx.handler.on_bytes(&mut conn, &kept);
-        let intentions = conn.into_intentions();
+        let actions = conn.into_actions();
         kept.drain(..used);
-        self.keep_rest(ctx, slot, kept, intentions)
+        self.keep_rest(ctx, slot, kept, actions)
     }
 
     /// The peer sends no more. What it is still owed is sent first.
@@ -369,7 +369,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             if self.slots[slot].phase != Phase::Draining {
                 return Ok(());
             }
-            return self.end(ctx, slot, CloseReason::ByUs);
+            return self.end(ctx, slot, CloseReason::LocallyClosed);
         }
         self.slots[slot].set(flag::PEER_ENDED);
         if !self.must_hold(ctx.config, slot) && self.has_held(slot) {
@@ -392,5 +392,5 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
 /// Most bytes kept of a connection whose handler is given none: what may already be on its way when its receive is stopped.
 fn held_bytes_max(config: &Config) -> usize {
-    config.carry_bytes_max + usize::from(config.buffer_count_max) * config.buffer_bytes as usize
+    config.pending_bytes_max + usize::from(config.buffer_count_max) * config.buffer_bytes as usize
 }

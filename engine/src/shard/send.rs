@@ -3,7 +3,7 @@
 //! A send is submitted, and unless its completion says that it came short, it went out whole: `settle` knows when all that failed
 //! have been heard of. What a peer does not take at once is kept, in pieces, and sent when there is room.
 //! Invariants: at most one send of a connection is under way, so bytes leave in order; what is kept for a connection is bounded by
-//! `Config::carry_bytes_max`, static bytes apart, which cost only the piece that names them.
+//! `Config::pending_bytes_max`, static bytes apart, which cost only the piece that names them.
 //! Must not know: what the bytes mean.
 
 use std::collections::VecDeque;
@@ -187,7 +187,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Something more is carried: too much ends the connection.
     fn check_carry(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         self.must_settle = true;
-        if self.carry_mut(slot).kept_bytes() > ctx.config.carry_bytes_max {
+        if self.carry_mut(slot).kept_bytes() > ctx.config.pending_bytes_max {
             return self.end(ctx, slot, CloseReason::Stalled);
         }
         Ok(())
@@ -356,7 +356,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return Ok(());
         }
         if entry.has(flag::END_AFTER_SENT) {
-            self.end(ctx, slot, CloseReason::ByUs)
+            self.end(ctx, slot, CloseReason::LocallyClosed)
         } else if entry.has(flag::END_IN_ORDER) {
             self.end_in_order(ctx, slot)
         } else if entry.has(flag::PEER_ENDED) {

@@ -12,7 +12,7 @@ use crate::handler::Handler;
 use crate::ring::Ring;
 use crate::shard::audit::{Books, Census};
 use crate::slot::{Phase, flag};
-use crate::spread::{Core, Gate};
+use crate::spread::{ConnectionLimiter, Core};
 
 /// How long an attempt may last over its limit: the cancel has to be submitted, and to be heard of.
 const CONNECT_GRACE_US: u64 = 20_000_000;
@@ -93,14 +93,14 @@ fn check_timer(world: &World, socket: u32, is_on: bool, turn_us: u64) -> Result<
     }
 }
 
-/// The gate's books against what its cores have.
-pub(super) fn check_gate(gate: &Gate, all: &[Census]) -> Result<(), String> {
+/// The limiter's books against what its cores have.
+pub(super) fn check_limiter(limiter: &ConnectionLimiter, all: &[Census]) -> Result<(), String> {
     let held: u64 = all.iter().map(|c| c.accepted).sum();
     let accepting: u64 = all.iter().map(|c| c.accepting).sum();
-    if gate.counts() != (held + accepting, held) {
-        let (counts, open) = (gate.counts(), held);
+    if limiter.counts() != (held + accepting, held) {
+        let (counts, open) = (limiter.counts(), held);
         return Err(format!(
-            "the gate says {counts:?}; open {open}, opening {accepting}"
+            "the limiter says {counts:?}; open {open}, opening {accepting}"
         ));
     }
     Ok(())

@@ -66,7 +66,7 @@ faults! {
     /// A source address is taken.
     AddressTaken "address_taken" 30_000,
     /// A source address is not ours, or may not be used.
-    AddressNotOurs "address_not_ours" 2_000,
+    AddrNotAvailable "address_not_ours" 2_000,
     /// A connect finds the pair of addresses in use.
     PairTaken "pair_taken" 8_000,
     /// A connect fails at once.

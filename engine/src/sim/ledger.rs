@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use crate::config::TICK_US;
 use crate::error::CloseReason;
-use crate::handler::{Asked, Ending, TimerChange};
+use crate::handler::{ActionsSoFar, CloseMode, TimerChange};
 
 /// The books of one connection.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ pub(super) struct Ledger {
     /// When that was set.
     pub timer_set_us: u64,
     /// The end the handler asked for.
-    pub ending: Option<Ending>,
+    pub close_mode: Option<CloseMode>,
     /// It wants nothing more before the first so many of what is promised are with the kernel.
     paused_for: usize,
     is_closed: bool,
@@ -35,15 +35,17 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// The handler's callback has returned.
-    pub fn asked(&mut self, now_us: u64, asked: &Asked<'_>) {
-        let Asked { timer, ending, .. } = *asked;
+    pub fn asked(&mut self, now_us: u64, asked: &ActionsSoFar<'_>) {
+        let ActionsSoFar {
+            timer, close_mode, ..
+        } = *asked;
         assert!(!self.is_closed, "a callback after on_close");
         self.promised.extend(asked.copied);
         self.promised.extend(asked.fixed);
         if asked.is_pausing {
             self.paused_for = self.promised.len();
         }
-        if self.ending.is_none() {
+        if self.close_mode.is_none() {
             self.owed = self.promised.len();
             match timer {
                 TimerChange::Keep => {}
@@ -54,10 +56,10 @@ impl Ledger {
                 }
             }
         }
-        match (self.ending, ending) {
+        match (self.close_mode, close_mode) {
             // A later order in an abrupter way replaces the first.
-            (None, Some(_)) | (_, Some(Ending::Now(_) | Ending::AfterSent)) => {
-                self.ending = ending;
+            (None, Some(_)) | (_, Some(CloseMode::Abort(_) | CloseMode::AfterSend)) => {
+                self.close_mode = close_mode;
             }
             _ => {}
         }
@@ -89,14 +91,14 @@ impl Ledger {
         assert!(!self.is_closed, "bytes after on_close");
         assert!(!bytes.is_empty(), "a handler is shown nothing");
         assert!(
-            self.paused_for == 0 || self.ending.is_some(),
+            self.paused_for == 0 || self.close_mode.is_some(),
             "a handler that paused is shown bytes before what it sent is with the kernel"
         );
         assert!(
             bytes.len() <= self.received.len()
                 && self.received.iter().zip(bytes).all(|(a, b)| a == b),
             "a handler that asked for {:?} is shown other bytes than were received",
-            self.ending
+            self.close_mode
         );
         self.shown = self.shown.max(bytes.len());
     }
@@ -110,7 +112,7 @@ impl Ledger {
     /// The handler's timer fires.
     pub fn fired(&mut self, now_us: u64) {
         assert!(!self.is_closed, "a timer after on_close");
-        if self.ending.is_none() {
+        if self.close_mode.is_none() {
             let due_us = self.timer_us.take().expect("a timer fires that was set");
             assert!(
                 now_us >= due_us,
@@ -130,16 +132,17 @@ impl Ledger {
         assert!(!self.is_closed, "on_close twice");
         self.is_closed = true;
         let is_in_order = reason == CloseReason::PeerClosed
-            || (reason == CloseReason::ByUs && !matches!(self.ending, Some(Ending::Now(_))));
+            || (reason == CloseReason::LocallyClosed
+                && !matches!(self.close_mode, Some(CloseMode::Abort(_))));
         if is_in_order {
             assert_eq!(
                 self.owed, 0,
                 "bytes promised are not sent before the end ({reason:?})"
             );
         }
-        let is_all_shown = match self.ending {
+        let is_all_shown = match self.close_mode {
             None => reason == CloseReason::PeerClosed,
-            Some(ending) => ending == Ending::InOrder && is_in_order,
+            Some(close_mode) => close_mode == CloseMode::Graceful && is_in_order,
         };
         if is_all_shown {
             assert_eq!(

@@ -6,18 +6,18 @@
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use super::audit::{check_core, check_end, check_gate, check_world};
+use super::audit::{check_core, check_end, check_limiter, check_world};
 use super::broken::{Broken, Canary};
 use super::fault::Fault;
 use super::ring::SimRing;
 use super::watch::Watched;
 use super::world::{Shared, lock};
-use crate::config::{Config, ORDERS_INTERVAL_US};
+use crate::config::{COMMAND_INTERVAL_US, Config};
 use crate::dial::DialPlan;
 use crate::error::Error;
 use crate::handler::Handler;
 use crate::shard::audit::Census;
-use crate::spread::{Core, Gate, Next, Stop};
+use crate::spread::{ConnectionLimiter, Core, Next, Shutdown};
 use crate::stats::Stats;
 
 /// Steps a run may take: far more than any does that ends.
@@ -37,13 +37,13 @@ pub struct Orders {
 }
 
 impl Orders {
-    fn at(self, now_us: u64) -> Stop {
+    fn at(self, now_us: u64) -> Shutdown {
         if now_us >= self.now_us {
-            Stop::Now
+            Shutdown::Immediate
         } else if now_us >= self.in_order_us {
-            Stop::InOrder
+            Shutdown::Graceful
         } else {
-            Stop::No
+            Shutdown::None
         }
     }
 
@@ -70,7 +70,7 @@ pub struct Node<'a, H: Handler> {
     core: Core<'a, Broken, Watched<H>, MakeRing<'a>>,
     world: Shared,
     config: &'a Config,
-    gate: &'a Gate,
+    limiter: &'a ConnectionLimiter,
     listeners: Vec<RawFd>,
     orders: Orders,
     rest: Rest,
@@ -83,7 +83,7 @@ impl<'a, H: Handler> Node<'a, H> {
     pub fn new(
         world: &Shared,
         config: &'a Config,
-        gate: &'a Gate,
+        limiter: &'a ConnectionLimiter,
         handler: H,
         listeners: &[RawFd],
         plan: Option<&'a DialPlan>,
@@ -102,12 +102,12 @@ impl<'a, H: Handler> Node<'a, H> {
         };
         let make_ring: MakeRing<'a> = Box::new(make_ring);
         let plan = plan.map(|plan| (plan, 0, 1));
-        let core = Core::new(config, gate, handler, make_ring, listeners, plan);
+        let core = Core::new(config, limiter, handler, make_ring, listeners, plan);
         Node {
             core: core.expect("the first ring is there"),
             world: world.clone(),
             config,
-            gate,
+            limiter,
             listeners: listeners.to_vec(),
             orders,
             rest: Rest::Until(0),
@@ -146,7 +146,7 @@ impl<'a, H: Handler> Node<'a, H> {
                 }
                 Rest::Until(now_us)
             }
-            Next::Busy => Rest::Until(now_us + self.config.coalesce_us),
+            Next::Busy => Rest::Until(now_us + self.config.batch_delay_us),
             Next::IdleUntil(due_us) => {
                 if let Some(timer_us) = self.census.due_us {
                     assert!(
@@ -154,7 +154,7 @@ impl<'a, H: Handler> Node<'a, H> {
                         "a timer is due at {timer_us}, and the thread sleeps until {due_us:?}"
                     );
                 }
-                let until_us = due_us.unwrap_or(u64::MAX).min(now_us + ORDERS_INTERVAL_US);
+                let until_us = due_us.unwrap_or(u64::MAX).min(now_us + COMMAND_INTERVAL_US);
                 let timeout = Duration::from_micros(until_us.saturating_sub(now_us));
                 let is_alone = self.rings().count() == 1;
                 let mut sleeps = false;
@@ -163,7 +163,7 @@ impl<'a, H: Handler> Node<'a, H> {
                 sleeps |= is_alone && self.rings().all(SimRing::is_asleep);
                 // Looking at orders that are none changes nothing, so it sleeps on; but one that stops watches the time.
                 let until_us = match self.orders.at(turn_us) {
-                    Stop::No => due_us.unwrap_or(u64::MAX),
+                    Shutdown::None => due_us.unwrap_or(u64::MAX),
                     _ => until_us,
                 };
                 if sleeps && self.rings().all(SimRing::may_sleep) {
@@ -215,7 +215,7 @@ pub trait Steps {
 /// What the driver audits over several nodes.
 #[doc(hidden)]
 pub struct NodeBooks<'a> {
-    gate: &'a Gate,
+    limiter: &'a ConnectionLimiter,
     census: Census,
     connect_timeout_us: u64,
 }
@@ -268,7 +268,7 @@ impl<H: Handler> Steps for Node<'_, H> {
 
     fn books(&self) -> NodeBooks<'_> {
         NodeBooks {
-            gate: self.gate,
+            limiter: self.limiter,
             census: self.census,
             connect_timeout_us: self.config.connect_timeout.as_micros() as u64,
         }
@@ -314,9 +314,9 @@ fn audit(world: &Shared, nodes: &[&mut dyn Steps], is_over: bool) {
     let books: Vec<NodeBooks<'_>> = nodes.iter().map(|n| n.books()).collect();
     let mut checked = Ok(());
     for own in &books {
-        let same = |other: &&NodeBooks<'_>| std::ptr::eq(own.gate, other.gate);
+        let same = |other: &&NodeBooks<'_>| std::ptr::eq(own.limiter, other.limiter);
         let censuses: Vec<Census> = books.iter().filter(same).map(|b| b.census).collect();
-        checked = checked.and_then(|()| check_gate(own.gate, &censuses));
+        checked = checked.and_then(|()| check_limiter(own.limiter, &censuses));
     }
     let longest_us = books.iter().map(|b| b.connect_timeout_us).max();
     checked

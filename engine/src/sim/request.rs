@@ -128,7 +128,7 @@ impl SimRing {
             Request::Bind { .. } => {
                 let result = if world.strikes(Fault::AddressTaken) {
                     -libc::EADDRINUSE
-                } else if world.strikes(Fault::AddressNotOurs) {
+                } else if world.strikes(Fault::AddrNotAvailable) {
                     -world.random.pick(&[libc::EADDRNOTAVAIL, libc::EACCES])
                 } else {
                     0

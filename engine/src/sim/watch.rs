@@ -27,7 +27,7 @@ pub struct Watched<H: Handler> {
     world: Shared,
     reads_while_blocked: bool,
     canary: Option<Canary>,
-    wanted: Vec<H::State>,
+    dials: Vec<H::State>,
     /// By attempt: whether it has ended in a class.
     attempts: Vec<bool>,
     open_count: u64,
@@ -46,7 +46,7 @@ impl<H: Handler> Watched<H> {
             world: world.clone(),
             reads_while_blocked,
             canary,
-            wanted: Vec::new(),
+            dials: Vec::new(),
             attempts: Vec::new(),
             open_count: 0,
         }
@@ -92,8 +92,10 @@ impl<H: Handler> Watched<H> {
         let mut world = lock(&self.world);
         let now_us = world.now_us();
         let ledger = world.socket_mut(socket).ledger.as_mut();
-        ledger.expect("it was opened").asked(now_us, &conn.asked());
-        if let (TimerChange::At(at_us), None) = (conn.asked().timer, conn.asked().ending) {
+        ledger
+            .expect("it was opened")
+            .asked(now_us, &conn.actions());
+        if let (TimerChange::At(at_us), None) = (conn.actions().timer, conn.actions().close_mode) {
             // The shard is told another time, as if it filed the timer wrongly.
             match self.canary {
                 Some(Canary::TimerEarly) => conn.set_timer(at_us.saturating_sub(5_000)),
@@ -177,10 +179,10 @@ impl<H: Handler> Handler for Watched<H> {
     }
 
     fn on_turn(&mut self, dial: &mut Dial<'_, Self::State>) -> Option<u64> {
-        let mut wanted = std::mem::take(&mut self.wanted);
-        let mut inner = Dial::new(dial.now_us(), dial.room(), dial.is_stopping(), &mut wanted);
+        let mut dials = std::mem::take(&mut self.dials);
+        let mut inner = Dial::new(dial.now_us(), dial.room(), dial.is_stopping(), &mut dials);
         let next_us = self.inner.on_turn(&mut inner);
-        for inner in wanted.drain(..) {
+        for inner in dials.drain(..) {
             self.attempts.push(false);
             dial.connect(WatchedState {
                 inner,
@@ -188,7 +190,7 @@ impl<H: Handler> Handler for Watched<H> {
                 attempt: self.attempts.len() as u32,
             });
         }
-        self.wanted = wanted;
+        self.dials = dials;
         next_us
     }
 

@@ -125,8 +125,8 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             buffer_bytes: 2_048,
             buffer_count_max: 1_024,
             staging_bytes: 512 * 1024,
-            carry_bytes_max: limits.head_bytes_max + 128 * 1024,
-            coalesce_us: 0,
+            pending_bytes_max: limits.head_bytes_max + 128 * 1024,
+            batch_delay_us: 0,
             park_after: Duration::from_secs(1),
             ..Config::default()
         },

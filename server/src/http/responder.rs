@@ -15,9 +15,9 @@
 //! Must not know: rings, threads, clocks.
 
 use holdfast_engine::{CloseReason, Conn, Handler};
-use holdfast_http1::{Body, Chunked, Limits, Refusal, RequestHead, parse_request};
+use holdfast_http1::{Body, Chunked, Limits, RequestError, RequestHead, parse_request};
 
-use super::response::{Future, Responses};
+use super::response::{Persistence, Responses};
 
 /// What one call may queue for a peer before it waits for the kernel to take it, bytes. Below the engine's carry limit.
 const QUEUE_BYTES_MAX: usize = 32 * 1024;
@@ -100,7 +100,7 @@ pub struct Talk {
     since_ms: u32,
     phase: Phase,
     /// What the connection is told with the answer to the request under way.
-    future: Future,
+    persistence: Persistence,
     /// See [`flag`].
     flags: u8,
 }
@@ -134,7 +134,7 @@ impl Default for Talk {
             framing: Framing::Length,
             since_ms: 0,
             phase: Phase::Idle,
-            future: Future::Stays,
+            persistence: Persistence::KeepAlive,
             flags: 0,
         }
     }
@@ -178,7 +178,7 @@ impl Responder {
         }
     }
 
-    fn parse(&mut self, bytes: &[u8]) -> Result<Option<RequestHead>, Refusal> {
+    fn parse(&mut self, bytes: &[u8]) -> Result<Option<RequestHead>, RequestError> {
         if let Some((known, head)) = &self.known
             && bytes.starts_with(known)
         {
@@ -199,10 +199,10 @@ impl Responder {
         let now_us = conn.now_us();
         let talk = &mut *conn.state;
         talk.set(flag::HEAD, head.is_head);
-        talk.future = match (head.keep_alive, head.is_http10) {
-            (false, _) => Future::Ends,
-            (true, true) => Future::StaysSaid,
-            (true, false) => Future::Stays,
+        talk.persistence = match (head.keep_alive, head.is_http10) {
+            (false, _) => Persistence::Close,
+            (true, true) => Persistence::ExplicitKeepAlive,
+            (true, false) => Persistence::KeepAlive,
         };
         let (framing, left) = match head.body {
             Body::Length(length) => (Framing::Length, length),
@@ -249,9 +249,9 @@ impl Responder {
                     Err(malformed) => {
                         self.refuse(
                             conn,
-                            Refusal {
+                            RequestError {
                                 status: 400,
-                                why: malformed.0,
+                                reason: malformed.0,
                             },
                         );
                         return bytes.len();
@@ -259,8 +259,14 @@ impl Responder {
                 };
                 talk.left -= step.used as u64;
                 if talk.left == 0 && !step.is_done && step.used < bytes.len() {
-                    let why = "the body is longer than this server reads";
-                    self.refuse(conn, Refusal { status: 413, why });
+                    let reason = "the body is longer than this server reads";
+                    self.refuse(
+                        conn,
+                        RequestError {
+                            status: 413,
+                            reason,
+                        },
+                    );
                     return bytes.len();
                 }
                 (step.used, step.is_done)
@@ -277,28 +283,28 @@ impl Responder {
         let now_ms = millis(conn.now_us());
         let has_more = conn.has_more();
         let talk = &mut *conn.state;
-        let is_asked_for = talk.future == Future::Ends;
+        let is_asked_for = talk.persistence == Persistence::Close;
         let is_stopping = talk.has(flag::STOPPING);
-        let future = if is_stopping && is_last && !has_more {
-            Future::Ends
+        let persistence = if is_stopping && is_last && !has_more {
+            Persistence::Close
         } else {
-            talk.future
+            talk.persistence
         };
         let is_head = talk.has(flag::HEAD);
         let was_waited_for = talk.phase != Phase::Idle;
         talk.since_ms = now_ms;
-        talk.phase = if future == Future::Ends {
+        talk.phase = if persistence == Persistence::Close {
             Phase::Closing
         } else {
             Phase::Idle
         };
-        let (bytes, tail) = self.responses.whole(future, is_head);
+        let (bytes, tail) = self.responses.whole(persistence, is_head);
         conn.send_copy(bytes);
         if !tail.is_empty() {
             conn.send_static(tail);
         }
         self.mine.answered += 1;
-        if future != Future::Ends {
+        if persistence != Persistence::Close {
             if is_stopping {
                 conn.set_timer(after(conn.now_us(), STOP_GRACE_MS));
             } else if was_waited_for {
@@ -307,21 +313,23 @@ impl Responder {
             return;
         }
         if is_asked_for && is_last {
-            conn.close_after_sent();
+            conn.close_after_send();
         } else {
             conn.close();
         }
     }
 
     /// Says no, for the last time.
-    fn refuse(&mut self, conn: &mut Conn<'_, Talk>, refusal: Refusal) {
+    fn refuse(&mut self, conn: &mut Conn<'_, Talk>, refusal: RequestError) {
         // Only a request whose head was whole is known to be HEAD.
         let is_head = conn.state.phase == Phase::Body && conn.state.has(flag::HEAD);
         conn.state.phase = Phase::Closing;
         if let Some(place) = REFUSALS.iter().position(|s| *s == refusal.status) {
             self.mine.refused[place] += 1;
         }
-        let bytes = self.responses.refusal(refusal.status, refusal.why, is_head);
+        let bytes = self
+            .responses
+            .refusal(refusal.status, refusal.reason, is_head);
         conn.send_copy(&bytes);
         conn.close();
     }
@@ -329,15 +337,21 @@ impl Responder {
     fn time_out(&mut self, conn: &mut Conn<'_, Talk>, limit: Limit) {
         self.mine.timed_out[limit as usize] += 1;
         match limit {
-            Limit::Write => conn.cut(CloseReason::Stalled),
+            Limit::Write => conn.abort(CloseReason::Stalled),
             Limit::Idle => {
                 conn.state.phase = Phase::Closing;
                 conn.close();
             }
             Limit::Header | Limit::Read => {
                 self.responses.refresh(conn.now_us());
-                let why = "the request took too long to arrive";
-                self.refuse(conn, Refusal { status: 408, why });
+                let reason = "the request took too long to arrive";
+                self.refuse(
+                    conn,
+                    RequestError {
+                        status: 408,
+                        reason,
+                    },
+                );
             }
         }
     }

@@ -25,22 +25,22 @@ pub struct Template {
     pub body: &'static [u8],
 }
 
-/// What the connection is told about its future.
+/// What the connection is told about its persistence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Future {
+pub enum Persistence {
     /// It goes on, as HTTP/1.1 has it unsaid.
     #[default]
-    Stays,
+    KeepAlive,
     /// It goes on, which HTTP/1.0 must be told.
-    StaysSaid,
+    ExplicitKeepAlive,
     /// It ends.
-    Ends,
+    Close,
 }
 
-const FUTURES: [(Future, &str); 3] = [
-    (Future::Stays, ""),
-    (Future::StaysSaid, "Connection: keep-alive\r\n"),
-    (Future::Ends, "Connection: close\r\n"),
+const CONNECTION_LINES: [(Persistence, &str); 3] = [
+    (Persistence::KeepAlive, ""),
+    (Persistence::ExplicitKeepAlive, "Connection: keep-alive\r\n"),
+    (Persistence::Close, "Connection: close\r\n"),
 ];
 
 /// Unix time of engine time 0, microseconds: the control plane keeps it right when the clock is stepped.
@@ -71,7 +71,7 @@ impl WallClock {
 pub struct Responses {
     template: Template,
     clock: WallClock,
-    /// With the body inside, if it is small; by [`Future`].
+    /// With the body inside, if it is small; by [`Persistence`].
     whole: [Vec<u8>; 3],
     /// Where the body begins in each.
     head_bytes: [usize; 3],
@@ -121,7 +121,7 @@ impl Responses {
         }
         self.second = second;
         self.date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
-        for (number, (_, line)) in FUTURES.iter().enumerate() {
+        for (number, (_, line)) in CONNECTION_LINES.iter().enumerate() {
             let whole = &mut self.whole[number];
             whole.clear();
             push_head(
@@ -141,8 +141,8 @@ impl Responses {
 
     /// The response: bytes to copy, and what follows them from where it lies. After a [`Responses::refresh`].
     #[inline]
-    pub fn whole(&self, future: Future, is_head: bool) -> (&[u8], &'static [u8]) {
-        let number = future as usize;
+    pub fn whole(&self, persistence: Persistence, is_head: bool) -> (&[u8], &'static [u8]) {
+        let number = persistence as usize;
         if is_head {
             return (&self.whole[number][..self.head_bytes[number]], &[]);
         }
@@ -158,7 +158,7 @@ impl Responses {
             &mut bytes,
             status,
             &self.date,
-            FUTURES[Future::Ends as usize].1,
+            CONNECTION_LINES[Persistence::Close as usize].1,
             headers,
             body.len(),
         );
@@ -212,21 +212,23 @@ mod tests {
     #[test]
     fn each_kind_is_framed_by_its_length() {
         let responses = responses(200, b"ok");
-        let text = |future, is_head| {
-            let (head, tail) = responses.whole(future, is_head);
+        let text = |persistence, is_head| {
+            let (head, tail) = responses.whole(persistence, is_head);
             String::from_utf8([head, tail].concat()).unwrap()
         };
         let head = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nX-A: b\r\nContent-Length: 2\r\n\r\n";
-        assert_eq!(text(Future::Stays, false), format!("{head}ok"));
-        assert_eq!(text(Future::Stays, true), head);
-        assert!(text(Future::StaysSaid, false).contains("\r\nConnection: keep-alive\r\n"));
-        assert!(text(Future::Ends, false).contains("\r\nConnection: close\r\n"));
+        assert_eq!(text(Persistence::KeepAlive, false), format!("{head}ok"));
+        assert_eq!(text(Persistence::KeepAlive, true), head);
+        assert!(
+            text(Persistence::ExplicitKeepAlive, false).contains("\r\nConnection: keep-alive\r\n")
+        );
+        assert!(text(Persistence::Close, false).contains("\r\nConnection: close\r\n"));
     }
 
     #[test]
     fn a_status_without_body_has_neither_body_nor_length() {
         let responses = responses(204, b"ok");
-        let (head, tail) = responses.whole(Future::Stays, false);
+        let (head, tail) = responses.whole(Persistence::KeepAlive, false);
         assert!(head.ends_with(b"X-A: b\r\n\r\n") && tail.is_empty());
     }
 
@@ -234,8 +236,11 @@ mod tests {
     fn a_large_body_is_sent_from_where_it_lies() {
         let body: &'static [u8] = Box::leak(vec![7; INLINE_BYTES_MAX + 1].into_boxed_slice());
         let responses = responses(200, body);
-        assert!(std::ptr::eq(responses.whole(Future::Stays, false).1, body));
-        assert!(responses.whole(Future::Stays, true).1.is_empty());
+        assert!(std::ptr::eq(
+            responses.whole(Persistence::KeepAlive, false).1,
+            body
+        ));
+        assert!(responses.whole(Persistence::KeepAlive, true).1.is_empty());
     }
 
     #[test]

@@ -125,14 +125,14 @@ impl Handler for Holder {
         if let Some(timeout_us) = self.config.idle_timeout_us
             && u64::from(now_ms.wrapping_sub(conn.state.heard_ms)) * 1_000 >= timeout_us
         {
-            return conn.cut(CloseReason::Idle);
+            return conn.abort(CloseReason::Idle);
         }
         let mut beat_us = None;
         if self.config.every_us > 0 {
             let late_ms = now_ms.wrapping_sub(conn.state.beat_ms) as i32;
             if late_ms >= 0 {
                 if conn.is_blocked() {
-                    return conn.cut(CloseReason::Stalled);
+                    return conn.abort(CloseReason::Stalled);
                 }
                 conn.send_static(self.config.message);
                 let every_ms = (self.config.every_us / 1_000) as u32;

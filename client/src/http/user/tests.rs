@@ -158,7 +158,7 @@ fn a_timer_that_fires_early_looks_again() {
     );
     timed(&mut users, &mut user, 1_900_000);
     assert_eq!(count(&users, Outcome::TimedOut), 1);
-    users.on_close(&user, CloseReason::ByUs, 1_900_000);
+    users.on_close(&user, CloseReason::LocallyClosed, 1_900_000);
     assert_eq!(
         dialled(&mut users, 1_900_000).len(),
         1,
@@ -215,7 +215,7 @@ fn what_is_under_way_at_the_stop_is_stopped_whatever_comes() {
     opened(&mut users, &mut user, 0);
     users.on_turn(&mut Dial::new(1_000, 0, true, &mut Vec::new()));
     assert_eq!(received(&mut users, &mut user, 2_000, HELLO), 0);
-    users.on_close(&user, CloseReason::ByUs, 3_000);
+    users.on_close(&user, CloseReason::LocallyClosed, 3_000);
     assert_eq!(
         (users.mine.requests, count(&users, Outcome::Stopped)),
         (2, 2)

@@ -57,18 +57,18 @@ pub struct Babbler {
     temper: Temper,
     random: Random,
     /// Connections it still wants, and when it wants the next: a client.
-    wanted: u64,
+    dials: u64,
     next_us: u64,
     pace_us: u64,
 }
 
 impl Babbler {
-    /// One that dials `wanted` connections.
-    pub fn new(temper: Temper, random: &mut Random, wanted: u64) -> Self {
+    /// One that dials `dials` connections.
+    pub fn new(temper: Temper, random: &mut Random, dials: u64) -> Self {
         Babbler {
             temper,
             random: Random::new(random.next()),
-            wanted,
+            dials,
             next_us: 0,
             pace_us: random.magnitude(1, 200_000),
         }
@@ -103,8 +103,8 @@ impl Babbler {
         if random.once_in(temper.ends_one_in) {
             match random.below(4) {
                 0 | 1 => conn.close(),
-                2 => conn.close_after_sent(),
-                _ => conn.cut(random.pick(&[CloseReason::ByUs, CloseReason::Idle])),
+                2 => conn.close_after_send(),
+                _ => conn.abort(random.pick(&[CloseReason::LocallyClosed, CloseReason::Idle])),
             }
         }
     }
@@ -148,7 +148,7 @@ impl Handler for Babbler {
 
     fn on_stop(&mut self, conn: &mut Conn<'_, u32>) {
         match self.random.below(4) {
-            0 => conn.close_after_sent(),
+            0 => conn.close_after_send(),
             1 => {
                 // Later.
                 let after_us = self.random.magnitude(1, 1_000_000);
@@ -160,16 +160,16 @@ impl Handler for Babbler {
 
     fn on_open_failed(&mut self, _: &u32, failure: OpenFailure, _: u64) {
         if failure != OpenFailure::Cancelled && self.random.once_in(2) {
-            self.wanted += 1;
+            self.dials += 1;
         }
     }
 
     fn on_turn(&mut self, dial: &mut Dial<'_, u32>) -> Option<u64> {
-        while self.wanted > 0 && dial.room() > 0 && self.next_us <= dial.now_us() {
-            self.wanted -= 1;
+        while self.dials > 0 && dial.room() > 0 && self.next_us <= dial.now_us() {
+            self.dials -= 1;
             self.next_us = dial.now_us() + self.random.below(self.pace_us);
             dial.connect(0);
         }
-        (self.wanted > 0 && !dial.is_stopping()).then_some(self.next_us)
+        (self.dials > 0 && !dial.is_stopping()).then_some(self.next_us)
     }
 }

@@ -146,12 +146,12 @@ pub(super) fn run(run: Run) -> Outcome {
         let random = world.random();
         // As the two programs set them.
         let server = Config {
-            carry_bytes_max: LIMITS.head_bytes_max + 128 * 1_024,
+            pending_bytes_max: LIMITS.head_bytes_max + 128 * 1_024,
             ..config(random)
         };
         let client = Config {
             reads_while_blocked: true,
-            carry_bytes_max: 16_384,
+            pending_bytes_max: 16_384,
             ..config(random)
         };
         let body = random.pick(&BODIES);
@@ -199,7 +199,7 @@ pub(super) fn run(run: Run) -> Outcome {
             client.handler().report(&mut tally);
             let ended: u64 = tally.outcomes.iter().sum();
             assert_eq!(ended, tally.requests, "each request ended in one class");
-            let outcome = |wanted: Ended| tally.outcomes[wanted as usize];
+            let outcome = |dials: Ended| tally.outcomes[dials as usize];
             if !has_hostile {
                 assert_eq!(outcome(Ended::WrongBody), 0, "every body is the right one");
             }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use holdfast_engine::sim::{
     Canary, Node, Orders, Random, Reading, Script, Shared, Step, Steps, World, drive,
 };
-use holdfast_engine::spread::Gate;
+use holdfast_engine::spread::ConnectionLimiter;
 use holdfast_engine::{Config, DialPlan, Handler};
 
 use crate::{Coverage, Outcome, Run};
@@ -77,8 +77,8 @@ fn config(random: &mut Random) -> Config {
         staging_bytes: random.magnitude(16, 65_536) as usize,
         park_after: Duration::from_micros(random.pick(&[0, 0, 2_000, 50_000, 1_000_000])),
         reads_while_blocked: false,
-        carry_bytes_max: random.magnitude(64, 65_536) as usize,
-        coalesce_us: random.pick(&[0, 0, 200, 1_000]),
+        pending_bytes_max: random.magnitude(64, 65_536) as usize,
+        batch_delay_us: random.pick(&[0, 0, 200, 1_000]),
         connect_timeout: Duration::from_micros(random.magnitude(10_000, 3_000_000)),
         drain_timeout: Duration::from_micros(random.magnitude(1_000, 2_000_000)),
         ..Config::default()
@@ -120,7 +120,7 @@ fn plan(random: &mut Random, has_hostile: bool) -> DialPlan {
     DialPlan::new(vec![source], first..=last, targets, u64::MAX).expect("a plan")
 }
 
-/// The sides of a run: any number of server threads with one gate, and one client thread.
+/// The sides of a run: any number of server threads with one limiter, and one client thread.
 struct Sides<'a> {
     world: &'a Shared,
     server: &'a Config,
@@ -137,8 +137,8 @@ impl Sides<'_> {
         client: C,
         mut look: impl FnMut(&mut Coverage, &mut [Node<'_, S>], &mut Node<'_, C>),
     ) -> Outcome {
-        let server_gate = Gate::new(self.server.capacity);
-        let client_gate = Gate::new(self.client.capacity);
+        let server_gate = ConnectionLimiter::new(self.server.capacity);
+        let client_gate = ConnectionLimiter::new(self.client.capacity);
         let (threads, server_orders, client_orders, listeners) = {
             let mut world = self.world.lock().expect("nobody panicked with it");
             world.be_silent(SILENT);
