@@ -16,7 +16,7 @@ PROGRAMS := server client results sysctl
 
 # The commands each kind of work needs; .ci/need knows which package brings them.
 NEED_BUILD := cargo cc
-NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy
+NEED_LINT := $(NEED_BUILD) cargo-fmt cargo-clippy python3
 NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv chrt taskset python3 python3-venv curl wrk nginx ab bash pkill stty tmux prometheus \
 	promtool groff strace systemd-analyze chromium chromedriver haproxy nginx-stream prlimit pdsh
 NEED_FUZZ := $(NEED_BUILD) c++
@@ -236,11 +236,22 @@ SIM = $(strip --seeds $(or $(SEEDS),100000) \
 	$(ARGS))
 
 .PHONY: lint
-lint: ## Check formatting, clippy and documentation, each without a single warning
+lint: ## Check formatting, clippy, documentation, and licences, sources and Rust versions of dependencies, all offline
 	@bash .ci/need $(NEED_LINT)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
+	.ci/audit
+
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := $(abspath $(CARGO_TARGET_DIR))/tools/bin/cargo-deny
+
+$(CARGO_DENY):
+	$(CARGO) install cargo-deny --locked --version $(CARGO_DENY_VERSION) --root $(CARGO_TARGET_DIR)/tools
+
+.PHONY: audit
+audit: $(CARGO_DENY) ## Look for known vulnerabilities of dependencies (fetches the RustSec advisory database)
+	$(CARGO_DENY) --workspace --locked check advisories
 
 .PHONY: fmt
 fmt: ## Format the code
