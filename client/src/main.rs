@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use holdfast_client::{http, locust, longconn};
-use holdfast_sysctl::handbook::Handbook;
+use holdfast_sysctl::cli_docs::CliDocs;
 
 /// Opens very many TCP connections, and tells what became of each.
 #[derive(Parser)]
@@ -26,7 +26,7 @@ enum Command {
     /// Be a worker of a Locust master: as many users as it orders, of both kinds, with its host and arguments
     Worker(Box<locust::Flags>),
     #[command(flatten)]
-    Handbook(Handbook),
+    CliDocs(CliDocs),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +34,6 @@ fn main() -> ExitCode {
         Command::Longconn(flags) => longconn::main(*flags),
         Command::Http(flags) => http::main(*flags),
         Command::Worker(flags) => locust::main(*flags),
-        Command::Handbook(asked) => asked.main::<Cli>(),
+        Command::CliDocs(command) => command.run::<Cli>(),
     }
 }

@@ -20,7 +20,7 @@ use holdfast_results::network::visit;
 use holdfast_results::proxy;
 use holdfast_results::refusal::Refusal;
 use holdfast_results::report;
-use holdfast_sysctl::handbook::Handbook;
+use holdfast_sysctl::cli_docs::CliDocs;
 
 /// Loads a server with a client, both on this machine, and proves the result.
 #[derive(Debug, Parser)]
@@ -51,7 +51,7 @@ enum What {
     /// The page a run ended with, again.
     Show(Show),
     #[command(flatten)]
-    Handbook(Handbook),
+    CliDocs(CliDocs),
 }
 
 #[derive(Debug, Args)]
@@ -371,7 +371,7 @@ fn main() -> ExitCode {
         What::Lab(flags) => visit::visit(&flags),
         What::Proxy(flags) => proxy::bench(&flags),
         What::Locust(flags) => locust::bench(*flags),
-        What::Handbook(asked) => return asked.main::<Cli>(),
+        What::CliDocs(command) => return command.run::<Cli>(),
         What::Report(flags) => report::again(&flags.run, flags.runs.as_deref()),
         What::Compare(flags) => compare::compare(&(&flags).into(), flags.json),
         What::List(flags) => list::list(flags.runs.as_deref(), flags.json),

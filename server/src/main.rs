@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use holdfast_server::{http, longconn};
-use holdfast_sysctl::handbook::Handbook;
+use holdfast_sysctl::cli_docs::CliDocs;
 
 /// Serves very many TCP connections: holds them, or answers HTTP on them.
 #[derive(Parser)]
@@ -24,13 +24,13 @@ enum Command {
     /// Answer every HTTP/1.1 request with the same response
     Http(Box<http::Flags>),
     #[command(flatten)]
-    Handbook(Handbook),
+    CliDocs(CliDocs),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Longconn(flags) => longconn::main(flags),
         Command::Http(flags) => http::main(*flags),
-        Command::Handbook(asked) => asked.main::<Cli>(),
+        Command::CliDocs(command) => command.run::<Cli>(),
     }
 }

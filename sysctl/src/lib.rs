@@ -3,7 +3,7 @@
 //! [`Machine`] reads the facts once; [`preflight`] compares one of them with what is asked and answers with a [`Shortfall`]: one line
 //! naming the cause and the next command. [`profile`]s say which [`setting`]s so many connections want; a [`plan`] compares
 //! them with the present [`values`]; [`apply`] writes them and [`state`] remembers what was there. [`cost`] holds the bytes the
-//! kernel takes for a connection. [`handbook`] is what all programs have in common on their command lines.
+//! kernel takes for a connection. [`cli_docs`] generates completions and manual pages for every program.
 //!
 //! Invariants: nothing here changes the machine except [`apply`], [`state`] and [`persist`], which are asked to, and
 //! [`preflight::raise_nofile`], which changes this process only.
@@ -11,8 +11,8 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod cli_docs;
 pub mod cost;
-pub mod handbook;
 pub mod machine;
 pub mod persist;
 pub mod plan;

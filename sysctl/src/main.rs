@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use holdfast_sysctl::apply::{self, to_write};
-use holdfast_sysctl::handbook::Handbook;
+use holdfast_sysctl::cli_docs::CliDocs;
 use holdfast_sysctl::plan::{Asked, Plan};
 use holdfast_sysctl::profile::{PROFILE_BYTES_MAX, built_in, joined};
 use holdfast_sysctl::setting::Setting;
@@ -52,7 +52,7 @@ enum Command {
     /// Describe this machine as JSON, for plan --machine elsewhere
     Machine,
     #[command(flatten)]
-    Handbook(Handbook),
+    CliDocs(CliDocs),
 }
 
 #[derive(Args)]
@@ -191,7 +191,7 @@ fn run(command: Command) -> Result<ExitCode, Shortfall> {
         Command::Restore(flags) => restore(&flags),
         Command::Explain(flags) => explain(&flags),
         Command::Machine => machine(),
-        Command::Handbook(asked) => Ok(asked.main::<Cli>()),
+        Command::CliDocs(command) => Ok(command.run::<Cli>()),
     }
 }
 

@@ -1,7 +1,7 @@
-//! What a program tells shells and `man` about itself, from its own table of flags.
+//! Shell completions and manual pages, generated from a program's own command line definition.
 //!
-//! Invariants: both are written whole from that table, so a flag cannot be missing. An error is one line and exit code 2.
-//! Must not know: which program asks.
+//! Invariants: both are generated whole, so no flag can be missing. An error is one line and exit code 2.
+//! Must not depend on: any particular program.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use clap_complete::Shell;
 
 /// The subcommands every program has.
 #[derive(Debug, Subcommand)]
-pub enum Handbook {
+pub enum CliDocs {
     /// Print completions for a shell; for bash: source <(PROGRAM completions bash)
     Completions {
         /// The shell
@@ -21,34 +21,35 @@ pub enum Handbook {
     /// Write manual pages into a folder
     #[command(hide = true)]
     Man {
-        /// The folder, made if it is not there
+        /// The folder, created if it does not exist
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
 }
 
-impl Handbook {
-    /// Does what was asked of the program `P`.
-    pub fn main<P: CommandFactory>(&self) -> ExitCode {
-        let done = match self {
-            Handbook::Completions { shell } => {
-                // A reader that has seen enough is no error.
+impl CliDocs {
+    /// Runs the subcommand for the program whose command line is `P`.
+    pub fn run<P: CommandFactory>(&self) -> ExitCode {
+        let result = match self {
+            CliDocs::Completions { shell } => {
+                // A reader that closes the pipe early is not an error.
                 let _ = std::io::stdout().write_all(&completions(P::command(), *shell));
                 Ok(())
             }
-            Handbook::Man { folder } => write_pages(P::command(), folder),
+            CliDocs::Man { folder } => write_man_pages(P::command(), folder),
         };
-        match done {
+        match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("error: {error}");
+                // Stderr may be closed as well: nothing is left to report to.
+                let _ = writeln!(std::io::stderr(), "error: {error}");
                 ExitCode::from(2)
             }
         }
     }
 }
 
-/// The script of a shell.
+/// The completion script for a shell.
 fn completions(mut command: Command, shell: Shell) -> Vec<u8> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
@@ -56,8 +57,8 @@ fn completions(mut command: Command, shell: Shell) -> Vec<u8> {
     script
 }
 
-/// A page for the program and one for each of its subcommands.
-fn write_pages(command: Command, folder: &Path) -> Result<(), String> {
+/// One page for the program and one for each of its subcommands.
+fn write_man_pages(command: Command, folder: &Path) -> Result<(), String> {
     std::fs::create_dir_all(folder)
         .and_then(|()| clap_mangen::generate_to(command, folder))
         .map_err(|e| {
