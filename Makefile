@@ -205,7 +205,7 @@ fuzz: ## Fuzz whatever reads bytes from outside, each target for TIME=60 seconds
 	engine/fuzz/run $(or $(TIME),60) $(TARGETS)
 
 .PHONY: loom
-loom: ## Try every order in which threads may touch the gate they share
+loom: ## Try every order in which threads may use the connection limiter they share
 	@bash .ci/need $(NEED_BUILD)
 	RUSTFLAGS='--cfg loom' $(CARGO) test --locked --release --target-dir $(CARGO_TARGET_DIR)/loom -p holdfast-engine --lib loom_tests
 
@@ -213,7 +213,7 @@ loom: ## Try every order in which threads may touch the gate they share
 .PHONY: miri
 miri: ## Run the pure parts of the engine and of HTTP/1.1 under Miri (nightly)
 	@bash .ci/need $(NEED_BUILD) cargo-miri
-	$(CARGO) +nightly miri test --locked -p holdfast-engine --lib -- token:: slot:: wheel:: dial:: a_gate_is_full
+	$(CARGO) +nightly miri test --locked -p holdfast-engine --lib -- token:: slot:: wheel:: dial:: only_connections_make
 	$(CARGO) +nightly miri test --locked -p holdfast-http1 --tests -- --skip no_bytes_make --skip what_is_encoded \
 		--skip lines_between --skip largest_size
 

@@ -7,12 +7,13 @@ use super::net::Stage;
 use super::watch::Watched;
 use super::world::{World, lock};
 use crate::config::TICK_US;
+use crate::core::Core;
 use crate::error::Error;
 use crate::handler::Handler;
+use crate::limiter::ConnectionLimiter;
 use crate::ring::Ring;
 use crate::shard::audit::{Books, Census};
 use crate::slot::{Phase, flag};
-use crate::spread::{ConnectionLimiter, Core};
 
 /// How long an attempt may last over its limit: the cancel has to be submitted, and to be heard of.
 const CONNECT_GRACE_US: u64 = 20_000_000;

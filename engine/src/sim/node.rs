@@ -13,11 +13,12 @@ use super::ring::SimRing;
 use super::watch::Watched;
 use super::world::{Shared, lock};
 use crate::config::{COMMAND_INTERVAL_US, Config};
+use crate::core::{Core, Next, Shutdown};
 use crate::dial::DialPlan;
 use crate::error::Error;
 use crate::handler::Handler;
+use crate::limiter::ConnectionLimiter;
 use crate::shard::audit::Census;
-use crate::spread::{ConnectionLimiter, Core, Next, Shutdown};
 use crate::stats::Stats;
 
 /// Steps a run may take: far more than any does that ends.

@@ -12,10 +12,10 @@ mod shifting;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use holdfast_engine::limiter::ConnectionLimiter;
 use holdfast_engine::sim::{
     Canary, Node, Orders, Random, Reading, Script, Shared, Step, Steps, World, drive,
 };
-use holdfast_engine::spread::ConnectionLimiter;
 use holdfast_engine::{Config, DialPlan, Handler};
 
 use crate::{Coverage, Outcome, Run};
@@ -137,8 +137,8 @@ impl Sides<'_> {
         client: C,
         mut look: impl FnMut(&mut Coverage, &mut [Node<'_, S>], &mut Node<'_, C>),
     ) -> Outcome {
-        let server_gate = ConnectionLimiter::new(self.server.capacity);
-        let client_gate = ConnectionLimiter::new(self.client.capacity);
+        let server_limiter = ConnectionLimiter::new(self.server.capacity);
+        let client_limiter = ConnectionLimiter::new(self.client.capacity);
         let (threads, server_orders, client_orders, listeners) = {
             let mut world = self.world.lock().expect("nobody panicked with it");
             world.be_silent(SILENT);
@@ -153,7 +153,7 @@ impl Sides<'_> {
                 Node::new(
                     self.world,
                     self.server,
-                    &server_gate,
+                    &server_limiter,
                     make_server(),
                     &listeners[thread..=thread],
                     None,
@@ -165,7 +165,7 @@ impl Sides<'_> {
         let mut client = Node::new(
             self.world,
             self.client,
-            &client_gate,
+            &client_limiter,
             client,
             &[],
             Some(self.plan),

@@ -1,0 +1,413 @@
+//! One core thread: its shards, its handler and its listeners, over any ring.
+//!
+//! The thread drives all rings of its core. It makes another ring when its rings are full, so memory follows what is held, and the
+//! [`ConnectionLimiter`] alone bounds how many that is: no thread can be full while the engine has room.
+//! Invariants: a connection is admitted by the limiter before it is accepted.
+//! Must not depend on: threads, clocks, protocols, and what a request looks like.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use crate::config::{ACCEPT_BATCH_MAX, Config, SPARE_SLOTS};
+use crate::dial::{DialPlan, Tuples};
+use crate::error::{Error, OpenFailure};
+use crate::handler::{Dial, Handler};
+use crate::limiter::{Admission, ConnectionLimiter};
+use crate::ring::Ring;
+use crate::shard::{Context, Shard};
+use crate::stats::Stats;
+
+/// Most attempts one thread has under way.
+const CONNECTING_MAX: usize = 2_048;
+/// Most attempts one thread starts in one turn: few enough that a heartbeat does not wait long behind them, enough that a
+/// thread whose turns are long with heartbeats still ramps.
+const DIALS_PER_TURN_MAX: usize = 1_024;
+/// Most connections a handler may end in one turn by [`Dial::close_newest`].
+const ENDS_PER_TURN_MAX: u64 = 256;
+
+/// Rounds of accepting before the listeners are closed; each takes up to [`ACCEPT_BATCH_MAX`] from each.
+const LAST_ROUNDS_MAX: usize = 128;
+
+/// How an engine stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Shutdown {
+    /// Not at all.
+    None = 0,
+    /// Nothing new; every connection ends in order.
+    Graceful = 1,
+    /// Every connection is cut.
+    Immediate = 2,
+}
+
+/// One core thread: its shards and its handler, over any ring.
+pub struct Core<'a, R, H: Handler, M> {
+    shards: Vec<Shard<R, H>>,
+    make_ring: M,
+    ctx: Context<'a, H>,
+    plan: Option<&'a DialPlan>,
+    listeners: Vec<Listener>,
+    filling: usize,
+    dials: Vec<H::State>,
+    taken_in_a_row: u64,
+    stopping: Shutdown,
+    next_call_us: Option<u64>,
+}
+
+struct Listener {
+    fd: RawFd,
+    is_readable: bool,
+    is_armed: bool,
+}
+
+/// What a turn leaves to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// There is more now.
+    Again,
+    /// Work was done; more is likely soon.
+    Busy,
+    /// Nothing until an event, or until this engine time.
+    IdleUntil(Option<u64>),
+}
+
+impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> {
+    /// A core without connections. `share` of `share_count` threads says which tuples of the plan are its own.
+    ///
+    /// # Errors
+    /// [`Error`] when its first ring cannot be made.
+    pub fn new(
+        config: &'a Config,
+        limiter: &'a ConnectionLimiter,
+        handler: H,
+        mut make_ring: M,
+        listeners: &[RawFd],
+        plan: Option<(&'a DialPlan, u64, u64)>,
+    ) -> Result<Self, Error> {
+        let first = Shard::new(make_ring()?, config, 0);
+        let tuples = plan.map(|(plan, share, share_count)| Tuples::new(plan, share, share_count));
+        Ok(Core {
+            shards: vec![first],
+            make_ring,
+            ctx: Context {
+                handler,
+                config,
+                limiter,
+                stats: Stats {
+                    shard_count: 1,
+                    ..Stats::default()
+                },
+                now_us: 0,
+                tuples,
+                redial: Vec::new(),
+                listening: Vec::new(),
+                last_end_us: 0,
+                is_stopping: false,
+                is_cutting: false,
+            },
+            plan: plan.map(|(plan, ..)| plan),
+            listeners: listeners
+                .iter()
+                .map(|fd| Listener {
+                    fd: *fd,
+                    is_readable: true,
+                    is_armed: false,
+                })
+                .collect(),
+            filling: 0,
+            dials: Vec::new(),
+            taken_in_a_row: 0,
+            stopping: Shutdown::None,
+            next_call_us: None,
+        })
+    }
+
+    /// The handler.
+    pub fn handler(&mut self) -> &mut H {
+        &mut self.ctx.handler
+    }
+
+    /// Counters so far.
+    pub fn stats(&mut self) -> &Stats {
+        self.ctx.stats.queue_overflows =
+            self.shards.iter().map(|s| s.ring().overflow_count()).sum();
+        self.ctx.stats.shard_count = self.shards.len() as u64;
+        &self.ctx.stats
+    }
+
+    /// What an audit looks at.
+    pub(crate) fn parts(&self) -> (&[Shard<R, H>], &Context<'a, H>) {
+        (&self.shards, &self.ctx)
+    }
+
+    /// True when every slot is free.
+    pub fn is_empty(&self) -> bool {
+        self.shards.iter().all(|s| s.used_count() == 0) && self.ctx.redial.is_empty()
+    }
+
+    /// Stops, or stops harder. Listeners are closed by the caller first.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to serve.
+    pub fn stop(&mut self, how: Shutdown) -> Result<(), Error> {
+        if how as u8 <= self.stopping as u8 {
+            return Ok(());
+        }
+        self.stopping = how;
+        self.ctx.is_stopping = true;
+        self.ctx.is_cutting = how == Shutdown::Immediate;
+        self.ctx.last_end_us = self.ctx.last_end_us.max(self.ctx.now_us);
+        self.listeners.clear();
+        for state in std::mem::take(&mut self.ctx.redial) {
+            self.fail(&state, OpenFailure::Cancelled);
+        }
+        for shard in &mut self.shards {
+            match how {
+                Shutdown::Graceful => shard.start_drain(),
+                Shutdown::Immediate => shard.cut_all(&mut self.ctx)?,
+                Shutdown::None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the orders and takes one turn. When no more is to be accepted, `close_listeners` is called. `None` when all is over.
+    ///
+    /// # Errors
+    /// [`Error`] as of a turn.
+    pub fn serve(
+        &mut self,
+        now_us: u64,
+        how: Shutdown,
+        close_listeners: impl FnOnce(),
+    ) -> Result<Option<Next>, Error> {
+        if how == Shutdown::Graceful && !self.listeners.is_empty() {
+            self.accept_waiting(now_us)?;
+        }
+        if how != Shutdown::None {
+            close_listeners();
+            self.stop(how)?;
+        }
+        let next = self.turn(now_us)?;
+        Ok((how == Shutdown::None || !self.is_empty()).then_some(next))
+    }
+
+    /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the kernel call that serves it; of
+    /// several, `sleep` waits for any.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to serve.
+    pub fn wait(&mut self, timeout: Duration, sleep: impl FnOnce(Duration)) -> Result<(), Error> {
+        if let [shard] = &mut self.shards[..] {
+            return shard.enter((!timeout.is_zero()).then_some(timeout));
+        }
+        if !timeout.is_zero() && !self.shards.iter().any(|s| s.has_work(self.ctx.now_us)) {
+            sleep(timeout);
+        }
+        Ok(())
+    }
+
+    /// One turn of everything.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to serve, or a ring that is needed cannot be made and none is there.
+    pub fn turn(&mut self, now_us: u64) -> Result<Next, Error> {
+        self.ctx.now_us = now_us;
+        self.dial()?;
+        let mut worked = false;
+        if self.waits_in_the_ring() {
+            // Before the accepts, so that what completions cause and the accepts share an entry into the kernel.
+            worked |= self.shards[0].dispatch(&mut self.ctx)?;
+        }
+        self.hear_listeners();
+        for number in 0..self.listeners.len() {
+            worked |= self.accept(number)?;
+        }
+        self.cut_the_last()?;
+        let may_leave = self.waits_in_the_ring() && !self.has_more_now();
+        for shard in &mut self.shards {
+            if shard.has_work(now_us) {
+                worked |= shard.turn(&mut self.ctx, may_leave)?;
+            }
+        }
+        self.hear_listeners();
+        if self.has_more_now() {
+            return Ok(Next::Again);
+        }
+        if worked && !self.waits_in_the_ring() {
+            return Ok(Next::Busy);
+        }
+        let timers = self.shards.iter().filter_map(|s| s.next_due_us(now_us));
+        Ok(Next::IdleUntil(timers.chain(self.next_call_us).min()))
+    }
+
+    fn hear_listeners(&mut self) {
+        for number in self.ctx.listening.drain(..) {
+            if let Some(listener) = self.listeners.get_mut(number) {
+                listener.is_armed = false;
+                listener.is_readable = true;
+            }
+        }
+    }
+
+    /// Takes what waits at the listeners before they are closed, which would reset it.
+    ///
+    /// # Errors
+    /// [`Error`] as of a turn.
+    fn accept_waiting(&mut self, now_us: u64) -> Result<(), Error> {
+        for _ in 0..LAST_ROUNDS_MAX {
+            let ring = self.shards[0].ring();
+            if self.listeners.iter().all(|l| ring.waiting_count(l.fd) == 0) {
+                break;
+            }
+            self.listeners.iter_mut().for_each(|l| l.is_readable = true);
+            self.turn(now_us)?;
+            // Submits what the turn left for an entry that sleeps.
+            self.shards.iter_mut().try_for_each(|s| s.enter(None))?;
+        }
+        Ok(())
+    }
+
+    fn has_more_now(&self) -> bool {
+        self.listeners.iter().any(|l| l.is_readable) || !self.ctx.redial.is_empty()
+    }
+
+    /// True if the one entry into the kernel that submits also sleeps: there is one ring, and no work is to gather meanwhile.
+    fn waits_in_the_ring(&self) -> bool {
+        self.shards.len() == 1 && self.ctx.config.batch_delay_us == 0
+    }
+
+    /// When all are to end and none has for as long as one may take, the rest is cut.
+    fn cut_the_last(&mut self) -> Result<(), Error> {
+        let patience_us = self.ctx.config.drain_timeout.as_micros() as u64;
+        if self.stopping == Shutdown::Graceful
+            && self.ctx.now_us > self.ctx.last_end_us + patience_us
+        {
+            self.stopping = Shutdown::Immediate;
+            self.ctx.is_cutting = true;
+            for shard in &mut self.shards {
+                shard.cut_all(&mut self.ctx)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the connections that wait at a listener, and waits for more. An accept that finds none would cost as much as one that
+    /// does, since the kernel makes the socket's file first: so it is asked how many there are.
+    fn accept(&mut self, number: usize) -> Result<bool, Error> {
+        let Listener {
+            fd, is_readable, ..
+        } = self.listeners[number];
+        if is_readable {
+            let waiting = self.shards[0].ring().waiting_count(fd);
+            let wanted = waiting.min(ACCEPT_BATCH_MAX);
+            match self.ctx.limiter.try_acquire(wanted) {
+                _ if wanted == 0 => {}
+                // Another thread's accepts hold the last places: look again when it knows whether it needs them.
+                Admission::Later => return Ok(false),
+                Admission::Granted(granted) => match self.shard_with_room()? {
+                    Some(shard) => {
+                        let count = granted.min(self.shards[shard].room());
+                        self.ctx.limiter.cancel(granted - count);
+                        self.shards[shard].accept(fd, count)?;
+                    }
+                    None => {
+                        self.ctx.limiter.cancel(granted);
+                        self.refuse(fd, wanted)?;
+                    }
+                },
+                Admission::Full => self.refuse(fd, wanted)?,
+            }
+            self.listeners[number].is_readable = false;
+        } else if self.listeners[number].is_armed {
+            return Ok(false);
+        }
+        // Behind the accepts, so that it completes at once only if they leave some.
+        self.shards[0].listen(number, fd)?;
+        self.listeners[number].is_armed = true;
+        Ok(true)
+    }
+
+    fn refuse(&mut self, listener: RawFd, wanted: u32) -> Result<(), Error> {
+        self.shards[0].refuse(listener, wanted.min(SPARE_SLOTS), self.ctx.config)
+    }
+
+    /// A shard with a free slot, made if need be; `None` if none can be made.
+    fn shard_with_room(&mut self) -> Result<Option<usize>, Error> {
+        if self.shards[self.filling].room() == 0 {
+            match self.shards.iter().position(|s| s.room() > 0) {
+                Some(shard) => self.filling = shard,
+                None => match (self.make_ring)() {
+                    Ok(ring) => {
+                        self.shards
+                            .push(Shard::new(ring, self.ctx.config, self.ctx.now_us));
+                        self.filling = self.shards.len() - 1;
+                    }
+                    Err(_) => {
+                        self.ctx.stats.unexpected += 1;
+                        return Ok(None);
+                    }
+                },
+            }
+        }
+        Ok(Some(self.filling))
+    }
+
+    /// Starts the connections the handler wants, those that met a taken address first.
+    fn dial(&mut self) -> Result<(), Error> {
+        let Some(plan) = self.plan else { return Ok(()) };
+        let connecting = self.ctx.stats.connecting_now as usize;
+        let room = CONNECTING_MAX
+            .saturating_sub(connecting)
+            .min(DIALS_PER_TURN_MAX);
+        self.dials.append(&mut self.ctx.redial);
+        let again = self.dials.len();
+        let is_stopping = self.stopping != Shutdown::None;
+        let mut dial = Dial::new(self.ctx.now_us, room + again, is_stopping, &mut self.dials);
+        self.next_call_us = self.ctx.handler.on_turn(&mut dial);
+        let mut to_close = dial.close_count().min(ENDS_PER_TURN_MAX);
+        self.ctx.stats.attempts += (self.dials.len() - again) as u64;
+        for shard in self.shards.iter_mut().rev() {
+            if to_close == 0 {
+                break;
+            }
+            to_close -= shard.close_newest(&mut self.ctx, to_close)?;
+        }
+        // One that met a taken address says how crowded it is; a whole round of them, that there is no other.
+        if again == 0 {
+            self.taken_in_a_row = 0;
+        }
+        self.taken_in_a_row += again as u64;
+        let mut dials = std::mem::take(&mut self.dials);
+        for state in dials.drain(..) {
+            let tuples = self
+                .ctx
+                .tuples
+                .as_mut()
+                .expect("a core with a plan has tuples");
+            let is_exhausted = self.taken_in_a_row > tuples.count();
+            let Some((own, number)) = tuples.take().filter(|_| !is_exhausted) else {
+                self.fail(&state, OpenFailure::AddrExhausted);
+                continue;
+            };
+            match self.shard_with_room()? {
+                Some(shard) => {
+                    let (source, target) = plan.tuple(number);
+                    self.shards[shard].dial(state, own, source, target, &mut self.ctx)?;
+                }
+                None => {
+                    self.ctx.tuples.as_mut().expect("as above").release(own);
+                    self.fail(&state, OpenFailure::NoDescriptor);
+                }
+            }
+        }
+        self.dials = dials;
+        Ok(())
+    }
+
+    fn fail(&mut self, state: &H::State, failure: OpenFailure) {
+        self.ctx.stats.failed[failure as usize] += 1;
+        let now_us = self.ctx.now_us;
+        self.ctx.handler.on_open_failed(state, failure, now_us);
+    }
+}
