@@ -1,23 +1,22 @@
-//! A document as Markdown, to be pasted into an issue.
+//! Writes a document as Markdown, to be pasted into an issue.
 //!
-//! Purpose: verdict, headline figures and tables; no charts.
-//! Invariants: every text goes through pulldown-cmark-to-cmark as a text, which escapes it: no name or command can become markup.
-//! Must not know: where figures come from.
+//! Purpose: verdict, headline figures and tables, without charts.
+//! Invariants: every text outside a code block is escaped, so that no name or command becomes markup; a line break in a text becomes
+//! a space, since it would end a table row.
+//! Must not depend on: where figures come from.
 
-use pulldown_cmark::{Alignment, CodeBlockKind, Event, HeadingLevel, Options, Tag, TagEnd};
+use std::fmt::Write as _;
 
 use super::document::{Document, Table};
 use super::html::verdict_word;
 use crate::limit::Limit;
 
-/// Renders it.
-///
-/// # Errors
-/// When the events cannot be written, in the writer's words.
-pub fn render(document: &Document) -> Result<String, String> {
+/// Renders the document.
+#[must_use]
+pub fn render(document: &Document) -> String {
     let mut page = Page::default();
     page.heading(
-        HeadingLevel::H2,
+        2,
         &format!("{}: {}", verdict_word(document.verdict), document.title),
     );
     page.paragraph(&document.sentence);
@@ -36,103 +35,147 @@ pub fn render(document: &Document) -> Result<String, String> {
         tiles.collect(),
     ));
     for table in &document.overview {
-        page.heading(HeadingLevel::H3, &table.title);
+        page.heading(3, &table.title);
         page.table(table);
     }
     for (name, command) in &document.commands {
-        page.heading(HeadingLevel::H3, name);
+        page.heading(3, name);
         page.code(command);
     }
     for table in &document.tables {
-        page.heading(HeadingLevel::H3, &table.title);
+        page.heading(3, &table.title);
         page.table(table);
     }
     page.list("Notes", document.notes.iter().cloned());
-    let mut text = String::new();
-    pulldown_cmark_to_cmark::cmark(page.events.iter(), &mut text, Options::ENABLE_TABLES)
-        .map_err(|e| e.to_string())?;
-    Ok(text + "\n")
+    page.0
 }
 
+/// The text so far: blocks, each followed by an empty line except the last.
 #[derive(Default)]
-struct Page<'a> {
-    events: Vec<Event<'a>>,
-}
+struct Page(String);
 
-impl Page<'_> {
-    fn within(&mut self, tag: Tag<'static>, end: TagEnd, inside: impl FnOnce(&mut Self)) {
-        self.events.push(Event::Start(tag));
-        inside(self);
-        self.events.push(Event::End(end));
+impl Page {
+    fn block(&mut self, block: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.0 += block;
+        self.0.push('\n');
     }
 
-    fn text(&mut self, text: &str) {
-        // A line break would end a table's row.
-        let words: Vec<&str> = text.split_whitespace().collect();
-        self.events.push(Event::Text(words.join(" ").into()));
-    }
-
-    fn heading(&mut self, level: HeadingLevel, text: &str) {
-        let tag = Tag::Heading {
-            level,
-            id: None,
-            classes: Vec::new(),
-            attrs: Vec::new(),
-        };
-        self.within(tag, TagEnd::Heading(level), |page| page.text(text));
+    fn heading(&mut self, level: usize, text: &str) {
+        self.block(&format!("{} {}", "#".repeat(level), escaped(text)));
     }
 
     fn paragraph(&mut self, text: &str) {
-        self.within(Tag::Paragraph, TagEnd::Paragraph, |page| page.text(text));
+        if !text.trim().is_empty() {
+            self.block(&escaped(text));
+        }
     }
 
     fn list(&mut self, title: &str, items: impl Iterator<Item = String>) {
-        let items: Vec<String> = items.collect();
-        if items.is_empty() {
-            return;
+        let items: Vec<String> = items.map(|item| format!("* {}", escaped(&item))).collect();
+        if !items.is_empty() {
+            self.heading(3, title);
+            self.block(&items.join("\n"));
         }
-        self.heading(HeadingLevel::H3, title);
-        self.within(Tag::List(None), TagEnd::List(false), |page| {
-            for item in items {
-                page.within(Tag::Item, TagEnd::Item, |page| page.text(&item));
-            }
-        });
     }
 
+    /// A code block. Its fence is longer than any run of backticks in the text.
     fn code(&mut self, text: &str) {
-        let tag = Tag::CodeBlock(CodeBlockKind::Fenced("sh".into()));
-        self.within(tag, TagEnd::CodeBlock, |page| {
-            page.text(text);
-            // The fence ends on a line of its own.
-            page.events.push(Event::Text("\n".into()));
-        });
+        let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+        let fence = "`".repeat((longest + 1).max(4));
+        self.block(&format!("{fence}sh\n{}\n{fence}", one_line(text)));
     }
 
+    /// A table: words are aligned left, figures right. Without rows nothing is written.
     fn table(&mut self, table: &Table) {
         if table.rows.is_empty() {
             return;
         }
-        let align = |column| {
-            if column < table.word_columns {
-                Alignment::Left
-            } else {
-                Alignment::Right
-            }
+        let line = |cells: &[String]| {
+            cells.iter().fold("|".to_owned(), |mut line, cell| {
+                let _ = write!(line, "{}|", escaped(cell));
+                line
+            })
         };
-        let tag = Tag::Table((0..table.head.len()).map(align).collect());
-        self.within(tag, TagEnd::Table, |page| {
-            page.within(Tag::TableHead, TagEnd::TableHead, |page| {
-                page.cells(&table.head)
-            });
-            for row in &table.rows {
-                page.within(Tag::TableRow, TagEnd::TableRow, |page| page.cells(row));
-            }
-        });
+        let alignment = |column| match column < table.word_columns {
+            true => ":--|",
+            false => "--:|",
+        };
+        let rule: String = (0..table.head.len()).map(alignment).collect();
+        let mut lines = vec![line(&table.head), format!("|{rule}")];
+        lines.extend(table.rows.iter().map(|row| line(row)));
+        self.block(&lines.join("\n"));
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The text in one line, with a backslash before each character that could be markup there.
+fn escaped(text: &str) -> String {
+    let text = one_line(text);
+    // A line that begins with a number and a dot is a list.
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let mut out = String::with_capacity(text.len() + 8);
+    for (at, c) in text.char_indices() {
+        let is_markup = match c {
+            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '~' | '&' => true,
+            '#' | '+' | '-' | '=' => at == 0,
+            '.' | ')' => at > 0 && at == digits && !text[at + 1..].starts_with(|c| c != ' '),
+            _ => false,
+        };
+        if is_markup {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markup_in_texts_is_escaped() {
+        for (text, expected) in [
+            ("a|b", r"a\|b"),
+            ("two\nlines\r\n", "two lines"),
+            ("<b> & `x` [y](z)", r"\<b\> \& \`x\` \[y\](z)"),
+            ("# no heading", r"\# no heading"),
+            ("- no item", r"\- no item"),
+            ("1. no item", r"1\. no item"),
+            ("1.5 ms, 3 #4 - 5", "1.5 ms, 3 #4 - 5"),
+            ("2)", r"2\)"),
+            (r"a\", r"a\\"),
+            ("", ""),
+        ] {
+            assert_eq!(escaped(text), expected);
+        }
     }
 
-    fn cells(&mut self, texts: &[String]) {
-        for text in texts {
-            self.within(Tag::TableCell, TagEnd::TableCell, |page| page.text(text));
-        }
+    #[test]
+    fn table_has_one_line_per_row_and_aligns_figures_right() {
+        let mut page = Page::default();
+        page.table(&Table::new("", &["x"], 1, Vec::new()));
+        assert_eq!(page.0, "", "no table without rows");
+        let rows = vec![
+            vec!["a|b\nc".into(), "1,000".into()],
+            vec!["short row".into()],
+        ];
+        page.paragraph("before");
+        page.table(&Table::new("", &["name", "n"], 1, rows));
+        let expected = "before\n\n|name|n|\n|:--|--:|\n|a\\|b c|1,000|\n|short row||\n";
+        assert_eq!(page.0, expected);
+    }
+
+    #[test]
+    fn fence_is_longer_than_backticks_in_the_code() {
+        let mut page = Page::default();
+        page.code("echo `````");
+        assert_eq!(page.0, "``````sh\necho `````\n``````\n");
     }
 }

@@ -83,7 +83,7 @@ pub fn render(source: &Source) -> Result<Report, String> {
     }
     Ok(Report {
         html: html::render(&document)?,
-        markdown: markdown::render(&document)?,
+        markdown: markdown::render(&document),
     })
 }
 
