@@ -28,7 +28,7 @@ pub const KERNEL_BYTES_PER_CONNECTION: u64 =
 
 /// How many users, how fast, how long.
 #[derive(Args)]
-pub struct Quantity {
+pub struct LoadFlags {
     /// Users: connections to open and hold
     #[arg(short, long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub users: u64,
@@ -60,8 +60,8 @@ pub struct Launch {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// How long a busy thread lets work gather, microseconds; less is prompter, more is cheaper [default: longconn 1000, http 0]
-    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
-    pub coalesce: Option<u64>,
+    #[arg(long, alias = "coalesce", value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    pub batch_delay: Option<u64>,
     /// Direct descriptors of one ring [default: the descriptor limit]
     #[arg(long, value_name = "COUNT", hide = true)]
     pub ring_slots: Option<u32>,
@@ -80,7 +80,7 @@ pub struct Launch {
 /// What a protocol wants of the engine.
 #[derive(Debug, Clone, Copy)]
 pub struct Wants {
-    /// Where `--coalesce` is not given, microseconds.
+    /// Where `--batch-delay` is not given, microseconds.
     pub batch_delay_us: u64,
     /// Where `--drain-timeout` is not given.
     pub drain_timeout: Duration,
@@ -126,7 +126,7 @@ fn parse_rate(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// One line naming the flag.
-pub fn interval_us(
+pub fn check_duration(
     name: &str,
     time: Duration,
     is_zero_allowed: bool,
@@ -156,9 +156,9 @@ impl Launch {
     /// # Errors
     /// One line naming what is wrong.
     pub fn console(&self) -> Result<Console, anyhow::Error> {
-        interval_us("--connect-timeout", self.connect_timeout, false)?;
+        check_duration("--connect-timeout", self.connect_timeout, false)?;
         if let Some(time) = self.drain_timeout {
-            interval_us("--drain-timeout", time, false)?;
+            check_duration("--drain-timeout", time, false)?;
         }
         Console::new(&self.console).map_err(anyhow::Error::msg)
     }
@@ -169,7 +169,7 @@ impl Launch {
     /// One line naming the cause and the next command to type.
     pub fn ready(
         &self,
-        quantity: &Quantity,
+        quantity: &LoadFlags,
         targets: &[SocketAddr],
         wants: Wants,
         console: &mut Console,
@@ -193,7 +193,7 @@ impl Launch {
             cores,
             ring_slots: ring_slots.min(u64::from(RING_SLOTS_MAX)) as u32,
             buffer_bytes: wants.buffer_bytes,
-            batch_delay_us: self.coalesce.unwrap_or(wants.batch_delay_us),
+            batch_delay_us: self.batch_delay.unwrap_or(wants.batch_delay_us),
             connect_timeout: self.connect_timeout,
             drain_timeout: self.drain_timeout.unwrap_or(wants.drain_timeout),
             ..Config::default()

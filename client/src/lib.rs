@@ -3,14 +3,14 @@
 //! Must not know: how it is started; the table of subcommands is `main.rs`.
 #![forbid(unsafe_code)]
 
-pub mod comeback;
-mod figures;
+mod aggregate;
 mod histogram_log;
 pub mod http;
 mod launch;
 pub mod load;
 pub mod locust;
 pub mod longconn;
+pub mod reconnect;
 pub mod source;
 mod supervise;
 pub mod target;

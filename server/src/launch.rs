@@ -42,11 +42,11 @@ pub struct LaunchFlags {
     threads: Option<u16>,
     /// Accept on the core a connection's packets arrive on: best when clients are on this machine or the network card has a queue
     /// for each core
-    #[arg(long)]
-    local_accept: bool,
+    #[arg(long, alias = "local-accept")]
+    accept_on_rx_cpu: bool,
     /// How long a busy thread lets work gather, microseconds; less is prompter, more is cheaper [default: 1000; http: 0]
-    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
-    coalesce: Option<u64>,
+    #[arg(long, alias = "coalesce", value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    batch_delay: Option<u64>,
     /// Direct descriptors of one ring [default: the descriptor limit]
     #[arg(long, value_name = "COUNT", hide = true)]
     ring_slots: Option<u32>,
@@ -148,12 +148,12 @@ impl Launch {
             thread_count,
             cores: cores.clone(),
             ring_slots: ring_slots.min(u64::from(holdfast_engine::config::RING_SLOTS_MAX)) as u32,
-            batch_delay_us: flags.coalesce.unwrap_or(wants.config.batch_delay_us),
+            batch_delay_us: flags.batch_delay.unwrap_or(wants.config.batch_delay_us),
             drain_timeout: flags.drain_timeout,
             ..wants.config
         };
         config.check()?;
-        let cores_of_listeners = flags.local_accept.then_some(&cores[..]);
+        let cores_of_listeners = flags.accept_on_rx_cpu.then_some(&cores[..]);
         let (listeners, bound) =
             port::listen(&addresses, thread_count, cores_of_listeners, &mut console)?;
         console.say(format_args!(

@@ -3,15 +3,15 @@
 //! Invariants: the exit code is 0 only if some request was ok, no request and no attempt to connect failed, and the books balance.
 //! Must not know: rings, slots, how users do it.
 
-pub mod budget;
+pub mod counters;
 pub mod outcome;
-pub mod reply;
+pub(crate) mod reporter;
 pub mod request;
+pub mod request_limit;
+pub mod response;
 pub mod schedule;
-pub mod tally;
 pub mod url;
 pub mod user;
-pub(crate) mod view;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,17 +26,17 @@ use holdfast_results::console::{self, Console, EXIT_SHORT};
 use holdfast_results::metrics::{Kinds, Metrics};
 use holdfast_results::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 
-use crate::launch::{Launch, Quantity, Ready, Wants, interval_us};
+use crate::launch::{Launch, LoadFlags, Ready, Wants, check_duration};
 use crate::supervise::{self, create_log};
 use crate::target;
-use budget::Budget;
 use outcome::Outcome;
-use reply::{Rules, Statuses};
+use reporter::{HttpReporter, RunParams};
 use request::Parts;
+use request_limit::RequestLimit;
+use response::{Expectations, Statuses};
 use schedule::Schedule;
 use url::Url;
 use user::{Model, UserConfig, Users};
-use view::{Asked, HttpView};
 
 /// Flags of `holdfast-client http`.
 #[derive(Args)]
@@ -74,7 +74,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     body_file: Option<PathBuf>,
     /// Right status codes: codes and classes, separated by commas
-    #[arg(long, value_name = "CODES", default_value = "2xx", value_parser = reply::parse_statuses)]
+    #[arg(long, value_name = "CODES", default_value = "2xx", value_parser = response::parse_statuses)]
     expect_status: Statuses,
     /// What each body must be, byte for byte [default: anything complete]
     #[arg(long, value_name = "TEXT")]
@@ -86,7 +86,7 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     warm_up: Duration,
     #[command(flatten)]
-    quantity: Quantity,
+    quantity: LoadFlags,
     #[command(flatten)]
     launch: Launch,
 }
@@ -142,8 +142,8 @@ pub fn main(flags: Flags) -> ExitCode {
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let launch = &flags.launch;
     launch.begin()?;
-    let timeout_us = interval_us("--timeout", flags.timeout, false)?;
-    let warm_up_us = interval_us("--warm-up", flags.warm_up, true)?;
+    let timeout_us = check_duration("--timeout", flags.timeout, false)?;
+    let warm_up_us = check_duration("--warm-up", flags.warm_up, true)?;
     if flags.quantity.run_time.is_some_and(|t| t <= flags.warm_up) {
         anyhow::bail!("--warm-up leaves nothing of --run-time to measure; next: give less of it");
     }
@@ -182,13 +182,13 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let wait_mean_us =
         (flags.rate.is_none() && wait_us.1 > 0).then_some(wait_us.0.midpoint(wait_us.1));
-    let asked = Asked {
+    let params = RunParams {
         title: format!("client http {}", flags.target.host_port),
         load: Arc::clone(&ready.load),
         rate_per_second: flags.rate.map(|milli| milli as f64 / 1e3),
     };
-    let budget = Arc::clone(&config.budget);
-    let mut view = HttpView::new(base, asked, warm_up_us, wait_mean_us, budget);
+    let request_limit = Arc::clone(&config.request_limit);
+    let mut view = HttpReporter::new(base, params, warm_up_us, wait_mean_us, request_limit);
     let last = supervise::run(
         (ready.config, ready.plan),
         |share| {
@@ -210,7 +210,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
 /// One line naming the cause and the next command to type.
 pub(crate) fn ready(
     launch: &Launch,
-    quantity: &Quantity,
+    quantity: &LoadFlags,
     targets: &[SocketAddr],
     is_reconnecting: bool,
     console: &mut Console,
@@ -250,7 +250,7 @@ fn user_config(flags: &Flags, model: Model, timeout_us: u64) -> Result<UserConfi
     Ok(UserConfig {
         model,
         batch: request::render(&flags.target, &parts)?,
-        rules: Rules {
+        expectations: Expectations {
             was_head: flags.method == "HEAD",
             limits: Limits::default(),
             statuses: flags.expect_status,
@@ -261,7 +261,7 @@ fn user_config(flags: &Flags, model: Model, timeout_us: u64) -> Result<UserConfi
         },
         is_reconnecting: flags.no_keepalive,
         timeout_us,
-        budget: Arc::new(Budget::new(flags.requests)),
+        request_limit: Arc::new(RequestLimit::new(flags.requests)),
     })
 }
 
@@ -275,7 +275,7 @@ fn verdict(last: &HttpClientReport) -> ExitCode {
         );
         return ExitCode::from(EXIT_SHORT);
     }
-    let is_ok = last.outcomes.contains_key("ok") && view::failed(last) == 0;
+    let is_ok = last.outcomes.contains_key("ok") && reporter::failed(last) == 0;
     // Attempts the end of the run cancelled were not lost.
     let has_failed = last.failed.keys().any(|name| name != "cancelled");
     match is_ok && !has_failed {

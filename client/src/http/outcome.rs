@@ -5,7 +5,7 @@
 
 use holdfast_engine::{CloseReason, OpenFailure};
 
-use super::reply::Verdict;
+use super::response::Verdict;
 
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $variant:ident = $label:literal,)*) => {
@@ -64,7 +64,7 @@ impl From<Verdict> for Outcome {
     #[inline]
     fn from(verdict: Verdict) -> Self {
         match verdict {
-            Verdict::Right => Outcome::Ok,
+            Verdict::Expected => Outcome::Ok,
             Verdict::WrongStatus => Outcome::WrongStatus,
             Verdict::WrongBody => Outcome::WrongBody,
         }

@@ -12,7 +12,7 @@
 //! is awaited is sent right after it, one batch at a time.
 //! The timer is set lazily: it never moves to a later deadline, but looks again when it fires.
 //! Invariants: each request begun ends in exactly one [`Outcome`]; a connection that a user has left does nothing any more; memory of
-//! a user is its slot, or its place in line.
+//! a user is its slot, or its position in line.
 //! Must not know: rings, threads, clocks, output.
 
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use std::sync::Arc;
 use holdfast_engine::config::TICK_US;
 use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
 
-use super::budget::Budget;
+use super::counters::Counters;
 use super::outcome::Outcome;
-use super::reply::{self, Found, Place, Rules, Seen};
 use super::request::Batch;
+use super::request_limit::RequestLimit;
+use super::response::{self, Expectations, Parsed, Position, Progress};
 use super::schedule::Schedule;
-use super::tally::Tally;
-use crate::comeback::{Backoff, Comeback, Random};
 use crate::load::{Load, Spawn};
+use crate::reconnect::{Backoff, Random, ReconnectQueue};
 
 /// Pauses of a user whose connections end without a single answer. Shorter than those of long connections: a server that is back
 /// should have its load back.
@@ -56,13 +56,13 @@ pub struct UserConfig {
     /// What to send.
     pub batch: Batch,
     /// What is right.
-    pub rules: Rules,
+    pub expectations: Expectations,
     /// A new connection for each batch.
     pub is_reconnecting: bool,
     /// How long an answer may take from the sending, microseconds.
     pub timeout_us: u64,
     /// Requests there may be.
-    pub budget: Arc<Budget>,
+    pub request_limit: Arc<RequestLimit>,
 }
 
 /// The user's connection was left to end by itself.
@@ -83,8 +83,8 @@ pub struct User {
     due: u64,
     /// When the batch under way was sent. While connecting: when that was to begin.
     sent_us: u64,
-    place: Place,
-    seen: Seen,
+    position: Position,
+    progress: Progress,
     /// Responses awaited.
     awaited: u8,
     /// Connections in a row that ended without an answer.
@@ -98,11 +98,11 @@ const _: () = assert!(size_of::<User>() <= 40);
 pub struct Users {
     config: UserConfig,
     spawn: Spawn,
-    waiting: Comeback<User>,
+    waiting: ReconnectQueue<User>,
     /// First attempts under way.
     under_way: u64,
     random: Random,
-    mine: Tally,
+    mine: Counters,
 }
 
 impl Users {
@@ -117,10 +117,10 @@ impl Users {
         Users {
             config,
             spawn: Spawn::new(load, share, share_count),
-            waiting: Comeback::default(),
+            waiting: ReconnectQueue::default(),
             under_way: 0,
             random: Random::new(share),
-            mine: Tally::new(warm_up_us),
+            mine: Counters::new(warm_up_us),
         }
     }
 
@@ -156,7 +156,7 @@ impl Users {
             conn.state.flags |= TIMED;
             return conn.set_timer(due_us);
         }
-        let count = self.config.budget.take(self.config.batch.count());
+        let count = self.config.request_limit.take(self.config.batch.count());
         if count == 0 {
             return;
         }
@@ -166,7 +166,7 @@ impl Users {
         let user = &mut *conn.state;
         user.sent_us = now_us;
         user.awaited = count;
-        user.place = Place::Head;
+        user.position = Position::Head;
         if user.flags & TIMED == 0 {
             user.flags |= TIMED;
             conn.set_timer(now_us + self.config.timeout_us);
@@ -182,7 +182,7 @@ impl Users {
 
     /// The request that was to be next cannot be sent.
     fn fail_unsent(&mut self, user: &mut User, outcome: Outcome, now_us: u64) {
-        let count = self.config.budget.take(self.config.batch.count());
+        let count = self.config.request_limit.take(self.config.batch.count());
         self.mine.requests += u64::from(count);
         self.mine.turns_taken += 1;
         user.awaited = count;
@@ -257,7 +257,7 @@ impl Users {
 
 impl Handler for Users {
     type State = User;
-    type Report = Tally;
+    type Report = Counters;
 
     fn on_turn(&mut self, dial: &mut Dial<'_, User>) -> Option<u64> {
         let now_us = dial.now_us();
@@ -266,7 +266,7 @@ impl Handler for Users {
             self.waiting.clear();
             return None;
         }
-        if self.config.budget.is_spent() {
+        if self.config.request_limit.is_exhausted() {
             self.waiting.clear();
             return None;
         }
@@ -383,16 +383,16 @@ impl Handler for Users {
         let mut at = 0;
         loop {
             let user = &mut *conn.state;
-            let found = reply::read(
-                &mut user.place,
-                &mut user.seen,
+            let found = response::read(
+                &mut user.position,
+                &mut user.progress,
                 &bytes[at..],
-                &self.config.rules,
+                &self.config.expectations,
                 &mut self.mine.responses,
             );
             let (used, verdict, is_last) = match found {
-                Ok(Found::Part(used)) => return at + used,
-                Ok(Found::Whole {
+                Ok(Parsed::Partial(used)) => return at + used,
+                Ok(Parsed::Complete {
                     used,
                     verdict,
                     is_last,
@@ -454,7 +454,8 @@ impl Handler for Users {
         }
         if user.awaited > 0
             && reason == CloseReason::PeerClosed
-            && let Some(verdict) = reply::end(user.place, user.seen, &self.config.rules)
+            && let Some(verdict) =
+                response::end(user.position, user.progress, &self.config.expectations)
         {
             user.awaited -= 1;
             user.flags |= ANSWERED;
@@ -470,7 +471,7 @@ impl Handler for Users {
         self.come_again(user, now_us);
     }
 
-    fn report(&mut self, report: &mut Tally) {
+    fn report(&mut self, report: &mut Counters) {
         self.mine.present = self.spawn.present();
         self.mine.is_ramped = self.spawn.is_settled() && self.under_way == 0;
         self.mine.publish(report);

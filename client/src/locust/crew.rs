@@ -16,11 +16,11 @@ use super::options::Options;
 use super::pace::Pace;
 use super::rows;
 use super::stats::Row;
+use crate::http::reporter::HttpReporter;
 use crate::http::user::{Model, Users as HttpUsers};
-use crate::http::view::HttpView;
-use crate::launch::{Launch, Quantity, Ready};
+use crate::launch::{Launch, LoadFlags, Ready};
 use crate::load::Load;
-use crate::longconn::LongconnView;
+use crate::longconn::LongconnReporter;
 use crate::longconn::user::Users as LongconnUsers;
 use crate::supervise::{Intervals, View};
 use crate::{http, longconn};
@@ -79,7 +79,7 @@ pub fn start(
     users_max: Option<u64>,
     console: &mut Console,
 ) -> Result<Box<dyn Crew>, anyhow::Error> {
-    let quantity = |users| Quantity {
+    let quantity = |users| LoadFlags {
         users,
         spawn_rate: Load::MAX,
         run_time: None,
@@ -93,12 +93,12 @@ pub fn start(
             let users_max = launch.users_that_fit(targets, longconn::WANTS, users_max)?;
             let ready = launch.ready(&quantity(users_max), targets, longconn::WANTS, console)?;
             let thread_count = ready.config.thread_count;
-            let asked = longconn::Asked {
+            let asked = longconn::RunParams {
                 title,
                 load: Arc::clone(&load),
-                every_us: config.every_us,
+                interval_us: config.interval_us,
             };
-            let view = LongconnView::new(asked, thread_count, 0, true);
+            let view = LongconnReporter::new(asked, thread_count, 0, true);
             let make = move |share, load| LongconnUsers::new(config, load, share, thread_count);
             Ok(Box::new(Running::start(
                 (ready, load),
@@ -128,13 +128,13 @@ pub fn start(
                 Model::Closed(shortest, longest) if longest > 0 => Some(shortest.midpoint(longest)),
                 _ => None,
             };
-            let asked = http::view::Asked {
+            let asked = http::reporter::RunParams {
                 title,
                 load: Arc::clone(&load),
                 rate_per_second: None,
             };
-            let budget = Arc::clone(&config.budget);
-            let view = HttpView::new(base, asked, 0, wait_mean_us, budget);
+            let request_limit = Arc::clone(&config.request_limit);
+            let view = HttpReporter::new(base, asked, 0, wait_mean_us, request_limit);
             let make =
                 move |share, load| HttpUsers::new(config.clone(), load, share, thread_count, 0);
             let method: &'static str = method.leak();
@@ -162,7 +162,7 @@ impl Present for longconn::user::UserReport {
     }
 }
 
-impl Present for http::tally::Tally {
+impl Present for http::counters::Counters {
     fn present(&self) -> u64 {
         self.present
     }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
 use super::zmtp::{self, Heard, Inbox};
-use crate::comeback::{Backoff, Random};
+use crate::reconnect::{Backoff, Random};
 
 /// How long connecting, greeting or writing may take.
 const PATIENCE: Duration = Duration::from_secs(5);

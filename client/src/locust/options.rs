@@ -1,6 +1,6 @@
 //! What users are to do, from what the master says: its host, and the arguments of its locustfile.
 //!
-//! Arguments are read by the same rules as the flags of `holdfast-client longconn` and `holdfast-client http`. One that is missing or
+//! Arguments are read by the same expectations as the flags of `holdfast-client longconn` and `holdfast-client http`. One that is missing or
 //! empty is what the flag is without being given.
 //! Invariants: whatever the master sends, the answer is settings or one line that names the argument.
 //! Must not know: the wire, engines.
@@ -13,16 +13,16 @@ use holdfast_http1::Limits;
 use rmpv::Value;
 
 use super::class::Class;
-use crate::comeback::Backoff;
-use crate::http::budget::Budget;
 use crate::http::parse_wait;
-use crate::http::reply::{Rules, parse_statuses};
 use crate::http::request::{self, Parts};
+use crate::http::request_limit::RequestLimit;
+use crate::http::response::{Expectations, parse_statuses};
 use crate::http::url::{self, Url};
 use crate::http::user::{Model, UserConfig as HttpConfig};
-use crate::launch::interval_us;
+use crate::launch::check_duration;
 use crate::longconn::message;
 use crate::longconn::user::UserConfig as LongconnConfig;
+use crate::reconnect::Backoff;
 use crate::source::{self, Source};
 
 /// Everything the master says about users but their number.
@@ -72,7 +72,7 @@ impl Options {
             humantime::parse_duration(text)
                 .map_err(|e| format!("not a time ({e}); next: give one such as 500ms or 30s"))
         })?;
-        interval_us(&said(name), time, is_zero_allowed)
+        check_duration(&said(name), time, is_zero_allowed)
     }
 
     /// The argument of Locust that says whether statistics begin anew when all users are there.
@@ -144,7 +144,7 @@ impl Options {
         let first_us = self.time_us("longconn_reconnect_pause", "500ms", false)?;
         let config = LongconnConfig {
             expect: message("--longconn-expect", expect)?,
-            every_us: self.time_us("longconn_every", "0s", true)?,
+            interval_us: self.time_us("longconn_every", "0s", true)?,
             send: match send {
                 None => None,
                 Some(text) => Some((
@@ -198,7 +198,7 @@ impl Options {
         let config = HttpConfig {
             model: Model::Closed(shortest_us, longest_us),
             batch: request::render(&url, &parts)?,
-            rules: Rules {
+            expectations: Expectations {
                 was_head: method == "HEAD",
                 limits: Limits::default(),
                 statuses: self.read("http_expect_status", "2xx", parse_statuses)?,
@@ -206,7 +206,7 @@ impl Options {
             },
             is_reconnecting: !keepalive,
             timeout_us: self.time_us("http_timeout", "30s", false)?,
-            budget: Arc::new(Budget::new(None)),
+            request_limit: Arc::new(RequestLimit::new(None)),
         };
         Ok((config, url, method))
     }
@@ -242,7 +242,7 @@ mod tests {
     fn nothing_said_is_what_the_flags_are() {
         let (config, targets) = options(&[]).longconn().unwrap();
         assert_eq!(
-            (config.expect, config.every_us, targets),
+            (config.expect, config.interval_us, targets),
             (&b"ok"[..], 0, vec!["192.0.2.1:7070".to_owned()])
         );
         let (config, url, method) = options(&[("http_wait", Value::Nil)]).http().unwrap();
@@ -267,7 +267,7 @@ mod tests {
             ("source", "127.0.1.1-127.0.1.9, 127.0.3.0/28".into()),
         ]);
         let (config, targets) = said.longconn().unwrap();
-        assert_eq!((config.every_us, config.expect), (8_000_000, &b""[..]));
+        assert_eq!((config.interval_us, config.expect), (8_000_000, &b""[..]));
         assert_eq!(targets, ["10.0.0.1:1", "10.0.0.2:2"]);
         let (config, url, _) = said.http().unwrap();
         assert_eq!((&*url.host_port, &*url.path), ("10.0.0.3:80", "/x?y=1"));

@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use holdfast_results::wire::{ClientReport, HttpClientReport};
 
 use super::stats::Row;
-use crate::figures::histogram;
+use crate::aggregate::histogram;
 use crate::supervise::Intervals;
 
 /// Ends of connections that are no loss, or were counted as messages.

@@ -256,7 +256,7 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures::histogram;
+    use crate::aggregate::histogram;
     use crate::locust::message::{Message, captured};
 
     /// The same with its counts in order: a dict of Python's is in the order things happened.

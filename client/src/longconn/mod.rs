@@ -18,12 +18,13 @@ use holdfast_results::metrics::{Kinds, Metrics};
 use holdfast_results::wire::{CLIENT_SCHEMA, ClientReport};
 use holdfast_sysctl::grouped;
 
-use crate::comeback::Backoff;
-use crate::figures::{
-    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, say_latencies,
+use crate::aggregate::{
+    add, counts_by_name, drain_into, histogram, latency, merge_spans, named, ramp_seconds,
+    write_latencies,
 };
-use crate::launch::{Launch, Quantity, Wants, interval_us};
+use crate::launch::{Launch, LoadFlags, Wants, check_duration};
 use crate::load::Load;
+use crate::reconnect::Backoff;
 use crate::supervise::{self, Intervals, View, create_log};
 use crate::target;
 use user::{Ended, UserConfig, UserReport, Users};
@@ -47,14 +48,14 @@ pub struct Flags {
     #[arg(long, value_name = "TEXT", default_value = "ok")]
     expect: String,
     /// The interval messages are expected at, to time them and to count missed ones; 0s expects none
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
-    every: Duration,
+    #[arg(long, alias = "every", value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    interval: Duration,
     /// Send this upward
-    #[arg(long, value_name = "TEXT", requires = "send_every")]
+    #[arg(long, value_name = "TEXT", requires = "send_interval")]
     send: Option<String>,
     /// How often each user sends
-    #[arg(long, value_name = "TIME", requires = "send", value_parser = humantime::parse_duration)]
-    send_every: Option<Duration>,
+    #[arg(long, alias = "send-every", value_name = "TIME", requires = "send", value_parser = humantime::parse_duration)]
+    send_interval: Option<Duration>,
     /// Connect again after a failure or a loss
     #[arg(long)]
     reconnect: bool,
@@ -62,7 +63,7 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = humantime::parse_duration)]
     reconnect_pause: Duration,
     #[command(flatten)]
-    quantity: Quantity,
+    quantity: LoadFlags,
     #[command(flatten)]
     launch: Launch,
 }
@@ -93,17 +94,17 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let launch = flags.launch;
     launch.begin()?;
     let config = UserConfig {
-        every_us: interval_us("--every", flags.every, true)?,
+        interval_us: check_duration("--interval", flags.interval, true)?,
         expect: message("--expect", flags.expect)?,
-        send: match (flags.send, flags.send_every) {
+        send: match (flags.send, flags.send_interval) {
             (Some(text), Some(every)) => Some((
                 message("--send", text)?,
-                interval_us("--send-every", every, false)?,
+                check_duration("--send-interval", every, false)?,
             )),
             _ => None,
         },
         reconnect: if flags.reconnect {
-            let first_us = interval_us("--reconnect-pause", flags.reconnect_pause, false)?;
+            let first_us = check_duration("--reconnect-pause", flags.reconnect_pause, false)?;
             Some(Backoff {
                 first_us,
                 longest_us: first_us.max(60_000_000),
@@ -123,13 +124,13 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let targets = target::resolve(&flags.target)?;
     let ready = launch.ready(&flags.quantity, &targets, WANTS, &mut console)?;
     let thread_count = ready.config.thread_count;
-    let asked = Asked {
+    let params = RunParams {
         title: format!("client longconn {}", flags.target.join(",")),
         load: Arc::clone(&ready.load),
-        every_us: config.every_us,
+        interval_us: config.interval_us,
     };
     let users = flags.quantity.users;
-    let mut view = LongconnView::new(asked, thread_count, users, flags.reconnect);
+    let mut view = LongconnReporter::new(params, thread_count, users, flags.reconnect);
     let last = supervise::run(
         (ready.config, ready.plan),
         |share| Users::new(config, Arc::clone(&ready.load), share, thread_count),
@@ -151,36 +152,36 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
 }
 
 /// What was asked for, as far as it is shown on the way.
-pub(crate) struct Asked {
+pub(crate) struct RunParams {
     /// What runs, and on what.
     pub title: String,
     /// How many users, how fast.
     pub load: Arc<Load>,
     /// The interval messages are expected at, microseconds; 0 expects none.
-    pub every_us: u64,
+    pub interval_us: u64,
 }
 
 /// What the control plane has gathered.
-pub(crate) struct LongconnView {
+pub(crate) struct LongconnReporter {
     base: ClientReport,
-    asked: Asked,
+    params: RunParams,
     /// Users reconnect.
     comes_again: bool,
     connect_us: Histogram<u64>,
     lateness_us: Histogram<u64>,
 }
 
-impl LongconnView {
+impl LongconnReporter {
     /// Nothing gathered yet.
-    pub fn new(asked: Asked, thread_count: usize, users: u64, comes_again: bool) -> Self {
-        LongconnView {
+    pub fn new(params: RunParams, thread_count: usize, users: u64, comes_again: bool) -> Self {
+        LongconnReporter {
             base: ClientReport {
                 schema: CLIENT_SCHEMA.to_owned(),
                 thread_count,
                 users_asked: users,
                 ..ClientReport::default()
             },
-            asked,
+            params,
             comes_again,
             connect_us: histogram(),
             lateness_us: histogram(),
@@ -188,7 +189,7 @@ impl LongconnView {
     }
 }
 
-impl View for LongconnView {
+impl View for LongconnReporter {
     type Own = UserReport;
     type Report = ClientReport;
     const LOG_COMMENT: &str = "holdfast-client longconn; microseconds; tags: connect, lateness";
@@ -211,9 +212,9 @@ impl View for LongconnView {
             all.sent += own.sent;
             all.present += own.present;
             all.is_ramped &= own.is_ramped;
-            all.ramp_us = joined(all.ramp_us, own.ramp_us);
-            hand_over(&mut own.connect_us, &mut all.connect_us);
-            hand_over(&mut own.lateness_us, &mut all.lateness_us);
+            all.ramp_us = merge_spans(all.ramp_us, own.ramp_us);
+            drain_into(&mut own.connect_us, &mut all.connect_us);
+            drain_into(&mut own.lateness_us, &mut all.lateness_us);
         }
         add(&mut self.connect_us, &all.connect_us);
         add(&mut self.lateness_us, &all.lateness_us);
@@ -238,7 +239,7 @@ impl View for LongconnView {
             bytes_received: stats.bytes_received,
             connect_us: latency(&self.connect_us),
             lateness_us: latency(&self.lateness_us),
-            anomalies: all_named(stats.anomalies()),
+            anomalies: counts_by_name(stats.anomalies()),
             ..self.base.clone()
         };
         let intervals = vec![("connect", all.connect_us), ("lateness", all.lateness_us)];
@@ -251,13 +252,13 @@ impl View for LongconnView {
     }
 
     fn snapshot(&self, report: &ClientReport) -> Snapshot {
-        let every_us = self.asked.every_us;
-        let due = (every_us > 0).then(|| report.open_now as f64 * 1e6 / every_us as f64);
+        let interval_us = self.params.interval_us;
+        let due = (interval_us > 0).then(|| report.open_now as f64 * 1e6 / interval_us as f64);
         Snapshot {
-            title: self.asked.title.clone(),
+            title: self.params.title.clone(),
             ..Snapshot::from(report)
         }
-        .asking("opened", self.asked.load.spawn_rate())
+        .asking("opened", self.params.load.spawn_rate())
         .asking("messages", due)
     }
 
@@ -297,7 +298,7 @@ fn summary(report: &ClientReport) -> String {
         grouped(report.messages_missed),
         grouped(report.messages_sent),
     );
-    say_latencies(
+    write_latencies(
         &mut text,
         &[
             ("connect", report.connect_us),

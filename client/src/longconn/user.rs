@@ -11,9 +11,9 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
 
-use crate::comeback::{Backoff, Comeback, Random};
-use crate::figures::{hand_over, histogram};
+use crate::aggregate::{drain_into, histogram};
 use crate::load::{Load, Spawn};
+use crate::reconnect::{Backoff, Random, ReconnectQueue};
 
 /// Engine time in steps of 10 microseconds, wrapping after 11.9 hours; compared by difference.
 type Step = u32;
@@ -25,7 +25,7 @@ pub struct UserConfig {
     /// What each message must be; empty: whatever comes is right.
     pub expect: &'static [u8],
     /// The interval messages are expected at, microseconds; 0: none is expected.
-    pub every_us: u64,
+    pub interval_us: u64,
     /// What to send upward, and how often, microseconds.
     pub send: Option<(&'static [u8], u64)>,
     /// Connect again after a failure or an end that was not ours.
@@ -140,7 +140,7 @@ pub struct Users {
     /// Attempts under way.
     under_way: u64,
     /// Users that wait to connect again: how often they have in a row.
-    waiting: Comeback<u16>,
+    waiting: ReconnectQueue<u16>,
     stopping_us: Option<u64>,
     random: Random,
     mine: UserReport,
@@ -153,7 +153,7 @@ impl Users {
             config,
             spawn: Spawn::new(load, share, share_count),
             under_way: 0,
-            waiting: Comeback::default(),
+            waiting: ReconnectQueue::default(),
             stopping_us: None,
             random: Random::new(share),
             mine: UserReport::default(),
@@ -174,11 +174,11 @@ impl Users {
 
     /// Counts what was due by a time and not there when the one after it was due already.
     fn count_missed(&mut self, user: &mut User, until_us: u64) {
-        if self.config.every_us == 0 {
+        if self.config.interval_us == 0 {
             return;
         }
         let overdue = step(until_us).wrapping_sub(user.at) as i32;
-        let every = (self.config.every_us / STEP_US) as i32;
+        let every = (self.config.interval_us / STEP_US) as i32;
         if overdue >= every {
             self.mine.missed += (overdue / every) as u64;
             user.flags |= MISSED;
@@ -195,13 +195,13 @@ impl Users {
 
     fn on_message(&mut self, user: &mut User, now: Step) {
         self.mine.received += 1;
-        let every_us = self.config.every_us;
+        let interval_us = self.config.interval_us;
         // When it is over, what still arrives counts, but a million connections being closed is not what is timed.
         let is_over = self.stopping_us.is_some() || user.flags & LEAVING != 0;
-        if every_us == 0 || is_over {
+        if interval_us == 0 || is_over {
             return;
         }
-        let every = (every_us / STEP_US) as u32;
+        let every = (interval_us / STEP_US) as u32;
         let late = now.wrapping_sub(user.at) as i32;
         if user.flags & ANCHORED == 0 || late < 0 {
             // Before now, only the latest possible time was known: this message fixes the grid.
@@ -283,15 +283,15 @@ impl Handler for Users {
             .connect_us
             .saturating_record(took.max(0) as u64 * STEP_US);
         *conn.state = User {
-            at: step(now_us + self.config.every_us),
+            at: step(now_us + self.config.interval_us),
             position: 0,
             flags: conn.state.flags,
         };
         if self.spawn.excess() > 0 {
             return self.leave(conn);
         }
-        if let Some((_, every_us)) = self.config.send {
-            let first_us = (every_us as f64 * self.random.fraction()) as u64;
+        if let Some((_, interval_us)) = self.config.send {
+            let first_us = (interval_us as f64 * self.random.fraction()) as u64;
             conn.set_timer(now_us + first_us);
         }
     }
@@ -345,7 +345,7 @@ impl Handler for Users {
     }
 
     fn on_timer(&mut self, conn: &mut Conn<'_, User>) {
-        let Some((message, every_us)) = self.config.send else {
+        let Some((message, interval_us)) = self.config.send else {
             return;
         };
         if conn.is_blocked() {
@@ -353,7 +353,7 @@ impl Handler for Users {
         }
         conn.send_static(message);
         self.mine.sent += 1;
-        conn.set_timer(conn.now_us() + every_us);
+        conn.set_timer(conn.now_us() + interval_us);
     }
 
     fn on_close(&mut self, state: &User, reason: CloseReason, now_us: u64) {
@@ -392,8 +392,8 @@ impl Handler for Users {
         report.ramp_us = self.mine.ramp_us;
         report.present = self.spawn.present();
         report.is_ramped = self.spawn.is_settled() && self.under_way == 0;
-        hand_over(&mut self.mine.connect_us, &mut report.connect_us);
-        hand_over(&mut self.mine.lateness_us, &mut report.lateness_us);
+        drain_into(&mut self.mine.connect_us, &mut report.connect_us);
+        drain_into(&mut self.mine.lateness_us, &mut report.lateness_us);
     }
 }
 
@@ -401,10 +401,10 @@ impl Handler for Users {
 mod tests {
     use super::*;
 
-    fn users(every_us: u64) -> Users {
+    fn users(interval_us: u64) -> Users {
         let config = UserConfig {
             expect: b"ok",
-            every_us,
+            interval_us,
             send: None,
             reconnect: None,
         };

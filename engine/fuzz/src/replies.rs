@@ -1,7 +1,7 @@
 //! Responses as the client reads them: heads and bodies, one after another, in pieces against whole, and against the reference.
 
-use holdfast_client::http::reply::{
-    self, Found, Place, Rules, STATUS_COUNT, Seen, Verdict, parse_statuses,
+use holdfast_client::http::response::{
+    self, Expectations, Parsed, Position, Progress, STATUS_COUNT, Verdict, parse_statuses,
 };
 use holdfast_http1::{Body, Limits};
 
@@ -27,8 +27,8 @@ impl Default for Story {
 }
 
 /// As a user reads: what was not used comes again with what follows; after a last response nothing is read.
-fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, rules: &Rules) -> Story {
-    let (mut place, mut seen) = (Place::default(), Seen::default());
+fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, expectations: &Expectations) -> Story {
+    let (mut position, mut progress) = (Position::default(), Progress::default());
     let mut story = Story::default();
     let mut counts = [0; STATUS_COUNT];
     let mut carried = Vec::new();
@@ -36,17 +36,23 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, rules: &Rules) -> Story {
         carried.extend_from_slice(piece);
         let mut at = 0;
         loop {
-            match reply::read(&mut place, &mut seen, &carried[at..], rules, &mut counts) {
+            match response::read(
+                &mut position,
+                &mut progress,
+                &carried[at..],
+                expectations,
+                &mut counts,
+            ) {
                 Err(_) => {
                     story.is_malformed = true;
                     break 'connection;
                 }
-                Ok(Found::Part(used)) => {
+                Ok(Parsed::Partial(used)) => {
                     at += used;
                     assert!(at <= carried.len());
                     break;
                 }
-                Ok(Found::Whole {
+                Ok(Parsed::Complete {
                     used,
                     verdict,
                     is_last,
@@ -63,7 +69,7 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, rules: &Rules) -> Story {
         carried.drain(..at);
     }
     if !story.is_malformed && !story.all.iter().any(|(_, is_last)| *is_last) {
-        let last = reply::end(place, seen, rules);
+        let last = response::end(position, progress, expectations);
         story.all.extend(last.map(|verdict| (verdict, true)));
     }
     story.counts.copy_from_slice(&counts);
@@ -71,20 +77,21 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, rules: &Rules) -> Story {
 }
 
 /// The same from the reference, over all bytes at once.
-fn expected(bytes: &[u8], rules: &Rules) -> Option<Story> {
+fn expected(bytes: &[u8], expectations: &Expectations) -> Option<Story> {
     let mut story = Story::default();
     let mut at = 0;
     loop {
-        let head = match reference::response(&bytes[at..], rules.was_head, &rules.limits) {
-            Said::Sound(head) => head,
-            Said::Wrong(_) => {
-                story.is_malformed = true;
-                break;
-            }
-            // The parser may see here what the reference does not look for.
-            Said::Open if at < bytes.len() => return None,
-            Said::Open => break,
-        };
+        let head =
+            match reference::response(&bytes[at..], expectations.was_head, &expectations.limits) {
+                Said::Sound(head) => head,
+                Said::Wrong(_) => {
+                    story.is_malformed = true;
+                    break;
+                }
+                // The parser may see here what the reference does not look for.
+                Said::Open if at < bytes.len() => return None,
+                Said::Open => break,
+            };
         at += head.length;
         if head.status == 101 {
             story.is_malformed = true;
@@ -113,12 +120,12 @@ fn expected(bytes: &[u8], rules: &Rules) -> Option<Story> {
         };
         let Some(used) = used else { break };
         at += used;
-        let verdict = if !rules.statuses.has(head.status) {
+        let verdict = if !expectations.statuses.has(head.status) {
             Verdict::WrongStatus
-        } else if rules.body.is_some_and(|body| body != payload) {
+        } else if expectations.body.is_some_and(|body| body != payload) {
             Verdict::WrongBody
         } else {
-            Verdict::Right
+            Verdict::Expected
         };
         story.all.push((verdict, !head.keep_alive));
         if !head.keep_alive {
@@ -136,7 +143,7 @@ pub fn http_reply(data: &[u8]) {
     let Ok(statuses) = parse_statuses("2xx") else {
         unreachable!("a class of statuses");
     };
-    let rules = Rules {
+    let expectations = Expectations {
         was_head: option & 2 != 0,
         limits: Limits {
             head_bytes_max: 400,
@@ -146,11 +153,15 @@ pub fn http_reply(data: &[u8]) {
         statuses,
         body: (option & 1 == 0).then_some(b"hello"),
     };
-    let whole = read(pieces(&bytes, 0), &rules);
+    let whole = read(pieces(&bytes, 0), &expectations);
     for seed in [1, option | 2] {
-        assert_eq!(read(pieces(&bytes, seed), &rules), whole, "cut by {seed}");
+        assert_eq!(
+            read(pieces(&bytes, seed), &expectations),
+            whole,
+            "cut by {seed}"
+        );
     }
-    if let Some(expected) = expected(&bytes, &rules) {
+    if let Some(expected) = expected(&bytes, &expectations) {
         assert_eq!(whole, expected, "the reference");
     }
 }

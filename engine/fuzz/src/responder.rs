@@ -2,7 +2,7 @@
 
 use holdfast_engine::{Conn, Handler};
 use holdfast_http1::{Body, Limits};
-use holdfast_server::http::responder::{REFUSALS, Responder, ResponderReport, Talk, Timeouts};
+use holdfast_server::http::responder::{HttpConn, REFUSALS, Responder, ResponderReport, Timeouts};
 use holdfast_server::http::response::{Responses, Template, WallClock};
 
 use crate::input::{options, pieces};
@@ -91,7 +91,7 @@ fn expected(bytes: &[u8], limits: &Limits) -> Expected {
 /// One connection to a responder.
 struct Connection<'r> {
     responder: &'r mut Responder,
-    talk: Talk,
+    talk: HttpConn,
     carried: Vec<u8>,
     heard: Vec<u8>,
 }
@@ -178,7 +178,7 @@ pub fn http_responder(data: &[u8]) {
     for seed in [0, 1, option | 2] {
         let mut connection = Connection {
             responder: &mut responder,
-            talk: Talk::default(),
+            talk: HttpConn::default(),
             carried: Vec::new(),
             heard: Vec::new(),
         };

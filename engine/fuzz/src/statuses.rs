@@ -1,6 +1,6 @@
 //! `--expect-status`: codes and classes.
 
-use holdfast_client::http::reply::parse_statuses;
+use holdfast_client::http::response::parse_statuses;
 
 /// Which of 0 to 999 are in the list, read once more; `None` if it is none.
 fn expected(text: &str) -> Option<[bool; 1_000]> {

@@ -19,7 +19,7 @@ use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, RECV_PARKED_BYTES, SOCKET_B
 use holdfast_sysctl::grouped;
 
 use crate::launch::{self, Launch, Telling, Wants, gather, named};
-use responder::{Limit, REFUSALS, Responder, ResponderReport, Timeouts};
+use responder::{REFUSALS, Responder, ResponderReport, TimeoutKind, Timeouts};
 use response::{Responses, Template, WallClock, has_body};
 
 /// What one connection costs here at most: kernel socket, direct descriptor, waiting receive, and 64 bytes of ours.
@@ -120,7 +120,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let wants = Wants {
         port: 8080,
         connection_bytes: BYTES_PER_CONNECTION,
-        timeouts: Limit::ALL.iter().map(|(_, name)| *name).collect(),
+        timeouts: TimeoutKind::ALL.iter().map(|(_, name)| *name).collect(),
         config: Config {
             buffer_bytes: 2_048,
             buffer_count_max: 1_024,
@@ -249,7 +249,7 @@ impl Telling<ResponderReport> for Tale {
             closed: named(stats.closed_by_label()),
             responses,
             timed_out: named(
-                Limit::ALL
+                TimeoutKind::ALL
                     .iter()
                     .map(|(limit, name)| (name, all.timed_out[*limit as usize]))
                     .filter(|(_, count)| *count > 0),

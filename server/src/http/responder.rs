@@ -42,7 +42,7 @@ pub struct Timeouts {
 
 /// Which limit a connection met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub enum TimeoutKind {
     /// [`Timeouts::header_ms`].
     Header,
     /// [`Timeouts::read_ms`].
@@ -53,13 +53,13 @@ pub enum Limit {
     Idle,
 }
 
-impl Limit {
+impl TimeoutKind {
     /// Every one with its name in reports.
-    pub const ALL: [(Limit, &'static str); 4] = [
-        (Limit::Header, "header"),
-        (Limit::Read, "body"),
-        (Limit::Write, "write"),
-        (Limit::Idle, "idle"),
+    pub const ALL: [(TimeoutKind, &'static str); 4] = [
+        (TimeoutKind::Header, "header"),
+        (TimeoutKind::Read, "body"),
+        (TimeoutKind::Write, "write"),
+        (TimeoutKind::Idle, "idle"),
     ];
 }
 
@@ -70,8 +70,8 @@ pub struct ResponderReport {
     pub answered: u64,
     /// Requests refused, by place in [`REFUSALS`].
     pub refused: [u64; REFUSALS.len()],
-    /// Connections ended by a limit in time, by [`Limit`] number.
-    pub timed_out: [u64; Limit::ALL.len()],
+    /// Connections ended by a limit in time, by [`TimeoutKind`] number.
+    pub timed_out: [u64; TimeoutKind::ALL.len()],
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -92,7 +92,7 @@ enum Framing {
 
 /// 32 bytes a connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Talk {
+pub struct HttpConn {
     /// Body bytes to come, or room left for chunks.
     left: u64,
     framing: Framing,
@@ -105,9 +105,9 @@ pub struct Talk {
     flags: u8,
 }
 
-const _: () = assert!(size_of::<Talk>() == 32);
+const _: () = assert!(size_of::<HttpConn>() == 32);
 
-/// Bits of [`Talk::flags`].
+/// Bits of [`HttpConn::flags`].
 mod flag {
     /// The peer does not take what was sent.
     pub const BLOCKED: u8 = 1;
@@ -117,7 +117,7 @@ mod flag {
     pub const HEAD: u8 = 4;
 }
 
-impl Talk {
+impl HttpConn {
     fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
@@ -127,9 +127,9 @@ impl Talk {
     }
 }
 
-impl Default for Talk {
+impl Default for HttpConn {
     fn default() -> Self {
-        Talk {
+        HttpConn {
             left: 0,
             framing: Framing::Length,
             since_ms: 0,
@@ -146,19 +146,19 @@ pub struct Responder {
     limits: Limits,
     timeouts: Timeouts,
     /// The last head that was parsed, and what it means.
-    known: Option<(Vec<u8>, RequestHead)>,
-    mine: ResponderReport,
+    cached_head: Option<(Vec<u8>, RequestHead)>,
+    counts: ResponderReport,
 }
 
 /// Heads longer than this are parsed every time; bytes.
-const KNOWN_BYTES_MAX: usize = 1_024;
+const CACHED_HEAD_BYTES_MAX: usize = 1_024;
 
 fn millis(us: u64) -> u32 {
     (us / 1_000) as u32
 }
 
 /// Time since, never negative: what began in the middle of a turn may be later than the turn's time.
-fn passed_ms(now_us: u64, since_ms: u32) -> u32 {
+fn elapsed_ms(now_us: u64, since_ms: u32) -> u32 {
     (millis(now_us).wrapping_sub(since_ms) as i32).max(0) as u32
 }
 
@@ -173,20 +173,20 @@ impl Responder {
             responses,
             limits,
             timeouts,
-            known: None,
-            mine: ResponderReport::default(),
+            cached_head: None,
+            counts: ResponderReport::default(),
         }
     }
 
     fn parse(&mut self, bytes: &[u8]) -> Result<Option<RequestHead>, RequestError> {
-        if let Some((known, head)) = &self.known
+        if let Some((known, head)) = &self.cached_head
             && bytes.starts_with(known)
         {
             return Ok(Some(*head));
         }
         let head = parse_request(bytes, &self.limits)?;
-        if let Some(head) = head.filter(|head| head.length <= KNOWN_BYTES_MAX) {
-            let (known, meaning) = self.known.get_or_insert((Vec::new(), head));
+        if let Some(head) = head.filter(|head| head.length <= CACHED_HEAD_BYTES_MAX) {
+            let (known, meaning) = self.cached_head.get_or_insert((Vec::new(), head));
             known.clear();
             known.extend_from_slice(&bytes[..head.length]);
             *meaning = head;
@@ -195,11 +195,11 @@ impl Responder {
     }
 
     /// A head is whole. Its request is answered now, or when its body is over.
-    fn on_head(&mut self, conn: &mut Conn<'_, Talk>, head: RequestHead, is_last: bool) {
+    fn on_head(&mut self, conn: &mut Conn<'_, HttpConn>, head: RequestHead, is_last: bool) {
         let now_us = conn.now_us();
-        let talk = &mut *conn.state;
-        talk.set(flag::HEAD, head.is_head);
-        talk.persistence = match (head.keep_alive, head.is_http10) {
+        let state = &mut *conn.state;
+        state.set(flag::HEAD, head.is_head);
+        state.persistence = match (head.keep_alive, head.is_http10) {
             (false, _) => Persistence::Close,
             (true, true) => Persistence::ExplicitKeepAlive,
             (true, false) => Persistence::KeepAlive,
@@ -212,18 +212,18 @@ impl Responder {
             ),
             Body::None | Body::UntilClose => return self.answer(conn, is_last),
         };
-        talk.framing = framing;
-        talk.left = left;
-        if talk.phase == Phase::Idle {
+        state.framing = framing;
+        state.left = left;
+        if state.phase == Phase::Idle {
             // The whole head came at once: the request began now.
-            talk.since_ms = millis(now_us);
+            state.since_ms = millis(now_us);
         }
-        talk.phase = Phase::Body;
+        state.phase = Phase::Body;
         if is_last {
-            let passed_ms = passed_ms(now_us, talk.since_ms);
+            let elapsed_ms = elapsed_ms(now_us, state.since_ms);
             conn.set_timer(after(
                 now_us,
-                self.timeouts.read_ms.saturating_sub(passed_ms),
+                self.timeouts.read_ms.saturating_sub(elapsed_ms),
             ));
             if head.expects_continue {
                 conn.send_static(CONTINUE);
@@ -232,18 +232,18 @@ impl Responder {
     }
 
     /// Drops body bytes; returns how many. The request is answered when they were the last.
-    fn on_body(&mut self, conn: &mut Conn<'_, Talk>, bytes: &[u8]) -> usize {
-        let talk = &mut *conn.state;
-        let (used, is_over) = match &mut talk.framing {
+    fn on_body(&mut self, conn: &mut Conn<'_, HttpConn>, bytes: &[u8]) -> usize {
+        let state = &mut *conn.state;
+        let (used, is_over) = match &mut state.framing {
             Framing::Length => {
-                let used = talk.left.min(bytes.len() as u64);
-                talk.left -= used;
-                (used as usize, talk.left == 0)
+                let used = state.left.min(bytes.len() as u64);
+                state.left -= used;
+                (used as usize, state.left == 0)
             }
             Framing::Chunked(chunked) => {
                 // What frames the chunks counts too: it could be made most of the body. Nothing behind the limit is read, or what
                 // is wrong there would be named by a reader that got all bytes at once and not by one that got them one by one.
-                let allowed = talk.left.min(bytes.len() as u64) as usize;
+                let allowed = state.left.min(bytes.len() as u64) as usize;
                 let step = match chunked.step(&bytes[..allowed]) {
                     Ok(step) => step,
                     Err(malformed) => {
@@ -257,8 +257,8 @@ impl Responder {
                         return bytes.len();
                     }
                 };
-                talk.left -= step.used as u64;
-                if talk.left == 0 && !step.is_done && step.used < bytes.len() {
+                state.left -= step.used as u64;
+                if state.left == 0 && !step.is_done && step.used < bytes.len() {
                     let reason = "the body is longer than this server reads";
                     self.refuse(
                         conn,
@@ -279,31 +279,31 @@ impl Responder {
     }
 
     /// Answers the request under way. `is_last`: nothing of another has arrived.
-    fn answer(&mut self, conn: &mut Conn<'_, Talk>, is_last: bool) {
+    fn answer(&mut self, conn: &mut Conn<'_, HttpConn>, is_last: bool) {
         let now_ms = millis(conn.now_us());
         let has_more = conn.has_more();
-        let talk = &mut *conn.state;
-        let is_asked_for = talk.persistence == Persistence::Close;
-        let is_stopping = talk.has(flag::STOPPING);
+        let state = &mut *conn.state;
+        let is_asked_for = state.persistence == Persistence::Close;
+        let is_stopping = state.has(flag::STOPPING);
         let persistence = if is_stopping && is_last && !has_more {
             Persistence::Close
         } else {
-            talk.persistence
+            state.persistence
         };
-        let is_head = talk.has(flag::HEAD);
-        let was_waited_for = talk.phase != Phase::Idle;
-        talk.since_ms = now_ms;
-        talk.phase = if persistence == Persistence::Close {
+        let is_head = state.has(flag::HEAD);
+        let was_waited_for = state.phase != Phase::Idle;
+        state.since_ms = now_ms;
+        state.phase = if persistence == Persistence::Close {
             Phase::Closing
         } else {
             Phase::Idle
         };
-        let (bytes, tail) = self.responses.whole(persistence, is_head);
+        let (bytes, tail) = self.responses.rendered(persistence, is_head);
         conn.send_copy(bytes);
         if !tail.is_empty() {
             conn.send_static(tail);
         }
-        self.mine.answered += 1;
+        self.counts.answered += 1;
         if persistence != Persistence::Close {
             if is_stopping {
                 conn.set_timer(after(conn.now_us(), STOP_GRACE_MS));
@@ -320,12 +320,12 @@ impl Responder {
     }
 
     /// Says no, for the last time.
-    fn refuse(&mut self, conn: &mut Conn<'_, Talk>, refusal: RequestError) {
+    fn refuse(&mut self, conn: &mut Conn<'_, HttpConn>, refusal: RequestError) {
         // Only a request whose head was whole is known to be HEAD.
         let is_head = conn.state.phase == Phase::Body && conn.state.has(flag::HEAD);
         conn.state.phase = Phase::Closing;
         if let Some(place) = REFUSALS.iter().position(|s| *s == refusal.status) {
-            self.mine.refused[place] += 1;
+            self.counts.refused[place] += 1;
         }
         let bytes = self
             .responses
@@ -334,15 +334,15 @@ impl Responder {
         conn.close();
     }
 
-    fn time_out(&mut self, conn: &mut Conn<'_, Talk>, limit: Limit) {
-        self.mine.timed_out[limit as usize] += 1;
+    fn time_out(&mut self, conn: &mut Conn<'_, HttpConn>, limit: TimeoutKind) {
+        self.counts.timed_out[limit as usize] += 1;
         match limit {
-            Limit::Write => conn.abort(CloseReason::Stalled),
-            Limit::Idle => {
+            TimeoutKind::Write => conn.abort(CloseReason::Stalled),
+            TimeoutKind::Idle => {
                 conn.state.phase = Phase::Closing;
                 conn.close();
             }
-            Limit::Header | Limit::Read => {
+            TimeoutKind::Header | TimeoutKind::Read => {
                 self.responses.refresh(conn.now_us());
                 let reason = "the request took too long to arrive";
                 self.refuse(
@@ -357,30 +357,30 @@ impl Responder {
     }
 
     /// The limit of what the connection is doing.
-    fn limit(&self, talk: &Talk) -> (Limit, u32) {
-        if talk.has(flag::BLOCKED) {
-            return (Limit::Write, self.timeouts.write_ms);
+    fn limit(&self, state: &HttpConn) -> (TimeoutKind, u32) {
+        if state.has(flag::BLOCKED) {
+            return (TimeoutKind::Write, self.timeouts.write_ms);
         }
-        match talk.phase {
-            Phase::Idle if talk.has(flag::STOPPING) => (Limit::Idle, STOP_GRACE_MS),
-            Phase::Idle | Phase::Closing => (Limit::Idle, self.timeouts.idle_ms),
-            Phase::Head => (Limit::Header, self.timeouts.header_ms),
-            Phase::Body => (Limit::Read, self.timeouts.read_ms),
+        match state.phase {
+            Phase::Idle if state.has(flag::STOPPING) => (TimeoutKind::Idle, STOP_GRACE_MS),
+            Phase::Idle | Phase::Closing => (TimeoutKind::Idle, self.timeouts.idle_ms),
+            Phase::Head => (TimeoutKind::Header, self.timeouts.header_ms),
+            Phase::Body => (TimeoutKind::Read, self.timeouts.read_ms),
         }
     }
 }
 
 impl Handler for Responder {
-    type State = Talk;
+    type State = HttpConn;
     type Report = ResponderReport;
 
-    fn on_open(&mut self, conn: &mut Conn<'_, Talk>) {
+    fn on_open(&mut self, conn: &mut Conn<'_, HttpConn>) {
         let now_us = conn.now_us();
         conn.state.since_ms = millis(now_us);
         conn.set_timer(after(now_us, self.timeouts.idle_ms));
     }
 
-    fn on_bytes(&mut self, conn: &mut Conn<'_, Talk>, bytes: &[u8]) -> usize {
+    fn on_bytes(&mut self, conn: &mut Conn<'_, HttpConn>, bytes: &[u8]) -> usize {
         let now_us = conn.now_us();
         self.responses.refresh(now_us);
         let mut used = 0;
@@ -417,35 +417,35 @@ impl Handler for Responder {
         used
     }
 
-    fn on_timer(&mut self, conn: &mut Conn<'_, Talk>) {
+    fn on_timer(&mut self, conn: &mut Conn<'_, HttpConn>) {
         let now_us = conn.now_us();
         let (limit, limit_ms) = self.limit(conn.state);
-        let passed_ms = passed_ms(now_us, conn.state.since_ms);
-        if passed_ms >= limit_ms {
+        let elapsed_ms = elapsed_ms(now_us, conn.state.since_ms);
+        if elapsed_ms >= limit_ms {
             self.time_out(conn, limit);
         } else {
-            conn.set_timer(after(now_us, limit_ms - passed_ms));
+            conn.set_timer(after(now_us, limit_ms - elapsed_ms));
         }
     }
 
-    fn on_blocked(&mut self, conn: &mut Conn<'_, Talk>) {
+    fn on_blocked(&mut self, conn: &mut Conn<'_, HttpConn>) {
         let now_us = conn.now_us();
         conn.state.set(flag::BLOCKED, true);
         conn.state.since_ms = millis(now_us);
         conn.set_timer(after(now_us, self.timeouts.write_ms));
     }
 
-    fn on_sent(&mut self, conn: &mut Conn<'_, Talk>) {
+    fn on_sent(&mut self, conn: &mut Conn<'_, HttpConn>) {
         let now_us = conn.now_us();
         conn.state.set(flag::BLOCKED, false);
         conn.state.since_ms = millis(now_us);
         conn.set_timer(after(now_us, self.limit(conn.state).1));
     }
 
-    fn on_stop(&mut self, conn: &mut Conn<'_, Talk>) {
+    fn on_stop(&mut self, conn: &mut Conn<'_, HttpConn>) {
         let now_us = conn.now_us();
         conn.state.set(flag::STOPPING, true);
-        let idle_ms = passed_ms(now_us, conn.state.since_ms);
+        let idle_ms = elapsed_ms(now_us, conn.state.since_ms);
         if conn.state.phase != Phase::Idle || conn.state.has(flag::BLOCKED) {
             return;
         }
@@ -458,6 +458,6 @@ impl Handler for Responder {
     }
 
     fn report(&mut self, report: &mut ResponderReport) {
-        *report = self.mine;
+        *report = self.counts;
     }
 }

@@ -141,7 +141,7 @@ impl Responses {
 
     /// The response: bytes to copy, and what follows them from where it lies. After a [`Responses::refresh`].
     #[inline]
-    pub fn whole(&self, persistence: Persistence, is_head: bool) -> (&[u8], &'static [u8]) {
+    pub fn rendered(&self, persistence: Persistence, is_head: bool) -> (&[u8], &'static [u8]) {
         let number = persistence as usize;
         if is_head {
             return (&self.whole[number][..self.head_bytes[number]], &[]);
@@ -213,7 +213,7 @@ mod tests {
     fn each_kind_is_framed_by_its_length() {
         let responses = responses(200, b"ok");
         let text = |persistence, is_head| {
-            let (head, tail) = responses.whole(persistence, is_head);
+            let (head, tail) = responses.rendered(persistence, is_head);
             String::from_utf8([head, tail].concat()).unwrap()
         };
         let head = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nX-A: b\r\nContent-Length: 2\r\n\r\n";
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_status_without_body_has_neither_body_nor_length() {
         let responses = responses(204, b"ok");
-        let (head, tail) = responses.whole(Persistence::KeepAlive, false);
+        let (head, tail) = responses.rendered(Persistence::KeepAlive, false);
         assert!(head.ends_with(b"X-A: b\r\n\r\n") && tail.is_empty());
     }
 
@@ -237,10 +237,15 @@ mod tests {
         let body: &'static [u8] = Box::leak(vec![7; INLINE_BYTES_MAX + 1].into_boxed_slice());
         let responses = responses(200, body);
         assert!(std::ptr::eq(
-            responses.whole(Persistence::KeepAlive, false).1,
+            responses.rendered(Persistence::KeepAlive, false).1,
             body
         ));
-        assert!(responses.whole(Persistence::KeepAlive, true).1.is_empty());
+        assert!(
+            responses
+                .rendered(Persistence::KeepAlive, true)
+                .1
+                .is_empty()
+        );
     }
 
     #[test]

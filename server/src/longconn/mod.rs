@@ -2,7 +2,7 @@
 //!
 //! Must not know: rings, slots.
 
-pub mod holder;
+pub mod heartbeat;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_B
 use holdfast_sysctl::grouped;
 
 use crate::launch::{self, Launch, Telling, Wants, gather, named};
-use holder::{Holder, HolderConfig, HolderReport};
+use heartbeat::{HeartbeatConfig, HeartbeatReport, HeartbeatServer};
 
 /// What one held connection costs here at most: kernel socket, direct descriptor, parked poll, and 128 bytes of ours.
 const BYTES_PER_CONNECTION: u64 = SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES + 128;
@@ -28,8 +28,8 @@ pub struct Flags {
     #[arg(long, value_name = "TEXT", default_value = "ok")]
     message: String,
     /// Interval of the pushes to one connection, spread evenly over all of them; 0s pushes nothing
-    #[arg(long, value_name = "TIME", default_value = "550s", value_parser = humantime::parse_duration)]
-    every: Duration,
+    #[arg(long, alias = "every", value_name = "TIME", default_value = "550s", value_parser = humantime::parse_duration)]
+    interval: Duration,
     /// Send back what peers send, instead of dropping it
     #[arg(long)]
     echo: bool,
@@ -48,12 +48,12 @@ pub fn main(flags: Flags) -> ExitCode {
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     if flags.message.is_empty() || flags.message.len() > 16_384 {
         anyhow::bail!(
-            "a message of {} bytes; next: give --message 1 to 16,384 bytes, or --every 0s for none",
+            "a message of {} bytes; next: give --message 1 to 16,384 bytes, or --interval 0s for none",
             flags.message.len()
         );
     }
-    if !flags.every.is_zero() {
-        launch::check_time("--every", flags.every)?;
+    if !flags.interval.is_zero() {
+        launch::check_time("--interval", flags.interval)?;
     }
     let idle_timeout = flags.idle_timeout;
     let idle_timeout_us = idle_timeout
@@ -69,9 +69,9 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         },
     };
     let mut launch = Launch::new(flags.launch, wants)?;
-    let holder = HolderConfig {
+    let heartbeat = HeartbeatConfig {
         message: Box::leak(flags.message.into_bytes().into_boxed_slice()),
-        every_us: flags.every.as_millis() as u64 * 1_000,
+        interval_us: flags.interval.as_millis() as u64 * 1_000,
         idle_timeout_us,
         echo: flags.echo,
     };
@@ -85,12 +85,12 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let ready = launch.ready("holding");
     let engine = Engine::start(launch.config, launch.listeners, None, |_| {
-        Holder::new(holder)
+        HeartbeatServer::new(heartbeat)
     })?;
     launch.console.say(ready);
     let tale = Tale {
         base,
-        every_us: holder.every_us,
+        interval_us: heartbeat.interval_us,
     };
     tokio_uring::start(launch::supervise(
         engine,
@@ -104,15 +104,17 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
 struct Tale {
     base: ServerReport,
     /// Interval of the pushes, microseconds; 0 pushes nothing.
-    every_us: u64,
+    interval_us: u64,
 }
 
-impl Telling<HolderReport> for Tale {
+impl Telling<HeartbeatReport> for Tale {
     type Report = ServerReport;
 
-    fn report(&mut self, engine: &Engine<HolderReport>, is_final: bool) -> ServerReport {
+    fn report(&mut self, engine: &Engine<HeartbeatReport>, is_final: bool) -> ServerReport {
         let mut skipped = 0;
-        let stats = gather(engine, |holder: &HolderReport| skipped += holder.skipped);
+        let stats = gather(engine, |heartbeat: &HeartbeatReport| {
+            skipped += heartbeat.skipped
+        });
         let mut anomalies = stats.anomalies().to_vec();
         anomalies.extend([
             ("messages_skipped", skipped),
@@ -137,7 +139,8 @@ impl Telling<HolderReport> for Tale {
     }
 
     fn snapshot(&self, report: &ServerReport) -> Snapshot {
-        let due = (self.every_us > 0).then(|| report.open_now as f64 * 1e6 / self.every_us as f64);
+        let due =
+            (self.interval_us > 0).then(|| report.open_now as f64 * 1e6 / self.interval_us as f64);
         Snapshot::from(report).asking("messages", due)
     }
 

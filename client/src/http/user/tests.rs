@@ -3,8 +3,8 @@
 use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
 
 use super::*;
-use crate::http::reply::{Statuses, parse_statuses};
 use crate::http::request::{self, Parts};
+use crate::http::response::{Statuses, parse_statuses};
 use crate::http::url;
 use crate::load::fixed;
 
@@ -23,7 +23,7 @@ fn users(model: Model, pipeline: u8, requests: Option<u64>) -> Users {
     let config = UserConfig {
         model,
         batch: request::render(&url::parse("http://a").unwrap(), &parts).unwrap(),
-        rules: Rules {
+        expectations: Expectations {
             was_head: false,
             limits: holdfast_http1::Limits::default(),
             statuses: statuses(),
@@ -31,7 +31,7 @@ fn users(model: Model, pipeline: u8, requests: Option<u64>) -> Users {
         },
         is_reconnecting: false,
         timeout_us: 1_000_000,
-        budget: Arc::new(Budget::new(requests)),
+        request_limit: Arc::new(RequestLimit::new(requests)),
     };
     let user_count = match model {
         Model::Closed(..) => 1,
@@ -88,7 +88,7 @@ fn without_a_wait_an_answer_brings_the_next_request() {
     }
     assert_eq!((users.mine.requests, count(&users, Outcome::Ok)), (6, 5));
     // The first was due when the user came, before it was connected.
-    let mut tally = Tally::default();
+    let mut tally = Counters::default();
     users.report(&mut tally);
     assert_eq!((tally.due_us.max(), tally.raw_us.max()), (400, 100));
     assert_eq!((tally.due_us.len(), tally.raw_us.len()), (5, 5));
@@ -106,7 +106,7 @@ fn a_wait_lies_between_its_bounds_and_latency_counts_from_its_end() {
     assert_eq!(early, 0, "not before it is due");
     assert_eq!(timed(&mut users, &mut user, due_us + 7_000), 1);
     received(&mut users, &mut user, due_us + 10_000, HELLO);
-    let mut tally = Tally::default();
+    let mut tally = Counters::default();
     users.report(&mut tally);
     assert_eq!(
         (tally.due_us.max() / 1_000, tally.raw_us.max() / 1_000),

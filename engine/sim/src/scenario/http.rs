@@ -3,12 +3,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use holdfast_client::http::budget::Budget;
+use holdfast_client::http::counters::Counters;
 use holdfast_client::http::outcome::Outcome as Ended;
-use holdfast_client::http::reply::{Rules, parse_statuses};
 use holdfast_client::http::request::{Batch, Parts, render};
+use holdfast_client::http::request_limit::RequestLimit;
+use holdfast_client::http::response::{Expectations, parse_statuses};
 use holdfast_client::http::schedule::Schedule;
-use holdfast_client::http::tally::Tally;
 use holdfast_client::http::url;
 use holdfast_client::http::user::{Model, UserConfig, Users};
 use holdfast_client::load::Load;
@@ -124,7 +124,7 @@ fn user(random: &mut Random, users: u64, body: &'static [u8]) -> UserConfig {
     UserConfig {
         model,
         batch,
-        rules: Rules {
+        expectations: Expectations {
             was_head,
             limits: Limits::default(),
             statuses: parse_statuses("200").expect("a status"),
@@ -132,7 +132,7 @@ fn user(random: &mut Random, users: u64, body: &'static [u8]) -> UserConfig {
         },
         is_reconnecting,
         timeout_us: random.magnitude(5_000, 3_000_000),
-        budget: Arc::new(Budget::new(Some(random.magnitude(1, 400)))),
+        request_limit: Arc::new(RequestLimit::new(Some(random.magnitude(1, 400)))),
     }
 }
 
@@ -195,7 +195,7 @@ pub(super) fn run(run: Run) -> Outcome {
             Shifting::new(handler, load, users, run.seed)
         },
         |coverage, servers, client| {
-            let mut tally = Tally::default();
+            let mut tally = Counters::default();
             client.handler().report(&mut tally);
             let ended: u64 = tally.outcomes.iter().sum();
             assert_eq!(ended, tally.requests, "each request ended in one class");

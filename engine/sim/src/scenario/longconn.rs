@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use holdfast_client::comeback::Backoff;
 use holdfast_client::load::Load;
 use holdfast_client::longconn::user::{Ended, UserConfig, UserReport, Users};
+use holdfast_client::reconnect::Backoff;
 use holdfast_engine::Handler;
-use holdfast_server::longconn::holder::{Holder, HolderConfig};
+use holdfast_server::longconn::heartbeat::{HeartbeatConfig, HeartbeatServer};
 
 use super::shifting::Shifting;
 use super::{Sides, add_hostile, config, plan, world};
@@ -16,7 +16,7 @@ static MESSAGES: [&[u8]; 3] = [b"ok", b"k", &[b'm'; 900]];
 
 pub(super) fn run(run: Run) -> Outcome {
     let world = world(run);
-    let (server, client, plan, holder, user, load, has_hostile) = {
+    let (server, client, plan, heartbeat, user, load, has_hostile) = {
         let mut world = world.lock().expect("it is new");
         let has_hostile = world.random().once_in(3);
         let content = [b"hello".to_vec(), vec![b'x'; 1_000]];
@@ -25,11 +25,11 @@ pub(super) fn run(run: Run) -> Outcome {
         let random = world.random();
         let (server, client) = (config(random), config(random));
         let message = random.pick(&MESSAGES);
-        let every_us = random.pick(&[0, 5_000, 50_000, 200_000, 1_000_000]);
+        let interval_us = random.pick(&[0, 5_000, 50_000, 200_000, 1_000_000]);
         let echoes = random.once_in(4);
-        let holder = HolderConfig {
+        let heartbeat = HeartbeatConfig {
             message,
-            every_us,
+            interval_us,
             idle_timeout_us: random
                 .once_in(3)
                 .then(|| random.magnitude(1_000, 3_000_000)),
@@ -39,7 +39,7 @@ pub(super) fn run(run: Run) -> Outcome {
         let user = UserConfig {
             // With an echo anything may come between.
             expect: if echoes { b"" } else { message },
-            every_us: if random.once_in(2) { every_us } else { 0 },
+            interval_us: if random.once_in(2) { interval_us } else { 0 },
             send: random
                 .once_in(2)
                 .then(|| (upward, random.magnitude(8_000, 500_000))),
@@ -52,7 +52,7 @@ pub(super) fn run(run: Run) -> Outcome {
         let load = Load::new(users, random.pick(&[Load::MAX, 20_000, 500_000]));
         let load = (Arc::new(load), users);
         let plan = plan(random, has_hostile);
-        (server, client, plan, holder, user, load, has_hostile)
+        (server, client, plan, heartbeat, user, load, has_hostile)
     };
     let sides = Sides {
         world: &world,
@@ -62,7 +62,7 @@ pub(super) fn run(run: Run) -> Outcome {
         canary: run.canary,
     };
     sides.run(
-        || Holder::new(holder),
+        || HeartbeatServer::new(heartbeat),
         {
             let (load, users) = load;
             let handler = Users::new(user, Arc::clone(&load), 0, 1);

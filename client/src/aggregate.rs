@@ -21,7 +21,7 @@ pub fn add(into: &mut Histogram<u64>, from: &Histogram<u64>) {
 }
 
 /// Moves what one histogram has recorded into another.
-pub fn hand_over(from: &mut Histogram<u64>, into: &mut Histogram<u64>) {
+pub fn drain_into(from: &mut Histogram<u64>, into: &mut Histogram<u64>) {
     if !from.is_empty() {
         add(into, from);
         from.reset();
@@ -54,11 +54,11 @@ fn percentiles(l: &Latency) -> String {
 pub fn named<C: FromIterator<(String, u64)>>(
     pairs: impl IntoIterator<Item = (&'static str, u64)>,
 ) -> C {
-    all_named(pairs.into_iter().filter(|(_, n)| *n > 0))
+    counts_by_name(pairs.into_iter().filter(|(_, n)| *n > 0))
 }
 
 /// Counts by name, those that did not occur too.
-pub fn all_named<C: FromIterator<(String, u64)>>(
+pub fn counts_by_name<C: FromIterator<(String, u64)>>(
     pairs: impl IntoIterator<Item = (&'static str, u64)>,
 ) -> C {
     let pairs = pairs.into_iter();
@@ -66,7 +66,7 @@ pub fn all_named<C: FromIterator<(String, u64)>>(
 }
 
 /// Latencies for people, a line for each that was measured, each on a new one.
-pub fn say_latencies(text: &mut String, latencies: &[(&str, Latency)]) {
+pub fn write_latencies(text: &mut String, latencies: &[(&str, Latency)]) {
     for (what, latency) in latencies.iter().filter(|(_, l)| l.count > 0) {
         *text += &format!("\n{what}: {}", percentiles(latency));
     }
@@ -78,7 +78,7 @@ pub fn ramp_seconds(ramp_us: Option<(u64, u64)>) -> f64 {
 }
 
 /// The first attempt and the last opening of several threads together.
-pub fn joined(a: Option<(u64, u64)>, b: Option<(u64, u64)>) -> Option<(u64, u64)> {
+pub fn merge_spans(a: Option<(u64, u64)>, b: Option<(u64, u64)>) -> Option<(u64, u64)> {
     match (a, b) {
         (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
         (a, b) => a.or(b),

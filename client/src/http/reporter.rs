@@ -15,17 +15,18 @@ use holdfast_results::live::Snapshot;
 use holdfast_results::wire::HttpClientReport;
 use holdfast_sysctl::grouped;
 
-use super::budget::Budget;
+use super::counters::Counters;
 use super::outcome::Outcome;
-use super::tally::Tally;
-use crate::figures::{
-    add, all_named, hand_over, histogram, joined, latency, named, ramp_seconds, say_latencies,
+use super::request_limit::RequestLimit;
+use crate::aggregate::{
+    add, counts_by_name, drain_into, histogram, latency, merge_spans, named, ramp_seconds,
+    write_latencies,
 };
 use crate::load::Load;
 use crate::supervise::{Intervals, View};
 
-/// What is asked of a run, for people.
-pub struct Asked {
+/// Parameters of a run, as shown to people.
+pub struct RunParams {
     /// What asks whom.
     pub title: String,
     /// How many users, how fast.
@@ -35,43 +36,43 @@ pub struct Asked {
 }
 
 /// What the control plane has gathered.
-pub struct HttpView {
+pub struct HttpReporter {
     base: HttpClientReport,
-    asked: Asked,
+    params: RunParams,
     warm_up_us: u64,
     /// Closed model with a wait: the mean of it, microseconds.
     wait_mean_us: Option<u64>,
     /// Requests there are to be.
     requests_asked: Option<u64>,
-    budget: Arc<Budget>,
+    request_limit: Arc<RequestLimit>,
     connect_us: Histogram<u64>,
     due_us: Histogram<u64>,
     raw_us: Histogram<u64>,
 }
 
-impl HttpView {
+impl HttpReporter {
     /// Nothing gathered yet. `base` has what never changes.
     pub fn new(
         base: HttpClientReport,
-        asked: Asked,
+        params: RunParams,
         warm_up_us: u64,
         wait_mean_us: Option<u64>,
-        budget: Arc<Budget>,
+        request_limit: Arc<RequestLimit>,
     ) -> Self {
-        HttpView {
+        HttpReporter {
             base,
-            asked,
+            params,
             warm_up_us,
             wait_mean_us,
-            requests_asked: budget.left(),
-            budget,
+            requests_asked: request_limit.left(),
+            request_limit,
             connect_us: histogram(),
             due_us: histogram(),
             raw_us: histogram(),
         }
     }
 
-    /// Latency from the due time, and what was not asked meanwhile.
+    /// Latency from the due time, and with the requests that were not sent meanwhile filled in.
     fn corrected(&self) -> Histogram<u64> {
         let interval_us = self
             .wait_mean_us
@@ -84,21 +85,25 @@ impl HttpView {
         }
     }
 
-    /// True when as many requests as were asked for have ended.
+    /// True when all requests of `--requests` have ended.
     fn is_budget_met(&self, requests: u64, pending: u64) -> bool {
         self.requests_asked == Some(requests) && pending == 0
     }
 }
 
-impl View for HttpView {
-    type Own = Tally;
+impl View for HttpReporter {
+    type Own = Counters;
     type Report = HttpClientReport;
     const LOG_COMMENT: &str = "holdfast-client http; microseconds; tags: connect, latency (from the due time, nothing filled in), raw \
                                (from the sending)";
 
-    fn gather(&mut self, engine: &Engine<Tally>, is_final: bool) -> (HttpClientReport, Intervals) {
+    fn gather(
+        &mut self,
+        engine: &Engine<Counters>,
+        is_final: bool,
+    ) -> (HttpClientReport, Intervals) {
         let mut stats = Stats::default();
-        let mut all = Tally::default();
+        let mut all = Counters::default();
         all.is_ramped = true;
         for mut core in engine.reports() {
             stats.merge(&core.stats);
@@ -114,25 +119,25 @@ impl View for HttpView {
             all.backlog_max += own.backlog_max;
             all.present += own.present;
             all.is_ramped &= own.is_ramped;
-            all.ramp_us = joined(all.ramp_us, own.ramp_us);
+            all.ramp_us = merge_spans(all.ramp_us, own.ramp_us);
             all.last_end_us = all.last_end_us.max(own.last_end_us);
             all.stopped_us = all.stopped_us.max(own.stopped_us);
-            hand_over(&mut own.connect_us, &mut all.connect_us);
-            hand_over(&mut own.due_us, &mut all.due_us);
-            hand_over(&mut own.raw_us, &mut all.raw_us);
+            drain_into(&mut own.connect_us, &mut all.connect_us);
+            drain_into(&mut own.due_us, &mut all.due_us);
+            drain_into(&mut own.raw_us, &mut all.raw_us);
         }
         add(&mut self.connect_us, &all.connect_us);
         add(&mut self.due_us, &all.due_us);
         add(&mut self.raw_us, &all.raw_us);
         let at_us = engine.now_us();
         let pending_now = all.requests - all.outcomes.iter().sum::<u64>();
-        // When all that was asked for is there, the run was over with the last of it, not when that was noticed.
+        // The run ends with the last of `--requests`, not when this thread notices it.
         let until_us = if self.is_budget_met(all.requests, pending_now) {
             all.last_end_us
         } else {
             all.stopped_us.unwrap_or(at_us)
         };
-        let left = self.budget.left().unwrap_or(u64::MAX);
+        let left = self.request_limit.left().unwrap_or(u64::MAX);
         let responses = all.responses.iter().enumerate();
         let report = HttpClientReport {
             is_final,
@@ -166,7 +171,7 @@ impl View for HttpView {
             latency_raw_us: latency(&self.raw_us),
             connect_us: latency(&self.connect_us),
             bytes_received: stats.bytes_received,
-            anomalies: all_named(stats.anomalies()),
+            anomalies: counts_by_name(stats.anomalies()),
             ..self.base.clone()
         };
         let intervals = vec![
@@ -177,9 +182,9 @@ impl View for HttpView {
         (report, intervals)
     }
 
-    fn is_over_now(&self, engine: &Engine<Tally>) -> bool {
+    fn is_over_now(&self, engine: &Engine<Counters>) -> bool {
         // Requests are given out long before their threads report them as ended.
-        if self.requests_asked.is_none() || !self.budget.is_spent() {
+        if self.requests_asked.is_none() || !self.request_limit.is_exhausted() {
             return false;
         }
         let (mut requests, mut ended) = (0, 0);
@@ -195,15 +200,15 @@ impl View for HttpView {
         let is_warm = !report.ramp_done || report.at_us >= self.warm_up_us;
         let requests = grouped(report.requests);
         Snapshot {
-            title: self.asked.title.clone(),
+            title: self.params.title.clone(),
             phase: if is_warm { now.phase } else { "warm-up" },
-            part: self.requests_asked.map_or(String::new(), |asked| {
-                format!("{requests} of {} requests", grouped(asked))
+            part: self.requests_asked.map_or(String::new(), |params| {
+                format!("{requests} of {} requests", grouped(params))
             }),
             ..now
         }
-        .asking("opened", self.asked.load.spawn_rate())
-        .asking("ok", self.asked.rate_per_second)
+        .asking("opened", self.params.load.spawn_rate())
+        .asking("ok", self.params.rate_per_second)
     }
 
     fn summary(report: &HttpClientReport) -> String {
@@ -235,7 +240,7 @@ impl View for HttpView {
                 grouped(report.backlog_max)
             );
         }
-        say_latencies(
+        write_latencies(
             &mut text,
             &[
                 ("latency, corrected", report.latency_us),

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Requests that may still be begun.
 #[derive(Debug)]
-pub struct Budget {
+pub struct RequestLimit {
     /// `u64::MAX`: any number.
     left: AtomicU64,
 }
 
-impl Budget {
-    /// A budget of `count` requests, or without an end.
+impl RequestLimit {
+    /// A request_limit of `count` requests, or without an end.
     pub fn new(count: Option<u64>) -> Self {
-        Budget {
+        RequestLimit {
             left: AtomicU64::new(count.unwrap_or(u64::MAX)),
         }
     }
@@ -45,7 +45,7 @@ impl Budget {
 
     /// True if there are none.
     #[inline]
-    pub fn is_spent(&self) -> bool {
+    pub fn is_exhausted(&self) -> bool {
         self.left.load(Ordering::Relaxed) == 0
     }
 }
@@ -56,10 +56,10 @@ mod tests {
 
     #[test]
     fn all_are_given_out_and_no_more() {
-        let budget = Budget::new(Some(10));
-        assert_eq!([4, 4, 4, 4].map(|n| budget.take(n)), [4, 4, 2, 0]);
-        assert!(budget.is_spent());
-        let endless = Budget::new(None);
+        let request_limit = RequestLimit::new(Some(10));
+        assert_eq!([4, 4, 4, 4].map(|n| request_limit.take(n)), [4, 4, 2, 0]);
+        assert!(request_limit.is_exhausted());
+        let endless = RequestLimit::new(None);
         assert_eq!((endless.take(9), endless.left()), (9, None));
     }
 }

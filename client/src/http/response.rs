@@ -47,7 +47,7 @@ pub fn parse_statuses(text: &str) -> Result<Statuses, String> {
 
 /// What responses are judged by.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
+pub struct Expectations {
     /// The requests are HEAD: no body comes.
     pub was_head: bool,
     /// Bounds of a head.
@@ -60,7 +60,7 @@ pub struct Rules {
 
 /// Where in a response the next byte stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Place {
+pub enum Position {
     /// At the beginning of a head.
     #[default]
     Head,
@@ -74,7 +74,7 @@ pub enum Place {
 
 /// What is known of the response under way: how much of the expected body came, and what is wrong already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Seen(u32);
+pub struct Progress(u32);
 
 const WRONG_STATUS: u32 = 1 << 31;
 const WRONG_BODY: u32 = 1 << 30;
@@ -87,7 +87,7 @@ const POSITION: u32 = LAST - 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// As expected.
-    Right,
+    Expected,
     /// Another status.
     WrongStatus,
     /// Another body.
@@ -96,11 +96,11 @@ pub enum Verdict {
 
 /// What was found in some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
+pub enum Parsed {
     /// A part of a response. So many bytes were used; the others are to come again, with what follows.
-    Part(usize),
+    Partial(usize),
     /// A whole one, in so many bytes.
-    Whole {
+    Complete {
         /// Bytes used.
         used: usize,
         /// How it was.
@@ -110,13 +110,15 @@ pub enum Found {
     },
 }
 
-impl Seen {
+impl Progress {
     fn of_head(is_right: bool, is_last: bool) -> Self {
-        Seen(if is_right { 0 } else { WRONG_STATUS } | if is_last { LAST } else { 0 })
+        Progress(if is_right { 0 } else { WRONG_STATUS } | if is_last { LAST } else { 0 })
     }
 
-    fn compare(&mut self, bytes: &[u8], rules: &Rules) {
-        let Some(expected) = rules.body else { return };
+    fn compare(&mut self, bytes: &[u8], expectations: &Expectations) {
+        let Some(expected) = expectations.body else {
+            return;
+        };
         let at = (self.0 & POSITION) as usize;
         if expected.get(at..at + bytes.len()) == Some(bytes) {
             self.0 += bytes.len() as u32;
@@ -125,8 +127,8 @@ impl Seen {
         }
     }
 
-    fn verdict(self, rules: &Rules) -> Verdict {
-        let is_short = rules
+    fn verdict(self, expectations: &Expectations) -> Verdict {
+        let is_short = expectations
             .body
             .is_some_and(|b| b.len() != (self.0 & POSITION) as usize);
         if self.0 & WRONG_STATUS != 0 {
@@ -134,29 +136,30 @@ impl Seen {
         } else if self.0 & WRONG_BODY != 0 || is_short {
             Verdict::WrongBody
         } else {
-            Verdict::Right
+            Verdict::Expected
         }
     }
 }
 
-/// Reads on in `bytes` up to the end of a response. `place` and `seen` are what the connection keeps; `counts` goes up at the status
+/// Reads on in `bytes` up to the end of a response. `position` and `progress` are what the connection keeps; `counts` goes up at the status
 /// of each final head.
 ///
 /// # Errors
 /// [`Malformed`] when it is no HTTP/1.1; nothing more can be read from the connection.
 pub fn read(
-    place: &mut Place,
-    seen: &mut Seen,
+    position: &mut Position,
+    progress: &mut Progress,
     bytes: &[u8],
-    rules: &Rules,
+    expectations: &Expectations,
     counts: &mut [u64; STATUS_COUNT],
-) -> Result<Found, Malformed> {
+) -> Result<Parsed, Malformed> {
     let mut at = 0;
     while at < bytes.len() {
         let rest = &bytes[at..];
-        let is_whole = match place {
-            Place::Head => {
-                let Some(head) = parse_response(rest, rules.was_head, &rules.limits)? else {
+        let is_whole = match position {
+            Position::Head => {
+                let Some(head) = parse_response(rest, expectations.was_head, &expectations.limits)?
+                else {
                     break;
                 };
                 at += head.length;
@@ -167,58 +170,59 @@ pub fn read(
                     continue;
                 }
                 counts[usize::from(head.status)] += 1;
-                *seen = Seen::of_head(rules.statuses.has(head.status), !head.keep_alive);
+                *progress =
+                    Progress::of_head(expectations.statuses.has(head.status), !head.keep_alive);
                 match head.body {
                     Body::None => true,
                     Body::Length(length) => {
-                        *place = Place::Length(length);
+                        *position = Position::Length(length);
                         false
                     }
                     Body::Chunked => {
-                        *place = Place::Chunked(Chunked::default());
+                        *position = Position::Chunked(Chunked::default());
                         false
                     }
                     Body::UntilClose => {
-                        *place = Place::UntilClose;
+                        *position = Position::UntilClose;
                         false
                     }
                 }
             }
-            Place::Length(left) => {
+            Position::Length(left) => {
                 let run = (*left).min(rest.len() as u64);
                 *left -= run;
                 let is_whole = *left == 0;
-                seen.compare(&rest[..run as usize], rules);
+                progress.compare(&rest[..run as usize], expectations);
                 at += run as usize;
                 is_whole
             }
-            Place::Chunked(chunks) => {
+            Position::Chunked(chunks) => {
                 let step = chunks.step(rest)?;
-                seen.compare(&rest[step.data], rules);
+                progress.compare(&rest[step.data], expectations);
                 at += step.used;
                 step.is_done
             }
-            Place::UntilClose => {
-                seen.compare(rest, rules);
+            Position::UntilClose => {
+                progress.compare(rest, expectations);
                 at = bytes.len();
                 false
             }
         };
         if is_whole {
-            *place = Place::Head;
-            return Ok(Found::Whole {
+            *position = Position::Head;
+            return Ok(Parsed::Complete {
                 used: at,
-                verdict: seen.verdict(rules),
-                is_last: seen.0 & LAST != 0,
+                verdict: progress.verdict(expectations),
+                is_last: progress.0 & LAST != 0,
             });
         }
     }
-    Ok(Found::Part(at))
+    Ok(Parsed::Partial(at))
 }
 
 /// The connection ended in order: how the response was that ends with it, if one does.
-pub fn end(place: Place, seen: Seen, rules: &Rules) -> Option<Verdict> {
-    (place == Place::UntilClose).then(|| seen.verdict(rules))
+pub fn end(position: Position, progress: Progress, expectations: &Expectations) -> Option<Verdict> {
+    (position == Position::UntilClose).then(|| progress.verdict(expectations))
 }
 
 #[cfg(test)]
@@ -232,7 +236,7 @@ mod tests {
         Statuses(words)
     };
 
-    const RULES: Rules = Rules {
+    const RULES: Expectations = Expectations {
         was_head: false,
         limits: Limits {
             head_bytes_max: 16 << 10,
@@ -245,17 +249,29 @@ mod tests {
     };
 
     /// What is found when `bytes` come in pieces of `size`, unused ones again with the next piece; `None` for malformed ones.
-    fn found(bytes: &[u8], size: usize, rules: &Rules) -> Option<Vec<(Verdict, bool)>> {
-        let (mut place, mut seen) = (Place::default(), Seen::default());
+    fn found(
+        bytes: &[u8],
+        size: usize,
+        expectations: &Expectations,
+    ) -> Option<Vec<(Verdict, bool)>> {
+        let (mut position, mut progress) = (Position::default(), Progress::default());
         let (mut carried, mut all) = (Vec::new(), Vec::new());
         for piece in bytes.chunks(size) {
             carried.extend_from_slice(piece);
             let mut at = 0;
             loop {
                 let counts = &mut [0; STATUS_COUNT];
-                match read(&mut place, &mut seen, &carried[at..], rules, counts).ok()? {
-                    Found::Part(used) => break at += used,
-                    Found::Whole {
+                match read(
+                    &mut position,
+                    &mut progress,
+                    &carried[at..],
+                    expectations,
+                    counts,
+                )
+                .ok()?
+                {
+                    Parsed::Partial(used) => break at += used,
+                    Parsed::Complete {
                         used,
                         verdict,
                         is_last,
@@ -267,22 +283,22 @@ mod tests {
             }
             carried.drain(..at);
         }
-        all.extend(end(place, seen, rules).map(|verdict| (verdict, true)));
+        all.extend(end(position, progress, expectations).map(|verdict| (verdict, true)));
         Some(all)
     }
 
     #[test]
     fn every_framing_cut_anywhere_is_the_same() {
-        let ok = (Verdict::Right, false);
+        let ok = (Verdict::Expected, false);
         for (bytes, expected) in [
             (&b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"[..], vec![ok]),
             (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", vec![ok]),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nT: v\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", vec![ok, ok]),
-            (b"HTTP/1.1 200 OK\r\n\r\nhello", vec![(Verdict::Right, true)]),
+            (b"HTTP/1.1 200 OK\r\n\r\nhello", vec![(Verdict::Expected, true)]),
             (b"HTTP/1.1 200 OK\r\n\r\nhell", vec![(Verdict::WrongBody, true)]),
             (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 6\r\n\r\nhello!", vec![(Verdict::WrongBody, true)]),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhullo", vec![(Verdict::WrongBody, false)]),
-            (b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nhello", vec![(Verdict::WrongStatus, false)]),
+            (b"HTTP/1.1 404 Not Parsed\r\nContent-Length: 5\r\n\r\nhello", vec![(Verdict::WrongStatus, false)]),
             (b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", vec![(Verdict::WrongBody, false), (Verdict::WrongStatus, false)]),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", vec![]),
         ] {
@@ -309,14 +325,14 @@ mod tests {
 
     #[test]
     fn a_response_to_head_has_no_body() {
-        let rules = Rules {
+        let expectations = Expectations {
             was_head: true,
             body: None,
             ..RULES
         };
         let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n".repeat(2);
-        let two = vec![(Verdict::Right, false); 2];
-        assert_eq!(found(&bytes, 7, &rules), Some(two));
+        let two = vec![(Verdict::Expected, false); 2];
+        assert_eq!(found(&bytes, 7, &expectations), Some(two));
     }
 
     #[test]

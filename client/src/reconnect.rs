@@ -52,7 +52,7 @@ impl Backoff {
 
 /// Users by when they come back.
 #[derive(Debug)]
-pub struct Comeback<T> {
+pub struct ReconnectQueue<T> {
     waiting: BinaryHeap<Reverse<Entry<T>>>,
 }
 
@@ -82,15 +82,15 @@ impl<T> Ord for Entry<T> {
     }
 }
 
-impl<T> Default for Comeback<T> {
+impl<T> Default for ReconnectQueue<T> {
     fn default() -> Self {
-        Comeback {
+        ReconnectQueue {
             waiting: BinaryHeap::new(),
         }
     }
 }
 
-impl<T> Comeback<T> {
+impl<T> ReconnectQueue<T> {
     /// Puts a user in line until a time, engine time.
     pub fn push(&mut self, due_us: u64, user: T) {
         self.waiting.push(Reverse(Entry { due_us, user }));
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn whoever_is_due_first_comes_first_and_nobody_early() {
-        let mut line = Comeback::default();
+        let mut line = ReconnectQueue::default();
         for (due_us, name) in [(30, 'c'), (10, 'a'), (20, 'b')] {
             line.push(due_us, name);
         }

@@ -6,12 +6,12 @@
 use hdrhistogram::Histogram;
 
 use super::outcome::{OUTCOME_COUNT, Outcome};
-use super::reply::{STATUS_COUNT, Verdict};
-use crate::figures::{add, hand_over, histogram};
+use super::response::{STATUS_COUNT, Verdict};
+use crate::aggregate::{add, drain_into, histogram};
 
 /// Counts since the start; histograms of what was recorded since they were last handed over, microseconds.
 #[derive(Debug)]
-pub struct Tally {
+pub struct Counters {
     warm_up_us: u64,
     /// Requests begun.
     pub requests: u64,
@@ -51,16 +51,16 @@ pub struct Tally {
     same_us: Histogram<u64>,
 }
 
-impl Default for Tally {
+impl Default for Counters {
     fn default() -> Self {
-        Tally::new(0)
+        Counters::new(0)
     }
 }
 
-impl Tally {
+impl Counters {
     /// Nothing counted yet.
     pub fn new(warm_up_us: u64) -> Self {
-        Tally {
+        Counters {
             warm_up_us,
             requests: 0,
             outcomes: [0; OUTCOME_COUNT],
@@ -86,7 +86,7 @@ impl Tally {
     /// One request was answered.
     #[inline]
     pub fn answered(&mut self, verdict: Verdict, due_us: u64, sent_us: u64, now_us: u64) {
-        if verdict != Verdict::Right {
+        if verdict != Verdict::Expected {
             return self.failed(verdict.into(), 1, now_us);
         }
         self.outcomes[Outcome::Ok as usize] += 1;
@@ -118,7 +118,7 @@ impl Tally {
     }
 
     /// Brings what the control plane reads up to date.
-    pub fn publish(&mut self, into: &mut Tally) {
+    pub fn publish(&mut self, into: &mut Counters) {
         into.requests = self.requests;
         into.outcomes = self.outcomes;
         *into.responses = *self.responses;
@@ -133,10 +133,10 @@ impl Tally {
         into.stopped_us = self.stopped_us;
         if !self.same_us.is_empty() {
             add(&mut self.due_us, &self.same_us);
-            hand_over(&mut self.same_us, &mut self.raw_us);
+            drain_into(&mut self.same_us, &mut self.raw_us);
         }
-        hand_over(&mut self.connect_us, &mut into.connect_us);
-        hand_over(&mut self.due_us, &mut into.due_us);
-        hand_over(&mut self.raw_us, &mut into.raw_us);
+        drain_into(&mut self.connect_us, &mut into.connect_us);
+        drain_into(&mut self.due_us, &mut into.due_us);
+        drain_into(&mut self.raw_us, &mut into.raw_us);
     }
 }
