@@ -4,8 +4,8 @@
 //! Must not know: what is measured.
 
 use hdrhistogram::Histogram;
-use holdfast_results::wire::Latency;
 use holdfast_sysctl::grouped;
+use holdfast_telemetry::wire::Latency;
 
 /// Largest latency a histogram distinguishes: an hour.
 const LATENCY_US_MAX: u64 = 3_600_000_000;

@@ -12,12 +12,12 @@ use std::time::Duration;
 use clap::Args;
 use holdfast_engine::config::{RING_SLOTS_MAX, SPARE_SLOTS};
 use holdfast_engine::{Config, DialPlan, KernelRing, allowed_cores};
-use holdfast_results::console::{self, Console, ConsoleFlags};
-use holdfast_results::metrics;
 use holdfast_sysctl::cost::{
     BIND_BUCKET_BYTES, DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_BYTES,
 };
 use holdfast_sysctl::{Machine, Role, grouped, preflight};
+use holdfast_telemetry::console::{self, Console, ConsoleFlags};
+use holdfast_telemetry::metrics;
 
 use crate::load::Load;
 use crate::source::{self, Source};

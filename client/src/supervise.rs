@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use holdfast_engine::{Config, DialPlan, Engine, Handler, Shutdown};
-use holdfast_results::console::{Console, Event, Events};
-use holdfast_results::live::{Snapshot, Span, Times};
-use holdfast_results::metrics::{Exposed, Metrics, Thread};
+use holdfast_telemetry::console::{Console, Event, Events};
+use holdfast_telemetry::live::{Snapshot, Span, Times};
+use holdfast_telemetry::metrics::{Exposed, Metrics, Thread};
 use serde::Serialize;
 
 use crate::histogram_log::HistogramLog;

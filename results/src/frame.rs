@@ -5,18 +5,20 @@
 //! result and nothing else.
 //! Must not know: what was measured, how a verdict was found.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 
-use crate::folder::RunFolder;
-use crate::head::Verdict;
-use crate::live::LiveFlags;
-use crate::refusal::Refusal;
-use crate::signals::Signals;
+use holdfast_report::folder::RunFolder;
+use holdfast_report::head::Verdict;
+use holdfast_telemetry::line::Report;
+use holdfast_telemetry::live::LiveFlags;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::signals::Signals;
+use holdfast_testbed::child::Child;
 
 /// The flags of every run, whatever it measures; each is explained by `--help`.
 #[derive(Debug, Clone, Args)]
@@ -87,15 +89,13 @@ pub fn leave(run: &impl Serialize, folder: &RunFolder, runs: &Path) -> bool {
     true
 }
 
-/// Prints the result: `run.json` if `is_json`, the page of text otherwise.
-pub fn print_result(run: &impl Serialize, is_json: bool, page: impl FnOnce() -> String) {
-    let text = if is_json {
-        serde_json::to_string_pretty(run).unwrap_or_default() + "\n"
-    } else {
-        page()
-    };
-    // A closed pipe is the reader's choice; the record is on disk.
-    let _ = io::stdout().write_all(text.as_bytes());
+/// Writes the final report of `child` into `folder`, as it was printed.
+pub fn leave_report<R: Report>(child: &Child<R>, folder: &RunFolder, file: &str) {
+    if let Some(raw) = &child.heard().final_raw
+        && let Err(e) = folder.write_json(file, raw)
+    {
+        eprintln!("warning: {}: {e}", folder.file(file).display());
+    }
 }
 
 /// 0 passed, 1 fell short or left no record, 130 interrupted.

@@ -10,17 +10,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use holdfast_results::compare;
+use holdfast_report::{compare, list, report};
 use holdfast_results::frame::RunFlags;
-use holdfast_results::http;
-use holdfast_results::list;
-use holdfast_results::locust;
 use holdfast_results::longconn::{self, Options, SpawnRate, WarmUp};
-use holdfast_results::network::visit;
-use holdfast_results::proxy;
-use holdfast_results::refusal::Refusal;
-use holdfast_results::report;
+use holdfast_results::{http, locust, proxy};
 use holdfast_sysctl::cli_docs::CliDocs;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_testbed::network::visit;
 
 /// Loads a server with a client, both on this machine, and proves the result.
 #[derive(Debug, Parser)]

@@ -6,9 +6,9 @@
 
 use std::time::SystemTime;
 
-use crate::child::shell_line;
-use crate::folder::{rfc3339, workspace};
-use crate::head::{Head, Machine, Rlimit};
+use holdfast_report::folder::{rfc3339, workspace};
+use holdfast_report::head::{Head, Machine, Rlimit};
+use holdfast_testbed::child::shell_line;
 
 /// The head of a run that begins now: all that is known before anything is measured, but its lab.
 #[must_use]
@@ -42,7 +42,8 @@ pub fn machine() -> Machine {
             |(_, model)| model.trim().to_string(),
         ),
         core_count: std::thread::available_parallelism().map_or(0, usize::from),
-        memory_bytes: crate::sample::kib_line(&text("/proc/meminfo"), "MemTotal").unwrap_or(0),
+        memory_bytes: holdfast_telemetry::sample::kib_line(&text("/proc/meminfo"), "MemTotal")
+            .unwrap_or(0),
         rlimit_nofile: Rlimit { soft, hard },
         tcp_mem_pages: three(&text("/proc/sys/net/ipv4/tcp_mem")),
     }

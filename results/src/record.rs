@@ -9,18 +9,21 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use crate::child::{Child, Report};
-use crate::folder::RunFolder;
 use crate::longconn::plan::Plan;
-use crate::pressure::Pressure;
-use crate::run::{
+use crate::under_load::UnderLoad;
+
+use holdfast_report::folder::RunFolder;
+use holdfast_report::run::{
     Connections, Cpu, CpuPhase, Hold, Kernel, Latencies, Memory, Messages, ProcessRecord,
     Processes, Ramp, Run,
 };
-use crate::sample::{CoreTicks, KernelSample, ProcessSample};
-use crate::threads::Threads;
-use crate::under_load::UnderLoad;
-use crate::wire::{ClientReport, ServerReport};
+use holdfast_telemetry::line::Report;
+use holdfast_telemetry::pressure::Pressure;
+use holdfast_telemetry::sample::{CoreTicks, KernelSample, ProcessSample};
+use holdfast_telemetry::threads::Threads;
+use holdfast_telemetry::units::round;
+use holdfast_telemetry::wire::{ClientReport, ServerReport};
+use holdfast_testbed::child::Child;
 
 /// Everything known at one moment that a phase begins or ends with.
 #[derive(Debug, Clone)]
@@ -427,12 +430,6 @@ fn nonzero(map: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
         .filter(|(_, n)| **n > 0)
         .map(|(name, n)| (name.clone(), *n))
         .collect()
-}
-
-/// `value` with so many digits behind the point.
-pub(crate) fn round(value: f64, digits: i32) -> f64 {
-    let scale = 10f64.powi(digits);
-    (value * scale).round() / scale
 }
 
 #[cfg(test)]

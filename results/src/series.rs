@@ -11,9 +11,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::record::Mark;
-use crate::run::CpuPhase;
-use crate::sample::{KernelSample, ProcessSample};
-use crate::wire::{ClientReport, ServerReport};
+
+use holdfast_report::run::CpuPhase;
+use holdfast_telemetry::sample::{KernelSample, ProcessSample};
+use holdfast_telemetry::wire::{ClientReport, ServerReport};
 
 /// Names of the columns, in order.
 pub const COLUMNS: &[&str] = &[

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::live::{Counter, Live};
-use crate::sample::KernelSample;
+use holdfast_telemetry::live::{Counter, Live};
+use holdfast_telemetry::sample::KernelSample;
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
 /// Memory a pair of connections takes, all of it: what is warmed and given back for each.

@@ -15,8 +15,8 @@ use common::{
     LONGCONN_SERVER as SERVER, Stage, assert_interrupted, assert_named, assert_refused, send,
     stderr,
 };
-use holdfast_results::head::Verdict;
-use holdfast_results::run::{RUN_SCHEMA, Run};
+use holdfast_report::head::Verdict;
+use holdfast_report::run::{RUN_SCHEMA, Run};
 use nix::sys::signal::Signal;
 
 /// A stage whose bench runs shortly unless told otherwise.

@@ -11,9 +11,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{Stage, assert_interrupted, assert_named, assert_refused, send, stderr};
-use holdfast_results::head::Verdict;
-use holdfast_results::http::record::{Entry, HTTP_RUN_SCHEMA, HttpRun};
-use holdfast_results::limit::{self, What};
+use holdfast_report::head::Verdict;
+use holdfast_report::http::record::{Entry, HTTP_RUN_SCHEMA, HttpRun};
+use holdfast_report::limit::{self, What};
 use nix::sys::signal::Signal;
 
 /// A stage whose bench runs shortly unless told otherwise.

@@ -14,8 +14,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{Stage, send, stderr};
-use holdfast_results::limit::{self, Limit, What};
-use holdfast_results::run::Run;
+use holdfast_report::limit::{self, Limit, What};
+use holdfast_report::run::Run;
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 

@@ -10,11 +10,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{LONGCONN_SERVER as SERVER, Stage, assert_named, assert_refused, send, stderr};
-use holdfast_results::head::{Head, Verdict};
-use holdfast_results::http::record::HTTP_RUN_SCHEMA;
-use holdfast_results::proxy::record::PROXY_RUN_SCHEMA;
-use holdfast_results::report::{self, HTML, MARKDOWN};
-use holdfast_results::run::{RUN_SCHEMA, Run};
+use holdfast_report::head::{Head, Verdict};
+use holdfast_report::http::record::HTTP_RUN_SCHEMA;
+use holdfast_report::proxy::record::PROXY_RUN_SCHEMA;
+use holdfast_report::report::{self, HTML, MARKDOWN};
+use holdfast_report::run::{RUN_SCHEMA, Run};
 use holdfast_results::series::COLUMNS;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};

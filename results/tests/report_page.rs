@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use browser::Browser;
 use common::{Stage, stderr};
 use drawn::{Chart, list, texts};
-use holdfast_results::report;
+use holdfast_report::report;
 use page::{assert_readable, opened};
 use serde_json::Value;
 

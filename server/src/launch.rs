@@ -14,10 +14,10 @@ use clap::Args;
 use holdfast_engine::{
     CloseReason, Config, Engine, KernelRing, OpenFailure, Shutdown, Stats, allowed_cores,
 };
-use holdfast_results::console::{self, Console, ConsoleFlags, Event, Events};
-use holdfast_results::live::Snapshot;
-use holdfast_results::metrics::{self, Exposed, Kinds, Metrics, Thread};
 use holdfast_sysctl::{Machine, Role, grouped, preflight};
+use holdfast_telemetry::console::{self, Console, ConsoleFlags, Event, Events};
+use holdfast_telemetry::live::Snapshot;
+use holdfast_telemetry::metrics::{self, Exposed, Kinds, Metrics, Thread};
 use serde::Serialize;
 
 use crate::port;

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use holdfast_engine::listen::{ListenError, listeners};
-use holdfast_results::console::Console;
+use holdfast_telemetry::console::Console;
 
 /// How long a dying listener is waited for.
 const WAIT_MAX: Duration = Duration::from_secs(60);

@@ -22,9 +22,9 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use holdfast_engine::OpenFailure;
 use holdfast_http1::Limits;
-use holdfast_results::console::{self, Console, EXIT_SHORT};
-use holdfast_results::metrics::{Kinds, Metrics};
-use holdfast_results::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
+use holdfast_telemetry::console::{self, Console, EXIT_SHORT};
+use holdfast_telemetry::metrics::{Kinds, Metrics};
+use holdfast_telemetry::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 
 use crate::launch::{Launch, LoadFlags, Ready, Wants, check_duration};
 use crate::supervise::{self, create_log};

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use holdfast_engine::{Engine, Stats};
-use holdfast_results::console::say_counts;
-use holdfast_results::live::Snapshot;
-use holdfast_results::wire::HttpClientReport;
 use holdfast_sysctl::grouped;
+use holdfast_telemetry::console::say_counts;
+use holdfast_telemetry::live::Snapshot;
+use holdfast_telemetry::wire::HttpClientReport;
 
 use super::counters::Counters;
 use super::outcome::Outcome;

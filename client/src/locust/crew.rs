@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use holdfast_engine::{Engine, Handler, Shutdown};
-use holdfast_results::console::Console;
-use holdfast_results::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
+use holdfast_telemetry::console::Console;
+use holdfast_telemetry::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 use serde::Serialize;
 
 use super::class::Class;

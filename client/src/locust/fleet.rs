@@ -9,8 +9,8 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use holdfast_engine::Shutdown;
-use holdfast_results::console::Console;
-use holdfast_results::wire::WorkerReport;
+use holdfast_telemetry::console::Console;
+use holdfast_telemetry::wire::WorkerReport;
 
 use super::class::Class;
 use super::crew::{self, Crew};

@@ -31,8 +31,8 @@ pub mod zmtp;
 use std::process::ExitCode;
 
 use clap::Args;
-use holdfast_results::console;
-use holdfast_results::metrics::{Kinds, Metrics};
+use holdfast_telemetry::console;
+use holdfast_telemetry::metrics::{Kinds, Metrics};
 
 use crate::histogram_log::HistogramLog;
 use crate::launch::Launch;

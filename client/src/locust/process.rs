@@ -11,10 +11,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use holdfast_engine::allowed_cores;
-use holdfast_results::console::{Console, EXIT_SHORT, Event, Events};
-use holdfast_results::live::Snapshot;
-use holdfast_results::metrics::Metrics;
-use holdfast_results::wire::{WORKER_SCHEMA, WorkerReport};
+use holdfast_telemetry::console::{Console, EXIT_SHORT, Event, Events};
+use holdfast_telemetry::live::Snapshot;
+use holdfast_telemetry::metrics::Metrics;
+use holdfast_telemetry::wire::{WORKER_SCHEMA, WorkerReport};
 use rmpv::Value;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
-use holdfast_results::wire::{ClientReport, HttpClientReport};
+use holdfast_telemetry::wire::{ClientReport, HttpClientReport};
 
 use super::stats::Row;
 use crate::aggregate::histogram;

@@ -12,11 +12,11 @@ use std::time::Duration;
 use clap::Args;
 use hdrhistogram::Histogram;
 use holdfast_engine::{Engine, OpenFailure, Stats};
-use holdfast_results::console::{self, EXIT_SHORT, say_counts};
-use holdfast_results::live::Snapshot;
-use holdfast_results::metrics::{Kinds, Metrics};
-use holdfast_results::wire::{CLIENT_SCHEMA, ClientReport};
 use holdfast_sysctl::grouped;
+use holdfast_telemetry::console::{self, EXIT_SHORT, say_counts};
+use holdfast_telemetry::live::Snapshot;
+use holdfast_telemetry::metrics::{Kinds, Metrics};
+use holdfast_telemetry::wire::{CLIENT_SCHEMA, ClientReport};
 
 use crate::aggregate::{
     add, counts_by_name, drain_into, histogram, latency, merge_spans, named, ramp_seconds,

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast_results::wire::HttpClientReport;
+use holdfast_telemetry::wire::HttpClientReport;
 
 use crate::common::{Folder, count};
 use crate::server::{HELLO, HttpServer};
@@ -168,7 +168,7 @@ fn the_files_have_what_was_printed() {
     let written: HttpClientReport =
         serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
     assert_eq!(written, last);
-    assert_eq!(last.schema, holdfast_results::wire::HTTP_CLIENT_SCHEMA);
+    assert_eq!(last.schema, holdfast_telemetry::wire::HTTP_CLIENT_SCHEMA);
     let text = std::fs::read_to_string(log).unwrap();
     for tag in ["Tag=connect,", "Tag=latency,", "Tag=raw,"] {
         assert!(text.contains(tag), "{tag}: {text:.400}");

@@ -21,7 +21,7 @@ const OWN_PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-client");
 use std::net::SocketAddr;
 use std::process::Command;
 
-use holdfast_results::wire::HttpClientReport;
+use holdfast_telemetry::wire::HttpClientReport;
 
 use common::{Outcome, Running, count, own_address, program, sum};
 

@@ -1,6 +1,6 @@
 //! What the client says when it cannot start: cause and next command, exit code 2.
 
-use holdfast_results::wire::HttpClientReport;
+use holdfast_telemetry::wire::HttpClientReport;
 
 use crate::command;
 use crate::common::{Outcome, Running};

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use holdfast_results::wire::HttpClientReport;
+use holdfast_telemetry::wire::HttpClientReport;
 
 use crate::common::count;
 use crate::peer::Peer;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use holdfast_results::wire::{HttpClientReport, HttpServerReport};
+use holdfast_telemetry::wire::{HttpClientReport, HttpServerReport};
 
 use crate::common::programs::Nginx;
 use crate::common::{Folder, ServerOf, count, subcommand, sum, until};

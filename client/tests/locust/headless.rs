@@ -1,6 +1,6 @@
 //! Runs from the command line: what the master writes is what the server counted.
 
-use holdfast_results::wire::HttpServerReport;
+use holdfast_telemetry::wire::HttpServerReport;
 
 use crate::common::{Folder, Server, ServerOf, count, own_address};
 use crate::master::{LOCUSTFILE, Master};

@@ -1,6 +1,6 @@
 //! The master is lost and comes back; a worker of the same name is there already.
 
-use holdfast_results::wire::WorkerReport;
+use holdfast_telemetry::wire::WorkerReport;
 use nix::sys::signal::Signal;
 
 use crate::common::{Folder, Running, Server, count, own_address};

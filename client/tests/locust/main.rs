@@ -24,7 +24,7 @@ const OWN_PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-client");
 
 use std::path::PathBuf;
 
-use holdfast_results::wire::{ClientReport, HttpClientReport, WorkerReport};
+use holdfast_telemetry::wire::{ClientReport, HttpClientReport, WorkerReport};
 
 use common::{Outcome, Running, subcommand};
 

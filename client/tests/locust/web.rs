@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_results::wire::HttpServerReport;
+use holdfast_telemetry::wire::HttpServerReport;
 use nix::sys::signal::Signal;
 
 use crate::common::{Server, ServerOf, count, until};

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use holdfast_results::wire::WorkerReport;
+use holdfast_telemetry::wire::WorkerReport;
 use serde_json::{Value, json};
 
 use crate::common::{Folder, Running, Server, count, subcommand, until};

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use holdfast_results::wire::{ClientReport, ServerReport};
+use holdfast_telemetry::wire::{ClientReport, ServerReport};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 

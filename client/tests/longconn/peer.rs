@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use holdfast_results::wire::ClientReport;
+use holdfast_telemetry::wire::ClientReport;
 use nix::sys::signal::Signal;
 
 use crate::common::{Outcome, PATIENCE, Running};

@@ -1,7 +1,8 @@
 //! What the client says when it cannot start: cause and next command, exit code 2.
 
 use crate::common::{Outcome, refusal};
-use holdfast_results::wire::ServerReport;
+
+use holdfast_telemetry::wire::ServerReport;
 
 fn refused(args: &[&str]) -> Outcome<ServerReport> {
     let outcome = refusal("holdfast-client", args);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_results::wire::WorkerReport;
+use holdfast_telemetry::wire::WorkerReport;
 
 use crate::common::{Running, own_address, subcommand};
 use crate::{Four, free_address, get, results_file};

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
-use holdfast_results::wire::ServerReport;
+use holdfast_telemetry::wire::ServerReport;
 
 use crate::common::{PATIENCE, read_to_end, refusal, subcommand, until};
 use crate::{Running, exchange, get, server};

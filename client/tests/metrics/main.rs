@@ -16,7 +16,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 
-use holdfast_results::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport};
+use holdfast_telemetry::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport};
 
 use common::{PATIENCE, Running, ServerOf, Serving, client, own_address, subcommand, sum};
 

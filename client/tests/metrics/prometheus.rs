@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 
-use holdfast_results::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport};
+use holdfast_telemetry::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport};
 use serde_json::Value;
 
 use crate::common::programs::{command, spawn};

@@ -6,15 +6,15 @@
 use std::fmt::Debug;
 use std::path::Path;
 
-use holdfast_results::child::Report;
-use holdfast_results::head::Verdict;
-use holdfast_results::http::record::HttpRun;
-use holdfast_results::proxy::record::ProxyRun;
-use holdfast_results::run::Run;
-use holdfast_results::wire::{
+use holdfast_report::head::Verdict;
+use holdfast_report::http::record::HttpRun;
+use holdfast_report::proxy::record::ProxyRun;
+use holdfast_report::run::Run;
+use holdfast_report::{http, limit, proxy, summary, verdict};
+use holdfast_telemetry::line::Report;
+use holdfast_telemetry::wire::{
     CLIENT_SCHEMA, ClientReport, HttpClientReport, HttpServerReport, SERVER_SCHEMA, ServerReport,
 };
-use holdfast_results::{http, limit, proxy, summary, verdict};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Reads, writes, and reads again.

@@ -1,12 +1,12 @@
 //! Texts of `/proc`, `/sys` and cgroups. They come from the kernel, so they are sound; but from kernels and containers nobody here
 //! has seen, so none may make a program panic, and what is read has to be what is there.
 
-use holdfast_results::pressure::{conntrack_drops, oom_kills, packets_dropped};
-use holdfast_results::sample::{COUNTERS, KernelSample, core_ticks, cpu_ticks, kib_line, snmp};
 use holdfast_sysctl::machine::{
     parse_cgroups, parse_core_count, parse_cpu_model, parse_io_uring_privileged,
     parse_kernel_version, parse_memory, parse_memory_left,
 };
+use holdfast_telemetry::pressure::{conntrack_drops, oom_kills, packets_dropped};
+use holdfast_telemetry::sample::{COUNTERS, KernelSample, core_ticks, cpu_ticks, kib_line, snmp};
 
 /// The value of the first line `NAME:...`.
 fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {

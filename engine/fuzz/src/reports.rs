@@ -2,8 +2,8 @@
 
 use std::io;
 
-use holdfast_results::report::render;
-use holdfast_results::report::source::Source;
+use holdfast_report::report::render;
+use holdfast_report::report::source::Source;
 
 /// The three files one after the other, the byte 0x1e (record separator) between them; an empty one is not there.
 pub fn reports(data: &[u8]) {

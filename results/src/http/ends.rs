@@ -14,8 +14,9 @@ use super::scenario::{Generator, Subject};
 use super::slice::{LOAD_POLL, Performance};
 use super::stage::{self, Cut, has_not_ended, last_words};
 use super::subject::{self, Ready, ServerLine, Start};
-use crate::child::Child;
-use crate::wire::{HttpClientReport, HttpServerReport};
+
+use holdfast_telemetry::wire::{HttpClientReport, HttpServerReport};
+use holdfast_testbed::child::Child;
 
 /// A server that does not listen by then will not.
 const START_MAX: Duration = Duration::from_secs(10);

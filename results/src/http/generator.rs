@@ -17,8 +17,10 @@ use serde::Deserialize;
 use super::plan::Programs;
 use super::scenario::Generator;
 use super::subject::{Family, leash};
-use crate::child::{self, Report, words};
-use crate::wire::{self, HttpClientReport, Latency};
+
+use holdfast_telemetry::line::{Report, read_json};
+use holdfast_telemetry::wire::{self, HttpClientReport, Latency};
+use holdfast_testbed::child::words;
 
 const WRK: &str = include_str!("../../peers/wrk.lua");
 const WRK_PIPELINE: &str = include_str!("../../peers/wrk-pipeline.lua");
@@ -54,9 +56,9 @@ pub enum GeneratorLine {
 impl Report for GeneratorLine {
     fn read(line: &str) -> Result<Self, String> {
         if line.starts_with(r#"{"schema":"wrk/"#) {
-            child::read_json(line, "wrk/1", |r: &WrkResult| &r.schema).map(Self::Wrk)
+            read_json(line, "wrk/1", |r: &WrkResult| &r.schema).map(Self::Wrk)
         } else if line.starts_with('{') {
-            child::read_json(line, wire::HTTP_CLIENT_SCHEMA, |r: &HttpClientReport| {
+            read_json(line, wire::HTTP_CLIENT_SCHEMA, |r: &HttpClientReport| {
                 &r.schema
             })
             .map(|report| Self::Client(Box::new(report)))

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::generator::GeneratorLine;
 use super::subject::ServerLine;
-use crate::child::{Child, Heard};
-use crate::live::{Snapshot, Times};
+
+use holdfast_telemetry::live::{Snapshot, Times};
+use holdfast_testbed::child::{Child, Heard};
 
 /// A process, and what it has said.
 type Watched<R> = Option<(u32, Rc<RefCell<Heard<R>>>)>;

@@ -11,27 +11,27 @@ mod ends;
 pub mod generator;
 mod glance;
 pub mod plan;
-pub mod ratios;
-pub mod record;
 pub mod scenario;
 pub mod slice;
 pub mod stage;
 pub mod subject;
-pub mod summary;
-pub mod usage;
-pub mod verdict;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::folder::RunFolder;
-use crate::live::{Live, LiveFlags};
-use crate::refusal::Refusal;
-use crate::{frame, lab, limit, origin, report};
+use crate::{frame, origin};
+
+use holdfast_report::folder::RunFolder;
+use holdfast_report::http::record::{Cores, Entry, HTTP_RUN_SCHEMA, HttpRun, Measured};
+use holdfast_report::http::{ratios, summary, verdict};
+use holdfast_report::{limit, print, report};
+use holdfast_telemetry::live::{Live, LiveFlags};
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::units::{minutes, round};
+use holdfast_testbed::lab;
 use plan::Plan;
-use record::{Cores, Entry, HTTP_RUN_SCHEMA, HttpRun, Measured, round};
 use scenario::Subject;
 use stage::{Cut, Stage};
 
@@ -91,7 +91,7 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
         "{} slices in {} rounds, about {}: server on cores {:?}, client on {:?}",
         plan.slices.len(),
         plan.options.rounds,
-        summary::minutes(plan.estimate(0)),
+        minutes(plan.estimate(0)),
         plan.halves.server,
         plan.halves.client
     ));
@@ -108,7 +108,7 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
     // Only empty ones go: what a failed slice left in them stays.
     let _ = std::fs::remove_dir(folder.file("work"));
     let is_written = frame::leave(&run, &folder, &plan.runs);
-    frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
+    print::print_result(&run, is_json, || summary::page(&run, folder.path()));
     report::leave(folder.path());
     Ok(frame::exit_code(
         run.head.verdict,
@@ -175,9 +175,7 @@ fn perform(
             }
             let left = time_left(plan, number, started.elapsed());
             let target = slice.scenario.connections_of(slice.subject);
-            stage
-                .glance
-                .begin(summary::glance(plan, number), target, left);
+            stage.glance.begin(plan.slice_name(number), target, left);
             let measured = match slice::measure(&mut stage, plan, folder, number).await {
                 Ok(measured) => measured,
                 Err(Cut::Interrupted) => {

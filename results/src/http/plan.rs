@@ -13,12 +13,13 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::cores::{Halves, allowed};
-use super::record::HttpAsked;
 use super::scenario::{Generator, Kind, SCENARIOS, Scenario, Subject};
 use super::slice::IDLE_SETTLE;
-use crate::folder::{check_label, labelled, runs_or_default};
-use crate::programs::{bin_dir_or_own, find, is_program, program};
-use crate::refusal::Refusal;
+
+use holdfast_report::folder::{check_label, labelled, runs_or_default};
+use holdfast_report::http::record::HttpAsked;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_testbed::programs::{bin_dir_or_own, find, is_program, program};
 
 /// Load on a new server before it is measured.
 pub const WARM_UP: Duration = Duration::from_millis(500);
@@ -104,6 +105,21 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Slice `number` in words.
+    #[must_use]
+    pub fn slice_name(&self, number: usize) -> String {
+        let slice = &self.slices[number];
+        format!(
+            "{} of {}: round {}, {} {} by {}",
+            number + 1,
+            self.slices.len(),
+            slice.round,
+            slice.scenario.name,
+            slice.subject.name(),
+            slice.generator.name()
+        )
+    }
+
     /// Checks `options` against sense and the programs there are.
     ///
     /// # Errors

@@ -14,13 +14,14 @@ use super::cores::Halves;
 use super::ends::{Client, Server, still_run};
 use super::generator::{Outcome, Wanted};
 use super::plan::{Plan, Slice, USERS_PER_SECOND, USERS_SETTLE, WARM_UP, ramp};
-use super::record::{CountsOfBoth, Measured};
 use super::scenario::{Generator, Kind};
 use super::stage::{self, Cut, Stage};
-use super::usage;
-use crate::folder::RunFolder;
-use crate::sample::KernelSample;
-use crate::wire::{HttpClientReport, HttpServerReport};
+
+use holdfast_report::folder::RunFolder;
+use holdfast_report::http::record::{CountsOfBoth, Measured};
+use holdfast_telemetry::sample::KernelSample;
+use holdfast_telemetry::usage;
+use holdfast_telemetry::wire::{HttpClientReport, HttpServerReport};
 
 /// Opening idle connections, or starting users, beyond the time it should take.
 const RAMP_MAX: Duration = Duration::from_secs(60);

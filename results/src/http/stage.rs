@@ -12,11 +12,13 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::glance::Glance;
-use crate::child::{Child, Report};
 use crate::frame;
-use crate::live::Live;
-use crate::refusal::Refusal;
-use crate::signals::Signals;
+
+use holdfast_telemetry::line::Report;
+use holdfast_telemetry::live::Live;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::signals::Signals;
+use holdfast_testbed::child::Child;
 
 /// From one set of figures for people to the next.
 const SHOW_EVERY: Duration = Duration::from_secs(1);

@@ -11,9 +11,10 @@ use std::process::{Command, Stdio};
 
 use super::plan::{Plan, Programs};
 use super::scenario::{Scenario, Subject};
-use crate::child::{Report, words};
-use crate::wire::HttpServerReport;
-use crate::{child, wire};
+
+use holdfast_telemetry::line::{Report, read_json};
+use holdfast_telemetry::wire::{self, HttpServerReport};
+use holdfast_testbed::child::words;
 
 const NGINX: &str = include_str!("../../peers/nginx.conf");
 const HAPROXY: &str = include_str!("../../peers/haproxy.cfg");
@@ -38,7 +39,7 @@ impl Report for ServerLine {
         if !line.starts_with('{') {
             return Ok(Self::Words);
         }
-        child::read_json(line, wire::HTTP_SERVER_SCHEMA, |r: &HttpServerReport| {
+        read_json(line, wire::HTTP_SERVER_SCHEMA, |r: &HttpServerReport| {
             &r.schema
         })
         .map(|report| Self::Report(Box::new(report)))
@@ -269,7 +270,7 @@ mod tests {
         };
         let on = |family| {
             let (program, args) = leash(&programs, family, Path::new("/x"), words(&["-a"]));
-            child::shell_line(&program, &args)
+            holdfast_testbed::child::shell_line(&program, &args)
         };
         assert_eq!(on(Family::Alone), "/usr/bin/setpriv --pdeathsig KILL /x -a");
         assert_eq!(
@@ -282,7 +283,10 @@ mod tests {
             Path::new("/x"),
             words(&["-a"]),
         );
-        assert_eq!(child::shell_line(&program, &args), "/x -a");
+        assert_eq!(
+            holdfast_testbed::child::shell_line(&program, &args),
+            "/x -a"
+        );
     }
 
     #[test]

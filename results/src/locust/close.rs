@@ -11,8 +11,11 @@ use nix::unistd::Pid;
 
 use super::flow::Flow;
 use super::plan::MASTER_LOG;
-use crate::child::{Child, Report};
-use crate::http::usage;
+use crate::frame::leave_report;
+
+use holdfast_telemetry::line::Report;
+use holdfast_telemetry::usage;
+use holdfast_testbed::child::Child;
 
 /// How often the master is interrupted, and how long it may take to say that it has heard.
 const INTERRUPTS_MAX: u32 = 4;
@@ -93,7 +96,7 @@ impl Flow<'_> {
     /// Leaves final reports beside the record, and no empty file.
     fn leave(&self) {
         if let Some(server) = &self.server {
-            server.leave(self.folder, "server.json");
+            leave_report(server, self.folder, "server.json");
             server.tidy();
         }
         if let Some(master) = &self.master {

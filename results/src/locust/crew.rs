@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::child::{Report, read_json};
-use crate::wire::{
+use holdfast_telemetry::line::{Report, read_json};
+use holdfast_telemetry::wire::{
     ClientReport, HTTP_SERVER_SCHEMA, HttpClientReport, HttpServerReport, SERVER_SCHEMA,
     ServerReport, WORKER_SCHEMA, WorkerReport,
 };

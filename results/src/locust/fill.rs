@@ -6,14 +6,17 @@
 use std::path::PathBuf;
 
 use super::flow::{Counts, Flow, MasterMark};
-use super::histograms;
-use super::master;
-use super::record::{LocustRecord, MasterRecord, RampRecord, RequestsRecord, WorkerRecord};
-use crate::network::layout::client;
-use crate::network::record::Agreement;
-use crate::record::{self, round};
-use crate::run::{Hold, Messages, Processes, Ramp, Run};
-use crate::wire::ClientReport;
+use super::{histograms, master};
+use crate::record;
+
+use holdfast_report::locust::record::{
+    LocustRecord, MasterRecord, RampRecord, RequestsRecord, TableRow, WorkerRecord,
+};
+use holdfast_report::network::Agreement;
+use holdfast_report::run::{Hold, Messages, Processes, Ramp, Run};
+use holdfast_telemetry::units::round;
+use holdfast_telemetry::wire::ClientReport;
+use holdfast_testbed::network::layout::client;
 
 impl Flow<'_> {
     /// Fills in everything measured.
@@ -128,9 +131,9 @@ impl Flow<'_> {
         workers: &ClientReport,
         accepted: u64,
         served: u64,
-        table: &[master::TableRow],
+        table: &[TableRow],
     ) -> Vec<Agreement> {
-        let rows = |is_it: fn(&&master::TableRow) -> bool| -> u64 {
+        let rows = |is_it: fn(&&TableRow) -> bool| -> u64 {
             table.iter().filter(is_it).map(|row| row.num_requests).sum()
         };
         let mut spread = Agreement::exact(

@@ -14,17 +14,19 @@ use super::plan::Plan;
 use super::sampling::kernel;
 use super::watch::Watch;
 use super::workers::Workers;
-use crate::child::{Child, Report};
-use crate::folder::RunFolder;
 use crate::http::stage::{Cut, Stage, has_not_ended};
 use crate::http::subject::ServerLine;
-use crate::http::usage;
-use crate::network::Network;
-use crate::network::layout::{BACKEND, MASTER};
 use crate::record::Seen;
 use crate::series::Series;
 use crate::warm::{self, Warm, Warming};
-use crate::wire::ServerReport;
+
+use holdfast_report::folder::RunFolder;
+use holdfast_telemetry::line::Report;
+use holdfast_telemetry::usage;
+use holdfast_telemetry::wire::ServerReport;
+use holdfast_testbed::child::Child;
+use holdfast_testbed::network::Network;
+use holdfast_testbed::network::layout::{BACKEND, MASTER};
 
 /// Nothing is asked of a starting process for longer than this.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -212,7 +214,7 @@ impl<'a> Flow<'a> {
     /// What everybody counts as open now.
     #[must_use]
     pub fn counts_now(&self) -> Counts {
-        let established = |host: &crate::network::host::Host| host.kernel().established;
+        let established = |host: &holdfast_testbed::network::host::Host| host.kernel().established;
         let links = self.workers.alive();
         let clients: u64 = self.network.clients().map(established).sum();
         let crew = self.crew();

@@ -12,8 +12,8 @@ use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
-use crate::report::histograms::Histograms;
-use crate::wire::Latency;
+use holdfast_report::report::histograms::Histograms;
+use holdfast_telemetry::wire::Latency;
 
 /// One histogram for each tag.
 #[derive(Debug, Default)]

@@ -7,21 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-/// One row of the table of requests.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TableRow {
-    /// What was done: `TCP`, `GET`.
-    pub method: String,
-    /// To what: `connect`, `recv`, a path.
-    pub name: String,
-    /// How often, failures included.
-    pub num_requests: u64,
-    /// How often in vain.
-    pub num_failures: u64,
-}
+use holdfast_report::locust::record::TableRow;
 
 /// One second of the charts.
 #[derive(Debug, Clone, Copy, PartialEq)]

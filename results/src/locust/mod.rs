@@ -12,26 +12,27 @@ pub mod histograms;
 pub mod master;
 pub mod page;
 pub mod plan;
-pub mod record;
 mod sampling;
-pub mod summary;
 mod watch;
 pub mod workers;
 
 use std::time::SystemTime;
 
-use crate::enclosure::{self, Entered};
-use crate::folder::{RunFolder, labelled};
-use crate::head::Head;
 use crate::http::stage::{Cut, Stage};
-use crate::live::Live;
-use crate::network::Network;
-use crate::network::layout::{BACKEND, MASTER};
-use crate::network::record::NetworkRecord;
-use crate::refusal::Refusal;
-use crate::run::{RUN_SCHEMA, Run};
-use crate::{frame, limit, origin, report, verdict};
+use crate::network_record::network_record;
+use crate::{frame, origin};
+
 use flow::Flow;
+use holdfast_report::folder::{RunFolder, labelled};
+use holdfast_report::head::Head;
+use holdfast_report::locust::summary;
+use holdfast_report::run::{RUN_SCHEMA, Run};
+use holdfast_report::{limit, print, report, verdict};
+use holdfast_telemetry::live::Live;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_testbed::enclosure::{self, Entered};
+use holdfast_testbed::network::Network;
+use holdfast_testbed::network::layout::{BACKEND, MASTER};
 use plan::Plan;
 
 pub use plan::Flags;
@@ -63,7 +64,7 @@ pub fn bench(flags: Flags) -> Result<u8, Refusal> {
             ..origin::head(RUN_SCHEMA, "locust", plan.label(), started)
         },
         asked: plan.asked(),
-        network: Some(NetworkRecord::of(&network)),
+        network: Some(network_record(&network)),
         ..Run::default()
     };
     let is_interrupted = load(&plan, &network, &folder, page.as_deref(), live, &mut run)
@@ -71,7 +72,7 @@ pub fn bench(flags: Flags) -> Result<u8, Refusal> {
     verdict::judge(&mut run);
     run.head.limits = limit::of_longconn(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
-    frame::print_result(&run, plan.flags.run.json, || {
+    print::print_result(&run, plan.flags.run.json, || {
         summary::page(&run, folder.path())
     });
     report::leave(folder.path());

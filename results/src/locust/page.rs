@@ -10,9 +10,10 @@ use std::io;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 
 use super::plan::PAGE_PORT;
-use crate::enclosure::OUTSIDE;
-use crate::network::host::Host;
-use crate::refusal::Refusal;
+
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_testbed::enclosure::OUTSIDE;
+use holdfast_testbed::network::host::Host;
 
 /// Serves the page of `master` at `port` of the machine's 127.0.0.1 from now on; its address for people.
 ///

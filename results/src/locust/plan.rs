@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::child::{plain_time, words};
-use crate::folder::{check_label, runs_or_default, workspace};
 use crate::frame::RunFlags;
-use crate::network::layout::{BACKEND, Layout, MASTER, PORTS};
-use crate::network::visit::LabFlags;
-use crate::programs::{find, is_program, program};
-use crate::refusal::Refusal;
-use crate::run::Asked;
-use crate::summary::count;
+
+use holdfast_report::folder::{check_label, runs_or_default, workspace};
+use holdfast_report::run::Asked;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::units::count;
+use holdfast_testbed::child::{plain_time, words};
+use holdfast_testbed::network::layout::{BACKEND, Layout, MASTER, PORTS};
+use holdfast_testbed::network::visit::LabFlags;
+use holdfast_testbed::programs::{find, is_program, program};
 
 /// Port of the server.
 pub const PORT: u16 = 7070;

@@ -9,17 +9,18 @@ use holdfast_sysctl::machine::cgroup_memory_left;
 
 use super::flow::{Flow, MasterMark};
 use crate::http::stage::Cut;
-use crate::http::usage;
-use crate::live::{Counter, Snapshot};
-use crate::network::Network;
-use crate::network::layout::MASTER;
 use crate::record::{Mark, cpu_phase};
-use crate::run::CpuPhase;
-use crate::sample::{KernelSample, ProcessSample};
 use crate::series::Row;
-use crate::summary::count;
-use crate::threads::Threads;
 use crate::warm::Warming;
+
+use holdfast_report::run::CpuPhase;
+use holdfast_telemetry::live::{Counter, Snapshot};
+use holdfast_telemetry::sample::{KernelSample, ProcessSample};
+use holdfast_telemetry::threads::Threads;
+use holdfast_telemetry::units::count;
+use holdfast_telemetry::usage;
+use holdfast_testbed::network::Network;
+use holdfast_testbed::network::layout::MASTER;
 
 /// Between two looks at everything.
 const POLL: Duration = Duration::from_millis(50);
@@ -136,7 +137,7 @@ pub(super) fn kernel(network: &Network) -> KernelSample {
         .hosts()
         .iter()
         .filter(|host| host.name != MASTER)
-        .map(crate::network::host::Host::kernel);
+        .map(holdfast_testbed::network::host::Host::kernel);
     let mut sum = samples.next().unwrap_or_default();
     for sample in samples {
         sum.established += sample.established;

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::network::Network;
-use crate::network::layout::BACKEND;
-use crate::sample::KernelSample;
+use holdfast_telemetry::sample::KernelSample;
+use holdfast_testbed::network::Network;
+use holdfast_testbed::network::layout::BACKEND;
 
 /// A thread on the backend that notes its established connections every second, however busy this program is.
 #[derive(Debug, Default)]

@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::crew::Crew;
-use crate::child::Child;
-use crate::http::usage;
-use crate::sample::ProcessSample;
-use crate::threads::Threads;
+
+use holdfast_telemetry::sample::ProcessSample;
+use holdfast_telemetry::threads::Threads;
+use holdfast_telemetry::usage;
+use holdfast_testbed::child::Child;
 
 /// The processes by host.
 #[derive(Debug, Default)]

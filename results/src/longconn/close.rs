@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::flow::Flow;
-use crate::child::{Child, Report};
-use crate::folder::RunFolder;
+use crate::frame::leave_report;
+
+use holdfast_report::folder::RunFolder;
+use holdfast_telemetry::line::Report;
+use holdfast_testbed::child::Child;
 
 /// After an interrupt each process has this long to end in order.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(10);
@@ -107,7 +110,7 @@ impl Flow<'_> {
 }
 
 fn leave_child<R: Report>(folder: &RunFolder, child: &Child<R>, file: &str) {
-    child.leave(folder, file);
+    leave_report(child, folder, file);
     if child.exit().is_none_or(|status| !status.success()) {
         for line in child.stderr_tail(10) {
             eprintln!("{}: {line}", child.name);

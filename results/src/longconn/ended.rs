@@ -2,8 +2,9 @@
 //!
 //! Must not know: what is done about it.
 
-use crate::child::{Child, Report};
-use crate::refusal::Refusal;
+use holdfast_telemetry::line::Report;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_testbed::child::Child;
 
 /// How the loaded part ended; the reasons are among the incidents.
 pub(super) enum Ended {

@@ -13,17 +13,18 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::ended::{Ended, cannot_start, ended_early, refused_start};
 use super::options::WarmUp;
 use super::plan::Plan;
-use crate::child::Child;
-use crate::folder::RunFolder;
 use crate::frame;
-use crate::live::Live;
 use crate::record::Seen;
-use crate::refusal::Refusal;
-use crate::sample::KernelSample;
 use crate::series::Series;
-use crate::signals::Signals;
 use crate::warm::{self, Warm, Warming};
-use crate::wire::{ClientReport, ServerReport};
+
+use holdfast_report::folder::RunFolder;
+use holdfast_telemetry::live::Live;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::sample::KernelSample;
+use holdfast_telemetry::signals::Signals;
+use holdfast_telemetry::wire::{ClientReport, ServerReport};
+use holdfast_testbed::child::Child;
 
 /// Nothing is asked of a starting process for longer than this.
 const START_MAX: Duration = Duration::from_secs(60);

@@ -6,8 +6,9 @@ use holdfast_sysctl::grouped;
 
 use super::options::SpawnRate;
 use super::plan::Plan;
-use crate::live::{Counter, Snapshot, Times};
-use crate::wire::{ClientReport, ServerReport};
+
+use holdfast_telemetry::live::{Counter, Snapshot, Times};
+use holdfast_telemetry::wire::{ClientReport, ServerReport};
 
 /// One moment of a run.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,7 @@
 //! server ends -> record -> verdict`.
 //! Invariants: every wait is bounded. Whatever happens after the server's start, both processes are ended and waited
 //! for, in order, and a record is written. One thread: a namespace is entered before the runtime starts.
-//! Must not know: how verdicts are found ([`crate::verdict`]), how text looks ([`crate::summary`]).
+//! Must not know: how verdicts are found ([`holdfast_report::verdict`]), how text looks ([`holdfast_report::summary`]).
 
 mod close;
 mod ended;
@@ -16,14 +16,17 @@ mod sampling;
 
 use std::time::SystemTime;
 
-use crate::folder::RunFolder;
-use crate::live::{Live, LiveFlags};
-use crate::refusal::Refusal;
-use crate::run::{RUN_SCHEMA, Run};
-use crate::{frame, lab, limit, origin, report, summary, verdict};
+use crate::{frame, origin};
+
 use ended::Ended;
 use flow::Flow;
+use holdfast_report::folder::RunFolder;
+use holdfast_report::run::{RUN_SCHEMA, Run};
+use holdfast_report::{limit, print, report, summary, verdict};
 use holdfast_sysctl::{Role, plan as tune};
+use holdfast_telemetry::live::{Live, LiveFlags};
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_testbed::lab;
 use plan::Plan;
 
 pub use options::{Options, SpawnRate, WarmUp};
@@ -66,7 +69,7 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
     verdict::judge(&mut run);
     run.head.limits = limit::of_longconn(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
-    frame::print_result(&run, is_json, || summary::page(&run, folder.path()));
+    print::print_result(&run, is_json, || summary::page(&run, folder.path()));
     report::leave(folder.path());
     Ok(frame::exit_code(
         run.head.verdict,

@@ -5,9 +5,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::folder::check_label;
-use crate::refusal::Refusal;
-use crate::summary::count;
+use holdfast_report::folder::check_label;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::units::count;
 
 pub(super) const USERS_MAX: u64 = 100_000_000;
 pub(super) const RATE_MIN: f64 = 0.01;

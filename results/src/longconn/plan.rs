@@ -11,13 +11,14 @@ use holdfast_sysctl::Machine;
 use holdfast_sysctl::cost::{CLIENT_END_BYTES, SERVER_END_BYTES};
 
 use super::options::{Options, SpawnRate, check_figures};
-use crate::child::{plain_time, words};
-use crate::folder::{labelled, runs_or_default};
-use crate::lab::Tuning;
-use crate::programs::program;
-use crate::refusal::Refusal;
-use crate::run::Asked;
-use crate::summary::{bytes, count};
+
+use holdfast_report::folder::{labelled, runs_or_default};
+use holdfast_report::run::Asked;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::units::{bytes, count};
+use holdfast_testbed::child::{plain_time, words};
+use holdfast_testbed::lab::Tuning;
+use holdfast_testbed::programs::program;
 
 /// What one connection takes with both ends on this machine, everything counted.
 const PAIR_BYTES: u64 = SERVER_END_BYTES + CLIENT_END_BYTES;

@@ -10,14 +10,15 @@ use tokio::time::sleep;
 
 use super::flow::Flow;
 use super::glance::Glance;
-use crate::child::Child;
 use crate::record::{Counts, Mark, cpu_phase};
-use crate::run::CpuPhase;
-use crate::sample::{KernelSample, ProcessSample};
 use crate::series::Row;
-use crate::threads::Threads;
 use crate::warm::Warming;
-use crate::wire::ServerReport;
+
+use holdfast_report::run::CpuPhase;
+use holdfast_telemetry::sample::{KernelSample, ProcessSample};
+use holdfast_telemetry::threads::Threads;
+use holdfast_telemetry::wire::ServerReport;
+use holdfast_testbed::child::Child;
 
 impl Flow<'_> {
     pub(super) async fn step(&mut self) {

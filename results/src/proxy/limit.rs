@@ -4,13 +4,10 @@
 //! Must not know: how anything was counted.
 
 use super::haproxy::Statistics;
-use crate::limit::{Limit, What};
-use crate::network::layout::PORTS;
-use crate::record::round;
-use crate::summary::count;
 
-/// A machine this busy has no more to give, percent.
-pub const FULL_PERCENT: f64 = 95.0;
+use holdfast_report::limit::{Limit, PROXY_FULL_PERCENT, What, proxy_next};
+use holdfast_telemetry::units::{count, round};
+use holdfast_testbed::network::layout::PORTS;
 
 /// What kept the system from holding all `users`, if something did. `out_of_descriptors` is what it said when it had none left.
 #[must_use]
@@ -30,7 +27,7 @@ pub fn limit(
         share: Some(round((users - open) as f64 / users as f64, 3)),
         connections: Some(open),
         evidence,
-        next: next(what).into(),
+        next: proxy_next(what).into(),
     })
 }
 
@@ -63,28 +60,12 @@ fn cause(
         let words = format!("one address has {PORTS} ports towards one server");
         return (What::Ports, words);
     }
-    if busy_percent >= FULL_PERCENT {
+    if busy_percent >= PROXY_FULL_PERCENT {
         let words = format!("all cores of the machine were {busy_percent:.0}% busy");
         return (What::MachineCpu, words);
     }
     let words = format!("it held {open} of {users}, with cores and ports to spare");
     (What::Unknown, words)
-}
-
-/// What moves the limit of a system under test.
-#[must_use]
-pub fn next(what: What) -> &'static str {
-    match what {
-        What::Descriptors => "raise the limit: ulimit -Hn 1048576 as root",
-        What::ProxyCapacity => {
-            "a larger maxconn in its configuration (results/peers/haproxy-proxy.cfg)"
-        }
-        What::Ports => {
-            "several addresses or servers behind the system: holdfast-bench proxy --target HOST:PORT"
-        }
-        What::MachineCpu => "a machine with more cores: client, server and system share these",
-        _ => "read system.stderr.log in the trial's folder",
-    }
 }
 
 #[cfg(test)]

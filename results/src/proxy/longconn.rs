@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use super::haproxy::Statistics;
 use super::limit::limit;
 use super::plan::{Kind, PORT, TrialPlan};
-use super::record::Trial;
 use super::system::{Mode, Running};
 use super::trial::{Ground, Mark, SPARE, begun, latest, occurred, rate_of, split, statistics};
-use crate::child::{Child, plain_time};
 use crate::http::stage::Cut;
-use crate::network::layout::{BACKEND, BALANCER, client};
-use crate::network::record::Agreement;
-use crate::sample::KernelSample;
-use crate::wire::{ClientReport, ServerReport};
+
+use holdfast_report::network::Agreement;
+use holdfast_report::proxy::record::Trial;
+use holdfast_telemetry::sample::KernelSample;
+use holdfast_telemetry::wire::{ClientReport, ServerReport};
+use holdfast_testbed::child::{Child, plain_time};
+use holdfast_testbed::network::layout::{BACKEND, BALANCER, client};
 
 impl Ground<'_> {
     /// Heartbeats over connections that stay.

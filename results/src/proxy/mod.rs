@@ -9,31 +9,30 @@ pub mod limit;
 mod longconn;
 mod nginx;
 pub mod plan;
-pub mod record;
 mod requests;
-pub mod rounds;
-pub mod summary;
 pub mod system;
 pub mod trial;
-pub mod verdict;
 
 use std::time::{Instant, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::enclosure::{self, Entered};
-use crate::folder::{RunFolder, labelled};
-use crate::head::Head;
 use crate::http::stage::{Cut, Stage};
-use crate::live::Live;
-use crate::network::Network;
-use crate::network::layout::BACKEND;
-use crate::network::record::NetworkRecord;
-use crate::record::round;
-use crate::refusal::Refusal;
-use crate::{frame, origin, report};
+use crate::network_record::network_record;
+use crate::{frame, origin};
+
+use holdfast_report::folder::{RunFolder, labelled};
+use holdfast_report::head::Head;
+use holdfast_report::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun, Trial, added};
+use holdfast_report::proxy::{rounds, summary, verdict};
+use holdfast_report::{print, report};
+use holdfast_telemetry::live::Live;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::units::round;
+use holdfast_testbed::enclosure::{self, Entered};
+use holdfast_testbed::network::Network;
+use holdfast_testbed::network::layout::BACKEND;
 use plan::Plan;
-use record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
 use trial::Ground;
 
 pub use plan::Flags;
@@ -66,7 +65,7 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
             lab: network.host(BACKEND).lab.clone(),
             ..origin::head(PROXY_RUN_SCHEMA, "proxy", plan.label.as_deref(), started)
         },
-        network: NetworkRecord::of(&network),
+        network: network_record(&network),
         asked: plan.asked(),
         version: plan.version.clone(),
         ..ProxyRun::default()
@@ -74,11 +73,11 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     let is_interrupted =
         perform(&plan, &network, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
     run.trials = rounds::summed_up(std::mem::take(&mut run.trials));
-    run.added = record::added(&run.trials);
+    run.added = added(&run.trials);
     verdict::judge(&mut run);
-    run.head.limits = crate::limit::of_proxy(&run);
+    run.head.limits = holdfast_report::limit::of_proxy(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
-    frame::print_result(&run, flags.run.json, || summary::page(&run, folder.path()));
+    print::print_result(&run, flags.run.json, || summary::page(&run, folder.path()));
     report::leave(folder.path());
     Ok(frame::exit_code(
         run.head.verdict,

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::http::usage;
+use holdfast_telemetry::usage;
 
 /// What a configuration loads so that this nginx passes connections on; nothing if that is built in, `None` if it cannot.
 #[must_use]

@@ -11,14 +11,15 @@ use clap::{Args, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::nginx;
-use super::record::ProxyAsked;
-use crate::enclosure::NAMES;
-use crate::folder::{check_label, runs_or_default};
 use crate::frame::RunFlags;
 use crate::http::plan::{USERS_SETTLE, ramp};
-use crate::network::layout::{BACKEND, BALANCER, Layout, PORTS};
-use crate::programs::{find, program};
-use crate::refusal::Refusal;
+
+use holdfast_report::folder::{check_label, runs_or_default};
+use holdfast_report::proxy::record::ProxyAsked;
+use holdfast_telemetry::refusal::Refusal;
+use holdfast_testbed::enclosure::NAMES;
+use holdfast_testbed::network::layout::{BACKEND, BALANCER, Layout, PORTS};
+use holdfast_testbed::programs::{find, program};
 
 /// Port of the server, and of the system under test.
 pub const PORT: u16 = 7070;

@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use super::limit::limit;
 use super::plan::{Kind, PORT, TrialPlan};
-use super::record::Trial;
 use super::system::{Mode, Running};
 use super::trial::{Ground, Mark, SPARE, begun, occurred, rate_of, split, statistics};
-use crate::child::Child;
 use crate::http::generator::{self, GeneratorLine, Wanted};
 use crate::http::plan::{USERS_PER_SECOND, USERS_SETTLE, ramp};
 use crate::http::stage::Cut;
 use crate::http::subject::ServerLine;
-use crate::network::layout::{BACKEND, client};
-use crate::network::record::Agreement;
-use crate::record::round;
-use crate::wire::HttpClientReport;
+
+use holdfast_report::network::Agreement;
+use holdfast_report::proxy::record::Trial;
+use holdfast_telemetry::units::round;
+use holdfast_telemetry::wire::HttpClientReport;
+use holdfast_testbed::child::Child;
+use holdfast_testbed::network::layout::{BACKEND, client};
 
 /// Users of a server that answers at once ask again after 0.55 s on average.
 const WAIT_MEAN_SECONDS: f64 = 0.55;

@@ -13,12 +13,13 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::haproxy::{self, Statistics};
 use super::nginx;
 use super::plan::{Known, System, workers};
-use crate::child::{Child, words};
 use crate::http::stage::{Cut, Stage, has_not_ended};
 use crate::http::subject::ServerLine;
-use crate::http::usage;
-use crate::network::Network;
-use crate::network::layout::{BACKEND, BALANCER};
+
+use holdfast_telemetry::usage;
+use holdfast_testbed::child::{Child, words};
+use holdfast_testbed::network::Network;
+use holdfast_testbed::network::layout::{BACKEND, BALANCER};
 
 const HAPROXY: &str = include_str!("../../peers/haproxy-proxy.cfg");
 const NGINX: &str = include_str!("../../peers/nginx-stream.conf");

@@ -13,15 +13,17 @@ use nix::sys::signal::Signal;
 
 use super::haproxy::Statistics;
 use super::plan::{Kind, PORT, Plan, TrialPlan};
-use super::record::{Trial, Window};
 use super::system::{self, Mode, Running};
-use crate::child::{Child, Report};
 use crate::http::stage::{Cut, Stage, has_not_ended};
-use crate::http::usage;
-use crate::network::Network;
-use crate::network::layout::BACKEND;
-use crate::record::round;
-use crate::sample::KernelSample;
+
+use holdfast_report::proxy::record::{Trial, Window};
+use holdfast_telemetry::line::Report;
+use holdfast_telemetry::sample::KernelSample;
+use holdfast_telemetry::units::round;
+use holdfast_telemetry::usage;
+use holdfast_testbed::child::Child;
+use holdfast_testbed::network::Network;
+use holdfast_testbed::network::layout::BACKEND;
 
 /// A wait between two looks.
 const POLL: Duration = Duration::from_millis(100);

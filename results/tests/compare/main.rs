@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use common::stderr;
-use holdfast_results::run::Run;
+use holdfast_report::run::Run;
 use serde::Serialize;
 
 const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/runs");

@@ -1,11 +1,11 @@
 //! What is a change, what is noise, and what nobody can tell.
 
-use holdfast_results::archive::Record;
-use holdfast_results::compare::TOLERANCE_PERCENT;
-use holdfast_results::compare::judge::{Judgement, figures};
-use holdfast_results::compare::side::Sample;
-use holdfast_results::http::record::HttpRun;
-use holdfast_results::proxy::record::ProxyRun;
+use holdfast_report::archive::Record;
+use holdfast_report::compare::TOLERANCE_PERCENT;
+use holdfast_report::compare::judge::{Judgement, figures};
+use holdfast_report::compare::side::Sample;
+use holdfast_report::http::record::HttpRun;
+use holdfast_report::proxy::record::ProxyRun;
 
 use super::*;
 

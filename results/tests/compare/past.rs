@@ -1,7 +1,7 @@
 //! `list` and `show`.
 
-use holdfast_results::http::record::HttpRun;
-use holdfast_results::proxy::record::ProxyRun;
+use holdfast_report::http::record::HttpRun;
+use holdfast_report::proxy::record::ProxyRun;
 use serde_json::Value;
 
 use super::common::{assert_refused, stderr};
@@ -21,7 +21,7 @@ fn damaged_folders_are_listed_as_such_and_not_shown() {
     runs.add(
         "reference-old",
         &at("2026-01-01", |r| {
-            r.head.verdict = holdfast_results::head::Verdict::Fail
+            r.head.verdict = holdfast_report::head::Verdict::Fail
         }),
     );
     runs.add(

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use holdfast_results::head::SettingRecord;
-use holdfast_results::http::record::HttpRun;
-use holdfast_results::proxy::record::ProxyRun;
+use holdfast_report::http::record::HttpRun;
+use holdfast_report::proxy::record::ProxyRun;
+use holdfast_telemetry::namespace::SettingRecord;
 use serde_json::Value;
 
 use super::common::assert_refused;

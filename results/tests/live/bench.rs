@@ -1,7 +1,7 @@
 //! The bench: the figures of both ends on one page.
 
-use holdfast_results::http::record::HttpRun;
-use holdfast_results::run::Run;
+use holdfast_report::http::record::HttpRun;
+use holdfast_report::run::Run;
 
 use crate::shown;
 use crate::tmux::{Tmux, assert_fits};

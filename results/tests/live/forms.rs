@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_results::wire::{ClientReport, ServerReport};
+use holdfast_telemetry::wire::{ClientReport, ServerReport};
 use nix::sys::signal::Signal;
 
 use crate::common::{Server, ServerOf, client, count, sum};
@@ -269,7 +269,7 @@ fn no_color_and_ascii_are_respected() {
 
 #[test]
 fn http_ends_have_their_pages_too() {
-    let server = ServerOf::<holdfast_results::wire::HttpServerReport>::start(&[]);
+    let server = ServerOf::<holdfast_telemetry::wire::HttpServerReport>::start(&[]);
     let terminal = Tmux::start("http", 80, 24, &[]);
     let file = terminal.file("client.json");
     terminal.type_command(
@@ -284,6 +284,6 @@ fn http_ends_have_their_pages_too() {
     assert!(has_line(&screen, &["part", "of 2,000 requests"]));
     terminal.until_line(&["latency", "p50", "p99", "of the last second"]);
     terminal.assert_restored();
-    let last: holdfast_results::wire::HttpClientReport = report(&file);
+    let last: holdfast_telemetry::wire::HttpClientReport = report(&file);
     assert_eq!(count(&last.outcomes, "ok"), 2_000);
 }

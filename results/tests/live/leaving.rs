@@ -1,6 +1,6 @@
 //! However a program ends or is suspended: the terminal is as it was before.
 
-use holdfast_results::wire::ClientReport;
+use holdfast_telemetry::wire::ClientReport;
 
 use crate::common::{Folder, Server, sum, until};
 use crate::tmux::{Tmux, has_line};

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use holdfast_results::head::Verdict;
-use holdfast_results::run::Run;
+use holdfast_report::head::Verdict;
+use holdfast_report::run::Run;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

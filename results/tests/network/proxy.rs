@@ -4,10 +4,10 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use holdfast_results::head::Verdict;
-use holdfast_results::limit::What;
-use holdfast_results::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
-use holdfast_results::report::{HTML, MARKDOWN};
+use holdfast_report::head::Verdict;
+use holdfast_report::limit::What;
+use holdfast_report::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
+use holdfast_report::report::{HTML, MARKDOWN};
 
 use crate::common::{assert_refused, stderr};
 use crate::runs::{Runs, counted};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use holdfast_results::network::record::Agreement;
+use holdfast_report::network::Agreement;
 use serde::de::DeserializeOwned;
 
 /// A folder for runs, gone afterwards.

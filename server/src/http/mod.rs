@@ -12,11 +12,11 @@ use std::time::Duration;
 use clap::Args;
 use holdfast_engine::{Config, Engine};
 use holdfast_http1::Limits;
-use holdfast_results::console::say_counts;
-use holdfast_results::live::Snapshot;
-use holdfast_results::wire::{HTTP_SERVER_SCHEMA, HttpServerReport};
 use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, RECV_PARKED_BYTES, SOCKET_BYTES};
 use holdfast_sysctl::grouped;
+use holdfast_telemetry::console::say_counts;
+use holdfast_telemetry::live::Snapshot;
+use holdfast_telemetry::wire::{HTTP_SERVER_SCHEMA, HttpServerReport};
 
 use crate::launch::{self, Launch, Telling, Wants, gather, named};
 use responder::{REFUSALS, Responder, ResponderReport, TimeoutKind, Timeouts};

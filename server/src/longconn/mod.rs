@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use clap::Args;
 use holdfast_engine::{Config, Engine};
-use holdfast_results::console::say_counts;
-use holdfast_results::live::Snapshot;
-use holdfast_results::wire::{SERVER_SCHEMA, ServerReport};
 use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_BYTES};
 use holdfast_sysctl::grouped;
+use holdfast_telemetry::console::say_counts;
+use holdfast_telemetry::live::Snapshot;
+use holdfast_telemetry::wire::{SERVER_SCHEMA, ServerReport};
 
 use crate::launch::{self, Launch, Telling, Wants, gather, named};
 use heartbeat::{HeartbeatConfig, HeartbeatReport, HeartbeatServer};

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use holdfast_results::wire::{ClientReport, HttpServerReport, ServerReport};
+use holdfast_telemetry::wire::{ClientReport, HttpServerReport, ServerReport};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;

@@ -18,7 +18,7 @@ mod slow_heads;
 mod splitting;
 mod timeouts;
 
-use holdfast_results::wire::HttpServerReport;
+use holdfast_telemetry::wire::HttpServerReport;
 
 use common::{Outcome, ServerOf, sum};
 

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use holdfast_results::wire::HttpServerReport;
+use holdfast_telemetry::wire::HttpServerReport;
 
 use crate::Server;
 use crate::common::{Outcome, Running, subcommand};

@@ -140,13 +140,14 @@ fn two_hundred_descriptors_hold_a_thousand() {
 fn a_limit_too_small_is_refused_in_one_line() {
     // io_uring switched off by sysctl cannot be tried here: kernel.io_uring_disabled is the whole machine's.
     let outcome =
-        common::Running::<holdfast_results::wire::ServerReport>::start(limited(32, &[])).outcome();
+        common::Running::<holdfast_telemetry::wire::ServerReport>::start(limited(32, &[]))
+            .outcome();
     outcome.assert_refused(&["ulimit -n"]);
 }
 
 #[test]
 fn sixty_four_descriptors_hold_some_or_are_refused() {
-    let running = common::Running::<holdfast_results::wire::ServerReport>::start(limited(
+    let running = common::Running::<holdfast_telemetry::wire::ServerReport>::start(limited(
         64,
         &["--connections", "100", "--every", "200ms"],
     ));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast_results::wire::ServerReport;
+use holdfast_telemetry::wire::ServerReport;
 
 use crate::common::{Folder, Random, Server, count, read_to_end, sum};
 

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::process::Command;
 
-use holdfast_results::wire::ServerReport;
+use holdfast_telemetry::wire::ServerReport;
 
 use crate::common::{
     Folder, LONGCONN_ARGS, Running, Server, program, refusal, said_in_a_new_network,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use holdfast_results::wire::ClientReport;
+use holdfast_telemetry::wire::ClientReport;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -1,0 +1,276 @@
+//! Two sides of runs compared: `holdfast-bench compare BEFORE AFTER`.
+//!
+//! Purpose: `words -> runs -> are they alike -> figures -> judged, against a gate if there is one -> table, page, exit code`.
+//! Invariants: reads the runs' files and writes nothing but the page. Exit codes: 0 nothing became worse as far as one can tell, 1
+//! something did, 2 not comparable or not asked rightly.
+//! Must not know: how a run is made.
+
+pub mod gate;
+pub mod judge;
+pub mod likeness;
+pub mod metric;
+pub mod noise;
+mod page;
+pub mod side;
+mod table;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::print::print_result;
+
+use gate::{Gate, Rule};
+use holdfast_telemetry::refusal::Refusal;
+use judge::{Figure, Judgement};
+use metric::Better;
+use side::Sample;
+
+/// [`Comparison::schema`].
+pub const COMPARE_SCHEMA: &str = "holdfast.compare/1";
+/// A change below this, percent, fails nothing.
+pub const TOLERANCE_PERCENT: f64 = 3.0;
+
+/// The flags of `holdfast-bench compare`; each is explained by `--help`.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Options {
+    pub before: String,
+    pub after: String,
+    pub runs: Option<PathBuf>,
+    pub gate: Option<PathBuf>,
+    pub tolerance_percent: f64,
+    pub is_forced: bool,
+    pub html: Option<PathBuf>,
+}
+
+/// What came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Nothing became worse.
+    Ok,
+    /// Something did, or a gate is not met.
+    Regression,
+    /// There are too few runs to tell, and no gate that decides.
+    Undecided,
+    /// The runs differ in more than what is compared.
+    NotComparable,
+}
+
+/// Everything that is shown.
+#[derive(Debug, Clone, Serialize)]
+pub struct Comparison {
+    /// Always [`COMPARE_SCHEMA`].
+    pub schema: &'static str,
+    /// What came out.
+    pub outcome: Outcome,
+    /// Folders of the runs before.
+    pub before: Vec<String>,
+    /// Folders of the runs after.
+    pub after: Vec<String>,
+    /// What differs besides, each with its values.
+    pub differences: Vec<String>,
+    /// What was left out, and what the figures cannot tell.
+    pub notes: Vec<String>,
+    /// A change below this fails nothing.
+    pub tolerance_percent: f64,
+    /// What the gate asks, and whether it is met; empty without one.
+    pub gates: Vec<Checked>,
+    /// The figures.
+    pub figures: Vec<Figure>,
+}
+
+/// A rule of the gate for one figure.
+#[derive(Debug, Clone, Serialize)]
+pub struct Checked {
+    /// The figure.
+    pub name: String,
+    /// What is asked of it.
+    pub rule: Rule,
+    /// Whether it is met.
+    pub is_met: bool,
+    /// What was found, in words.
+    pub found: String,
+}
+
+/// Compares, prints the table or JSON, writes the page. Returns the exit code.
+///
+/// # Errors
+/// When a run or the gate cannot be read, or the runs are not comparable.
+pub fn compare(options: &Options, is_json: bool) -> Result<u8, Refusal> {
+    const REGRESSION: u8 = 1;
+    const NOT_COMPARABLE: u8 = 2;
+    if !(0.0..=1_000.0).contains(&options.tolerance_percent) {
+        let cause = format!("a tolerance of {} percent", options.tolerance_percent);
+        return Err(Refusal::new(cause, "give 0 to 1000 with --tolerance"));
+    }
+    let gate = options.gate.as_deref().map(Gate::read).transpose()?;
+    let mut notes = Vec::new();
+    let runs = options.runs.as_deref();
+    let before = side::read(&options.before, runs, &mut notes)?;
+    let after = side::read(&options.after, runs, &mut notes)?;
+    if let Some(both) = before
+        .iter()
+        .find(|a| after.iter().any(|b| a.folder == b.folder))
+    {
+        let cause = format!("{} is on both sides", both.name);
+        return Err(Refusal::new(
+            cause,
+            "name other runs, see holdfast-bench list",
+        ));
+    }
+    let (kind, other) = (&before[0].record.head().name, &after[0].record.head().name);
+    if kind != other {
+        let cause = format!("{kind} cannot be compared with {other}");
+        return Err(Refusal::new(
+            cause,
+            "name runs of one kind, see holdfast-bench list",
+        ));
+    }
+    let names = |samples: &[Sample]| samples.iter().map(|s| s.name.clone()).collect();
+    let mut comparison = Comparison {
+        schema: COMPARE_SCHEMA,
+        outcome: Outcome::NotComparable,
+        before: names(&before),
+        after: names(&after),
+        differences: likeness::differences(before.iter().chain(&after)),
+        notes,
+        tolerance_percent: options.tolerance_percent,
+        gates: Vec::new(),
+        figures: Vec::new(),
+    };
+    if !comparison.differences.is_empty() && !options.is_forced {
+        if is_json {
+            print_result(&comparison, true, String::new);
+            return Ok(NOT_COMPARABLE);
+        }
+        let cause = format!(
+            "these runs are not comparable: {}",
+            comparison.differences.join("; ")
+        );
+        return Err(Refusal::new(
+            cause,
+            "compare runs of the same machine and settings, or add --anyway",
+        ));
+    }
+    comparison.figures = judge::figures(&before, &after, options.tolerance_percent);
+    if let (Some(gate), Some(path)) = (&gate, &options.gate) {
+        let names: Vec<&str> = comparison.figures.iter().map(|f| f.name.as_str()).collect();
+        gate.check_names(path, &names)?;
+        comparison.gates = checked(gate, &comparison.figures)?;
+    }
+    comparison.settle(before.len() + after.len());
+    print_result(&comparison, is_json, || table::page(&comparison));
+    leave_page(options, &comparison, &before, &after)?;
+    Ok(if comparison.outcome == Outcome::Regression {
+        REGRESSION
+    } else {
+        0
+    })
+}
+
+impl Comparison {
+    fn settle(&mut self, run_count: usize) {
+        let is_worse = if self.gates.is_empty() {
+            self.figures.iter().any(|f| f.judgement == Judgement::Worse)
+        } else {
+            self.gates.iter().any(|g| !g.is_met)
+        };
+        let is_untold = self
+            .figures
+            .iter()
+            .any(|f| f.judgement == Judgement::Unknown);
+        self.outcome = match (is_worse, is_untold && self.gates.is_empty()) {
+            (true, _) => Outcome::Regression,
+            (false, true) => Outcome::Undecided,
+            (false, false) => Outcome::Ok,
+        };
+        if is_untold {
+            self.notes.push(
+                "too few runs to tell a change from noise: give at least two on each side, better five (compare A1,A2,A3 B1,B2,B3)".into(),
+            );
+        } else if run_count == 2 {
+            self.notes.push("noise is that of the rounds within one run each: runs of another hour may differ by more".into());
+        }
+    }
+
+    /// Figures that became worse.
+    fn worse(&self) -> usize {
+        self.figures
+            .iter()
+            .filter(|f| f.judgement == Judgement::Worse)
+            .count()
+    }
+}
+
+fn checked(gate: &Gate, figures: &[Figure]) -> Result<Vec<Checked>, Refusal> {
+    let mut all = Vec::new();
+    for figure in figures {
+        for rule in gate.rules(&figure.name) {
+            let (is_met, found) = check(rule, figure)?;
+            all.push(Checked {
+                name: figure.name.clone(),
+                rule: rule.clone(),
+                is_met,
+                found,
+            });
+        }
+    }
+    Ok(all)
+}
+
+fn check(rule: &Rule, figure: &Figure) -> Result<(bool, String), Refusal> {
+    let mut said = Vec::new();
+    let value = figure.after.median;
+    if let Some(min) = rule.min.filter(|min| value < *min) {
+        said.push(format!("{value} is below {min}"));
+    }
+    if let Some(max) = rule.max.filter(|max| value > *max) {
+        said.push(format!("{value} is above {max}"));
+    }
+    if let Some(allowed) = rule.worse_percent_max {
+        let better = rule.better.unwrap_or(figure.better);
+        if better == Better::Neither {
+            let cause = format!(
+                "the gate's {}: it is not known which way is better",
+                rule.name
+            );
+            return Err(Refusal::new(
+                cause,
+                "say better = \"higher\" or \"lower\" there",
+            ));
+        }
+        let worse = figure.worse_percent(better);
+        if worse > allowed && figure.is_beyond_noise() {
+            said.push(format!("{worse:.1}% worse, {allowed}% allowed"));
+        }
+    }
+    Ok((said.is_empty(), said.join("; ")))
+}
+
+/// The page goes beside the last run after, or where it is wanted; only there it has to be written.
+fn leave_page(
+    options: &Options,
+    comparison: &Comparison,
+    before: &[Sample],
+    after: &[Sample],
+) -> Result<(), Refusal> {
+    let Some(path) = options
+        .html
+        .clone()
+        .or_else(|| Some(after.last()?.folder.join("compare.html")))
+    else {
+        return Ok(());
+    };
+    let made = page::render(comparison, before, after);
+    match made.and_then(|html| std::fs::write(&path, html).map_err(|e| e.to_string())) {
+        Ok(()) => eprintln!("{}", path.display()),
+        Err(why) if options.html.is_some() => {
+            let cause = format!("{} cannot be written: {why}", path.display());
+            return Err(Refusal::new(cause, "name another file with --html FILE"));
+        }
+        Err(why) => eprintln!("warning: no page: {}: {why}", path.display()),
+    }
+    Ok(())
+}

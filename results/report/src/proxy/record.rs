@@ -1,0 +1,322 @@
+//! The record of a run of `proxy`: `run.json`, schema [`PROXY_RUN_SCHEMA`].
+//!
+//! Invariants: units end the names; what was not measured is `null`. Comparisons follow from trials alone. Adding a key keeps the
+//! schema's number.
+//! Must not know: how figures are taken, whether they are good.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::rounds;
+use crate::head::Head;
+use crate::limit::Limit;
+use crate::network::{Agreement, NetworkRecord};
+
+use holdfast_telemetry::units::round;
+use holdfast_telemetry::wire::Latency;
+
+/// The schema of a [`ProxyRun`].
+pub const PROXY_RUN_SCHEMA: &str = "holdfast.run.proxy/2";
+/// Its limits had words of their own (`maxconn`, `cpu`; `words` for `evidence`); they are still understood.
+pub const PROXY_RUN_SCHEMA_1: &str = "holdfast.run.proxy/1";
+
+/// One run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProxyRun {
+    /// What every record begins with; its schema is [`PROXY_RUN_SCHEMA`].
+    #[serde(flatten)]
+    pub head: Head,
+    /// All hosts.
+    pub network: NetworkRecord,
+    /// What was asked for.
+    pub asked: ProxyAsked,
+    /// What the system under test says of its version.
+    pub version: Option<String>,
+    /// Every measurement, in order.
+    pub trials: Vec<Trial>,
+    /// What the system adds, scenario by scenario.
+    pub added: Vec<Added>,
+}
+
+impl ProxyRun {
+    /// Where the system stopped: the trial that held the most connections then.
+    #[must_use]
+    pub fn stopped(&self) -> Option<(&Trial, &Limit)> {
+        let limited = self
+            .trials
+            .iter()
+            .filter_map(|t| Some((t, t.limit.as_ref()?)));
+        limited.rev().max_by_key(|(_, limit)| limit.connections)
+    }
+}
+
+/// The request.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProxyAsked {
+    /// The system under test: `haproxy`, `nginx` or an address.
+    pub system: String,
+    /// Scenarios.
+    pub scenarios: Vec<String>,
+    /// Long connections through the system and without it.
+    pub users: u64,
+    /// Long connections to find its end with.
+    pub limit_users: u64,
+    /// Connections opened a second.
+    pub spawn_rate_per_second: f64,
+    /// Interval of heartbeats.
+    pub every_seconds: f64,
+    /// How long they are held.
+    pub hold_seconds: f64,
+    /// Length of a measurement of HTTP.
+    pub slice_seconds: f64,
+    /// Rounds of HTTP scenarios.
+    pub rounds: u32,
+}
+
+impl ProxyAsked {
+    /// The way that connections of a trial took.
+    #[must_use]
+    pub fn way(&self, is_proxied: bool) -> String {
+        if is_proxied {
+            format!("through {}", self.system)
+        } else {
+            "direct".into()
+        }
+    }
+}
+
+/// One scenario, direct or through the system: its only round, or the medians of all.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Trial {
+    /// Its scenario.
+    pub scenario: String,
+    /// Through the system under test.
+    pub is_proxied: bool,
+    /// Round, from 1; 0: all of them.
+    pub round: u32,
+    /// Users, one connection each.
+    pub users: u64,
+    /// Connections that opened at the client.
+    pub opened: u64,
+    /// Attempts that failed, by kind.
+    pub failed: BTreeMap<String, u64>,
+    /// How opened connections ended (long connections), or what became of requests (HTTP), by class.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Requests answered rightly in the window, a second; heartbeats received in it, a second.
+    pub per_second: f64,
+    /// The least of the rounds.
+    pub per_second_min: Option<f64>,
+    /// The most of the rounds.
+    pub per_second_max: Option<f64>,
+    /// Requests the waiting users would make of a server that answers at once, a second.
+    pub offered_per_second: Option<f64>,
+    /// Connect time from the intended start.
+    pub connect_us: Latency,
+    /// Lateness of heartbeats; latency of requests from the time they were due.
+    pub latency_us: Latency,
+    /// While the connections opened (long connections).
+    pub ramp: Option<Window>,
+    /// While all were held; the measured part (HTTP).
+    pub window: Option<Window>,
+    /// Resident memory of the system before the first connection.
+    pub proxy_rss_base_bytes: Option<u64>,
+    /// The same with all of them open.
+    pub proxy_rss_bytes: Option<u64>,
+    /// Growth of the machine's kernel slabs over the same time.
+    pub slab_growth_bytes: Option<i64>,
+    /// What several counted.
+    pub agreements: Vec<Agreement>,
+    /// Where the system stopped, if it did.
+    pub limit: Option<Limit>,
+    /// Why there are no figures.
+    pub error: Option<String>,
+    /// The rounds, if there were several.
+    pub rounds: Vec<Trial>,
+}
+
+impl Trial {
+    /// The way its connections took, in a word.
+    #[must_use]
+    pub fn way(&self) -> &'static str {
+        if self.is_proxied { "through" } else { "direct" }
+    }
+}
+
+/// Time on cores within a part of a trial.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Window {
+    /// By the clock.
+    pub seconds: f64,
+    /// Requests answered, or connections opened, or heartbeats received in it.
+    pub count: u64,
+    /// The server's.
+    pub server_cpu_seconds: f64,
+    /// The client's.
+    pub client_cpu_seconds: f64,
+    /// The system's.
+    pub proxy_cpu_seconds: Option<f64>,
+    /// Share of all cores in use, by whatever ran.
+    pub machine_busy_percent: f64,
+}
+
+impl Window {
+    /// So much time on a core for each thing counted, microseconds.
+    #[must_use]
+    pub fn us_each(&self, cpu_seconds: f64) -> Option<f64> {
+        (self.count > 0).then(|| round(cpu_seconds * 1e6 / self.count as f64, 2))
+    }
+
+    /// The system's.
+    #[must_use]
+    pub fn proxy_cpu_us_each(&self) -> Option<f64> {
+        self.us_each(self.proxy_cpu_seconds?)
+    }
+}
+
+/// What the system adds in one scenario: the medians of what it adds in each round.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Added {
+    /// Which.
+    pub scenario: String,
+    /// Median latency through it less without it; negative where it is noise.
+    pub latency_p50_us: Option<i64>,
+    /// The least of the rounds.
+    pub latency_p50_us_min: Option<i64>,
+    /// The most of the rounds.
+    pub latency_p50_us_max: Option<i64>,
+    /// 99th percentile, likewise.
+    pub latency_p99_us: Option<i64>,
+    /// Requests or heartbeats a second through it, as a share of those without it.
+    pub rate_ratio: Option<f64>,
+    /// The least of the rounds.
+    pub rate_ratio_min: Option<f64>,
+    /// The most of the rounds.
+    pub rate_ratio_max: Option<f64>,
+    /// Its time on a core for a connection opened.
+    pub cpu_us_per_connection: Option<f64>,
+    /// Its time on a core for a request answered or heartbeat passed on.
+    pub cpu_us_per_message: Option<f64>,
+    /// Its own memory for a connection held.
+    pub bytes_per_connection: Option<f64>,
+    /// Kernel memory a connection takes beyond a direct one.
+    pub kernel_bytes_per_connection: Option<f64>,
+}
+
+/// What follows from the trials of each scenario.
+#[must_use]
+pub fn added(trials: &[Trial]) -> Vec<Added> {
+    let is_measured = |t: &&Trial| t.error.is_none();
+    let proxied = trials.iter().filter(is_measured).filter(|t| t.is_proxied);
+    proxied
+        .map(|through| {
+            let without = trials.iter().filter(is_measured);
+            let without = without
+                .filter(|t| !t.is_proxied)
+                .find(|t| t.scenario == through.scenario);
+            let rounds = rounds::pairs(through, without);
+            let rounds: Vec<Added> = rounds.into_iter().map(|(t, w)| compare(t, w)).collect();
+            rounds::middle(&through.scenario, &rounds)
+        })
+        .collect()
+}
+
+fn compare(through: &Trial, without: Option<&Trial>) -> Added {
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let less = |of: fn(&Latency) -> u64| {
+        let without = without.filter(|t| t.latency_us.count > 0)?;
+        (through.latency_us.count > 0)
+            .then(|| signed(of(&through.latency_us)) - signed(of(&without.latency_us)))
+    };
+    let held = through.limit.as_ref().and_then(|l| l.connections);
+    let held = held.unwrap_or(through.opened);
+    let each = |bytes: f64| (held > 0).then(|| round(bytes / held as f64, 1));
+    let growth = through
+        .proxy_rss_bytes
+        .zip(through.proxy_rss_base_bytes)
+        .map(|(now, base)| now as f64 - base as f64);
+    let kernel = through
+        .slab_growth_bytes
+        .zip(without.and_then(|t| t.slab_growth_bytes))
+        .map(|(through, without)| through as f64 - without as f64);
+    Added {
+        scenario: through.scenario.clone(),
+        latency_p50_us: less(|l| l.p50),
+        latency_p99_us: less(|l| l.p99),
+        rate_ratio: without
+            .filter(|t| t.per_second > 0.0)
+            .map(|t| round(through.per_second / t.per_second, 3)),
+        cpu_us_per_connection: through.ramp.and_then(|w| w.proxy_cpu_us_each()),
+        cpu_us_per_message: through.window.and_then(|w| w.proxy_cpu_us_each()),
+        bytes_per_connection: growth.and_then(each),
+        kernel_bytes_per_connection: kernel.and_then(each),
+        ..Added::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::What;
+
+    #[test]
+    fn what_is_added_is_the_difference() {
+        let latency = |p50| Latency {
+            count: 9,
+            p50,
+            p99: p50 * 3,
+            ..Latency::default()
+        };
+        let direct = Trial {
+            scenario: "http-64".into(),
+            per_second: 50_000.0,
+            latency_us: latency(100),
+            ..Trial::default()
+        };
+        let through = Trial {
+            is_proxied: true,
+            opened: 64,
+            per_second: 20_000.0,
+            latency_us: latency(260),
+            window: Some(Window {
+                count: 100_000,
+                proxy_cpu_seconds: Some(1.0),
+                ..Window::default()
+            }),
+            proxy_rss_base_bytes: Some(10_000),
+            proxy_rss_bytes: Some(138_000),
+            ..direct.clone()
+        };
+        let found = &added(&[direct, through])[0];
+        assert_eq!(
+            (found.latency_p50_us, found.latency_p99_us),
+            (Some(160), Some(480))
+        );
+        assert_eq!(found.rate_ratio, Some(0.4));
+        assert_eq!(found.cpu_us_per_message, Some(10.0));
+        assert_eq!(found.bytes_per_connection, Some(2_000.0));
+        assert_eq!(found.cpu_us_per_connection, None);
+    }
+
+    #[test]
+    fn limits_of_the_first_schema_are_understood() {
+        let old = |what: &str| {
+            let text =
+                format!(r#"{{"limit":{{"what":"{what}","connections":9986,"words":"two each"}}}}"#);
+            let trial: Trial = serde_json::from_str(&text).expect("a trial");
+            trial.limit.expect("a limit")
+        };
+        assert_eq!(old("maxconn").what, What::ProxyCapacity);
+        assert_eq!(old("cpu").what, What::MachineCpu);
+        let limit = old("descriptors");
+        assert_eq!(
+            (limit.what, limit.connections, limit.evidence.as_str()),
+            (What::Descriptors, Some(9_986), "two each")
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! `report.html` and `report.md` in a run's folder.
+//!
+//! Purpose: `folder -> source -> document -> page and Markdown -> folder`, at the end of a run and by `holdfast-bench report`.
+//! Invariants: a pure function of the folder's files: no clock, no kernel, nothing of the run that is not on disk, so anybody can make
+//! it again. It is made after the verdict and never changes one.
+//! Must not know: how a run is made or judged.
+
+pub mod chart;
+pub mod document;
+pub mod draw;
+pub mod histograms;
+pub(crate) mod html;
+mod http;
+mod longconn;
+mod markdown;
+mod pair;
+mod percentiles;
+mod proxy;
+pub mod series;
+pub mod source;
+mod timeline;
+pub mod units;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::archive::Record;
+use crate::folder::{self, RunFolder};
+
+use document::Document;
+use holdfast_telemetry::refusal::Refusal;
+use source::Source;
+
+/// The page.
+pub const HTML: &str = "report.html";
+/// The text.
+pub const MARKDOWN: &str = "report.md";
+
+/// Both reports as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// [`HTML`].
+    pub html: String,
+    /// [`MARKDOWN`].
+    pub markdown: String,
+}
+
+/// Makes both reports of what `folder` holds.
+///
+/// # Errors
+/// When there is nothing to report on, or a schema that this program does not know.
+pub fn make(folder: &Path) -> Result<Report, Refusal> {
+    let source = Source::read(folder)?;
+    render(&source).map_err(|why| {
+        Refusal::new(
+            format!("the report of {} cannot be made: {why}", source.name),
+            "holdfast-bench report --help",
+        )
+    })
+}
+
+/// Makes both reports of what was read.
+///
+/// # Errors
+/// When one cannot be drawn or written, in words.
+pub fn render(source: &Source) -> Result<Report, String> {
+    let mut document = Document {
+        title: source.name.clone(),
+        sentence: "The run left no record; this is what its other files say.".into(),
+        notes: source.notes.clone(),
+        ..Document::default()
+    };
+    if let Some(head) = &source.head {
+        document.describe(head);
+    }
+    match &source.record {
+        Some(Record::Longconn(run)) => longconn::describe(&mut document, source, Some(run)),
+        Some(Record::Http(run)) => http::describe(&mut document, run),
+        Some(Record::Proxy(run)) => proxy::describe(&mut document, run),
+        None => longconn::describe(&mut document, source, None),
+    }
+    if let Some(head) = &source.head {
+        document.add_ground(head);
+    }
+    Ok(Report {
+        html: html::render(&document)?,
+        markdown: markdown::render(&document),
+    })
+}
+
+/// Makes both reports and writes them into `folder`; returns where.
+///
+/// # Errors
+/// Those of [`make`], and when a file cannot be written.
+pub fn write(folder: &Path) -> Result<[PathBuf; 2], Refusal> {
+    let report = make(folder)?;
+    let into = RunFolder::at(folder);
+    for (name, text) in [(HTML, &report.html), (MARKDOWN, &report.markdown)] {
+        into.write(name, text.as_bytes()).map_err(|e| {
+            Refusal::new(
+                format!("{} cannot be written: {e}", folder.join(name).display()),
+                "free space there, or change its owner, then holdfast-bench report again",
+            )
+        })?;
+    }
+    Ok([folder.join(HTML), folder.join(MARKDOWN)])
+}
+
+/// The reports of a run that just ended, and where the page is; one that cannot be made is said, and the verdict stands.
+pub fn leave(folder: &Path) {
+    match write(folder) {
+        Ok([page, _]) => eprintln!("report: {}", page.display()),
+        Err(refusal) => eprintln!("warning: no report: {refusal}"),
+    }
+}
+
+/// `holdfast-bench report RUN`: makes both again and prints where they are.
+///
+/// # Errors
+/// Those of [`write()`], and when there is no such run.
+pub fn again(run: &str, runs: Option<&Path>) -> Result<u8, Refusal> {
+    let [page, text] = write(&folder::find(run, runs)?)?;
+    // A closed pipe is the reader's choice; the reports are on disk.
+    let _ = writeln!(io::stdout(), "{}\n{}", page.display(), text.display());
+    Ok(0)
+}

@@ -1,0 +1,91 @@
+//! Figures as people read them, and the arithmetic of counts.
+//!
+//! Invariants: pure; what is unknown shows as `-`. No count, however large, is a panic.
+//! Must not know: what is counted.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use holdfast_sysctl::grouped as count;
+
+/// Bytes in the unit that reads best.
+#[must_use]
+pub fn bytes(n: u64) -> String {
+    let n = n as f64;
+    let gib = f64::from(1u32 << 30);
+    let mib = f64::from(1u32 << 20);
+    if n >= gib {
+        format!("{:.1} GiB", n / gib)
+    } else {
+        format!("{:.1} MiB", n / mib)
+    }
+}
+
+/// Microseconds in the unit that reads best.
+#[must_use]
+pub fn micros(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} us"),
+        1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.2} s", us as f64 / 1e6),
+    }
+}
+
+/// Bytes a connection, `-` where unknown.
+#[must_use]
+pub fn per(value: Option<f64>) -> String {
+    value.map_or("-".into(), |v| {
+        if v < 1_000.0 {
+            format!("{v:.1} B")
+        } else {
+            format!("{} B", count(v.round() as u64))
+        }
+    })
+}
+
+/// [`bytes`], `-` where unknown.
+#[must_use]
+pub fn maybe_bytes(value: Option<u64>) -> String {
+    value.map_or("-".into(), bytes)
+}
+
+/// All of some counts together. A record is anybody's file: more than a number holds stays the largest one, and is no panic.
+#[must_use]
+pub fn total(counts: &BTreeMap<String, u64>) -> u64 {
+    counts.values().fold(0, |sum, n| sum.saturating_add(*n))
+}
+
+/// `value` with so many digits behind the point.
+#[must_use]
+pub fn round(value: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (value * scale).round() / scale
+}
+
+/// `7 min 30 s`.
+#[must_use]
+pub fn minutes(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        _ => format!("{} min {} s", seconds / 60, seconds % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(999), "999");
+        assert_eq!(count(1_000), "1,000");
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(micros(999), "999 us");
+        assert_eq!(micros(1_500), "1.5 ms");
+        assert_eq!(micros(2_000_000), "2.00 s");
+        assert_eq!(bytes(3 << 30), "3.0 GiB");
+        assert_eq!(bytes(512 << 20), "512.0 MiB");
+    }
+}
