@@ -4,7 +4,7 @@
 //! Invariants: looking changes nothing.
 //! Must not know: where a ring's books come from.
 
-use super::Shard;
+use super::turn::Shard;
 use crate::config::TICK_US;
 use crate::handler::Handler;
 use crate::ring::Ring;
@@ -98,11 +98,7 @@ impl<R: Ring + Books, H: Handler> Shard<R, H> {
             false => Err(format!("{what}: {one} and {other}")),
         };
         equal("slots used", u64::from(self.used_count()), u64::from(used))?;
-        equal(
-            "hot ones",
-            u64::from(self.sweep.hot_count()),
-            u64::from(hot),
-        )?;
+        equal("hot ones", u64::from(self.sweep.hot_count), u64::from(hot))?;
         equal("timers", u64::from(self.wheel.count()), timed)?;
         let buffers = self.ring.buffer_count();
         equal("buffers", u64::from(self.buffers_count), u64::from(buffers))?;

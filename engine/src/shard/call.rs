@@ -3,7 +3,7 @@
 //! Invariants: a handler is called between other work, never from inside another callback.
 //! Must not know: what a handler is for.
 
-use super::{Context, Shard};
+use super::turn::{Context, Shard};
 use crate::config::TICK_US;
 use crate::error::{CloseReason, Error};
 use crate::handler::{Actions, CloseMode, Conn, Handler, TimerChange};

@@ -3,7 +3,7 @@
 //! Invariants: an end is counted once, with the first reason; the descriptor is closed when nothing of the connection is in flight.
 //! Must not know: why a handler wants an end.
 
-use super::{Context, Shard};
+use super::turn::{Context, Shard};
 use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring};

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
-use super::{Context, Shard};
+use super::turn::{Context, Shard};
 use crate::config::Config;
 use crate::error::{CloseReason, Error, OpenFailure};
 use crate::handler::Handler;

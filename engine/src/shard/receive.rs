@@ -7,7 +7,7 @@
 //! sent (unless `Config::reads_while_blocked`), nor while it paused; what arrives meanwhile is kept, bounded.
 //! Must not know: what the bytes mean.
 
-use super::{Context, Shard};
+use super::turn::{Context, Shard};
 use crate::config::Config;
 use crate::error::{CloseReason, Error};
 use crate::handler::{Conn, Handler};
@@ -17,31 +17,6 @@ use crate::token::Op;
 
 /// Slots looked at in one turn of a sweep.
 const SWEEP_SLOTS: u32 = 1_024;
-
-/// Finds hot connections that have gone silent.
-#[derive(Debug, Default)]
-pub(super) struct Sweep {
-    /// Hot connections.
-    hot_count: u32,
-    /// When the next sweep begins, or the one under way goes on: engine time.
-    at_us: u64,
-    /// The next slot to look at; 0 between sweeps.
-    from: u32,
-    /// There were hot connections, and none is left: what they used may be given back.
-    is_trim_due: bool,
-}
-
-impl Sweep {
-    /// Hot connections.
-    pub fn hot_count(&self) -> u32 {
-        self.hot_count
-    }
-
-    /// When there is something to do, if there is.
-    pub fn next_due_us(&self) -> Option<u64> {
-        (self.hot_count > 0 || self.is_trim_due).then_some(self.at_us)
-    }
-}
 
 impl<R: Ring, H: Handler> Shard<R, H> {
     /// Waits for the connection's next bytes, if it is still to be read.

@@ -6,125 +6,16 @@
 //! `Config::pending_bytes_max`, static bytes apart, which cost only the piece that names them.
 //! Must not know: what the bytes mean.
 
-use std::collections::VecDeque;
-
-use super::{Context, Shard};
+use super::pending::{Carry, Piece, SendRecord, SendSource};
+use super::turn::{Context, Shard};
 use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
-use crate::ring::{Request, Ring, Staged};
+use crate::ring::{Request, Ring};
 use crate::slot::{Phase, flag};
 use crate::token::{Op, Token};
 
-/// What a piece costs beside its bytes.
-const PIECE_BYTES: usize = size_of::<Piece>();
 /// Most bytes of a kept piece that are staged for one send.
 const STAGED_BYTES_MAX: usize = 16 * 1024;
-
-/// Bytes that wait for the peer to take those before them.
-pub(super) enum Piece {
-    /// Bytes of our own, those before `from` taken already.
-    Copied {
-        bytes: Vec<u8>,
-        from: usize,
-    },
-    Static(&'static [u8]),
-}
-
-impl Piece {
-    fn copied(bytes: &[u8]) -> Self {
-        let bytes = bytes.to_vec();
-        Piece::Copied { bytes, from: 0 }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Piece::Copied { bytes, from } => bytes.len() - from,
-            Piece::Static(bytes) => bytes.len(),
-        }
-    }
-}
-
-/// What a connection carries over.
-#[derive(Default)]
-pub(super) struct Carry {
-    /// What is to be sent, in order.
-    pub outgoing: VecDeque<Piece>,
-    /// What was received and not used yet.
-    pub incoming: Vec<u8>,
-    /// The handler wants nothing more before what it sent is with the kernel.
-    pub is_paused: bool,
-    /// Something of `incoming` was kept back from the handler.
-    pub has_held: bool,
-    /// No receive is armed until the handler may be given bytes again.
-    pub is_read_paused: bool,
-    /// The handler was told that the peer does not take what was sent.
-    was_blocked: bool,
-}
-
-impl Carry {
-    fn is_empty(&self) -> bool {
-        self.outgoing.is_empty()
-            && self.incoming.is_empty()
-            && !self.is_paused
-            && !self.is_read_paused
-            && !self.has_held
-            && !self.was_blocked
-    }
-
-    /// Our memory that waits for the peer.
-    fn kept_bytes(&self) -> usize {
-        let piece_bytes = |piece: &Piece| match piece {
-            Piece::Copied { bytes, .. } => PIECE_BYTES + bytes.len(),
-            Piece::Static(_) => PIECE_BYTES,
-        };
-        self.outgoing.iter().map(piece_bytes).sum()
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        if let Some(Piece::Copied { bytes: last, .. }) = self.outgoing.back_mut() {
-            last.extend_from_slice(bytes);
-        } else {
-            self.outgoing.push_back(Piece::copied(bytes));
-        }
-    }
-
-    /// The first `count` bytes have been taken.
-    fn take(&mut self, count: usize) {
-        let Some(piece) = self.outgoing.front_mut() else {
-            return;
-        };
-        if count >= piece.len() {
-            self.outgoing.pop_front();
-            return;
-        }
-        match piece {
-            Piece::Copied { from, .. } => *from += count,
-            Piece::Static(bytes) => *bytes = &bytes[count..],
-        }
-    }
-}
-
-/// A send under way.
-pub(super) struct SendRecord {
-    slot: u32,
-    generation: u32,
-    source: SendSource,
-}
-
-impl SendRecord {
-    /// True if it is of this life of `slot`.
-    pub fn is_of(&self, slot: u32, generation: u32) -> bool {
-        self.slot == slot && self.generation == generation
-    }
-}
-
-#[derive(Clone, Copy)]
-enum SendSource {
-    Static(&'static [u8]),
-    Staged(Staged),
-    /// So many bytes from the front of what is carried.
-    Carry(usize),
-}
 
 impl<R: Ring, H: Handler> Shard<R, H> {
     /// The connection's carry, made if it has none.

@@ -3,7 +3,7 @@
 //! Invariants: looking changes nothing but counts of overdue turns.
 //! Must not know: what handlers do.
 
-use super::net::Stage;
+use super::socket::{Owner, Stage};
 use super::watch::Watched;
 use super::world::{World, lock};
 use crate::config::TICK_US;
@@ -114,7 +114,7 @@ pub(super) fn check_world(
     connect_timeout_us: u64,
 ) -> Result<(), String> {
     for (id, socket) in world.sockets.iter().enumerate() {
-        let super::net::Owner::Ring(_) = socket.owner else {
+        let Owner::Ring(_) = socket.owner else {
             continue;
         };
         if is_over && !socket.is_closed {

@@ -8,33 +8,12 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
 use super::fault::Fault;
-use super::net::{Owner, Stage};
+use super::listener::{Host, Listener};
+use super::socket::{Owner, Stage};
 use super::world::{Event, World};
 
 /// The number of the first listener, as a descriptor: none that a process has by accident.
 const FIRST_FD: RawFd = 1_000;
-
-/// What becomes of connections that come to a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Host {
-    /// They wait to be accepted.
-    Queue,
-    /// Scripted peers have them.
-    Raw,
-}
-
-/// One listening socket.
-#[derive(Debug)]
-pub(super) struct Listener {
-    address: SocketAddr,
-    host: Host,
-    is_open: bool,
-    pub queue: VecDeque<u32>,
-    /// The ring that polls it.
-    pub ring: Option<u32>,
-    /// Where the scripts of its peers are.
-    pub raw: Option<u32>,
-}
 
 impl World {
     /// A listener at `address`, in a group with others there. Its number, as a descriptor.

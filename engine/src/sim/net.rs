@@ -6,65 +6,10 @@
 //! Must not know: rings, requests.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use super::fault::Fault;
-use super::ledger::Ledger;
+use super::socket::{Owner, Socket, Stage};
 use super::world::{Event, World};
-
-/// Who has a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Owner {
-    /// It waits at a listener.
-    Nobody,
-    /// A ring.
-    Ring(u32),
-    /// A scripted peer.
-    Raw(u32),
-}
-
-/// How far a socket is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    New,
-    Connecting,
-    Open,
-    /// Reset, or given up: nothing travels any more.
-    Dead,
-}
-
-/// One end of a connection.
-#[derive(Debug)]
-pub(super) struct Socket {
-    pub owner: Owner,
-    pub stage: Stage,
-    pub peer: Option<u32>,
-    pub target: Option<SocketAddr>,
-    /// Sent by the program, not arrived.
-    unsent: VecDeque<u8>,
-    /// Arrived, not read by the program.
-    pub received: VecDeque<u8>,
-    /// The program sends no more.
-    is_ended: bool,
-    /// That has arrived.
-    is_end_sent: bool,
-    /// The peer sends no more.
-    pub has_peer_end: bool,
-    /// What the next operation fails with.
-    pub error: Option<i32>,
-    /// What was sent waits for what follows.
-    is_corked: bool,
-    /// Closing resets.
-    pub resets_on_close: bool,
-    /// The program has closed it.
-    pub is_closed: bool,
-    /// It carries nothing, and nobody was told.
-    is_cut: bool,
-    is_delivering: bool,
-    /// When the connect was begun.
-    pub connect_us: u64,
-    pub ledger: Option<Box<Ledger>>,
-}
 
 impl World {
     pub(super) fn add_socket(&mut self, owner: Owner) -> u32 {

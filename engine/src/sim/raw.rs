@@ -3,66 +3,13 @@
 //! Invariants: a script ends; its socket is closed then.
 //! Must not know: engines, protocols.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
-use super::connect::Host;
-use super::net::{Owner, Stage};
+use super::listener::Host;
+use super::script::{Raw, Reading, Script, Step};
+use super::socket::{Owner, Stage};
 use super::world::{Event, World};
-
-/// One thing to do.
-#[derive(Debug, Clone)]
-pub enum Step {
-    /// Send bytes, in pieces of at most so many, chosen by chance.
-    Send(Vec<u8>, usize),
-    /// Do nothing for so many microseconds.
-    Pause(u64),
-    /// Wait until so many bytes were read in total, or the end.
-    Await(usize),
-    /// Wait for the peer's end.
-    AwaitEnd,
-    /// Send no more.
-    HalfClose,
-    /// End with a reset.
-    Reset,
-}
-
-/// How a scripted peer reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reading {
-    /// Whatever comes.
-    All,
-    /// Only so many bytes each time it acts.
-    Slow(usize),
-    /// Nothing.
-    Never,
-}
-
-/// What a scripted peer does.
-#[derive(Debug, Clone)]
-pub struct Script {
-    /// In order; then it closes.
-    pub steps: Vec<Step>,
-    /// Beside that.
-    pub reading: Reading,
-    /// Ends at the latest after so long.
-    pub lasts_us: u64,
-}
-
-#[derive(Debug)]
-pub(super) struct Raw {
-    socket: u32,
-    steps: VecDeque<Step>,
-    reading: Reading,
-    until_us: u64,
-    read_count: usize,
-    has_ended: bool,
-    paused_until_us: u64,
-    /// When it acts next: events for other times are of plans since changed.
-    acts_at_us: Option<u64>,
-    scripts: Vec<Script>,
-}
 
 impl World {
     /// A scripted peer connects to `target` after a time.

@@ -5,47 +5,15 @@
 //! Must not know: slots' meaning, handlers.
 
 use super::fault::Fault;
-use super::net::Owner;
-use super::ring::{SimRing, plan_worker};
-use super::world::World;
+use super::ring::SimRing;
+use super::socket::{Owner, Stage};
+use super::waiting::{For, Waiting};
+use super::world::{Event, World};
 use crate::ring::{Completion, Request};
 use crate::token::{Op, Token};
 
 /// Receives of one stream in one go: the kernel's bound.
 const STREAM_RECEIVES_MAX: u64 = 32;
-
-/// What a request waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum For {
-    Listener(u32),
-    Readable(u32),
-    Writable(u32),
-    /// To receive once.
-    Bytes(u32),
-    /// To receive for ever.
-    Stream(u32),
-    Connected(u32),
-}
-
-impl For {
-    fn socket(self) -> Option<u32> {
-        match self {
-            For::Listener(_) => None,
-            For::Readable(s)
-            | For::Writable(s)
-            | For::Bytes(s)
-            | For::Stream(s)
-            | For::Connected(s) => Some(s),
-        }
-    }
-}
-
-/// A request in the kernel.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Waiting {
-    pub token: Token,
-    what: For,
-}
 
 impl SimRing {
     fn socket_at(&self, slot: u32) -> Option<u32> {
@@ -249,8 +217,8 @@ impl SimRing {
             For::Bytes(socket) => return self.recv(world, token, socket, false).is_some(),
             For::Stream(socket) => return self.recv_stream(world, token, socket),
             For::Connected(socket) => match world.socket(socket).stage {
-                super::net::Stage::Open => true,
-                super::net::Stage::Dead => {
+                Stage::Open => true,
+                Stage::Dead => {
                     let errno = world.socket_mut(socket).error.take();
                     self.complete(token, -errno.unwrap_or(libc::ECONNRESET));
                     return true;
@@ -395,4 +363,14 @@ impl SimRing {
             self.waiting.swap_remove(place);
         }
     }
+}
+
+/// A worker is to run, later.
+fn plan_worker(world: &mut World, ring: u32) {
+    let after_us = if world.strikes(Fault::ShutdownLate) {
+        world.random.magnitude(10, 2_000_000)
+    } else {
+        world.random.below(50)
+    };
+    world.plan(after_us, Event::Worker(ring));
 }

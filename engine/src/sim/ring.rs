@@ -13,8 +13,8 @@ use std::time::Duration;
 use super::fault::Fault;
 use super::memory::Memory;
 use super::page::Page;
-use super::request::Waiting;
-use super::world::{Event, Shared, World, lock};
+use super::waiting::Waiting;
+use super::world::{Shared, World, lock};
 use crate::config::{Config, SPARE_SLOTS};
 use crate::error::Error;
 use crate::ring::{Completion, Request, Ring, Staged};
@@ -382,14 +382,4 @@ impl Books for SimRing {
     fn audit(&self) -> Result<(), String> {
         self.memory.audit()
     }
-}
-
-/// A worker is to run, later.
-pub(super) fn plan_worker(world: &mut World, ring: u32) {
-    let after_us = if world.strikes(Fault::ShutdownLate) {
-        world.random.magnitude(10, 2_000_000)
-    } else {
-        world.random.below(50)
-    };
-    world.plan(after_us, Event::Worker(ring));
 }

@@ -8,12 +8,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::connect::Listener;
 use super::fault::{Fault, Faults};
 use super::link::Link;
-use super::net::Socket;
+use super::listener::Listener;
 use super::random::Random;
-use super::raw::Raw;
+use super::script::Raw;
+use super::socket::Socket;
 use crate::token::Token;
 
 /// What is to happen at a time.

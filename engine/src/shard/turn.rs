@@ -1,0 +1,265 @@
+//! One shard and its turn: submit, dispatch, timers.
+//!
+//! A turn is `expire, (submit, dispatch)...`: due timers first, then as long as there is something to submit or to reap, up to
+//! a bound that keeps one shard from starving its neighbours. Requests that never wait are done when `enter` returns, so what they
+//! need (staged bytes, the record of a send) is kept for one `enter` only; there are two halves because the callbacks that
+//! follow it already fill the next.
+//! Invariants: at most one poll, one receive, one poll for room to send and one send of a connection are under way; a descriptor is
+//! closed only when none of its polls, receives and shutdowns is; a connection counts in `open_now` from `on_open` to `on_close`.
+//! Must not know: threads, other shards, protocols. Slots never see the ring, the ring never sees slots.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use super::pending::{Carry, SendRecord};
+use super::sweep::Sweep;
+use crate::config::{BUFFER_COUNT, Config, TICK_US};
+use crate::dial::Tuples;
+use crate::error::Error;
+use crate::handler::Handler;
+use crate::limiter::ConnectionLimiter;
+use crate::ring::{Completion, Ring};
+use crate::slot::{Phase, Slots, flag};
+use crate::stats::Stats;
+use crate::token::{Op, Token};
+use crate::wheel::Wheel;
+
+/// Rounds of submit and dispatch in one turn.
+const ROUNDS_MAX: usize = 16;
+
+/// What the shards of one thread share.
+pub(crate) struct Context<'a, H: Handler> {
+    pub handler: H,
+    pub config: &'a Config,
+    pub limiter: &'a ConnectionLimiter,
+    pub stats: Stats,
+    pub now_us: u64,
+    pub tuples: Option<Tuples>,
+    /// Attempts that met a taken address and want another.
+    pub redial: Vec<H::State>,
+    /// Listeners that became readable.
+    pub listening: Vec<usize>,
+    /// When a connection last ended in order, engine time.
+    pub last_end_us: u64,
+    /// All connections are to end.
+    pub is_stopping: bool,
+    /// At once.
+    pub is_cutting: bool,
+}
+
+pub(crate) struct Shard<R, H: Handler> {
+    pub(super) ring: R,
+    pub(super) slots: Slots<H::State>,
+    pub(super) wheel: Wheel,
+    /// Readable slots that wait for a receive buffer.
+    pub(super) readable: VecDeque<Token>,
+    /// Receive buffers in use by the ring.
+    pub(super) buffers_count: u16,
+    /// Receives that must not wait and may still be started, so that each finds a buffer.
+    pub(super) buffers_free: u16,
+    pub(super) sweep: Sweep,
+    pub(super) sends: [Vec<SendRecord>; 2],
+    pub(super) half: usize,
+    /// Somebody waits for sends to be settled: the next `enter` must not sleep.
+    pub(super) must_settle: bool,
+    pub(super) carries: HashMap<u32, Carry>,
+    /// Slots whose kept bytes wait for room in the staging region.
+    pub(super) unstaged: VecDeque<Token>,
+    pub(super) outgoing: Vec<u8>,
+    pub(super) draining_from: Option<u32>,
+    /// No slot from here on is open, or it was told to end.
+    pub(super) newest: u32,
+}
+
+impl<R: Ring, H: Handler> Shard<R, H> {
+    pub fn new(ring: R, config: &Config, now_us: u64) -> Self {
+        Shard {
+            ring,
+            slots: Slots::new(config.ring_capacity()),
+            wheel: Wheel::new((now_us / TICK_US) as u32),
+            readable: VecDeque::new(),
+            buffers_count: BUFFER_COUNT,
+            buffers_free: BUFFER_COUNT,
+            sweep: Sweep::default(),
+            sends: [Vec::new(), Vec::new()],
+            half: 0,
+            must_settle: false,
+            carries: HashMap::new(),
+            unstaged: VecDeque::new(),
+            outgoing: Vec::new(),
+            draining_from: None,
+            newest: 0,
+        }
+    }
+
+    pub fn room(&self) -> u32 {
+        self.slots.room()
+    }
+
+    pub fn used_count(&self) -> u32 {
+        self.slots.used_count()
+    }
+
+    pub fn ring(&self) -> &R {
+        &self.ring
+    }
+
+    /// True if a turn would do something now.
+    pub fn has_work(&self, now_us: u64) -> bool {
+        self.ring.wants_enter()
+            || self.must_settle
+            || !self.readable.is_empty()
+            || self.ring.has_completion()
+            || self.draining_from.is_some()
+            || self.sweep.next_due_us().is_some_and(|due| due <= now_us)
+            || self.wheel.next_due_ticks().is_some_and(|t| {
+                (((now_us / TICK_US) as u32).wrapping_sub(self.wheel.now().wrapping_add(t)) as i32)
+                    >= 0
+            })
+    }
+
+    /// When a timer or a sweep may be due next, engine time.
+    pub fn next_due_us(&self, now_us: u64) -> Option<u64> {
+        let timer_us = self.wheel.next_due_ticks().map(|ticks| {
+            let due = self.wheel.now().wrapping_add(ticks);
+            let ahead = (due.wrapping_sub((now_us / TICK_US) as u32) as i32).max(0);
+            (now_us / TICK_US + ahead as u64) * TICK_US
+        });
+        timer_us.into_iter().chain(self.sweep.next_due_us()).min()
+    }
+
+    /// Does what is at hand. Returns true if it did anything. With `may_leave`, requests that nobody waits for are left for the
+    /// `enter` that also sleeps: one entry into the kernel instead of two.
+    pub fn turn(&mut self, ctx: &mut Context<'_, H>, may_leave: bool) -> Result<bool, Error> {
+        self.drain_some(ctx)?;
+        self.expire(ctx)?;
+        self.sweep_some(ctx)?;
+        let mut worked = false;
+        for _ in 0..ROUNDS_MAX {
+            worked |= self.dispatch(ctx)?;
+            self.start_receives()?;
+            // A full queue may have submitted the sends somebody waits for: only an `enter` settles them.
+            if !self.must_settle && (may_leave || !self.ring.wants_enter()) {
+                break;
+            }
+            self.enter(None)?;
+            ctx.now_us = self.ring.now_us();
+            worked = true;
+        }
+        Ok(worked)
+    }
+
+    /// Submits what is queued, and with `wait` sleeps until something completes.
+    pub fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
+        self.ring.enter(wait.filter(|_| !self.must_settle))?;
+        if self.sends[1 - self.half].is_empty() {
+            self.half = 1 - self.half;
+            self.must_settle = false;
+        }
+        Ok(())
+    }
+
+    fn expire(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+        let now = (ctx.now_us / TICK_US) as u32;
+        while let Some(slot) = self.wheel.expire(&mut self.slots, now) {
+            self.on_timer(ctx, slot)?;
+        }
+        Ok(())
+    }
+
+    /// Hands every completion at hand to its callback.
+    pub fn dispatch(&mut self, ctx: &mut Context<'_, H>) -> Result<bool, Error> {
+        let mut worked = false;
+        while let Some(completion) = self.ring.reap() {
+            worked = true;
+            self.on_completion(ctx, completion)?;
+        }
+        if !self.ring.is_overflowing() {
+            self.settle(ctx)?;
+        }
+        Ok(worked)
+    }
+
+    fn on_completion(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        completion: Completion,
+    ) -> Result<(), Error> {
+        let Completion { token, result, .. } = completion;
+        let slot = token.slot();
+        match token.op() {
+            Op::Listen => {
+                ctx.listening.push(slot as usize);
+                return Ok(());
+            }
+            Op::Refuse => {
+                if token.generation() == 0 && result >= 0 {
+                    ctx.stats.refused_full += 1;
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        if self
+            .slots
+            .at(slot)
+            .is_none_or(|s| s.generation != token.generation() || is_stale(s.phase, token.op()))
+        {
+            if let Some(buffer) = completion.buffer {
+                self.ring.recycle(buffer);
+            }
+            // A silent request that failed because its connection ended meanwhile is no surprise.
+            if !matches!(token.op(), Op::Send | Op::Cancel) {
+                ctx.stats.stale_completions += 1;
+            }
+            return Ok(());
+        }
+        match token.op() {
+            Op::Accept => self.on_accept(ctx, slot, result),
+            Op::Socket => {
+                self.slots[slot].errno = -result as u8;
+                Ok(())
+            }
+            Op::Bind => self.on_connect(ctx, slot, result, Op::Bind),
+            Op::Connect => self.on_connect(ctx, slot, result, Op::Connect),
+            Op::Poll => self.on_poll(ctx, slot, result),
+            Op::Writable => self.on_writable(ctx, slot),
+            Op::Recv => self.on_recv(ctx, slot, completion),
+            Op::Send => self.on_send_short(ctx, token, result),
+            Op::Option | Op::Close => {
+                ctx.stats.unexpected += 1;
+                Ok(())
+            }
+            Op::Shutdown => self.on_shutdown(ctx, slot),
+            Op::Cancel => Ok(()),
+            Op::Listen | Op::Refuse => unreachable!("handled above"),
+        }
+    }
+
+    pub(super) fn token(&self, op: Op, slot: u32) -> Token {
+        Token::new(op, slot, self.slots[slot].generation)
+    }
+
+    /// True if bytes wait that the peer's side has not taken yet.
+    pub(super) fn is_blocked(&self, slot: u32) -> bool {
+        self.slots[slot].has(flag::CARRY)
+            && self
+                .carries
+                .get(&slot)
+                .is_some_and(|c| !c.outgoing.is_empty())
+    }
+}
+
+/// True if a completion of `op` cannot belong to a slot in `phase`.
+fn is_stale(phase: Phase, op: Op) -> bool {
+    match phase {
+        Phase::Free => op != Op::Accept,
+        Phase::Connecting => !matches!(
+            op,
+            Op::Socket | Op::Option | Op::Bind | Op::Connect | Op::Cancel
+        ),
+        Phase::Open | Phase::Draining | Phase::Closing => {
+            matches!(op, Op::Accept | Op::Socket | Op::Bind | Op::Connect)
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The state of a simulated listener. What happens to it is in `connect`.
+//!
+//! Must not depend on: the world, rings, requests.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+/// What becomes of connections that come to a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Host {
+    /// They wait to be accepted.
+    Queue,
+    /// Scripted peers have them.
+    Raw,
+}
+
+/// One listening socket.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub address: SocketAddr,
+    pub host: Host,
+    pub is_open: bool,
+    pub queue: VecDeque<u32>,
+    /// The ring that polls it.
+    pub ring: Option<u32>,
+    /// Where the scripts of its peers are.
+    pub raw: Option<u32>,
+}
