@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_engine::ring::{Completion, Request, Ring};
 use holdfast_engine::token::{Op, Token};
-use holdfast_engine::{Config, DialPlan, Error, KernelRing, listen::listeners};
+use holdfast_engine::{Config, DialPlan, KernelRing, SetupError, listen::listeners};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, gettid};
@@ -131,7 +131,7 @@ impl Side {
         Ok(side)
     }
 
-    fn add_ring(&mut self) -> Result<(), Error> {
+    fn add_ring(&mut self) -> Result<(), SetupError> {
         let mut ring = KernelRing::without_waker(&self.config, self.started_at)?;
         while ring.add_buffers() > 0 {}
         self.rings.push(ring);
@@ -140,7 +140,7 @@ impl Side {
     }
 
     /// Places left in the newest ring; at least one.
-    fn room(&mut self) -> Result<u32, Error> {
+    fn room(&mut self) -> Result<u32, SetupError> {
         if self.used == self.config.ring_slots {
             self.add_ring()?;
         }
@@ -148,7 +148,7 @@ impl Side {
     }
 
     /// Waits for whatever the peer does next.
-    fn park(&mut self, ring: usize, slot: u32) -> Result<(), Error> {
+    fn park(&mut self, ring: usize, slot: u32) -> Result<(), SetupError> {
         let (op, request) = match self.receives {
             Some(Receive::Streamed) => (Op::Recv, Request::RecvStream { slot }),
             _ => {
@@ -162,8 +162,8 @@ impl Side {
     /// Enters the rings that have work, and hands every completion to `on`. True if there was any.
     fn turn(
         &mut self,
-        mut on: impl FnMut(&mut Self, usize, Event) -> Result<(), Error>,
-    ) -> Result<bool, Error> {
+        mut on: impl FnMut(&mut Self, usize, Event) -> Result<(), SetupError>,
+    ) -> Result<bool, SetupError> {
         let mut worked = false;
         for ring in 0..self.rings.len() {
             while self.rings[ring].wants_enter() || self.rings[ring].has_completion() {
@@ -183,7 +183,7 @@ impl Side {
         Ok(worked)
     }
 
-    fn complete(&mut self, ring: usize, completion: Completion) -> Result<Event, Error> {
+    fn complete(&mut self, ring: usize, completion: Completion) -> Result<Event, SetupError> {
         let (slot, result) = (completion.token.slot(), completion.result);
         match completion.token.op() {
             Op::Listen => return Ok(Event::Listening(slot as usize)),
@@ -292,7 +292,7 @@ fn accept(
     listener: &OwnedFd,
     readable: &mut Vec<usize>,
     held: &mut Vec<(u32, u32)>,
-) -> Result<(), Error> {
+) -> Result<(), SetupError> {
     let listener = listener.as_raw_fd();
     let waiting = side.rings[0].waiting_count(listener);
     let batch = waiting.min(ACCEPT_BATCH).min(side.room()?);
@@ -371,7 +371,7 @@ fn connect(
     slot: u32,
     plan: &DialPlan,
     tuple: &mut u64,
-) -> Result<(), Error> {
+) -> Result<(), SetupError> {
     let (source, target) = plan.tuple(*tuple % plan.tuple_count());
     *tuple += 1;
     // The bind is linked to the connect: no entry into the kernel may come between.

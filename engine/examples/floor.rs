@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_engine::ring::{Completion, Request, Ring};
 use holdfast_engine::token::{Op, Token};
-use holdfast_engine::{Config, Error, KernelRing, listen::listeners};
+use holdfast_engine::{Config, KernelRing, SetupError, listen::listeners};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 const SLOTS: u32 = 16_384;
@@ -30,7 +30,7 @@ struct Floor {
 
 impl Floor {
     /// Takes what waits, and waits for more.
-    fn accept(&mut self) -> Result<(), Error> {
+    fn accept(&mut self) -> Result<(), SetupError> {
         let listener = self.listener;
         for _ in 0..self.ring.waiting_count(listener) {
             let Some(slot) = self.free.pop() else { break };
@@ -50,7 +50,7 @@ impl Floor {
         Ok(())
     }
 
-    fn receive(&mut self, slot: u32) -> Result<(), Error> {
+    fn receive(&mut self, slot: u32) -> Result<(), SetupError> {
         let request = if self.closes {
             Request::RecvNext { slot }
         } else {
@@ -59,7 +59,7 @@ impl Floor {
         self.ring.push(Token::new(Op::Recv, slot, 0), request)
     }
 
-    fn end(&mut self, slot: u32) -> Result<(), Error> {
+    fn end(&mut self, slot: u32) -> Result<(), SetupError> {
         self.free.push(slot);
         self.ring
             .push(Token::new(Op::Close, slot, 0), Request::Close { slot })?;
@@ -70,7 +70,7 @@ impl Floor {
         Ok(())
     }
 
-    fn complete(&mut self, completion: Completion) -> Result<(), Error> {
+    fn complete(&mut self, completion: Completion) -> Result<(), SetupError> {
         let slot = completion.token.slot();
         match completion.token.op() {
             Op::Listen => self.accept(),
@@ -92,7 +92,7 @@ impl Floor {
         }
     }
 
-    fn answer(&mut self, completion: Completion) -> Result<(), Error> {
+    fn answer(&mut self, completion: Completion) -> Result<(), SetupError> {
         let slot = completion.token.slot();
         if let Some(buffer) = completion.buffer {
             self.ring.recycle(buffer);

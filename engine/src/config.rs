@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::{SetupError, SetupErrorKind};
 
 /// Bits of a slot index in a token; a direct-descriptor table has at most 2^20 entries (io_uring/rsrc.c).
 pub const SLOT_INDEX_BITS: u32 = 24;
@@ -102,22 +102,25 @@ impl Config {
     /// Refuses what cannot be built, naming the cause and the remedy.
     ///
     /// # Errors
-    /// [`Error`] for a zero or absurd size.
-    pub fn check(&self) -> Result<(), Error> {
+    /// [`SetupError`] for a zero or absurd size.
+    pub fn check(&self) -> Result<(), SetupError> {
         if self.capacity == 0 {
-            return Err(Error::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 "a capacity of 0 connections holds nothing",
                 "ask for at least 1",
             ));
         }
         if self.thread_count == 0 || self.thread_count > 1_024 {
-            return Err(Error::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!("{} core threads were asked for", self.thread_count),
                 "ask for 1 to 1,024, best one for each core",
             ));
         }
         if self.ring_slots < RING_SLOTS_MIN {
-            return Err(Error::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!(
                     "a table of {} descriptors is too small to work with",
                     self.ring_slots
@@ -126,7 +129,8 @@ impl Config {
             ));
         }
         if self.buffer_bytes == 0 || self.buffer_bytes > 1 << 20 {
-            return Err(Error::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!("a receive buffer of {} bytes", self.buffer_bytes),
                 "ask for 1 to 1,048,576",
             ));
@@ -134,13 +138,15 @@ impl Config {
         if !self.buffer_count_max.is_power_of_two()
             || !(BUFFER_COUNT..=BUFFER_COUNT_MAX).contains(&self.buffer_count_max)
         {
-            return Err(Error::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!("{} receive buffers for a ring", self.buffer_count_max),
                 format!("ask for a power of two from {BUFFER_COUNT} to {BUFFER_COUNT_MAX}"),
             ));
         }
         if self.staging_bytes == 0 || self.staging_bytes > 1 << 28 {
-            return Err(Error::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!("{} bytes of room for what is sent", self.staging_bytes),
                 "ask for 1 to 268,435,456",
             ));

@@ -10,7 +10,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use crate::error::Error;
+use crate::error::{SetupError, SetupErrorKind};
 
 /// All combinations a client may use. Shared by its threads.
 #[derive(Debug, Clone)]
@@ -28,13 +28,13 @@ impl DialPlan {
     /// port of a server on its own machine. Of very many combinations, the first `tuple_count_max` are used.
     ///
     /// # Errors
-    /// [`Error`] without sources, targets or ports, or with both address families mixed.
+    /// [`SetupError`] without sources, targets or ports, or with both address families mixed.
     pub fn new(
         sources: Vec<IpAddr>,
         ports: RangeInclusive<u16>,
         targets: Vec<SocketAddr>,
         tuple_count_max: u64,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, SetupError> {
         let mut skipped_ports: Vec<u16> = targets
             .iter()
             .map(SocketAddr::port)
@@ -45,7 +45,8 @@ impl DialPlan {
         let port_count = (u32::from(*ports.end()) + 1).saturating_sub(u32::from(*ports.start()))
             - skipped_ports.len() as u32;
         if targets.is_empty() || sources.is_empty() || port_count == 0 {
-            return Err(Error::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!(
                     "{} targets, {} sources, {port_count} ports give no address",
                     targets.len(),
@@ -58,7 +59,8 @@ impl DialPlan {
         if targets.iter().any(|t| t.is_ipv6() != is_ipv6)
             || sources.iter().any(|s| s.is_ipv6() != is_ipv6)
         {
-            return Err(Error::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 "IPv4 and IPv6 are mixed",
                 "give sources and targets of one family",
             ));
@@ -170,7 +172,7 @@ mod tests {
         sources: &[&str],
         ports: RangeInclusive<u16>,
         targets: &[&str],
-    ) -> Result<DialPlan, Error> {
+    ) -> Result<DialPlan, SetupError> {
         let sources = sources.iter().map(|s| s.parse().unwrap()).collect();
         DialPlan::new(
             sources,

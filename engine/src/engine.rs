@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::config::{COMMAND_INTERVAL_US, Config, REPORT_INTERVAL_US};
 use crate::core::{Core, Next, Shutdown};
 use crate::dial::DialPlan;
-use crate::error::Error;
+use crate::error::{Error, SetupErrorKind};
 use crate::handler::Handler;
 use crate::kernel::{KernelRing, os};
 use crate::limiter::ConnectionLimiter;
@@ -83,10 +83,12 @@ impl<P: Default + Send + 'static> Engine<P> {
                 .stack_size(512 * 1024)
                 .spawn(move || own.run(handler, &ready))
                 .map_err(|e| {
-                    Error::new(
-                        format!("no thread to be had ({e})"),
+                    Error::from_io(
+                        "cannot start a core thread",
+                        e,
                         "raise the limit: ulimit -u",
                     )
+                    .with_kind(SetupErrorKind::LimitExceeded)
                 })?;
             threads.push(thread);
         }
@@ -106,6 +108,7 @@ impl<P: Default + Send + 'static> Engine<P> {
             engine.stop(Shutdown::Immediate);
             engine.join()?;
             return Err(Error::new(
+                SetupErrorKind::Other,
                 "a core thread could not start",
                 "see the messages above",
             ));

@@ -24,7 +24,7 @@ pub use self::core::Shutdown;
 pub use config::Config;
 pub use dial::DialPlan;
 pub use engine::Engine;
-pub use error::{CloseReason, Error, OpenFailure};
+pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};
 pub use handler::{Conn, Dial, Handler};
 pub use kernel::KernelRing;
 pub use kernel::os::allowed_cores;

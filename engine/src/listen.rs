@@ -10,34 +10,46 @@ use std::os::fd::OwnedFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::error::Error;
-
-impl std::fmt::Display for ListenError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            ListenError::InUse(address) => {
-                write!(
-                    f,
-                    "{address} is in use; next: end who listens there, or use another port"
-                )
-            }
-            ListenError::Other(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for ListenError {}
+use crate::error::{SetupError, SetupErrorKind};
 
 /// Most connections a listener keeps before they are accepted; the kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
 
-/// Why an address could not be listened on.
+/// Why an address cannot be listened on. [`SetupErrorKind::InUse`] means that another socket listens there.
 #[derive(Debug)]
-pub enum ListenError {
-    /// Somebody else listens there.
-    InUse(SocketAddr),
-    /// Anything else, with its remedy.
-    Other(Error),
+pub struct ListenError {
+    address: SocketAddr,
+    error: SetupError,
+}
+
+impl ListenError {
+    /// The address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What kind of cause it has.
+    pub fn kind(&self) -> SetupErrorKind {
+        self.error.kind()
+    }
+}
+
+impl From<ListenError> for SetupError {
+    fn from(listen: ListenError) -> Self {
+        listen.error
+    }
+}
+
+impl std::fmt::Display for ListenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
 }
 
 /// Makes `thread_count` listeners for each address, `result[thread][address]`. With `cores`, the kernel prefers for each
@@ -57,10 +69,15 @@ pub fn listeners(
         {
             let probe = socket(address, false)?;
             bind(&probe, address)?;
-            probe.listen(1).map_err(|e| other(address, &e))?;
+            probe.listen(1).map_err(|e| listen_error(address, e))?;
             if address.port() == 0 {
                 let local: TcpListener = probe.into();
-                address.set_port(local.local_addr().map_err(|e| other(address, &e))?.port());
+                address.set_port(
+                    local
+                        .local_addr()
+                        .map_err(|e| listen_error(address, e))?
+                        .port(),
+                );
             }
         }
         for (thread, own) in threads.iter_mut().enumerate() {
@@ -70,7 +87,9 @@ pub fn listeners(
                 let _ = socket.set_cpu_affinity(cores[thread % cores.len()]);
             }
             bind(&socket, address)?;
-            socket.listen(BACKLOG).map_err(|e| other(address, &e))?;
+            socket
+                .listen(BACKLOG)
+                .map_err(|e| listen_error(address, e))?;
             own.push(socket.into());
         }
         bound.push(address);
@@ -92,32 +111,35 @@ fn socket(address: SocketAddr, shared: bool) -> Result<Socket, ListenError> {
         socket.set_tcp_nodelay(true)?;
         Ok(socket)
     };
-    make().map_err(|e| other(address, &e))
+    make().map_err(|e| listen_error(address, e))
 }
 
 fn bind(socket: &Socket, address: SocketAddr) -> Result<(), ListenError> {
-    socket.bind(&address.into()).map_err(|e| match e.kind() {
-        std::io::ErrorKind::AddrInUse => ListenError::InUse(address),
-        _ => other(address, &e),
-    })
+    socket
+        .bind(&address.into())
+        .map_err(|e| listen_error(address, e))
 }
 
-fn other(address: SocketAddr, error: &std::io::Error) -> ListenError {
-    let next = match error.raw_os_error() {
-        Some(libc::EACCES) => {
-            "use a port above 1023, or sysctl -w net.ipv4.ip_unprivileged_port_start=0".to_owned()
+fn listen_error(address: SocketAddr, error: std::io::Error) -> ListenError {
+    let port = address.port();
+    let error = match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => SetupError::new(
+            SetupErrorKind::InUse,
+            format!("{address} is in use"),
+            format!("stop the process listening on that port (ss -ltnp sport = {port}), or choose another port"),
+        )
+        .with_source(error),
+        code => {
+            let next_step = match code {
+                Some(libc::EACCES) => {
+                    "use a port above 1023, or sysctl -w net.ipv4.ip_unprivileged_port_start=0"
+                }
+                Some(libc::EADDRNOTAVAIL) => "use an address of this machine: ip address",
+                Some(libc::EMFILE | libc::ENFILE) => "raise the descriptor limit: ulimit -n 20000",
+                _ => "see dmesg",
+            };
+            SetupError::from_io(format_args!("cannot listen on {address}"), error, next_step)
         }
-        Some(libc::EADDRNOTAVAIL) => "use an address of this machine: ip address".to_owned(),
-        Some(libc::EADDRINUSE) => {
-            format!("see who listens there: ss -ltnp sport = {}", address.port())
-        }
-        Some(libc::EMFILE | libc::ENFILE) => {
-            "raise the descriptor limit: ulimit -n 20000".to_owned()
-        }
-        _ => "see dmesg".to_owned(),
     };
-    ListenError::Other(Error::new(
-        format!("cannot listen on {address} ({error})"),
-        next,
-    ))
+    ListenError { address, error }
 }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::{Error, SetupErrorKind};
 use crate::token::Token;
 
 /// One request. `slot` is an index into the ring's direct-descriptor table.
@@ -112,6 +112,7 @@ pub trait Ring {
             }
         }
         Err(Error::new(
+            SetupErrorKind::OutOfMemory,
             "the kernel has no memory left for requests",
             "free memory; see dmesg",
         ))

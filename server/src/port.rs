@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use holdfast_engine::listen::{ListenError, listeners};
+use holdfast_engine::SetupErrorKind;
+use holdfast_engine::listen::listeners;
 use holdfast_telemetry::console::Console;
 
 /// How long a dying listener is waited for.
@@ -44,8 +45,8 @@ pub fn listen(
     loop {
         let address = match listeners(addresses, thread_count, cores) {
             Ok(listeners) => return Ok(listeners),
-            Err(ListenError::Other(error)) => return Err(error.into()),
-            Err(ListenError::InUse(address)) => address,
+            Err(error) if error.kind() == SetupErrorKind::InUse => error.address(),
+            Err(error) => return Err(error.into()),
         };
         let port = address.port();
         let (patience, who) = match owner(port) {

@@ -85,7 +85,7 @@ impl Outcome {
             OpenFailure::Unreachable => Outcome::Unreachable,
             OpenFailure::NotPermitted => Outcome::NotPermitted,
             OpenFailure::Cancelled => Outcome::Stopped,
-            OpenFailure::Other => Outcome::Other,
+            OpenFailure::Other | _ => Outcome::Other,
         }
     }
 
@@ -100,7 +100,7 @@ impl Outcome {
             // A head longer than anybody keeps.
             CloseReason::BufferLimit => Outcome::Malformed,
             CloseReason::LocallyClosed | CloseReason::Aborted => Outcome::Stopped,
-            CloseReason::Idle | CloseReason::Other => Outcome::Other,
+            CloseReason::Idle | CloseReason::Other | _ => Outcome::Other,
         }
     }
 }

@@ -375,7 +375,8 @@ impl Handler for Users {
             CloseReason::Stalled
             | CloseReason::Idle
             | CloseReason::BufferLimit
-            | CloseReason::Other => Ended::Other,
+            | CloseReason::Other
+            | _ => Ended::Other,
         };
         self.mine.ended[ended as usize] += 1;
         if reason != CloseReason::LocallyClosed && !is_leaving {

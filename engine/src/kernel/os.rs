@@ -69,8 +69,9 @@ impl Waker {
     pub fn new() -> Result<Self, Error> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let event = EventFd::from_value_and_flags(0, flags).map_err(|errno| {
-            Error::new(
-                format!("no descriptor left for a thread ({errno})"),
+            Error::from_io(
+                "no descriptor left for a thread",
+                errno,
                 "raise the descriptor limit: ulimit -n 20000",
             )
         })?;

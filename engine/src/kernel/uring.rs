@@ -17,7 +17,7 @@ use nix::sys::socket::{SockaddrIn, SockaddrIn6};
 use super::buffers::{BufferRing, Region};
 use super::os::Waker;
 use crate::config::{BUFFER_COUNT, CQ_ENTRIES, Config, SQ_ENTRIES};
-use crate::error::Error;
+use crate::error::{Error, SetupErrorKind};
 use crate::ring::{Completion, Request, Ring, Staged};
 use crate::token::Token;
 
@@ -77,8 +77,9 @@ impl KernelRing {
         let staging_offset = (addresses_offset + ADDRESSES_BYTES).next_multiple_of(page);
         let mut region =
             Region::new(staging_offset + 2 * config.staging_bytes).map_err(|errno| {
-                Error::new(
-                    format!("no memory for a ring's buffers ({errno})"),
+                Error::from_io(
+                    "no memory for a ring's buffers",
+                    errno,
                     "free memory or ask for fewer connections",
                 )
             })?;
@@ -100,11 +101,12 @@ impl KernelRing {
         ring.submitter()
             .register_files_sparse(config.ring_slots)
             .map_err(|e| {
-                Error::new(
-                    format!(
-                        "the kernel refuses a table of {} direct descriptors ({e})",
+                Error::from_io(
+                    format_args!(
+                        "the kernel refuses a table of {} direct descriptors",
                         config.ring_slots
                     ),
+                    e,
                     "raise the descriptor limit (ulimit -n) or use the default table size",
                 )
             })?;
@@ -118,10 +120,12 @@ impl KernelRing {
             )
         }
         .map_err(|e| {
-            Error::new(
-                format!("no buffer rings in this kernel ({e})"),
+            Error::from_io(
+                "this kernel has no buffer rings",
+                e,
                 "run Linux 6.1 or newer",
             )
+            .with_kind(SetupErrorKind::Unsupported)
         })?;
         Ok(KernelRing {
             ring,
@@ -166,6 +170,7 @@ impl KernelRing {
         {
             None => Ok(()),
             Some((_, name, version)) => Err(Error::new(
+                SetupErrorKind::Unsupported,
                 format!("this kernel's io_uring has no {name} (Linux {version})"),
                 format!("run Linux {version} or newer"),
             )),
@@ -461,8 +466,9 @@ impl Ring for KernelRing {
                 Some(libc::ETIME | libc::EINTR | libc::EAGAIN)
             )
         {
-            return Err(Error::new(
-                format!("the kernel refuses to serve a ring ({e})"),
+            return Err(Error::from_io(
+                "the kernel refuses to serve a ring",
+                e,
                 "see dmesg",
             ));
         }
@@ -479,27 +485,33 @@ impl Ring for KernelRing {
 }
 
 fn setup_error(e: std::io::Error) -> Error {
-    match e.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => Error::new(
+    let (kind, cause, next_step) = match e.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => (
+            SetupErrorKind::NotPermitted,
             "io_uring is disabled here (by kernel.io_uring_disabled, seccomp or a container's profile)",
             "sysctl -w kernel.io_uring_disabled=0, or allow the io_uring system calls in the container",
         ),
-        Some(libc::ENOSYS) => Error::new(
+        Some(libc::ENOSYS) => (
+            SetupErrorKind::Unsupported,
             "this kernel has no io_uring, or a container's profile hides it",
             "run Linux 6.1 or newer",
         ),
-        Some(libc::EINVAL) => Error::new(
+        Some(libc::EINVAL) => (
+            SetupErrorKind::Unsupported,
             "this kernel's io_uring has no SINGLE_ISSUER with DEFER_TASKRUN (Linux 6.1)",
             "run Linux 6.1 or newer",
         ),
-        Some(libc::EMFILE | libc::ENFILE) => Error::new(
+        Some(libc::EMFILE | libc::ENFILE) => (
+            SetupErrorKind::LimitExceeded,
             "no descriptor left for a ring",
             "raise the descriptor limit: ulimit -n 20000",
         ),
-        Some(libc::ENOMEM) => Error::new(
+        Some(libc::ENOMEM) => (
+            SetupErrorKind::OutOfMemory,
             "no memory for a ring (or the locked-memory limit is reached)",
             "free memory, or raise it: ulimit -l unlimited",
         ),
-        _ => Error::new(format!("io_uring cannot be set up ({e})"), "see dmesg"),
-    }
+        _ => return Error::from_io("io_uring cannot be set up", e, "see dmesg"),
+    };
+    Error::new(kind, cause, next_step).with_source(e)
 }

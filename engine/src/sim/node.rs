@@ -15,7 +15,7 @@ use super::world::{Shared, lock};
 use crate::config::{COMMAND_INTERVAL_US, Config};
 use crate::core::{Core, Next, Shutdown};
 use crate::dial::DialPlan;
-use crate::error::Error;
+use crate::error::{Error, SetupErrorKind};
 use crate::handler::Handler;
 use crate::limiter::ConnectionLimiter;
 use crate::shard::audit::Census;
@@ -96,7 +96,11 @@ impl<'a, H: Handler> Node<'a, H> {
         let mut has_first = false;
         let make_ring = move || {
             if has_first && lock(&own).strikes(Fault::NoRing) {
-                return Err(Error::new("no ring", "a simulated fault"));
+                return Err(Error::new(
+                    SetupErrorKind::OutOfMemory,
+                    "no ring",
+                    "a simulated fault",
+                ));
             }
             has_first = true;
             Ok(Broken::new(SimRing::new(&own, config), canary))
