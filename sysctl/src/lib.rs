@@ -16,11 +16,14 @@ pub mod cost;
 pub mod machine;
 pub mod persist;
 pub mod plan;
+pub mod ports;
 pub mod preflight;
 pub mod profile;
+pub mod routes;
 pub mod setting;
 mod shortfall;
 pub mod state;
+pub mod tables;
 pub mod values;
 
 pub use machine::Machine;

@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::cost::{MEMORY_RESERVED_BYTES, MEMORY_RESERVED_CGROUP_BYTES};
-use crate::{Shortfall, gibibytes};
+use crate::{Shortfall, gibibytes, routes};
 
 /// What this machine has, as this process may use it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub struct Machine {
     pub io_uring_privileged: bool,
     /// CAP_SYS_ADMIN in the initial user namespace: `fs.file-max` does not hold for such a process.
     pub sys_admin: bool,
-    /// IPv4 addresses of this network namespace that are not loopback's: what connections to elsewhere can come from.
+    /// IPv4 addresses that connections to other machines can come from; see [`routes::address_count`].
     pub address_count: u64,
     /// The network namespace, by the inode of `/proc/self/ns/net`.
     pub network_namespace: u64,
@@ -82,7 +82,7 @@ impl Machine {
                 .unwrap_or(0),
             io_uring_privileged: parse_io_uring_privileged(&status, &user_map, io_uring_group),
             sys_admin: parse_sys_admin(&status, &user_map),
-            address_count: address_count(),
+            address_count: routes::address_count(),
             network_namespace: fs::metadata("/proc/self/ns/net").map_or(0, |m| m.ino()),
         })
     }
@@ -178,18 +178,6 @@ pub fn parse_sys_admin(status: &str, user_map: &str) -> bool {
         .and_then(|mask| u64::from_str_radix(mask, 16).ok())
         .is_some_and(|mask| mask >> CAP_SYS_ADMIN & 1 == 1);
     capable && initial_namespace
-}
-
-fn address_count() -> u64 {
-    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    let addresses = interfaces.filter_map(|interface| interface.address);
-    addresses
-        .filter(|address| {
-            address
-                .as_sockaddr_in()
-                .is_some_and(|v4| !v4.ip().is_loopback())
-        })
-        .count() as u64
 }
 
 /// The kernel's own rule for `io_uring_disabled=1`: CAP_SYS_ADMIN in the initial user namespace, or membership of

@@ -11,11 +11,13 @@ use serde::Serialize;
 
 use crate::cost::{
     BIND_BUCKET_BYTES, CLIENT_END_BYTES, CLOSING_BYTES, DIRECT_DESCRIPTOR_BYTES, OWN_BYTES_MAX,
-    POLL_PARKED_BYTES, PORTS_PER_ADDRESS, RING_TABLE_COUNT_MAX, SERVER_END_BYTES, SOCKET_BYTES,
+    POLL_PARKED_BYTES, RING_TABLE_COUNT_MAX, SERVER_END_BYTES, SOCKET_BYTES,
 };
+use crate::ports::{SOURCE_PORTS, usable_ports_of};
 use crate::preflight::{KERNEL_ACCEPT_DONTWAIT, KERNEL_BIND, memory_fits, rings_needed};
 use crate::profile::{Role, built_in, joined};
 use crate::setting::{Kind, Rule, Setting, Weight};
+use crate::tables::{BOOT_HASH_KEY, CHILD_HASH_KEY, TIME_WAIT_MAX_KEY, hash_buckets};
 use crate::values::{NOT_PERMITTED, Now, Values, check_writable};
 use crate::{Machine, Shortfall, gibibytes, grouped};
 
@@ -195,10 +197,23 @@ impl Plan {
             Now::Is(count) => count.parse().ok(),
             _ => None,
         };
+        let sources = asked.role.opens().then(|| sources(machine, values, &asked));
+        let time_wait_max = match values.sysctl(TIME_WAIT_MAX_KEY) {
+            Now::Is(count) => count.parse().unwrap_or(0),
+            _ => 0,
+        };
         let mut rows = Vec::new();
-        let mut limits = machine_limits(machine, &asked);
+        let mut limits = machine_limits(machine, &asked, sources.as_ref());
         for setting in settings.iter().filter(|s| s.kind != Kind::Advice) {
-            let mut row = row(setting, values, &asked);
+            let is_hash = [CHILD_HASH_KEY, BOOT_HASH_KEY].contains(&setting.key.as_str());
+            let wanted = is_hash
+                .then(|| hash_buckets(settings, asked.connections, time_wait_max))
+                .flatten()
+                .map_or_else(
+                    || setting.wanted(asked.connections),
+                    |buckets| buckets.to_string(),
+                );
+            let mut row = row(setting, wanted, values, &asked);
             if setting.key == IO_URING_DISABLED
                 && row.now.as_deref() == Some("1")
                 && machine.io_uring_privileged
@@ -228,7 +243,7 @@ impl Plan {
             memory: memory(machine, &asked),
             rings: rings_needed(asked.connections, nofile),
             ring_slots: nofile,
-            sources: asked.role.opens().then(|| sources(machine, &asked)),
+            sources,
             notes: notes(machine, values, &asked, tracked),
             asked,
             rows,
@@ -311,8 +326,7 @@ pub fn command(verb: &str, asked: &Asked) -> String {
     )
 }
 
-fn row(setting: &Setting, values: &Values, asked: &Asked) -> Row {
-    let wanted = setting.wanted(asked.connections);
+fn row(setting: &Setting, wanted: String, values: &Values, asked: &Asked) -> Row {
     let rule = if asked.exact {
         Rule::Exactly
     } else {
@@ -430,7 +444,7 @@ fn limit_of(row: &Row, asked: &Asked) -> Option<Limit> {
 }
 
 /// What the machine itself bounds.
-fn machine_limits(machine: &Machine, asked: &Asked) -> Vec<Limit> {
+fn machine_limits(machine: &Machine, asked: &Asked, sources: Option<&Sources>) -> Vec<Limit> {
     let connections = grouped(asked.connections);
     let mut limits = Vec::new();
     let bytes = connection_bytes(asked.role);
@@ -492,8 +506,7 @@ fn machine_limits(machine: &Machine, asked: &Asked) -> Vec<Limit> {
             });
         }
     }
-    if asked.role == Role::Client {
-        let sources = sources(machine, asked);
+    if let (Role::Client, Some(sources)) = (asked.role, sources) {
         let fits = sources.per_address.saturating_mul(sources.here);
         limits.push(Limit {
             name: "source addresses".into(),
@@ -511,15 +524,17 @@ fn machine_limits(machine: &Machine, asked: &Asked) -> Vec<Limit> {
                     count => format!("{} targets", grouped(count)),
                 }
             ),
-            next: sources.next,
+            next: sources.next.clone(),
         });
     }
     limits
 }
 
-fn sources(machine: &Machine, asked: &Asked) -> Sources {
-    let per_address = PORTS_PER_ADDRESS.saturating_mul(asked.targets.max(1));
-    let needed = asked.connections.div_ceil(per_address);
+fn sources(machine: &Machine, values: &Values, asked: &Asked) -> Sources {
+    // All targets listen on one port, which is not known: the last one stands for it.
+    let ports = usable_ports_of(values, SOURCE_PORTS, &[*SOURCE_PORTS.end()]).len() as u64;
+    let per_address = ports.saturating_mul(asked.targets.max(1));
+    let needed = asked.connections.div_ceil(per_address.max(1));
     let here = machine.address_count;
     let next = if asked.role == Role::Both {
         "nothing to do: to targets on loopback, all of 127.0.0.0/8 is here as it stands".to_owned()
