@@ -236,11 +236,13 @@ SIM = $(strip --seeds $(or $(SEEDS),100000) \
 	$(ARGS))
 
 .PHONY: lint
-lint: ## Check formatting, clippy, documentation, and licences, sources and Rust versions of dependencies, all offline
+lint: ## Check formatting, clippy, documentation, imports between files and crates, and licences, sources and Rust versions of dependencies, all offline
 	@bash .ci/need $(NEED_LINT)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
+	.ci/cycles --test
+	.ci/cycles
 	.ci/audit
 
 CARGO_DENY_VERSION := 0.20.2

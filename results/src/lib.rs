@@ -10,6 +10,7 @@ pub mod frame;
 pub mod http;
 pub mod locust;
 pub mod longconn;
+pub mod mark;
 pub mod network_record;
 pub mod origin;
 pub mod proxy;

@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::record::Mark;
+use crate::mark::Mark;
 
 use holdfast_report::run::CpuPhase;
 use holdfast_telemetry::sample::{KernelSample, ProcessSample};

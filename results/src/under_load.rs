@@ -3,7 +3,7 @@
 //! Invariants: closing is left out: what a million connections do to the kernel when they all end limits nobody.
 //! Must not know: phases; who decides which samples these are.
 
-use crate::record::Mark;
+use crate::mark::Mark;
 
 /// Extremes of all samples from the client's start to the end of the hold.
 #[derive(Debug, Clone, Copy, Default)]

@@ -44,7 +44,7 @@ fn judge_proxy(run: &mut ProxyRun) {
     );
     run.head.limits = limit::of_proxy(run);
     assert!(!run.head.limits.is_empty());
-    run.added = proxy::record::added(&run.trials);
+    run.added = proxy::rounds::added(&run.trials);
     assert!(!proxy::summary::page(run, Path::new("runs/1")).is_empty());
 }
 

@@ -4,15 +4,17 @@
 //! Invariants: every wait is bounded and looks whether somebody has died meanwhile; whoever did is named with its last words.
 //! Must not know: what is measured between start and end.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::cores;
+use super::cores::{self, Halves};
 use super::generator::{self, GeneratorLine, Outcome, Wanted};
+use super::plan::{Plan, Slice};
 use super::scenario::{Generator, Subject};
-use super::slice::{LOAD_POLL, Performance};
-use super::stage::{self, Cut, has_not_ended, last_words};
+use super::stage::{self, Cut, Stage, has_not_ended, last_words};
 use super::subject::{self, Ready, ServerLine, Start};
 
 use holdfast_telemetry::wire::{HttpClientReport, HttpServerReport};
@@ -20,6 +22,38 @@ use holdfast_testbed::child::Child;
 
 /// A server that does not listen by then will not.
 const START_MAX: Duration = Duration::from_secs(10);
+
+/// How often a load is looked at: rarely, for this program runs on the cores it measures.
+pub(super) const LOAD_POLL: Duration = Duration::from_millis(250);
+
+/// What all our generators of one slice did together.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes {
+    pub(super) ok: u64,
+    pub(super) stopped: u64,
+    pub(super) failures: BTreeMap<String, u64>,
+}
+
+impl Outcomes {
+    pub(super) fn add(&mut self, outcome: &Outcome) {
+        self.ok += outcome.ok;
+        self.stopped += outcome.stopped;
+        for (kind, n) in &outcome.failures {
+            *self.failures.entry(kind.clone()).or_default() += n;
+        }
+    }
+}
+
+/// One slice on its way.
+pub(super) struct Performance<'a> {
+    pub(super) stage: &'a mut Stage,
+    pub(super) plan: &'a Plan,
+    pub(super) halves: Halves,
+    pub(super) slice: Slice,
+    pub(super) number: usize,
+    pub(super) dir: PathBuf,
+    pub(super) outcomes: Outcomes,
+}
 
 /// A server of any kind.
 pub(super) type Server = Child<ServerLine>;

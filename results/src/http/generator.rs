@@ -14,9 +14,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use super::plan::Programs;
+use super::programs::{Family, Programs, kill_with_parent};
 use super::scenario::Generator;
-use super::subject::{Family, leash};
 
 use holdfast_telemetry::line::{Report, read_json};
 use holdfast_telemetry::wire::{self, HttpClientReport, Latency};
@@ -141,7 +140,7 @@ pub fn start(
             std::fs::write(&script, wrk_script(wanted.pipeline))
                 .map_err(|e| format!("{}: {e}", script.display()))?;
             let args = wrk_args(wanted, &script);
-            Ok(leash(programs, Family::Alone, wrk, args))
+            Ok(kill_with_parent(programs, Family::Alone, wrk, args))
         }
     }
 }

@@ -11,6 +11,7 @@ mod ends;
 pub mod generator;
 mod glance;
 pub mod plan;
+pub mod programs;
 pub mod scenario;
 pub mod slice;
 pub mod stage;

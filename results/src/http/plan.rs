@@ -13,8 +13,8 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::cores::{Halves, allowed};
+use super::programs::Programs;
 use super::scenario::{Generator, Kind, SCENARIOS, Scenario, Subject};
-use super::slice::IDLE_SETTLE;
 
 use holdfast_report::folder::{check_label, labelled, runs_or_default};
 use holdfast_report::http::record::HttpAsked;
@@ -29,6 +29,9 @@ pub const SLICE_DEFAULT: Duration = Duration::from_millis(1_500);
 pub const USERS_PER_SECOND: u64 = 10_000;
 /// After the last user's start: the longest wait, so that every user has asked before the measurement.
 pub const USERS_SETTLE: Duration = Duration::from_secs(1);
+
+/// How long connections are idle before what they cost is read: a server may take seconds to give back what it used to get there.
+pub const IDLE_SETTLE: Duration = Duration::from_secs(6);
 
 const SLICE_MIN: Duration = Duration::from_millis(200);
 const SLICE_MAX: Duration = Duration::from_secs(600);
@@ -62,22 +65,6 @@ pub struct Slice {
     pub subject: Subject,
     /// Load.
     pub generator: Generator,
-}
-
-/// Where each program is; `None`: not here.
-#[derive(Debug, Clone, Default)]
-#[allow(missing_docs)]
-pub struct Programs {
-    pub server: Option<PathBuf>,
-    pub client: Option<PathBuf>,
-    pub floor: Option<PathBuf>,
-    pub nginx: Option<PathBuf>,
-    pub haproxy: Option<PathBuf>,
-    /// The Go tool, which builds the Go peer.
-    pub go: Option<PathBuf>,
-    pub wrk: Option<PathBuf>,
-    pub setpriv: Option<PathBuf>,
-    pub unshare: Option<PathBuf>,
 }
 
 /// A checked request.

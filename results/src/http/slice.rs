@@ -7,13 +7,12 @@
 //! Must not know: rounds, medians, verdicts.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::cores::Halves;
-use super::ends::{Client, Server, still_run};
+use super::ends::{Client, LOAD_POLL, Outcomes, Performance, Server, still_run};
 use super::generator::{Outcome, Wanted};
-use super::plan::{Plan, Slice, USERS_PER_SECOND, USERS_SETTLE, WARM_UP, ramp};
+use super::plan::{IDLE_SETTLE, Plan, USERS_PER_SECOND, USERS_SETTLE, WARM_UP, ramp};
 use super::scenario::{Generator, Kind};
 use super::stage::{self, Cut, Stage};
 
@@ -25,14 +24,10 @@ use holdfast_telemetry::wire::{HttpClientReport, HttpServerReport};
 
 /// Opening idle connections, or starting users, beyond the time it should take.
 const RAMP_MAX: Duration = Duration::from_secs(60);
-/// How often a load is looked at: rarely, for this program runs on the cores it measures.
-pub(super) const LOAD_POLL: Duration = Duration::from_millis(250);
 /// What idle connections wait before they would ask again: longer than any slice.
 const NEVER: &str = "10m..10m";
 /// Memory is read this long after the last connection opened.
 const MEMORY_SETTLE: Duration = Duration::from_millis(500);
-/// How long connections are idle before what they cost is read: a server may take seconds to give back what it used to get there.
-pub const IDLE_SETTLE: Duration = Duration::from_secs(6);
 /// Our client reports every second, give or take this.
 const REPORT_JITTER: Duration = Duration::from_millis(100);
 
@@ -75,35 +70,6 @@ fn tidy(dir: &Path) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
-}
-
-/// What all our generators of one slice did together.
-#[derive(Debug, Default)]
-struct Outcomes {
-    ok: u64,
-    stopped: u64,
-    failures: BTreeMap<String, u64>,
-}
-
-impl Outcomes {
-    fn add(&mut self, outcome: &Outcome) {
-        self.ok += outcome.ok;
-        self.stopped += outcome.stopped;
-        for (kind, n) in &outcome.failures {
-            *self.failures.entry(kind.clone()).or_default() += n;
-        }
-    }
-}
-
-/// One slice on its way.
-pub(super) struct Performance<'a> {
-    pub(super) stage: &'a mut Stage,
-    pub(super) plan: &'a Plan,
-    pub(super) halves: Halves,
-    pub(super) slice: Slice,
-    pub(super) number: usize,
-    pub(super) dir: PathBuf,
-    outcomes: Outcomes,
 }
 
 /// One moment of a slice.

@@ -2,14 +2,15 @@
 //!
 //! Purpose: from a [`Subject`] and what a slice asks of it to a program with its arguments.
 //! Invariants: every subject listens on one address of 127.0.0.0/8 and answers every path with `ok`. All end with the bench,
-//! however it ends: ours by their own flag, the others on a leash ([`leash`]).
+//! however it ends: ours by their own flag, the others by the kernel ([`kill_with_parent`]).
 //! Must not know: how they are measured.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::plan::{Plan, Programs};
+use super::plan::Plan;
+use super::programs::{Family, Programs, kill_with_parent};
 use super::scenario::{Scenario, Subject};
 
 use holdfast_telemetry::line::{Report, read_json};
@@ -140,7 +141,7 @@ pub fn start(subject: Subject, plan: &Plan, wanted: &Wanted<'_>) -> Result<Start
                     &wanted.scenario.pipeline.to_string(),
                 ]));
             }
-            let (program, args) = leash(programs, Family::Alone, floor, args);
+            let (program, args) = kill_with_parent(programs, Family::Alone, floor, args);
             Ok(Start {
                 program,
                 args,
@@ -178,46 +179,13 @@ pub fn start(subject: Subject, plan: &Plan, wanted: &Wanted<'_>) -> Result<Start
 }
 
 fn foreign(programs: &Programs, program: &Path, args: Vec<String>) -> Start {
-    let (program, args) = leash(programs, Family::Of, program, args);
+    let (program, args) = kill_with_parent(programs, Family::Of, program, args);
     Start {
         program,
         args,
         ready: Ready::Connects,
         is_orderly: false,
     }
-}
-
-/// Whether a program on the leash starts others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// It does not.
-    Alone,
-    /// It may.
-    Of,
-}
-
-/// Has the kernel end a program when the bench ends, even when the bench is killed. One that starts others gets a process
-/// namespace too: its first process takes all of them with it, and nothing it started can escape.
-#[must_use]
-pub fn leash(
-    programs: &Programs,
-    family: Family,
-    program: &Path,
-    args: Vec<String>,
-) -> (PathBuf, Vec<String>) {
-    let Some(setpriv) = &programs.setpriv else {
-        return (program.to_path_buf(), args);
-    };
-    let mut leashed = words(&["--pdeathsig", "KILL"]);
-    if family == Family::Of
-        && let Some(unshare) = &programs.unshare
-    {
-        leashed.push(unshare.display().to_string());
-        leashed.extend(words(&["--pid", "--fork", "--kill-child=KILL"]));
-    }
-    leashed.push(program.display().to_string());
-    leashed.extend(args);
-    (setpriv.clone(), leashed)
 }
 
 fn go_program(bin_dir: &Path) -> PathBuf {
@@ -260,34 +228,6 @@ pub fn build_go(go: &Path, bin_dir: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_leash_is_put_before_the_command() {
-        let programs = Programs {
-            setpriv: Some("/usr/bin/setpriv".into()),
-            unshare: Some("/usr/bin/unshare".into()),
-            ..Programs::default()
-        };
-        let on = |family| {
-            let (program, args) = leash(&programs, family, Path::new("/x"), words(&["-a"]));
-            holdfast_testbed::child::shell_line(&program, &args)
-        };
-        assert_eq!(on(Family::Alone), "/usr/bin/setpriv --pdeathsig KILL /x -a");
-        assert_eq!(
-            on(Family::Of),
-            "/usr/bin/setpriv --pdeathsig KILL /usr/bin/unshare --pid --fork --kill-child=KILL /x -a"
-        );
-        let (program, args) = leash(
-            &Programs::default(),
-            Family::Of,
-            Path::new("/x"),
-            words(&["-a"]),
-        );
-        assert_eq!(
-            holdfast_testbed::child::shell_line(&program, &args),
-            "/x -a"
-        );
-    }
 
     #[test]
     fn lines_of_servers() {

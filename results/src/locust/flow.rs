@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::crew::{Crew, Doings, Served};
+use super::kernel::kernel;
 use super::plan::Plan;
-use super::sampling::kernel;
 use super::watch::Watch;
 use super::workers::Workers;
 use crate::http::stage::{Cut, Stage, has_not_ended};

@@ -9,6 +9,7 @@ pub mod crew;
 mod fill;
 pub mod flow;
 pub mod histograms;
+mod kernel;
 pub mod master;
 pub mod page;
 pub mod plan;

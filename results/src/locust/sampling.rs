@@ -8,19 +8,18 @@ use std::time::{Duration, Instant};
 use holdfast_sysctl::machine::cgroup_memory_left;
 
 use super::flow::{Flow, MasterMark};
+use super::kernel::kernel;
 use crate::http::stage::Cut;
-use crate::record::{Mark, cpu_phase};
+use crate::mark::{Mark, cpu_phase};
 use crate::series::Row;
 use crate::warm::Warming;
 
 use holdfast_report::run::CpuPhase;
 use holdfast_telemetry::live::{Counter, Snapshot};
-use holdfast_telemetry::sample::{KernelSample, ProcessSample};
+use holdfast_telemetry::sample::ProcessSample;
 use holdfast_telemetry::threads::Threads;
 use holdfast_telemetry::units::count;
 use holdfast_telemetry::usage;
-use holdfast_testbed::network::Network;
-use holdfast_testbed::network::layout::MASTER;
 
 /// Between two looks at everything.
 const POLL: Duration = Duration::from_millis(50);
@@ -129,24 +128,4 @@ impl Flow<'_> {
             }
         }
     }
-}
-
-/// The machine, with what all hosts' networks count together.
-pub(super) fn kernel(network: &Network) -> KernelSample {
-    let mut samples = network
-        .hosts()
-        .iter()
-        .filter(|host| host.name != MASTER)
-        .map(holdfast_testbed::network::host::Host::kernel);
-    let mut sum = samples.next().unwrap_or_default();
-    for sample in samples {
-        sum.established += sample.established;
-        sum.tcp_inuse += sample.tcp_inuse;
-        sum.tcp_orphan += sample.tcp_orphan;
-        sum.tcp_tw += sample.tcp_tw;
-        for (name, n) in sample.counters {
-            *sum.counters.entry(name).or_default() += n;
-        }
-    }
-    sum
 }

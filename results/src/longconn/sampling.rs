@@ -10,7 +10,8 @@ use tokio::time::sleep;
 
 use super::flow::Flow;
 use super::glance::Glance;
-use crate::record::{Counts, Mark, cpu_phase};
+use crate::mark::{Mark, cpu_phase};
+use crate::record::Counts;
 use crate::series::Row;
 use crate::warm::Warming;
 

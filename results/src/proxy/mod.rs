@@ -23,7 +23,7 @@ use crate::{frame, origin};
 
 use holdfast_report::folder::{RunFolder, labelled};
 use holdfast_report::head::Head;
-use holdfast_report::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun, Trial, added};
+use holdfast_report::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
 use holdfast_report::proxy::{rounds, summary, verdict};
 use holdfast_report::{print, report};
 use holdfast_telemetry::live::Live;
@@ -73,7 +73,7 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     let is_interrupted =
         perform(&plan, &network, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
     run.trials = rounds::summed_up(std::mem::take(&mut run.trials));
-    run.added = added(&run.trials);
+    run.added = rounds::added(&run.trials);
     verdict::judge(&mut run);
     run.head.limits = holdfast_report::limit::of_proxy(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);

@@ -5,6 +5,7 @@
 //! something did, 2 not comparable or not asked rightly.
 //! Must not know: how a run is made.
 
+mod comparison;
 pub mod gate;
 pub mod judge;
 pub mod likeness;
@@ -16,18 +17,16 @@ mod table;
 
 use std::path::PathBuf;
 
-use serde::Serialize;
-
 use crate::print::print_result;
 
 use gate::{Gate, Rule};
 use holdfast_telemetry::refusal::Refusal;
-use judge::{Figure, Judgement};
+use judge::Figure;
 use metric::Better;
 use side::Sample;
 
-/// [`Comparison::schema`].
-pub const COMPARE_SCHEMA: &str = "holdfast.compare/1";
+pub use comparison::{COMPARE_SCHEMA, Checked, Comparison, Outcome};
+
 /// A change below this, percent, fails nothing.
 pub const TOLERANCE_PERCENT: f64 = 3.0;
 
@@ -42,56 +41,6 @@ pub struct Options {
     pub tolerance_percent: f64,
     pub is_forced: bool,
     pub html: Option<PathBuf>,
-}
-
-/// What came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// Nothing became worse.
-    Ok,
-    /// Something did, or a gate is not met.
-    Regression,
-    /// There are too few runs to tell, and no gate that decides.
-    Undecided,
-    /// The runs differ in more than what is compared.
-    NotComparable,
-}
-
-/// Everything that is shown.
-#[derive(Debug, Clone, Serialize)]
-pub struct Comparison {
-    /// Always [`COMPARE_SCHEMA`].
-    pub schema: &'static str,
-    /// What came out.
-    pub outcome: Outcome,
-    /// Folders of the runs before.
-    pub before: Vec<String>,
-    /// Folders of the runs after.
-    pub after: Vec<String>,
-    /// What differs besides, each with its values.
-    pub differences: Vec<String>,
-    /// What was left out, and what the figures cannot tell.
-    pub notes: Vec<String>,
-    /// A change below this fails nothing.
-    pub tolerance_percent: f64,
-    /// What the gate asks, and whether it is met; empty without one.
-    pub gates: Vec<Checked>,
-    /// The figures.
-    pub figures: Vec<Figure>,
-}
-
-/// A rule of the gate for one figure.
-#[derive(Debug, Clone, Serialize)]
-pub struct Checked {
-    /// The figure.
-    pub name: String,
-    /// What is asked of it.
-    pub rule: Rule,
-    /// Whether it is met.
-    pub is_met: bool,
-    /// What was found, in words.
-    pub found: String,
 }
 
 /// Compares, prints the table or JSON, writes the page. Returns the exit code.
@@ -168,40 +117,6 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, Refusal> {
     } else {
         0
     })
-}
-
-impl Comparison {
-    fn settle(&mut self, run_count: usize) {
-        let is_worse = if self.gates.is_empty() {
-            self.figures.iter().any(|f| f.judgement == Judgement::Worse)
-        } else {
-            self.gates.iter().any(|g| !g.is_met)
-        };
-        let is_untold = self
-            .figures
-            .iter()
-            .any(|f| f.judgement == Judgement::Unknown);
-        self.outcome = match (is_worse, is_untold && self.gates.is_empty()) {
-            (true, _) => Outcome::Regression,
-            (false, true) => Outcome::Undecided,
-            (false, false) => Outcome::Ok,
-        };
-        if is_untold {
-            self.notes.push(
-                "too few runs to tell a change from noise: give at least two on each side, better five (compare A1,A2,A3 B1,B2,B3)".into(),
-            );
-        } else if run_count == 2 {
-            self.notes.push("noise is that of the rounds within one run each: runs of another hour may differ by more".into());
-        }
-    }
-
-    /// Figures that became worse.
-    fn worse(&self) -> usize {
-        self.figures
-            .iter()
-            .filter(|f| f.judgement == Judgement::Worse)
-            .count()
-    }
 }
 
 fn checked(gate: &Gate, figures: &[Figure]) -> Result<Vec<Checked>, Refusal> {

@@ -7,10 +7,10 @@
 
 use std::fs::File;
 
+use super::comparison::{Comparison, Outcome};
 use super::judge::Judgement;
 use super::side::Sample;
 use super::table::{cells, sentence};
-use super::{Comparison, Outcome};
 use crate::archive::Record;
 use crate::head::Verdict;
 use crate::report::chart::{Axis, Bar, Bars, Chart, Lines, Row, Style, Words};

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use super::comparison::{Comparison, Outcome};
 use super::judge::{Figure, Judgement};
-use super::{Comparison, Outcome};
 use crate::report::units::known;
 
 /// The figures side by side.

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::rounds;
 use crate::head::Head;
 use crate::limit::Limit;
 use crate::network::{Agreement, NetworkRecord};
@@ -208,100 +207,10 @@ pub struct Added {
     pub kernel_bytes_per_connection: Option<f64>,
 }
 
-/// What follows from the trials of each scenario.
-#[must_use]
-pub fn added(trials: &[Trial]) -> Vec<Added> {
-    let is_measured = |t: &&Trial| t.error.is_none();
-    let proxied = trials.iter().filter(is_measured).filter(|t| t.is_proxied);
-    proxied
-        .map(|through| {
-            let without = trials.iter().filter(is_measured);
-            let without = without
-                .filter(|t| !t.is_proxied)
-                .find(|t| t.scenario == through.scenario);
-            let rounds = rounds::pairs(through, without);
-            let rounds: Vec<Added> = rounds.into_iter().map(|(t, w)| compare(t, w)).collect();
-            rounds::middle(&through.scenario, &rounds)
-        })
-        .collect()
-}
-
-fn compare(through: &Trial, without: Option<&Trial>) -> Added {
-    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let less = |of: fn(&Latency) -> u64| {
-        let without = without.filter(|t| t.latency_us.count > 0)?;
-        (through.latency_us.count > 0)
-            .then(|| signed(of(&through.latency_us)) - signed(of(&without.latency_us)))
-    };
-    let held = through.limit.as_ref().and_then(|l| l.connections);
-    let held = held.unwrap_or(through.opened);
-    let each = |bytes: f64| (held > 0).then(|| round(bytes / held as f64, 1));
-    let growth = through
-        .proxy_rss_bytes
-        .zip(through.proxy_rss_base_bytes)
-        .map(|(now, base)| now as f64 - base as f64);
-    let kernel = through
-        .slab_growth_bytes
-        .zip(without.and_then(|t| t.slab_growth_bytes))
-        .map(|(through, without)| through as f64 - without as f64);
-    Added {
-        scenario: through.scenario.clone(),
-        latency_p50_us: less(|l| l.p50),
-        latency_p99_us: less(|l| l.p99),
-        rate_ratio: without
-            .filter(|t| t.per_second > 0.0)
-            .map(|t| round(through.per_second / t.per_second, 3)),
-        cpu_us_per_connection: through.ramp.and_then(|w| w.proxy_cpu_us_each()),
-        cpu_us_per_message: through.window.and_then(|w| w.proxy_cpu_us_each()),
-        bytes_per_connection: growth.and_then(each),
-        kernel_bytes_per_connection: kernel.and_then(each),
-        ..Added::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::limit::What;
-
-    #[test]
-    fn what_is_added_is_the_difference() {
-        let latency = |p50| Latency {
-            count: 9,
-            p50,
-            p99: p50 * 3,
-            ..Latency::default()
-        };
-        let direct = Trial {
-            scenario: "http-64".into(),
-            per_second: 50_000.0,
-            latency_us: latency(100),
-            ..Trial::default()
-        };
-        let through = Trial {
-            is_proxied: true,
-            opened: 64,
-            per_second: 20_000.0,
-            latency_us: latency(260),
-            window: Some(Window {
-                count: 100_000,
-                proxy_cpu_seconds: Some(1.0),
-                ..Window::default()
-            }),
-            proxy_rss_base_bytes: Some(10_000),
-            proxy_rss_bytes: Some(138_000),
-            ..direct.clone()
-        };
-        let found = &added(&[direct, through])[0];
-        assert_eq!(
-            (found.latency_p50_us, found.latency_p99_us),
-            (Some(160), Some(480))
-        );
-        assert_eq!(found.rate_ratio, Some(0.4));
-        assert_eq!(found.cpu_us_per_message, Some(10.0));
-        assert_eq!(found.bytes_per_connection, Some(2_000.0));
-        assert_eq!(found.cpu_us_per_connection, None);
-    }
 
     #[test]
     fn limits_of_the_first_schema_are_understood() {

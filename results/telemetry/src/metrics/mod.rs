@@ -6,6 +6,7 @@
 
 pub mod buckets;
 mod endpoint;
+mod kinds;
 mod machine;
 pub mod page;
 mod reports;
@@ -20,6 +21,7 @@ use hyper::body::Bytes;
 use tokio::sync::Notify;
 
 use buckets::Buckets;
+pub use kinds::{Kinds, Thread};
 use machine::Machine;
 use page::{Format, Page};
 pub use reports::Exposed;
@@ -30,30 +32,6 @@ pub struct MetricsFlags {
     /// Serve OpenMetrics for Prometheus at http://ADDR:PORT/metrics [default: off]
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<String>,
-}
-
-/// The values labels can have: each is shown from the start, as 0 until it occurs, so that its first occurrence is seen as a change.
-#[derive(Debug, Default)]
-pub struct Kinds {
-    /// Why an attempt or an accept did not open.
-    pub open_failures: Vec<&'static str>,
-    /// What becomes of a connection.
-    pub ends: Vec<&'static str>,
-    /// What becomes of a request.
-    pub outcomes: Vec<&'static str>,
-    /// Limits in time.
-    pub timeouts: Vec<&'static str>,
-}
-
-/// What one core thread has.
-#[derive(Debug, Clone, Copy)]
-pub struct Thread {
-    /// Connections open now.
-    pub open_now: u64,
-    /// Rings made so far.
-    pub shard_count: u64,
-    /// Bytes received.
-    pub bytes_received: u64,
 }
 
 /// The figures of a program, gathered.

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::buckets::Buckets;
+use super::kinds::{Kinds, Thread};
 use super::page::Page;
-use super::{Kinds, Thread};
 use crate::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport, WorkerReport};
 
 /// Durations by the names the reports' histograms have.
