@@ -99,6 +99,10 @@ BENCH_HTTP = $(strip \
 	$(if $(filter 0,$(PEERS)),--no-peers) \
 	$(ARGS))
 
+.PHONY: charts
+charts: ## Draw the charts of README.md from the committed records (results/runs) into results/charts
+	$(CARGO) run --quiet --locked -p holdfast-report --example charts results/runs results/charts
+
 .PHONY: peers
 peers:
 ifneq ($(PEERS),0)

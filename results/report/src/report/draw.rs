@@ -320,7 +320,8 @@ fn draw_bars(chart: &Bars) -> Result<Drawing, Failed> {
 }
 
 /// Round values from 0 to at least `top`, at least `step_min` apart.
-fn marks(top: f64, step_min: f64) -> Vec<f64> {
+#[must_use]
+pub fn marks(top: f64, step_min: f64) -> Vec<f64> {
     let top = if top > 0.0 { top } else { 1.0 };
     let rough = top / 4.0;
     let decade = 10_f64.powf(rough.log10().floor());

@@ -16,6 +16,7 @@ mod markdown;
 mod pair;
 mod percentiles;
 mod proxy;
+pub mod readme_charts;
 pub mod series;
 pub mod source;
 mod timeline;
