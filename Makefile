@@ -192,11 +192,11 @@ untune: tune-build ## Put back the kernel settings that were there before make t
 # The dev profile: its overflow checks and debug assertions are worth more to a test than speed. The binaries are
 # built first because the tests of one package run those of another, from the folder the tests themselves are in.
 .PHONY: test
-test: ## Run every test, those that start the real binaries too
+test: ## Run every test, also those that need other programs, browsers or root (`cargo test --workspace` runs the others)
 	@bash .ci/need $(NEED_TEST)
 	@client/locust/venv
 	$(CARGO) build --workspace --locked
-	$(CARGO) test --workspace --locked --no-fail-fast
+	$(CARGO) test --workspace --locked --no-fail-fast -- --include-ignored
 
 .PHONY: locust-venv
 locust-venv: ## Install the Locust that the tests of holdfast-client worker run against into client/locust/.venv

@@ -108,6 +108,7 @@ fn said(browser: &Browser, selector: &str) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs Chromium: make test"]
 fn long_connections_of_both_runs_are_drawn_over_each_other() {
     let browser = Browser::start("compare-longconn");
     let page = Page::of("reference-1m", "reference-2400k", |_| {});
@@ -179,6 +180,7 @@ fn assert_bars(
 }
 
 #[test]
+#[ignore = "needs Chromium: make test"]
 fn scenarios_of_http_stand_side_by_side() {
     let browser = Browser::start("compare-http");
     // The second one's servers take half as long.
@@ -214,6 +216,7 @@ fn scenarios_of_http_stand_side_by_side() {
 }
 
 #[test]
+#[ignore = "needs Chromium: make test"]
 fn trials_of_proxies_stand_side_by_side() {
     let browser = Browser::start("compare-proxy");
     let page = Page::of("reference-proxy", "reference-proxy", |run| {

@@ -158,7 +158,10 @@ fn an_interrupt_ends_all_and_leaves_a_record() {
     let started = Instant::now();
     send(&bench, Signal::SIGINT);
     let output = bench.wait_with_output().expect("ends");
-    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "within the slice of 60 s"
+    );
     let run: HttpRun = stage.record();
     assert_interrupted(&output, &run.head);
     stage.assert_nothing_runs();

@@ -95,6 +95,7 @@ fn assert_limit(run: &Run, what: What) -> &Limit {
 }
 
 #[test]
+#[ignore = "needs root and idle cores: make test"]
 fn a_small_accept_queue() {
     let _alone = alone();
     let stage = stage("accept-queue", "", "");
@@ -135,6 +136,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 "#;
 
 #[test]
+#[ignore = "needs root and idle cores: make test"]
 fn a_full_syn_queue() {
     let _alone = alone();
     let flood = format!("python3 -c '{FLOOD}'");
@@ -159,6 +161,7 @@ fn a_full_syn_queue() {
 
 /// Eight ports of one address to sixteen targets are 128 combinations, enough for 100 users; but somebody has four of these ports.
 #[test]
+#[ignore = "needs root and idle cores: make test"]
 fn few_ports() {
     let _alone = alone();
     let take = "python3 -c 'import os, socket, sys\n\
@@ -174,6 +177,7 @@ fn few_ports() {
 }
 
 #[test]
+#[ignore = "needs root and idle cores: make test"]
 fn a_low_rate() {
     let _alone = alone();
     let stage = stage("rate", "", "");
@@ -186,6 +190,7 @@ fn a_low_rate() {
 }
 
 #[test]
+#[ignore = "needs root and idle cores: make test"]
 fn few_users() {
     let _alone = alone();
     let stage = stage("users", "", "");
@@ -194,6 +199,7 @@ fn few_users() {
 
 /// The client has one thread on one core, which something else works on too, and no precedence.
 #[test]
+#[ignore = "needs root and idle cores: make test"]
 fn a_pinned_client() {
     let _alone = alone();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -262,6 +268,7 @@ impl Drop for TcpMem {
 
 /// Pressure begins at 32 pages, 128 KiB; the most there may be stays, so that others on the machine lose nothing.
 #[test]
+#[ignore = "needs root and idle cores: make test"]
 fn a_tiny_tcp_mem() {
     let _alone = alone();
     TcpMem::restore();
@@ -334,6 +341,7 @@ impl Drop for Group {
 
 /// The server's group is left 8 MiB while connections, about 4 KiB each, come at 1,000 a second: the kernel kills it within seconds.
 #[test]
+#[ignore = "needs root and idle cores: make test"]
 fn a_small_memory_group() {
     let _alone = alone();
     let group = Group::make();

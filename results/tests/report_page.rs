@@ -177,6 +177,7 @@ fn assert_longconn(page: &Page, charts: &BTreeMap<String, Chart>) {
 }
 
 #[test]
+#[ignore = "needs Chromium: make test"]
 fn a_million_connections_are_drawn_as_they_were_counted() {
     let browser = Browser::start("million");
     let page = Page::of_reference("reference-1m", "million");
@@ -217,6 +218,7 @@ fn a_million_connections_are_drawn_as_they_were_counted() {
 }
 
 #[test]
+#[ignore = "needs Chromium: make test"]
 fn http_scenarios_are_drawn_as_they_were_measured() {
     let browser = Browser::start("http");
     let page = Page::of_reference("reference-http", "http");
@@ -260,6 +262,7 @@ fn http_scenarios_are_drawn_as_they_were_measured() {
 
 /// The real programs, small: what a run leaves today is what is drawn.
 #[test]
+#[ignore = "needs Chromium: make test"]
 fn a_real_run_is_drawn_with_its_own_numbers() {
     const FLAGS: &[&str] = &[
         "longconn", "--users", "400", "--rate", "200", "--every", "1s", "--hold", "3s",
@@ -298,6 +301,7 @@ fn a_real_run_is_drawn_with_its_own_numbers() {
 }
 
 #[test]
+#[ignore = "needs Chromium: make test"]
 fn what_stands_between_is_drawn_beside_what_does_not() {
     let browser = Browser::start("proxy");
     let page = Page::of_reference("reference-proxy", "proxy");
@@ -373,6 +377,7 @@ fn what_stands_between_is_drawn_beside_what_does_not() {
 }
 
 #[test]
+#[ignore = "needs Chromium: make test"]
 fn dark_is_dark_and_a_phone_can_read_it() {
     let browser = Browser::start("look");
     for name in [

@@ -57,8 +57,9 @@ fn a_stalled_server_is_charged_with_what_was_not_asked_meanwhile() {
     let args = ["--requests", "50", "--wait", "10ms"];
     let last = run(server.address(), &args).last();
     assert_eq!((last.measured_ok, last.latency_raw_us.count), (50, 50));
-    // A second of asking every 10 ms and the time of an answer; on a loaded machine an answer takes longer.
-    assert!((55..=150).contains(&last.latency_us.count), "{last:?}");
+    // At least half of what was due in the stalled second (every 10 ms and the time of an answer), at most what was due in all.
+    let due_max = (last.measured_seconds * 100.0) as u64 + 1;
+    assert!((55..=due_max).contains(&last.latency_us.count), "{last:?}");
     assert!(
         last.latency_raw_us.p50 < 500_000 && last.latency_us.max >= 1_000_000,
         "{last:?}"
@@ -95,14 +96,17 @@ fn what_is_due_and_not_sent_is_reported_as_backlog() {
     let is_late = |r: &HttpClientReport| r.backlog_now > 500;
     let report = users.until("a backlog", is_late);
     assert!(report.backlog_max >= report.backlog_now, "{report:?}");
+    // Sent or in the backlog: as many as the schedule has had due. A client that gets no core for a while learns of it later.
+    let due = |r: &HttpClientReport| r.measured_seconds * 1_000.0;
+    let known = |r: &HttpClientReport| (r.requests + r.backlog_now) as f64;
+    users.until("all that is due is known", |r| {
+        (due(r) - known(r)).abs() <= 0.1 * due(r)
+    });
     let outcome = users.stop();
     crate::assert_balanced(&outcome);
     let last = outcome.last();
     assert!(last.backlog_now >= report.backlog_now, "{last:?}");
-    // Sent or in the backlog: as many as the schedule has had due by the end.
-    let due = last.measured_seconds * 1_000.0;
-    let known = (last.requests + last.backlog_now) as f64;
-    assert!((due - known).abs() <= 0.1 * due + 2.0, "{last:?}");
+    assert!(known(&last) <= due(&last) + 2.0, "{last:?}");
     assert_eq!(outcome.code(), Some(0), "late is not lost: {last:?}");
 }
 

@@ -9,6 +9,7 @@ use crate::master::Master;
 use crate::{longconn, python, worker};
 
 #[test]
+#[ignore = "needs Locust and Chromium: make test"]
 fn a_person_starts_edits_and_stops_ten_thousand_users() {
     let server = Server::start(&["--connections", "20000", "--every", "1s"]);
     let master = Master::start("page", &["--host", &server.address.to_string(), "LongConn"]);

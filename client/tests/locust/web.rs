@@ -10,6 +10,7 @@ use crate::master::{Master, entry};
 use crate::{http, longconn, worker};
 
 #[test]
+#[ignore = "needs Locust: make test"]
 fn tests_are_started_edited_stopped_and_started_again() {
     let server = Server::start(&["--every", "500ms"]);
     let mut master = Master::start("life", &["--host", &server.address.to_string(), "LongConn"]);
@@ -85,6 +86,7 @@ fn tests_are_started_edited_stopped_and_started_again() {
 }
 
 #[test]
+#[ignore = "needs Locust: make test"]
 fn classes_have_hosts_of_their_own_and_are_picked() {
     let longconns = Server::start(&["--every", "1s"]);
     let web = ServerOf::<HttpServerReport>::start(&[]);
@@ -129,6 +131,7 @@ fn classes_have_hosts_of_their_own_and_are_picked() {
 }
 
 #[test]
+#[ignore = "needs Locust: make test"]
 fn heartbeats_keep_time_however_busy_the_users_are() {
     let server = ServerOf::<HttpServerReport>::start(&[]);
     let master = Master::start(

@@ -12,6 +12,7 @@ fn record<R: serde::de::DeserializeOwned>(runs: &str) -> R {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn longconn_shows_both_ends_and_its_phases() {
     let terminal = Tmux::start("bench", 80, 24, &[]);
     let runs = terminal.file("runs");
@@ -56,6 +57,7 @@ fn longconn_shows_both_ends_and_its_phases() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn http_shows_the_slice_and_the_client() {
     let terminal = Tmux::start("bench-http", 100, 30, &[]);
     let runs = terminal.file("runs");

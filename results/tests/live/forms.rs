@@ -25,6 +25,7 @@ fn assert_page(screen: &[String], title: &str, columns: usize, rows: usize) {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn the_page_has_the_clients_numbers_at_every_size() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("page", 80, 24, &[]);
@@ -98,6 +99,7 @@ fn the_page_has_the_clients_numbers_at_every_size() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn the_page_has_the_servers_numbers_and_failures_by_kind() {
     let terminal = Tmux::start("server", 100, 30, &[]);
     let file = terminal.file("server.json");
@@ -132,6 +134,7 @@ fn the_page_has_the_servers_numbers_and_failures_by_kind() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn failures_show_by_kind_at_the_client_too() {
     let server = Server::start(&["--every", "1s", "--connections", "100"]);
     let terminal = Tmux::start("failures", 80, 24, &[]);
@@ -169,6 +172,7 @@ fn failures_show_by_kind_at_the_client_too() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn the_line_never_folds_and_leaves_nothing() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("line", 200, 24, &[]);
@@ -231,6 +235,7 @@ fn the_line_never_folds_and_leaves_nothing() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn no_color_and_ascii_are_respected() {
     let server = Server::start(&["--every", "1s"]);
     let page = |name, variables: &[(&str, &str)]| {
@@ -268,6 +273,7 @@ fn no_color_and_ascii_are_respected() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn http_ends_have_their_pages_too() {
     let server = ServerOf::<holdfast_telemetry::wire::HttpServerReport>::start(&[]);
     let terminal = Tmux::start("http", 80, 24, &[]);

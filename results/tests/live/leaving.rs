@@ -18,6 +18,7 @@ fn page(server: &Server, terminal: &Tmux, more: &str) {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn every_end_gives_the_terminal_back() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("ends", 80, 24, &[]);
@@ -49,6 +50,7 @@ fn every_end_gives_the_terminal_back() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn an_error_gives_the_terminal_back() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("errors", 80, 24, &[]);
@@ -68,6 +70,7 @@ fn an_error_gives_the_terminal_back() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn a_suspended_program_leaves_the_terminal_and_comes_back() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("suspend", 80, 24, &[]);
@@ -97,6 +100,7 @@ fn a_suspended_program_leaves_the_terminal_and_comes_back() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn a_terminal_that_is_held_holds_nothing_else() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("held", 80, 24, &[]);
@@ -123,6 +127,7 @@ fn a_terminal_that_is_held_holds_nothing_else() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn a_server_told_to_end_gives_the_terminal_back() {
     let terminal = Tmux::start("server-ends", 80, 24, &[]);
     terminal.type_command("holdfast-server", "http --live --listen 127.0.0.1:0");
@@ -133,6 +138,7 @@ fn a_server_told_to_end_gives_the_terminal_back() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn a_terminal_that_is_closed_ends_the_run_in_order() {
     let server = Server::start(&["--every", "1s"]);
     let folder = Folder::new("closed");

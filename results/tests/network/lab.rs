@@ -137,6 +137,7 @@ impl Running {
 }
 
 #[test]
+#[ignore = "needs iproute2: make test"]
 fn nothing_is_left_after_an_interrupt_and_after_a_kill() {
     for (signal, code) in [
         (Signal::SIGINT, Some(130)),
@@ -150,6 +151,7 @@ fn nothing_is_left_after_an_interrupt_and_after_a_kill() {
 }
 
 #[test]
+#[ignore = "needs iproute2: make test"]
 fn a_command_runs_among_hosts_and_its_code_is_ours() {
     let before = machine();
     let script = "ip -n client2 -o address show dev eth0 to 10.77.0.0/16 | wc -l
@@ -179,6 +181,7 @@ fn a_command_runs_among_hosts_and_its_code_is_ours() {
 }
 
 #[test]
+#[ignore = "needs iproute2: make test"]
 fn a_shell_opens_beside_a_picture_that_names_the_way_in() {
     let shell = std::env::temp_dir().join(format!("holdfast-lab-shell-{}", std::process::id()));
     fs::write(&shell, "#!/bin/sh\nip netns exec client1 sh -c 'echo hello from $(ip -o -4 address show dev eth0)'\n")
@@ -207,6 +210,7 @@ fn a_shell_opens_beside_a_picture_that_names_the_way_in() {
 }
 
 #[test]
+#[ignore = "needs iproute2: make test"]
 fn another_terminal_enters_by_the_printed_command() {
     let running = Running::start("door");
     // The first process of the lab is the only child of the one that was started.
@@ -229,6 +233,7 @@ fn another_terminal_enters_by_the_printed_command() {
 }
 
 #[test]
+#[ignore = "needs iproute2: make test"]
 fn a_plain_user_makes_one_in_a_user_namespace() {
     // Nobody may read the folder the program was built in.
     let folder = std::env::temp_dir().join(format!("holdfast-lab-user-{}", std::process::id()));
@@ -272,6 +277,7 @@ fn a_plain_user_makes_one_in_a_user_namespace() {
 }
 
 #[test]
+#[ignore = "needs iproute2: make test"]
 fn what_is_no_lab_is_refused_in_one_line() {
     for (args, words) in [
         (&["--clients", "0"][..], "0 client hosts"),

@@ -67,6 +67,7 @@ fn assert_all_counted_300(trial: &Trial, by: &[&str]) {
 }
 
 #[test]
+#[ignore = "needs haproxy and nginx: make test"]
 fn statistics_of_haproxy_agree_with_ours() {
     let runs = Runs::new("agree");
     let run = bench(
@@ -139,6 +140,7 @@ fn statistics_of_haproxy_agree_with_ours() {
 }
 
 #[test]
+#[ignore = "needs haproxy and nginx: make test"]
 fn where_haproxy_stops_is_found_and_named() {
     let runs = Runs::new("limit");
     let run = bench(&runs, 600, &LIMIT);
@@ -166,6 +168,7 @@ fn where_haproxy_stops_is_found_and_named() {
 }
 
 #[test]
+#[ignore = "needs haproxy and nginx: make test"]
 fn what_passes_through_nginx_is_counted_as_sent() {
     let runs = Runs::new("nginx");
     let nginx = "--proxy nginx --scenarios longconn,http-64 --rounds 1".split(' ');
@@ -199,6 +202,7 @@ fn what_passes_through_nginx_is_counted_as_sent() {
 }
 
 #[test]
+#[ignore = "needs haproxy and nginx: make test"]
 fn where_nginx_stops_is_found_in_its_log() {
     let runs = Runs::new("nginx-limit");
     let run = bench(&runs, 600, &[&["--proxy", "nginx"], &LIMIT[..]].concat());
@@ -216,6 +220,7 @@ fn where_nginx_stops_is_found_in_its_log() {
 }
 
 #[test]
+#[ignore = "needs haproxy and nginx: make test"]
 fn nginx_without_its_stream_module_is_refused_in_one_line() {
     // The real nginx, and nothing where it looks for modules.
     let script = format!(
@@ -239,6 +244,7 @@ fn nginx_without_its_stream_module_is_refused_in_one_line() {
 }
 
 #[test]
+#[ignore = "needs haproxy and nginx: make test"]
 fn another_system_stands_in_a_lab_of_ones_own() {
     let runs = Runs::new("target");
     fs::create_dir_all(&runs.0).expect("a folder");
@@ -291,6 +297,7 @@ fn another_system_stands_in_a_lab_of_ones_own() {
 }
 
 #[test]
+#[ignore = "needs haproxy and nginx: make test"]
 fn what_cannot_be_tried_is_refused_in_one_line() {
     for (args, words) in [
         (&["--scenarios", "http"][..], "\"http\" is no scenario"),

@@ -55,6 +55,7 @@ fn number_after(text: &str, label: &str) -> u64 {
 }
 
 #[test]
+#[ignore = "needs curl: make test"]
 fn curl_gets_heads_and_posts() {
     let server = Server::start(&[]);
     let url = format!("http://{}/path?query", server.address);
@@ -86,6 +87,7 @@ fn curl_gets_heads_and_posts() {
 }
 
 #[test]
+#[ignore = "needs curl: make test"]
 fn curl_takes_one_connection_for_many_urls() {
     let server = Server::start(&[]);
     let url = format!("http://{}/", server.address);
@@ -98,6 +100,7 @@ fn curl_takes_one_connection_for_many_urls() {
 }
 
 #[test]
+#[ignore = "needs curl: make test"]
 fn curl_is_told_what_is_refused() {
     let server = Server::start(&["--body-max", "1000", "--head-max", "2000"]);
     let url = format!("http://{}/", server.address);
@@ -146,6 +149,7 @@ print("all right")
 "#;
 
 #[test]
+#[ignore = "needs python3: make test"]
 fn python_keeps_its_connection_and_sends_chunks() {
     let server = Server::start(&[]);
     let heard = run("python3", &["-c", PYTHON, &server.address.to_string()], b"");
@@ -154,6 +158,7 @@ fn python_keeps_its_connection_and_sends_chunks() {
 }
 
 #[test]
+#[ignore = "needs wrk: make test"]
 fn wrk_meets_no_error_and_counts_what_the_server_counts() {
     let server = Server::start(&[]);
     let url = format!("http://{}/", server.address);
@@ -180,6 +185,7 @@ fn wrk_meets_no_error_and_counts_what_the_server_counts() {
 }
 
 #[test]
+#[ignore = "needs ab: make test"]
 fn ab_fails_nothing_with_and_without_kept_connections() {
     let server = Server::start(&[]);
     let url = format!("http://{}/", server.address);
@@ -214,6 +220,7 @@ fn proxy_before(server: &Server) -> Nginx {
 }
 
 #[test]
+#[ignore = "needs nginx, ab and curl: make test"]
 fn nginx_in_front_reuses_connections_and_finds_no_fault() {
     let folder = Folder::new("http-behind-nginx");
     let body = "0123456789".repeat(10_000);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_telemetry::wire::ServerReport;
 
-use crate::common::{Folder, Random, Server, count, read_to_end, sum};
+use crate::common::{Folder, PATIENCE, Random, Server, count, read_to_end, sum};
 
 #[test]
 fn sigterm_ends_two_thousand_in_order_and_all_counts_agree() {
@@ -82,7 +82,7 @@ fn heartbeats_come_at_the_interval_and_never_early() {
             "heartbeat {number} is early"
         );
         if number == 2 {
-            assert!(since.elapsed() < Duration::from_secs(5), "3 in 5 s");
+            assert!(since.elapsed() < PATIENCE / 2, "3 in 30 s");
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::common::{Folder, program};
 use crate::{PROGRAMS, flags, helps, output};
 
 #[test]
+#[ignore = "needs groff: make test"]
 fn every_program_and_subcommand_has_a_page_that_groff_has_nothing_against() {
     let folder = Folder::new("manual");
     let mut page_count = 0;
@@ -35,6 +36,7 @@ fn every_program_and_subcommand_has_a_page_that_groff_has_nothing_against() {
 }
 
 #[test]
+#[ignore = "needs groff: make test"]
 fn a_folder_that_cannot_be_written_is_refused_in_one_line() {
     for name in PROGRAMS {
         let refused = Command::new(program(name))
