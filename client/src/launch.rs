@@ -1,7 +1,7 @@
-//! The flags every subcommand has, and what follows from them: checks of the machine, the engine's config, the plan of addresses.
+//! What every subcommand of the client shares besides the supervisor: flags, and the sizes and addresses that follow from them.
 //!
-//! Invariants: nothing starts before the forecast says that every user can have an address and the memory it takes.
-//! Must not know: what users do.
+//! Invariants: nothing starts unless every user can have an address and its memory.
+//! Must not depend on: what users do.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -10,98 +10,87 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use holdfast_engine::config::{RING_SLOTS_MAX, SPARE_SLOTS};
-use holdfast_engine::{Config, DialPlan, KernelRing, allowed_cores};
+use holdfast_engine::{Config, DialPlan, OpenFailure};
+use holdfast_supervisor::flags::{self, EngineFlags};
+use holdfast_supervisor::histogram_log::HistogramLog;
+use holdfast_supervisor::preflight::Preflight;
 use holdfast_sysctl::cost::{
     BIND_BUCKET_BYTES, DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_BYTES,
 };
 use holdfast_sysctl::{Machine, Role, grouped, preflight};
-use holdfast_telemetry::console::{self, Console, ConsoleFlags};
-use holdfast_telemetry::metrics;
+use holdfast_telemetry::console::Console;
+use holdfast_telemetry::metrics::Kinds;
 
 use crate::load::Load;
 use crate::source::{self, Source};
 
-/// What the kernel keeps for one connection of ours at most, bytes: socket, bind bucket, direct descriptor, parked poll.
+/// Kernel memory of one connection at most, bytes: socket, bind bucket, direct descriptor, parked poll.
 pub const KERNEL_BYTES_PER_CONNECTION: u64 =
     SOCKET_BYTES + BIND_BUCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES;
+
+/// The longest time that a flag accepts.
+const DURATION_MAX: Duration = Duration::from_secs(4 * 3_600);
 
 /// How many users, how fast, how long.
 #[derive(Args)]
 pub struct LoadFlags {
-    /// Users: connections to open and hold
+    /// Run this many users, each with one connection
     #[arg(short, long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub users: u64,
-    /// Users to start a second, or max
+    /// Start this many users per second, or max
     #[arg(short = 'r', long, value_name = "RATE", default_value = "max", value_parser = parse_rate)]
     pub spawn_rate: u64,
-    /// End after this time, ramp included [default: at SIGINT or SIGTERM, or when nothing is left to do]
-    #[arg(short = 't', long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// Stop after this time, ramp included [default: at SIGINT or SIGTERM, or when nothing is left to do]
+    #[arg(short = 't', long, value_name = "TIME", value_parser = parse_run_time)]
     pub run_time: Option<Duration>,
 }
 
-/// Flags every subcommand has.
+/// Flags of every subcommand.
 #[derive(Args)]
-pub struct Launch {
-    /// Source addresses: an address, FIRST-LAST, a CIDR range, or auto (what the interfaces have; for loopback targets, as much of
-    /// 127.0.0.0/8 as is needed); repeat or separate by commas
+pub struct ClientFlags {
+    /// Connect from these source addresses: an address, FIRST-LAST, a CIDR range, or auto (those of the interfaces; for loopback
+    /// targets, as much of 127.0.0.0/8 as is needed); repeat or separate by commas
     #[arg(long, value_name = "ADDRESSES", default_value = "auto", value_delimiter = ',', value_parser = source::parse)]
     pub source: Vec<Source>,
-    /// Source ports of each address
+    /// Use these source ports of each address
     #[arg(long, value_name = "FIRST-LAST", default_value = "1024-65535", value_parser = source::parse_ports)]
     pub ports: RangeInclusive<u16>,
-    /// How long one attempt to connect may take
+    /// Give up an attempt to connect after this time
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub connect_timeout: Duration,
-    /// At the end, connections are cut when none has ended in order for this long [default: longconn 30s, http 2s]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub drain_timeout: Option<Duration>,
-    /// Core threads [default: one for each core this process may use]
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
-    /// How long a busy thread lets work gather, microseconds; less is prompter, more is cheaper [default: longconn 1000, http 0]
-    #[arg(long, alias = "coalesce", value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
-    pub batch_delay: Option<u64>,
-    /// Direct descriptors of one ring [default: the descriptor limit]
-    #[arg(long, value_name = "COUNT", hide = true)]
-    pub ring_slots: Option<u32>,
-    /// Write every second's histograms to this file, in HdrHistogram's log format
+    /// Write the histograms of every second to this file, in HdrHistogram's log format [default: none]
     #[arg(long, value_name = "FILE")]
-    pub histogram_log: Option<PathBuf>,
+    histogram_log: Option<PathBuf>,
+    /// What every program with an engine has.
     #[command(flatten)]
-    pub console: ConsoleFlags,
-    #[command(flatten)]
-    pub metrics: metrics::MetricsFlags,
-    /// End at once when the process that started this one ends
-    #[arg(long)]
-    pub die_with_parent: bool,
+    pub engine: EngineFlags,
 }
 
-/// What a protocol wants of the engine.
+/// What a protocol requires of the engine.
 #[derive(Debug, Clone, Copy)]
-pub struct Wants {
-    /// Where `--batch-delay` is not given, microseconds.
+pub struct ClientSpec {
+    /// Default of `--batch-delay`, microseconds.
     pub batch_delay_us: u64,
-    /// Where `--drain-timeout` is not given.
+    /// Default of `--drain-timeout`.
     pub drain_timeout: Duration,
     /// Size of a receive buffer, bytes.
     pub buffer_bytes: u32,
-    /// Memory of ours for one connection, bytes.
+    /// Memory of this process for one connection, bytes.
     pub own_bytes_per_connection: u64,
-    /// Connections a user may have at once: one, and one that is ending.
+    /// Connections that a user may have at once: one, and one that is closing.
     pub connections_per_user: u64,
 }
 
-impl Wants {
-    /// Memory for one connection at most, ours and the kernel's, bytes.
+impl ClientSpec {
+    /// Memory of one connection at most, this process and the kernel, bytes.
     pub fn bytes_per_connection(&self) -> u64 {
-        KERNEL_BYTES_PER_CONNECTION + self.own_bytes_per_connection
+        self.own_bytes_per_connection + KERNEL_BYTES_PER_CONNECTION
     }
 }
 
-/// What is needed to start an engine.
-pub struct Ready {
-    /// Its config.
+/// Everything an engine of users starts with.
+pub struct EngineSetup {
+    /// The engine's config.
     pub config: Config,
     /// Where connections come from and go to.
     pub plan: DialPlan,
@@ -109,124 +98,127 @@ pub struct Ready {
     pub load: Arc<Load>,
 }
 
-/// Users a second, in thousandths.
+/// Parses users per second; gives thousandths.
 fn parse_rate(text: &str) -> Result<u64, String> {
     if text == "max" {
         return Ok(Load::MAX);
     }
     match text.parse::<f64>() {
         Ok(rate) if (0.001..=100_000_000.0).contains(&rate) => Ok((rate * 1_000.0).round() as u64),
-        _ => {
-            Err("not a rate; next: give users a second from 0.001 to 100000000, or max".to_owned())
-        }
+        _ => Err(
+            "not a rate; next: give users per second from 0.001 to 100000000, or max".to_owned(),
+        ),
     }
 }
 
-/// A time from 10 ms to 4 hours, microseconds.
+/// Parses the time a run takes, which is not 0.
+fn parse_run_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        Ok(_) => {
+            Err("a run of 0 s does nothing; next: give --run-time 10s, or leave it out".to_owned())
+        }
+        Err(e) => Err(format!("{e}; next: give a time such as 90s, 10m or 1h30m")),
+    }
+}
+
+/// Checks the time of a flag: 10 ms to 4 hours, or 0 where that is allowed. Returns microseconds, a multiple of 1,000.
 ///
 /// # Errors
-/// One line naming the flag.
+/// One line: the flag, its value and the range.
 pub fn check_duration(
-    name: &str,
+    flag: &str,
     time: Duration,
     is_zero_allowed: bool,
 ) -> Result<u64, anyhow::Error> {
-    let longest = Duration::from_secs(4 * 3_600);
-    if (time.is_zero() && is_zero_allowed) || (Duration::from_millis(10)..=longest).contains(&time)
-    {
-        return Ok(time.as_millis() as u64 * 1_000);
+    if time.is_zero() && is_zero_allowed {
+        return Ok(0);
     }
-    anyhow::bail!("{name} {time:?} is out of range; next: give 10ms to 4h")
+    Ok(flags::check_duration(flag, time, DURATION_MAX)? / 1_000 * 1_000)
 }
 
-impl Launch {
-    /// What is to be done before anything else is looked at.
-    ///
-    /// # Errors
-    /// When the parent has ended already.
-    pub fn begin(&self) -> Result<(), anyhow::Error> {
-        if self.die_with_parent {
-            console::die_with_parent()?;
-        }
-        Ok(())
+/// The values that labels of a client's metrics can have.
+pub fn metric_kinds() -> Kinds {
+    Kinds {
+        open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
+        ..Kinds::default()
     }
+}
 
+impl ClientFlags {
     /// Checks the times, and opens the console.
     ///
     /// # Errors
     /// One line naming what is wrong.
-    pub fn console(&self) -> Result<Console, anyhow::Error> {
+    pub fn open_console(&self) -> Result<Console, anyhow::Error> {
         check_duration("--connect-timeout", self.connect_timeout, false)?;
-        if let Some(time) = self.drain_timeout {
+        if let Some(time) = self.engine.drain_timeout {
             check_duration("--drain-timeout", time, false)?;
         }
-        Console::new(&self.console).map_err(anyhow::Error::msg)
+        self.engine.open_console()
     }
 
-    /// Checks the machine and derives all the engine needs; says what it will use.
+    /// Creates the file of `--histogram-log`. `comment` is its first line.
     ///
     /// # Errors
-    /// One line naming the cause and the next command to type.
-    pub fn ready(
+    /// One line: the file and the cause.
+    pub fn open_histogram_log(&self, comment: &str) -> Result<Option<HistogramLog>, anyhow::Error> {
+        let path = self.histogram_log.as_deref();
+        path.map(|path| HistogramLog::create(path, comment))
+            .transpose()
+    }
+
+    /// Checks the machine and derives everything the engine starts with; prints what it will use.
+    ///
+    /// # Errors
+    /// One line: the cause and the next command.
+    pub fn prepare(
         &self,
         quantity: &LoadFlags,
         targets: &[SocketAddr],
-        wants: Wants,
+        spec: ClientSpec,
         console: &mut Console,
-    ) -> Result<Ready, anyhow::Error> {
-        let machine = Machine::read()?;
-        preflight::check_kernel(&machine, "io_uring's BIND", preflight::KERNEL_BIND)?;
-        preflight::check_io_uring(&machine)?;
-        let nofile = preflight::raise_nofile()?;
-        KernelRing::check(true)?;
+    ) -> Result<EngineSetup, anyhow::Error> {
+        let checked = Preflight::check(Role::Client)?;
         let users = quantity.users;
-        preflight::check_memory(&machine, users, wants.bytes_per_connection())?;
+        preflight::check_memory(&checked.machine, users, spec.bytes_per_connection())?;
         let plan = self.plan(users, targets)?;
-        let cores = allowed_cores();
-        let thread_count = self.threads.map_or(cores.len(), usize::from);
-        let share = users.div_ceil(thread_count as u64) * wants.connections_per_user;
-        let ring_slots = self.ring_slots.map_or(nofile.limit, u64::from);
-        let ring_slots = ring_slots.min(share + u64::from(SPARE_SLOTS) * 2);
-        let config = Config {
-            capacity: users,
-            thread_count,
-            cores,
-            ring_slots: ring_slots.min(u64::from(RING_SLOTS_MAX)) as u32,
-            buffer_bytes: wants.buffer_bytes,
-            batch_delay_us: self.batch_delay.unwrap_or(wants.batch_delay_us),
+        let base = Config {
+            buffer_bytes: spec.buffer_bytes,
+            batch_delay_us: spec.batch_delay_us,
             connect_timeout: self.connect_timeout,
-            drain_timeout: self.drain_timeout.unwrap_or(wants.drain_timeout),
+            drain_timeout: spec.drain_timeout,
             ..Config::default()
         };
+        let config = checked.config(&self.engine, users, spec.connections_per_user, base);
         console.say(format_args!(
-            "{nofile}; {} rings of {}; {} address and port combinations for {} users",
-            config.ring_count(),
-            config.ring_slots,
+            "{}; {} address and port combinations for {} users",
+            checked.summary(&config),
             grouped(plan.tuple_count()),
             grouped(users),
         ));
-        for shortfall in holdfast_sysctl::plan::shortfalls(&machine, Role::Client, users) {
+        for shortfall in checked.shortfalls(users) {
             console.say(shortfall);
         }
         let load = Arc::new(Load::new(users, quantity.spawn_rate));
-        Ok(Ready { config, plan, load })
+        Ok(EngineSetup { config, plan, load })
     }
 
-    /// How many users fit here, memory and addresses considered: no more than `users_max`, if that is said.
+    /// How many users memory and source addresses allow, or `users_max`.
     ///
     /// # Errors
-    /// One line naming the cause and the next command to type.
+    /// One line: the cause and the next command.
     pub fn users_that_fit(
         &self,
         targets: &[SocketAddr],
-        wants: Wants,
+        spec: ClientSpec,
         users_max: Option<u64>,
     ) -> Result<u64, anyhow::Error> {
         if let Some(users_max) = users_max {
             return Ok(users_max);
         }
-        let fits = preflight::memory_fits(&Machine::read()?, wants.bytes_per_connection());
-        // Others take memory too, also between this look at it and the next.
+        let fits = preflight::memory_fits(&Machine::read()?, spec.bytes_per_connection());
+        // Other processes take memory too, also between this check and the next one.
         let users = (fits - fits / 8).max(1);
         let port_count = u64::from(self.ports.end() - self.ports.start()) + 1;
         let needed = users.div_ceil(port_count * targets.len() as u64);
@@ -235,9 +227,9 @@ impl Launch {
         Ok(plan.tuple_count())
     }
 
-    /// Everything users may connect from and to, or what is missing.
+    /// Source addresses, ports and targets of all users.
     fn plan(&self, users: u64, targets: &[SocketAddr]) -> Result<DialPlan, anyhow::Error> {
-        // A few more than users, so that a port somebody else sits on is no loss.
+        // A few more than users: some ports are in use by others.
         let tuple_count_max = users + users / 4 + 65_536;
         let port_count = u64::from(self.ports.end() - self.ports.start()) + 1;
         let needed = tuple_count_max.div_ceil(port_count * targets.len() as u64);

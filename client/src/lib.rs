@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 mod aggregate;
-mod histogram_log;
 pub mod http;
 mod launch;
 pub mod load;
@@ -12,5 +11,4 @@ pub mod locust;
 pub mod longconn;
 pub mod reconnect;
 pub mod source;
-mod supervise;
 pub mod target;

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 
 use super::outcome::{OUTCOME_COUNT, Outcome};
 use super::response::{STATUS_COUNT, Verdict};
-use crate::aggregate::{add, drain_into, histogram};
+use crate::aggregate::{add, drain_into, histogram, merge_spans};
 
 /// Counts since the start; histograms of what was recorded since they were last handed over, microseconds.
 #[derive(Debug)]
@@ -115,6 +115,27 @@ impl Counters {
     /// Some requests were under way when the run ended.
     pub fn stopped(&mut self, count: u64) {
         self.outcomes[Outcome::Stopped as usize] += count;
+    }
+
+    /// Adds what another thread counts, and takes over its histograms.
+    pub fn merge(&mut self, thread: &mut Counters) {
+        self.requests += thread.requests;
+        let counts = self.outcomes.iter_mut().zip(thread.outcomes);
+        counts.for_each(|(sum, part)| *sum += part);
+        let counts = self.responses.iter_mut().zip(thread.responses.iter());
+        counts.for_each(|(sum, part)| *sum += part);
+        self.measured_ok += thread.measured_ok;
+        self.measured_failed += thread.measured_failed;
+        self.backlog_now += thread.backlog_now;
+        self.backlog_max += thread.backlog_max;
+        self.present += thread.present;
+        self.is_ramped &= thread.is_ramped;
+        self.ramp_us = merge_spans(self.ramp_us, thread.ramp_us);
+        self.last_end_us = self.last_end_us.max(thread.last_end_us);
+        self.stopped_us = self.stopped_us.max(thread.stopped_us);
+        drain_into(&mut thread.connect_us, &mut self.connect_us);
+        drain_into(&mut thread.due_us, &mut self.due_us);
+        drain_into(&mut thread.raw_us, &mut self.raw_us);
     }
 
     /// Brings what the control plane reads up to date.

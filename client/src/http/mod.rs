@@ -20,14 +20,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
-use holdfast_engine::OpenFailure;
+use holdfast_engine::Engine;
 use holdfast_http1::Limits;
-use holdfast_telemetry::console::{self, Console, EXIT_SHORT};
-use holdfast_telemetry::metrics::{Kinds, Metrics};
+use holdfast_supervisor::run_command;
+use holdfast_supervisor::supervise::Supervisor;
+use holdfast_telemetry::console::{Console, EXIT_SHORT};
+use holdfast_telemetry::metrics::Kinds;
 use holdfast_telemetry::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 
-use crate::launch::{Launch, LoadFlags, Ready, Wants, check_duration};
-use crate::supervise::{self, create_log};
+use crate::launch::{
+    ClientFlags, ClientSpec, EngineSetup, LoadFlags, check_duration, metric_kinds,
+};
 use crate::target;
 use outcome::Outcome;
 use reporter::{HttpReporter, RunParams};
@@ -37,6 +40,10 @@ use response::{Expectations, Statuses};
 use schedule::Schedule;
 use url::Url;
 use user::{Model, UserConfig, Users};
+
+/// First line of the histogram log.
+const LOG_COMMENT: &str = "holdfast-client http; microseconds; tags: connect, latency (from the due time, nothing filled in), raw (from \
+                           the sending)";
 
 /// Flags of `holdfast-client http`.
 #[derive(Args)]
@@ -88,7 +95,7 @@ pub struct Flags {
     #[command(flatten)]
     quantity: LoadFlags,
     #[command(flatten)]
-    launch: Launch,
+    launch: ClientFlags,
 }
 
 /// A user that is answered once in this time is kept ready to receive in the kernel: 608 bytes more, an entry less for each answer.
@@ -96,7 +103,7 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// What http wants of the engine. Answers are prompt and connections many: whoever waits for work to gather measures that instead.
 /// Those that are awaited or left at the end have no claim to more than two seconds.
-pub(crate) const WANTS: Wants = Wants {
+pub(crate) const SPEC: ClientSpec = ClientSpec {
     batch_delay_us: 0,
     drain_timeout: Duration::from_secs(2),
     buffer_bytes: 4_096,
@@ -133,15 +140,12 @@ pub(crate) fn parse_wait(text: &str) -> Result<(u64, u64), String> {
 
 /// Runs the subcommand.
 pub fn main(flags: Flags) -> ExitCode {
-    match run(flags) {
-        Ok(code) => code,
-        Err(error) => console::refuse(&error),
-    }
+    run_command(|| run(flags))
 }
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let launch = &flags.launch;
-    launch.begin()?;
+    launch.engine.tie_to_parent()?;
     let timeout_us = check_duration("--timeout", flags.timeout, false)?;
     let warm_up_us = check_duration("--warm-up", flags.warm_up, true)?;
     if flags.quantity.run_time.is_some_and(|t| t <= flags.warm_up) {
@@ -158,15 +162,14 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let config = user_config(&flags, model, timeout_us)?;
     let kinds = Kinds {
-        open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
         outcomes: Outcome::ALL.iter().map(|(_, name)| *name).collect(),
-        ..Kinds::default()
+        ..metric_kinds()
     };
-    let metrics = Metrics::open(&launch.metrics, kinds).map_err(anyhow::Error::msg)?;
-    let mut console = launch.console()?;
-    let histogram_log = create_log(launch.histogram_log.as_ref())?;
+    let metrics = launch.engine.open_metrics(kinds)?;
+    let mut console = launch.open_console()?;
+    let histogram_log = launch.open_histogram_log(LOG_COMMENT)?;
     let targets = target::resolve(std::slice::from_ref(&flags.target.host_port))?;
-    let ready = ready(
+    let ready = prepare(
         launch,
         &flags.quantity,
         &targets,
@@ -188,18 +191,26 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         rate_per_second: flags.rate.map(|milli| milli as f64 / 1e3),
     };
     let request_limit = Arc::clone(&config.request_limit);
-    let mut view = HttpReporter::new(base, params, warm_up_us, wait_mean_us, request_limit);
-    let last = supervise::run(
-        (ready.config, ready.plan),
-        |share| {
-            let (config, load) = (config.clone(), Arc::clone(&ready.load));
-            Users::new(config, load, share, thread_count, warm_up_us)
-        },
-        &mut view,
-        &mut console,
-        &metrics,
-        flags.quantity.run_time,
+    let mut reporter = HttpReporter::new(base, params, warm_up_us, wait_mean_us, request_limit);
+    let supervisor = Supervisor {
+        console,
+        metrics,
+        run_time: flags.quantity.run_time,
         histogram_log,
+        ready: None,
+    };
+    let EngineSetup {
+        config: engine_config,
+        plan,
+        load,
+    } = ready;
+    let handler = |share| {
+        let (config, load) = (config.clone(), Arc::clone(&load));
+        Users::new(config, load, share, thread_count, warm_up_us)
+    };
+    let last = supervisor.run(
+        || Engine::start(engine_config, Vec::new(), Some(plan), handler),
+        &mut reporter,
     )?;
     Ok(verdict(&last))
 }
@@ -208,19 +219,19 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
 ///
 /// # Errors
 /// One line naming the cause and the next command to type.
-pub(crate) fn ready(
-    launch: &Launch,
+pub(crate) fn prepare(
+    launch: &ClientFlags,
     quantity: &LoadFlags,
     targets: &[SocketAddr],
     is_reconnecting: bool,
     console: &mut Console,
-) -> Result<Ready, anyhow::Error> {
-    let wants = Wants {
+) -> Result<EngineSetup, anyhow::Error> {
+    let spec = ClientSpec {
         // One being asked, and one that is ending.
         connections_per_user: 1 + u64::from(is_reconnecting),
-        ..WANTS
+        ..SPEC
     };
-    let mut ready = launch.ready(quantity, targets, wants, console)?;
+    let mut ready = launch.prepare(quantity, targets, spec, console)?;
     // All users may be answered at once, none of them for long: the buffers of a ring are 4 MiB when it needs them.
     ready.config.buffer_count_max = 1_024;
     ready.config.park_after = PARK_AFTER;

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
-use holdfast_engine::{Engine, Stats};
+use holdfast_engine::Engine;
 use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::say_counts;
 use holdfast_telemetry::live::Snapshot;
@@ -19,11 +19,11 @@ use super::counters::Counters;
 use super::outcome::Outcome;
 use super::request_limit::RequestLimit;
 use crate::aggregate::{
-    add, counts_by_name, drain_into, histogram, latency, merge_spans, named, ramp_seconds,
-    write_latencies,
+    add, counts_by_name, histogram, latency, named, ramp_seconds, write_latencies,
 };
 use crate::load::Load;
-use crate::supervise::{Intervals, View};
+use holdfast_supervisor::histogram_log::Intervals;
+use holdfast_supervisor::supervise::{Reporter, merge_threads};
 
 /// Parameters of a run, as shown to people.
 pub struct RunParams {
@@ -91,41 +91,18 @@ impl HttpReporter {
     }
 }
 
-impl View for HttpReporter {
-    type Own = Counters;
+impl Reporter for HttpReporter {
+    type Counters = Counters;
     type Report = HttpClientReport;
-    const LOG_COMMENT: &str = "holdfast-client http; microseconds; tags: connect, latency (from the due time, nothing filled in), raw \
-                               (from the sending)";
 
-    fn gather(
+    fn report(
         &mut self,
         engine: &Engine<Counters>,
         is_final: bool,
     ) -> (HttpClientReport, Intervals) {
-        let mut stats = Stats::default();
         let mut all = Counters::default();
         all.is_ramped = true;
-        for mut core in engine.reports() {
-            stats.merge(&core.stats);
-            let own = &mut core.handler;
-            all.requests += own.requests;
-            let counts = all.outcomes.iter_mut().zip(own.outcomes);
-            counts.for_each(|(sum, part)| *sum += part);
-            let counts = all.responses.iter_mut().zip(own.responses.iter());
-            counts.for_each(|(sum, part)| *sum += part);
-            all.measured_ok += own.measured_ok;
-            all.measured_failed += own.measured_failed;
-            all.backlog_now += own.backlog_now;
-            all.backlog_max += own.backlog_max;
-            all.present += own.present;
-            all.is_ramped &= own.is_ramped;
-            all.ramp_us = merge_spans(all.ramp_us, own.ramp_us);
-            all.last_end_us = all.last_end_us.max(own.last_end_us);
-            all.stopped_us = all.stopped_us.max(own.stopped_us);
-            drain_into(&mut own.connect_us, &mut all.connect_us);
-            drain_into(&mut own.due_us, &mut all.due_us);
-            drain_into(&mut own.raw_us, &mut all.raw_us);
-        }
+        let stats = merge_threads(engine, |thread| all.merge(thread));
         add(&mut self.connect_us, &all.connect_us);
         add(&mut self.due_us, &all.due_us);
         add(&mut self.raw_us, &all.raw_us);
@@ -211,7 +188,7 @@ impl View for HttpReporter {
         .asking("ok", self.params.rate_per_second)
     }
 
-    fn summary(report: &HttpClientReport) -> String {
+    fn summary(&self, report: &HttpClientReport) -> String {
         let per_second = report.measured_ok as f64 / report.measured_seconds.max(0.001);
         let mut text = format!(
             "requests {}: ok {}/s ({} in {:.1} s measured), failed {}\nusers {}: connections opened {}, failed {}",

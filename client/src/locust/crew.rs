@@ -18,12 +18,13 @@ use super::rows;
 use super::stats::Row;
 use crate::http::reporter::HttpReporter;
 use crate::http::user::{Model, Users as HttpUsers};
-use crate::launch::{Launch, LoadFlags, Ready};
+use crate::launch::{ClientFlags, EngineSetup, LoadFlags};
 use crate::load::Load;
 use crate::longconn::LongconnReporter;
 use crate::longconn::user::Users as LongconnUsers;
-use crate::supervise::{Intervals, View};
 use crate::{http, longconn};
+use holdfast_supervisor::histogram_log::Intervals;
+use holdfast_supervisor::supervise::Reporter;
 
 /// What users did since the last harvest.
 pub struct Harvest {
@@ -75,7 +76,7 @@ pub fn start(
     class: Class,
     options: &Options,
     targets: &[SocketAddr],
-    launch: &Launch,
+    launch: &ClientFlags,
     users_max: Option<u64>,
     console: &mut Console,
 ) -> Result<Box<dyn Crew>, anyhow::Error> {
@@ -90,8 +91,8 @@ pub fn start(
     match class {
         Class::LongConn => {
             let (config, _) = options.longconn()?;
-            let users_max = launch.users_that_fit(targets, longconn::WANTS, users_max)?;
-            let ready = launch.ready(&quantity(users_max), targets, longconn::WANTS, console)?;
+            let users_max = launch.users_that_fit(targets, longconn::SPEC, users_max)?;
+            let ready = launch.prepare(&quantity(users_max), targets, longconn::SPEC, console)?;
             let thread_count = ready.config.thread_count;
             let asked = longconn::RunParams {
                 title,
@@ -110,8 +111,8 @@ pub fn start(
         }
         Class::Http => {
             let (config, url, method) = options.http()?;
-            let users_max = launch.users_that_fit(targets, http::WANTS, users_max)?;
-            let ready = http::ready(
+            let users_max = launch.users_that_fit(targets, http::SPEC, users_max)?;
+            let ready = http::prepare(
                 launch,
                 &quantity(users_max),
                 targets,
@@ -168,8 +169,8 @@ impl Present for http::counters::Counters {
     }
 }
 
-struct Running<V: View, R> {
-    engine: Engine<V::Own>,
+struct Running<V: Reporter, R> {
+    engine: Engine<V::Counters>,
     view: V,
     load: Arc<Load>,
     users_max: u64,
@@ -181,11 +182,11 @@ struct Running<V: View, R> {
 
 impl<V, R> Running<V, R>
 where
-    V: View<Own: Present>,
+    V: Reporter<Counters: Present, Report: Default>,
     R: FnMut(&V::Report, &V::Report, Intervals) -> Vec<Row>,
 {
-    fn start<H: Handler<Report = V::Own> + 'static>(
-        (ready, load): (Ready, Arc<Load>),
+    fn start<H: Handler<Report = V::Counters> + 'static>(
+        (ready, load): (EngineSetup, Arc<Load>),
         view: V,
         users_max: u64,
         mut make: impl FnMut(usize, Arc<Load>) -> H,
@@ -209,7 +210,7 @@ where
 
 impl<V, R> Crew for Running<V, R>
 where
-    V: View<Own: Present, Report: Serialize>,
+    V: Reporter<Counters: Present, Report: Serialize + Default>,
     R: FnMut(&V::Report, &V::Report, Intervals) -> Vec<Row>,
 {
     fn order(&mut self, users: u64) -> u64 {
@@ -242,7 +243,7 @@ where
 
     fn harvest(&mut self, log: &mut dyn FnMut(&Intervals)) -> Harvest {
         let is_done = self.engine.is_done();
-        let (report, intervals) = self.view.gather(&self.engine, is_done);
+        let (report, intervals) = self.view.report(&self.engine, is_done);
         log(&intervals);
         let before = std::mem::replace(&mut self.last, report);
         let mut report = serde_json::to_value(&self.last).expect("reports are plain data");
@@ -250,7 +251,7 @@ where
         Harvest {
             rows: (self.rows)(&self.last, &before, intervals),
             report,
-            summary: is_done.then(|| V::summary(&self.last)),
+            summary: is_done.then(|| self.view.summary(&self.last)),
         }
     }
 

@@ -18,9 +18,9 @@ use super::journal::Journal;
 use super::lookup::Lookup;
 use super::options::Options;
 use super::stats::Stats;
-use crate::histogram_log::HistogramLog;
-use crate::launch::Launch;
+use crate::launch::ClientFlags;
 use crate::source::Source;
+use holdfast_supervisor::histogram_log::HistogramLog;
 
 /// How long an order waits for the addresses of names: files and caches answer sooner, and the master is heard late by no more.
 const LOOKUP_PATIENCE: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ const RUNS_MAX: usize = 100;
 
 /// The users of this process.
 pub struct Fleet {
-    launch: Launch,
+    launch: ClientFlags,
     own_source: Vec<Source>,
     own_ports: RangeInclusive<u16>,
     classes: Vec<Class>,
@@ -64,7 +64,7 @@ pub struct Fleet {
 impl Fleet {
     /// No users yet.
     pub fn new(
-        launch: Launch,
+        launch: ClientFlags,
         classes: Vec<Class>,
         users_max: Option<u64>,
         log: Option<HistogramLog>,

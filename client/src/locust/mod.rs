@@ -31,13 +31,11 @@ pub mod zmtp;
 use std::process::ExitCode;
 
 use clap::Args;
-use holdfast_telemetry::console;
-use holdfast_telemetry::metrics::{Kinds, Metrics};
+use holdfast_telemetry::metrics::Kinds;
 
-use crate::histogram_log::HistogramLog;
-use crate::launch::Launch;
-use crate::supervise::create_log;
+use crate::launch::ClientFlags;
 use class::Class;
+use holdfast_supervisor::run_command;
 use process::Process;
 
 /// What becomes of the users when the master is gone.
@@ -77,7 +75,7 @@ pub struct Flags {
     #[arg(long, value_name = "ID", hide = true)]
     identity: Option<String>,
     #[command(flatten)]
-    launch: Launch,
+    launch: ClientFlags,
 }
 
 fn parse_master(text: &str) -> Result<String, String> {
@@ -98,21 +96,14 @@ fn parse_master(text: &str) -> Result<String, String> {
 
 /// Runs the subcommand.
 pub fn main(flags: Flags) -> ExitCode {
-    match run(flags) {
-        Ok(code) => code,
-        Err(error) => console::refuse(&error),
-    }
+    run_command(|| run(flags))
 }
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
-    flags.launch.begin()?;
-    let metrics =
-        Metrics::open(&flags.launch.metrics, Kinds::default()).map_err(anyhow::Error::msg)?;
-    let console = flags.launch.console()?;
-    let log = create_log(flags.launch.histogram_log.as_ref())?;
+    flags.launch.engine.tie_to_parent()?;
+    let metrics = flags.launch.engine.open_metrics(Kinds::default())?;
+    let console = flags.launch.open_console()?;
     let comment = "holdfast-client worker; microseconds; tags: connect, lateness, latency, raw";
-    let log = log
-        .map(|file| HistogramLog::new(file, comment))
-        .transpose()?;
+    let log = flags.launch.open_histogram_log(comment)?;
     tokio_uring::start(async { Process::start(flags, console, metrics, log)?.serve().await })
 }

@@ -26,7 +26,7 @@ use super::message::{self, Message, Order, Spawn};
 use super::vitals::Vitals;
 use super::worker::{Need, State, Worker};
 use super::{Flags, OnMasterLoss};
-use crate::histogram_log::HistogramLog;
+use holdfast_supervisor::histogram_log::HistogramLog;
 
 /// How often statistics are reported.
 const REPORT: Duration = Duration::from_secs(3);

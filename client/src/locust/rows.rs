@@ -13,7 +13,7 @@ use holdfast_telemetry::wire::{ClientReport, HttpClientReport};
 
 use super::stats::Row;
 use crate::aggregate::histogram;
-use crate::supervise::Intervals;
+use holdfast_supervisor::histogram_log::Intervals;
 
 /// Ends of connections that are no loss, or were counted as messages.
 const NO_LOSS: [&str; 6] = [

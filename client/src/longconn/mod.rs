@@ -11,32 +11,39 @@ use std::time::Duration;
 
 use clap::Args;
 use hdrhistogram::Histogram;
-use holdfast_engine::{Engine, OpenFailure, Stats};
+use holdfast_engine::Engine;
+use holdfast_supervisor::histogram_log::Intervals;
+use holdfast_supervisor::run_command;
+use holdfast_supervisor::supervise::{Reporter, Supervisor, merge_threads};
 use holdfast_sysctl::grouped;
-use holdfast_telemetry::console::{self, EXIT_SHORT, say_counts};
+use holdfast_telemetry::console::{EXIT_SHORT, say_counts};
 use holdfast_telemetry::live::Snapshot;
-use holdfast_telemetry::metrics::{Kinds, Metrics};
+use holdfast_telemetry::metrics::Kinds;
 use holdfast_telemetry::wire::{CLIENT_SCHEMA, ClientReport};
 
 use crate::aggregate::{
     add, counts_by_name, drain_into, histogram, latency, merge_spans, named, ramp_seconds,
     write_latencies,
 };
-use crate::launch::{Launch, LoadFlags, Wants, check_duration};
+use crate::launch::{
+    ClientFlags, ClientSpec, EngineSetup, LoadFlags, check_duration, metric_kinds,
+};
 use crate::load::Load;
 use crate::reconnect::Backoff;
-use crate::supervise::{self, Intervals, View, create_log};
 use crate::target;
 use user::{Ended, UserConfig, UserReport, Users};
 
 /// What longconn wants of the engine. Memory of ours for a connection: its slot and its share of rings and histograms.
-pub(crate) const WANTS: Wants = Wants {
+pub(crate) const SPEC: ClientSpec = ClientSpec {
     batch_delay_us: 1_000,
     drain_timeout: Duration::from_secs(30),
     buffer_bytes: 512,
     own_bytes_per_connection: 96,
     connections_per_user: 1,
 };
+
+/// First line of the histogram log.
+const LOG_COMMENT: &str = "holdfast-client longconn; microseconds; tags: connect, lateness";
 
 /// Flags of `holdfast-client longconn`.
 #[derive(Args)]
@@ -65,15 +72,12 @@ pub struct Flags {
     #[command(flatten)]
     quantity: LoadFlags,
     #[command(flatten)]
-    launch: Launch,
+    launch: ClientFlags,
 }
 
 /// Runs the subcommand.
 pub fn main(flags: Flags) -> ExitCode {
-    match run(flags) {
-        Ok(code) => code,
-        Err(error) => console::refuse(&error),
-    }
+    run_command(|| run(flags))
 }
 
 /// A message that is sent or expected to the end of the program.
@@ -92,8 +96,8 @@ pub(crate) fn message(name: &str, text: String) -> Result<&'static [u8], anyhow:
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let launch = flags.launch;
-    launch.begin()?;
-    let config = UserConfig {
+    launch.engine.tie_to_parent()?;
+    let users_config = UserConfig {
         interval_us: check_duration("--interval", flags.interval, true)?,
         expect: message("--expect", flags.expect)?,
         send: match (flags.send, flags.send_interval) {
@@ -114,31 +118,34 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         },
     };
     let kinds = Kinds {
-        open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
         ends: Ended::ALL.iter().map(|(_, name)| *name).collect(),
-        ..Kinds::default()
+        ..metric_kinds()
     };
-    let metrics = Metrics::open(&launch.metrics, kinds).map_err(anyhow::Error::msg)?;
-    let mut console = launch.console()?;
-    let histogram_log = create_log(launch.histogram_log.as_ref())?;
+    let metrics = launch.engine.open_metrics(kinds)?;
+    let mut console = launch.open_console()?;
+    let histogram_log = launch.open_histogram_log(LOG_COMMENT)?;
     let targets = target::resolve(&flags.target)?;
-    let ready = launch.ready(&flags.quantity, &targets, WANTS, &mut console)?;
+    let ready = launch.prepare(&flags.quantity, &targets, SPEC, &mut console)?;
     let thread_count = ready.config.thread_count;
     let params = RunParams {
         title: format!("client longconn {}", flags.target.join(",")),
         load: Arc::clone(&ready.load),
-        interval_us: config.interval_us,
+        interval_us: users_config.interval_us,
     };
     let users = flags.quantity.users;
-    let mut view = LongconnReporter::new(params, thread_count, users, flags.reconnect);
-    let last = supervise::run(
-        (ready.config, ready.plan),
-        |share| Users::new(config, Arc::clone(&ready.load), share, thread_count),
-        &mut view,
-        &mut console,
-        &metrics,
-        flags.quantity.run_time,
+    let mut reporter = LongconnReporter::new(params, thread_count, users, flags.reconnect);
+    let supervisor = Supervisor {
+        console,
+        metrics,
+        run_time: flags.quantity.run_time,
         histogram_log,
+        ready: None,
+    };
+    let EngineSetup { config, plan, load } = ready;
+    let handler = |share| Users::new(users_config, Arc::clone(&load), share, thread_count);
+    let last = supervisor.run(
+        || Engine::start(config, Vec::new(), Some(plan), handler),
+        &mut reporter,
     )?;
     let lost = last.opened - last.ended.get("held").copied().unwrap_or(0);
     let fell_short = last.failed.values().sum::<u64>()
@@ -189,33 +196,29 @@ impl LongconnReporter {
     }
 }
 
-impl View for LongconnReporter {
-    type Own = UserReport;
+impl Reporter for LongconnReporter {
+    type Counters = UserReport;
     type Report = ClientReport;
-    const LOG_COMMENT: &str = "holdfast-client longconn; microseconds; tags: connect, lateness";
 
-    fn gather(&mut self, engine: &Engine<UserReport>, is_final: bool) -> (ClientReport, Intervals) {
-        let mut stats = Stats::default();
+    fn report(&mut self, engine: &Engine<UserReport>, is_final: bool) -> (ClientReport, Intervals) {
         let mut all = UserReport {
             is_ramped: true,
             ..UserReport::default()
         };
-        for mut core in engine.reports() {
-            stats.merge(&core.stats);
-            let own = &mut core.handler;
-            for (sum, part) in all.ended.iter_mut().zip(own.ended) {
+        let stats = merge_threads(engine, |thread| {
+            for (sum, part) in all.ended.iter_mut().zip(thread.ended) {
                 *sum += part;
             }
-            all.received += own.received;
-            all.wrong += own.wrong;
-            all.missed += own.missed;
-            all.sent += own.sent;
-            all.present += own.present;
-            all.is_ramped &= own.is_ramped;
-            all.ramp_us = merge_spans(all.ramp_us, own.ramp_us);
-            drain_into(&mut own.connect_us, &mut all.connect_us);
-            drain_into(&mut own.lateness_us, &mut all.lateness_us);
-        }
+            all.received += thread.received;
+            all.wrong += thread.wrong;
+            all.missed += thread.missed;
+            all.sent += thread.sent;
+            all.present += thread.present;
+            all.is_ramped &= thread.is_ramped;
+            all.ramp_us = merge_spans(all.ramp_us, thread.ramp_us);
+            drain_into(&mut thread.connect_us, &mut all.connect_us);
+            drain_into(&mut thread.lateness_us, &mut all.lateness_us);
+        });
         add(&mut self.connect_us, &all.connect_us);
         add(&mut self.lateness_us, &all.lateness_us);
         let ended = Ended::ALL.map(|(ended, name)| (name, all.ended[ended as usize]));
@@ -262,7 +265,7 @@ impl View for LongconnReporter {
         .asking("messages", due)
     }
 
-    fn summary(report: &ClientReport) -> String {
+    fn summary(&self, report: &ClientReport) -> String {
         summary(report)
     }
 }

@@ -1,6 +1,6 @@
-//! `holdfast-server http`: its own flags, and its figures.
+//! `holdfast-server http`: its flags and its report.
 //!
-//! Must not know: rings, slots, how a request is read.
+//! Must not depend on: rings, slots, how a request is parsed.
 
 pub mod responder;
 pub mod response;
@@ -12,13 +12,16 @@ use std::time::Duration;
 use clap::Args;
 use holdfast_engine::{Config, Engine};
 use holdfast_http1::Limits;
+use holdfast_supervisor::histogram_log::Intervals;
+use holdfast_supervisor::run_command;
+use holdfast_supervisor::supervise::{Reporter, merge_threads};
 use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, RECV_PARKED_BYTES, SOCKET_BYTES};
 use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::say_counts;
 use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::wire::{HTTP_SERVER_SCHEMA, HttpServerReport};
 
-use crate::launch::{self, Launch, Telling, Wants, gather, named};
+use crate::launch::{Server, ServerFlags, ServerSpec, all_counts, check_duration, counts};
 use responder::{REFUSALS, Responder, ResponderReport, TimeoutKind, Timeouts};
 use response::{Responses, Template, WallClock, has_body};
 
@@ -72,7 +75,7 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     idle_timeout: Duration,
     #[command(flatten)]
-    launch: launch::LaunchFlags,
+    server: ServerFlags,
 }
 
 /// A header line, refused if it could break the response or is the server's own.
@@ -98,13 +101,13 @@ fn parse_header(text: &str) -> Result<(String, String), String> {
 
 /// Runs the subcommand.
 pub fn main(flags: Flags) -> ExitCode {
-    launch::run(|| run(flags))
+    run_command(|| run(flags))
 }
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let template = template(&flags)?;
     let milliseconds =
-        |name, time| launch::check_time(name, time).map(|time_us| (time_us / 1_000) as u32);
+        |name, time| check_duration(name, time).map(|time_us| (time_us / 1_000) as u32);
     let timeouts = Timeouts {
         header_ms: milliseconds("--header-timeout", flags.header_timeout)?,
         read_ms: milliseconds("--read-timeout", flags.read_timeout)?,
@@ -117,9 +120,9 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         header_count_max: usize::from(flags.headers_max),
         body_bytes_max: flags.body_max,
     };
-    let wants = Wants {
+    let spec = ServerSpec {
         port: 8080,
-        connection_bytes: BYTES_PER_CONNECTION,
+        bytes_per_connection: BYTES_PER_CONNECTION,
         timeouts: TimeoutKind::ALL.iter().map(|(_, name)| *name).collect(),
         config: Config {
             buffer_bytes: 2_048,
@@ -131,35 +134,28 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             ..Config::default()
         },
     };
-    let mut launch = Launch::new(flags.launch, wants)?;
+    let server = Server::bind(flags.server, spec)?;
     let base = HttpServerReport {
         schema: HTTP_SERVER_SCHEMA.to_owned(),
-        listen: launch.addresses(),
-        thread_count: launch.config.thread_count,
-        capacity: launch.config.capacity,
-        ring_slots: launch.config.ring_slots,
+        listen: server.addresses(),
+        thread_count: server.config.thread_count,
+        capacity: server.config.capacity,
+        ring_slots: server.config.ring_slots,
         ..HttpServerReport::default()
     };
     let clock = WallClock::default();
     clock.set(0);
-    let status = template.status;
-    let ready = launch.ready("answering");
-    let engine = Engine::start(launch.config, launch.listeners, None, |_| {
+    let mut reporter = HttpReporter {
+        base,
+        status: template.status,
+        clock: clock.clone(),
+    };
+    let handler = |_| {
         let responses = Responses::new(template.clone(), clock.clone());
         Responder::new(responses, limits, timeouts)
-    })?;
-    launch.console.say(ready);
-    let tale = Tale {
-        base,
-        status,
-        clock,
     };
-    tokio_uring::start(launch::supervise(
-        engine,
-        launch.console,
-        launch.metrics,
-        tale,
-    ))
+    server.run("answering", handler, &mut reporter)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The response as it was asked for.
@@ -206,58 +202,58 @@ fn content_type(body: &[u8]) -> &'static str {
     }
 }
 
-/// The report, with what does not change.
-struct Tale {
+struct HttpReporter {
+    /// The fields that do not change.
     base: HttpServerReport,
     status: u16,
     clock: WallClock,
 }
 
-impl Telling<ResponderReport> for Tale {
+impl Reporter for HttpReporter {
+    type Counters = ResponderReport;
     type Report = HttpServerReport;
 
-    fn report(&mut self, engine: &Engine<ResponderReport>, is_final: bool) -> HttpServerReport {
+    fn report(
+        &mut self,
+        engine: &Engine<ResponderReport>,
+        is_final: bool,
+    ) -> (HttpServerReport, Intervals) {
         let now_us = engine.now_us();
         self.clock.set(now_us);
         let mut all = ResponderReport::default();
-        let stats = gather(engine, |mine: &ResponderReport| {
-            all.answered += mine.answered;
-            add(&mut all.refused, &mine.refused);
-            add(&mut all.timed_out, &mine.timed_out);
+        let stats = merge_threads(engine, |thread| {
+            all.answered += thread.answered;
+            add(&mut all.refused, &thread.refused);
+            add(&mut all.timed_out, &thread.timed_out);
         });
-        let mut responses = named(
-            REFUSALS
-                .iter()
-                .zip(all.refused)
-                .filter(|(_, count)| *count > 0),
-        );
+        let mut responses = counts(REFUSALS.iter().zip(all.refused));
         if all.answered > 0 {
             *responses.entry(self.status.to_string()).or_default() += all.answered;
         }
         let mut anomalies = stats.anomalies().to_vec();
         anomalies.push(("sends_short", stats.sends_short));
-        HttpServerReport {
+        let report = HttpServerReport {
             is_final,
             at_us: now_us,
             shard_count: stats.shard_count as usize,
             open_now: stats.open_now,
-            // As in longconn: the sum of the threads' peaks, of which the gate lets no more than this be open.
+            // The sum of the threads' peaks, which need not coincide; the limiter lets no more than the capacity be open.
             open_max: stats.open_max.min(self.base.capacity),
             accepted: stats.accepted,
             refused_full: stats.refused_full,
-            accept_failed: named(stats.accept_failed_by_label()),
-            closed: named(stats.closed_by_label()),
+            accept_failed: counts(stats.accept_failed_by_label()),
+            closed: counts(stats.closed_by_label()),
             responses,
-            timed_out: named(
+            timed_out: counts(
                 TimeoutKind::ALL
                     .iter()
-                    .map(|(limit, name)| (name, all.timed_out[*limit as usize]))
-                    .filter(|(_, count)| *count > 0),
+                    .map(|(kind, name)| (name, all.timed_out[*kind as usize])),
             ),
             bytes_received: stats.bytes_received,
-            anomalies: named(anomalies),
+            anomalies: all_counts(anomalies),
             ..self.base.clone()
-        }
+        };
+        (report, Intervals::new())
     }
 
     fn snapshot(&self, report: &HttpServerReport) -> Snapshot {

@@ -1,6 +1,6 @@
-//! `holdfast-server longconn`: its own flags, and its figures.
+//! `holdfast-server longconn`: its flags and its report.
 //!
-//! Must not know: rings, slots.
+//! Must not depend on: rings, slots.
 
 pub mod heartbeat;
 
@@ -9,40 +9,43 @@ use std::time::Duration;
 
 use clap::Args;
 use holdfast_engine::{Config, Engine};
+use holdfast_supervisor::histogram_log::Intervals;
+use holdfast_supervisor::run_command;
+use holdfast_supervisor::supervise::{Reporter, merge_threads};
 use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_BYTES};
 use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::say_counts;
 use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::wire::{SERVER_SCHEMA, ServerReport};
 
-use crate::launch::{self, Launch, Telling, Wants, gather, named};
+use crate::launch::{Server, ServerFlags, ServerSpec, all_counts, check_duration, counts};
 use heartbeat::{HeartbeatConfig, HeartbeatReport, HeartbeatServer};
 
-/// What one held connection costs here at most: kernel socket, direct descriptor, parked poll, and 128 bytes of ours.
+/// Memory of one connection at most: kernel socket, direct descriptor, parked poll, and 128 bytes of the engine.
 const BYTES_PER_CONNECTION: u64 = SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES + 128;
 
 /// Flags of `holdfast-server longconn`.
 #[derive(Args)]
 pub struct Flags {
-    /// What is pushed to each connection
+    /// Send this to each connection at every interval
     #[arg(long, value_name = "TEXT", default_value = "ok")]
     message: String,
-    /// Interval of the pushes to one connection, spread evenly over all of them; 0s pushes nothing
+    /// Send to each connection at this interval, spread evenly over all of them; 0s sends nothing
     #[arg(long, alias = "every", value_name = "TIME", default_value = "550s", value_parser = humantime::parse_duration)]
     interval: Duration,
-    /// Send back what peers send, instead of dropping it
+    /// Echo what peers send, instead of dropping it
     #[arg(long)]
     echo: bool,
-    /// End connections whose peer sent nothing for this long [default: never]
+    /// Close connections whose peer has sent nothing for this long [default: never]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     idle_timeout: Option<Duration>,
     #[command(flatten)]
-    launch: launch::LaunchFlags,
+    server: ServerFlags,
 }
 
 /// Runs the subcommand.
 pub fn main(flags: Flags) -> ExitCode {
-    launch::run(|| run(flags))
+    run_command(|| run(flags))
 }
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
@@ -53,23 +56,23 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         );
     }
     if !flags.interval.is_zero() {
-        launch::check_time("--interval", flags.interval)?;
+        check_duration("--interval", flags.interval)?;
     }
     let idle_timeout = flags.idle_timeout;
     let idle_timeout_us = idle_timeout
-        .map(|time| launch::check_time("--idle-timeout", time))
+        .map(|time| check_duration("--idle-timeout", time))
         .transpose()?;
-    let wants = Wants {
+    let spec = ServerSpec {
         port: 7070,
-        connection_bytes: BYTES_PER_CONNECTION,
+        bytes_per_connection: BYTES_PER_CONNECTION,
         timeouts: Vec::new(),
         config: Config {
             buffer_bytes: 512,
             ..Config::default()
         },
     };
-    let mut launch = Launch::new(flags.launch, wants)?;
-    let heartbeat = HeartbeatConfig {
+    let server = Server::bind(flags.server, spec)?;
+    let config = HeartbeatConfig {
         message: Box::leak(flags.message.into_bytes().into_boxed_slice()),
         interval_us: flags.interval.as_millis() as u64 * 1_000,
         idle_timeout_us,
@@ -77,65 +80,58 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let base = ServerReport {
         schema: SERVER_SCHEMA.to_owned(),
-        listen: launch.addresses(),
-        thread_count: launch.config.thread_count,
-        capacity: launch.config.capacity,
-        ring_slots: launch.config.ring_slots,
+        listen: server.addresses(),
+        thread_count: server.config.thread_count,
+        capacity: server.config.capacity,
+        ring_slots: server.config.ring_slots,
         ..ServerReport::default()
     };
-    let ready = launch.ready("holding");
-    let engine = Engine::start(launch.config, launch.listeners, None, |_| {
-        HeartbeatServer::new(heartbeat)
-    })?;
-    launch.console.say(ready);
-    let tale = Tale {
-        base,
-        interval_us: heartbeat.interval_us,
-    };
-    tokio_uring::start(launch::supervise(
-        engine,
-        launch.console,
-        launch.metrics,
-        tale,
-    ))
+    let interval_us = config.interval_us;
+    let mut reporter = LongconnReporter { base, interval_us };
+    server.run("holding", |_| HeartbeatServer::new(config), &mut reporter)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// The report, with what does not change.
-struct Tale {
+struct LongconnReporter {
+    /// The fields that do not change.
     base: ServerReport,
-    /// Interval of the pushes, microseconds; 0 pushes nothing.
+    /// Interval of the heartbeats, microseconds; 0: none are sent.
     interval_us: u64,
 }
 
-impl Telling<HeartbeatReport> for Tale {
+impl Reporter for LongconnReporter {
+    type Counters = HeartbeatReport;
     type Report = ServerReport;
 
-    fn report(&mut self, engine: &Engine<HeartbeatReport>, is_final: bool) -> ServerReport {
+    fn report(
+        &mut self,
+        engine: &Engine<HeartbeatReport>,
+        is_final: bool,
+    ) -> (ServerReport, Intervals) {
         let mut skipped = 0;
-        let stats = gather(engine, |heartbeat: &HeartbeatReport| {
-            skipped += heartbeat.skipped
-        });
+        let stats = merge_threads(engine, |heartbeat| skipped += heartbeat.skipped);
         let mut anomalies = stats.anomalies().to_vec();
         anomalies.extend([
             ("messages_skipped", skipped),
             ("sends_short", stats.sends_short),
         ]);
-        ServerReport {
+        let report = ServerReport {
             is_final,
             at_us: engine.now_us(),
             shard_count: stats.shard_count as usize,
             open_now: stats.open_now,
-            // The sum of the threads' peaks, which need not have been at the same time; the gate lets no more than this be open.
+            // The sum of the threads' peaks, which need not coincide; the limiter lets no more than the capacity be open.
             open_max: stats.open_max.min(self.base.capacity),
             accepted: stats.accepted,
             refused_full: stats.refused_full,
-            accept_failed: named(stats.accept_failed_by_label()),
-            closed: named(stats.closed_by_label()),
+            accept_failed: counts(stats.accept_failed_by_label()),
+            closed: counts(stats.closed_by_label()),
             messages_sent: stats.sends,
             bytes_received: stats.bytes_received,
-            anomalies: named(anomalies),
+            anomalies: all_counts(anomalies),
             ..self.base.clone()
-        }
+        };
+        (report, Intervals::new())
     }
 
     fn snapshot(&self, report: &ServerReport) -> Snapshot {

@@ -1,18 +1,23 @@
 //! The histogram log of a run: HdrHistogram's log format, one line for each tag and interval.
 //!
-//! Invariants: what could not be written is said at the end, once; until then the run goes on.
-//! Must not know: what is measured, when an interval ends.
+//! Invariants: a write error ends neither the run nor the log; the first one is returned by [`HistogramLog::finish`].
+//! Must not depend on: what is measured.
 
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
-use hdrhistogram::serialization::interval_log::{IntervalLogWriter, IntervalLogWriterBuilder, Tag};
+use hdrhistogram::serialization::interval_log::{
+    IntervalLogWriter, IntervalLogWriterBuilder, IntervalLogWriterError, Tag,
+};
 
-use crate::supervise::Intervals;
+/// Histograms of the time since the last report, by tag; microseconds.
+pub type Intervals = Vec<(&'static str, Histogram<u64>)>;
 
 #[derive(Clone)]
 struct Out(Rc<RefCell<BufWriter<File>>>);
@@ -26,25 +31,33 @@ impl Write for Out {
     }
 }
 
-/// A log that is being written.
+/// A histogram log that is being written.
 pub struct HistogramLog {
+    path: PathBuf,
     writer: IntervalLogWriter<'static, 'static, Out, V2DeflateSerializer>,
     out: Out,
     started: Instant,
+    /// Start of the interval, since `started`.
     from: Duration,
-    written: Result<(), String>,
+    first_error: Option<String>,
 }
 
 impl HistogramLog {
-    /// Begins a log. A process has one: what writes it is never given back.
+    /// Creates the file and writes the header. Its buffers are never freed: a process has one log.
     ///
     /// # Errors
-    /// One line when it cannot be written.
-    pub fn new(file: File, comment: &str) -> Result<Self, anyhow::Error> {
+    /// One line: the file and the cause.
+    pub fn create(path: &Path, comment: &str) -> Result<Self, anyhow::Error> {
+        let file = File::create(path).map_err(|e| {
+            anyhow::anyhow!(
+                "cannot write {} ({e}); next: --histogram-log with a file in a folder that exists",
+                path.display()
+            )
+        })?;
         let out = Out(Rc::new(RefCell::new(BufWriter::new(file))));
         #[expect(
             clippy::disallowed_methods,
-            reason = "the log's format wants the date of its start"
+            reason = "the log's format starts with the date"
         )]
         let now = SystemTime::now();
         let writer = IntervalLogWriterBuilder::new()
@@ -56,13 +69,14 @@ impl HistogramLog {
                 Box::leak(Box::new(out.clone())),
                 Box::leak(Box::new(V2DeflateSerializer::new())),
             )
-            .map_err(|e| unwritten(&e))?;
+            .map_err(|e| write_error(path, &e.to_string()))?;
         Ok(HistogramLog {
+            path: path.to_owned(),
             writer,
             out,
             started: Instant::now(),
             from: Duration::ZERO,
-            written: Ok(()),
+            first_error: None,
         })
     }
 
@@ -73,27 +87,36 @@ impl HistogramLog {
             let written = self
                 .writer
                 .write_histogram(histogram, self.from, length, Tag::new(tag));
-            if let (Ok(()), Err(e)) = (&self.written, written) {
-                self.written = Err(format!("{e:?}"));
+            if let (None, Err(e)) = (&self.first_error, written) {
+                self.first_error = Some(match e {
+                    IntervalLogWriterError::IoError(e) => e.to_string(),
+                    IntervalLogWriterError::SerializeError(e) => e.to_string(),
+                });
             }
         }
     }
 
-    /// Begins the next interval.
+    /// Starts the next interval.
     pub fn next_interval(&mut self) {
         self.from = self.started.elapsed();
     }
 
-    /// Ends the log.
+    /// Flushes the log.
     ///
     /// # Errors
     /// One line when some of it could not be written.
     pub fn finish(mut self) -> Result<(), anyhow::Error> {
-        self.written.as_ref().map_err(|e| unwritten(e))?;
-        self.out.flush().map_err(|e| unwritten(&e))
+        let flushed = self.out.flush().err().map(|e| e.to_string());
+        match self.first_error.or(flushed) {
+            None => Ok(()),
+            Some(e) => Err(write_error(&self.path, &e)),
+        }
     }
 }
 
-fn unwritten(e: &dyn std::fmt::Debug) -> anyhow::Error {
-    anyhow::anyhow!("cannot write the histogram log ({e:?}); next: free space")
+fn write_error(path: &Path, error: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "cannot write the histogram log {} ({error}); next: free space there (df -h), or --histogram-log with another file",
+        path.display()
+    )
 }

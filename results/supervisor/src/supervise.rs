@@ -1,0 +1,183 @@
+//! The supervisor of an engine: waits for signals and the clock, gathers figures, prints, logs and stops.
+//!
+//! Invariants: a report is gathered once a second and once at the end; the final one is printed however the engine ends; the first
+//! stop request closes connections gracefully, the second one aborts what is left.
+//! Must not depend on: protocols, what a report contains.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use holdfast_engine::{Engine, SetupError, Shutdown, Stats};
+use holdfast_telemetry::console::{Console, Event, Events};
+use holdfast_telemetry::live::{Snapshot, Span, Times};
+use holdfast_telemetry::metrics::{Exposed, Metrics, Thread};
+use serde::Serialize;
+
+use crate::histogram_log::{HistogramLog, Intervals};
+
+/// How often a report is gathered, microseconds.
+const REPORT_INTERVAL_US: u64 = 1_000_000;
+
+/// How a protocol reports what its engine does.
+pub trait Reporter {
+    /// What the handler of one core thread counts.
+    type Counters: Default + Send + 'static;
+    /// The report that is printed.
+    type Report: Serialize + Exposed;
+
+    /// The report as of now, and the histograms of the time since the last one.
+    fn report(
+        &mut self,
+        engine: &Engine<Self::Counters>,
+        is_final: bool,
+    ) -> (Self::Report, Intervals);
+    /// True when the report shows that nothing is left to do, whatever the clock says.
+    fn is_over(&self, _report: &Self::Report) -> bool {
+        false
+    }
+    /// The same, asked ten times a second.
+    fn is_over_now(&self, _engine: &Engine<Self::Counters>) -> bool {
+        false
+    }
+    /// The report for the live view, except for its times and the time left, which the supervisor fills in.
+    fn snapshot(&self, report: &Self::Report) -> Snapshot;
+    /// The final report as text.
+    fn summary(&self, report: &Self::Report) -> String;
+}
+
+/// Where the reports of an engine go, and when it ends.
+pub struct Supervisor {
+    /// Standard output, live view and `--json`.
+    pub console: Console,
+    /// The endpoint of `--metrics`.
+    pub metrics: Metrics,
+    /// Stop after this time. `None`: at a signal, or when nothing is left to do.
+    pub run_time: Option<Duration>,
+    /// The file of `--histogram-log`.
+    pub histogram_log: Option<HistogramLog>,
+    /// Printed when the engine runs, followed at once by a first report: whoever reads it knows that the engine is ready.
+    pub ready: Option<String>,
+}
+
+impl Supervisor {
+    /// Starts an engine and runs it to its end: at a signal, after the run time, or when nothing is left to do. Returns the final
+    /// report, which is already printed.
+    ///
+    /// # Errors
+    /// The engine did not start, a thread failed, or a file could not be written.
+    pub fn run<R: Reporter>(
+        self,
+        start: impl FnOnce() -> Result<Engine<R::Counters>, SetupError>,
+        reporter: &mut R,
+    ) -> Result<R::Report, anyhow::Error> {
+        tokio_uring::start(async {
+            // Before the engine: a signal that follows its first effect already gets the figures.
+            let events = Events::new(&self.console)?;
+            self.metrics.serve()?;
+            self.supervise(start()?, events, reporter).await
+        })
+    }
+
+    async fn supervise<R: Reporter>(
+        mut self,
+        engine: Engine<R::Counters>,
+        mut events: Events,
+        reporter: &mut R,
+    ) -> Result<R::Report, anyhow::Error> {
+        if let Some(log) = &mut self.histogram_log {
+            log.next_interval();
+        }
+        let mut next_report_us = REPORT_INTERVAL_US;
+        if let Some(ready) = self.ready.take() {
+            self.console.say(ready);
+            next_report_us = 0;
+        }
+        let mut stops = 0;
+        let last = loop {
+            let is_done = engine.is_done();
+            let now_us = engine.now_us();
+            if is_done || now_us >= next_report_us {
+                next_report_us = now_us + REPORT_INTERVAL_US;
+                let (report, intervals) = reporter.report(&engine, is_done);
+                self.metrics.update(
+                    &report,
+                    &intervals,
+                    engine.reports().map(|core| thread(&core.stats)),
+                );
+                if let Some(log) = &mut self.histogram_log {
+                    log.write(&intervals);
+                    log.next_interval();
+                }
+                if is_done {
+                    break report;
+                }
+                if stops == 0 && reporter.is_over(&report) {
+                    stops = 1;
+                    engine.stop(Shutdown::Graceful);
+                }
+                let run_time = self.run_time.filter(|_| stops == 0);
+                self.console.progress(&report, || {
+                    let now = reporter.snapshot(&report);
+                    let left = run_time.map(|t| t.saturating_sub(Duration::from_micros(now_us)));
+                    Snapshot {
+                        phase: if stops > 0 { "drain" } else { now.phase },
+                        left_seconds: left.map(|t| t.as_secs_f64()),
+                        times: intervals.iter().map(last_second).collect(),
+                        ..now
+                    }
+                });
+            }
+            let event = events.next(&mut self.console).await;
+            let is_time = self
+                .run_time
+                .is_some_and(|t| u128::from(engine.now_us()) >= t.as_micros());
+            let is_over = stops == 0 && (is_time || reporter.is_over_now(&engine));
+            if event == Event::Stop || is_over {
+                stops += 1;
+                engine.stop(match stops {
+                    1 => Shutdown::Graceful,
+                    _ => Shutdown::Immediate,
+                });
+            }
+        };
+        let logged = self.histogram_log.map_or(Ok(()), HistogramLog::finish);
+        let joined = engine.join();
+        let printed = self.console.finish(&last, reporter.summary(&last));
+        joined?;
+        printed.map_err(anyhow::Error::msg)?;
+        logged?;
+        Ok(last)
+    }
+}
+
+fn thread(stats: &Stats) -> Thread {
+    Thread {
+        open_now: stats.open_now,
+        shard_count: stats.shard_count,
+        bytes_received: stats.bytes_received,
+    }
+}
+
+/// Latencies of the time since the last report.
+fn last_second((name, histogram): &(&'static str, Histogram<u64>)) -> Times {
+    let quantile = |q| (!histogram.is_empty()).then(|| histogram.value_at_quantile(q));
+    Times {
+        name,
+        span: Span::Second,
+        p50_us: quantile(0.5),
+        p99_us: quantile(0.99),
+    }
+}
+
+/// Merges the engine's statistics of all threads, and calls `each` with the counters of each thread's handler.
+pub fn merge_threads<P: Default + Send + 'static>(
+    engine: &Engine<P>,
+    mut each: impl FnMut(&mut P),
+) -> Stats {
+    let mut stats = Stats::default();
+    for mut report in engine.reports() {
+        stats.merge(&report.stats);
+        each(&mut report.handler);
+    }
+    stats
+}
