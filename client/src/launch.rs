@@ -183,14 +183,12 @@ impl ClientFlags {
         let users = quantity.users;
         preflight::check_memory(&checked.machine, users, spec.bytes_per_connection())?;
         let plan = self.plan(users, targets)?;
-        let base = Config {
-            buffer_bytes: spec.buffer_bytes,
-            batch_delay_us: spec.batch_delay_us,
-            connect_timeout: self.connect_timeout,
-            drain_timeout: spec.drain_timeout,
-            ..Config::default()
-        };
-        let config = checked.config(&self.engine, users, spec.connections_per_user, base);
+        let base = Config::builder()
+            .buffer_bytes(spec.buffer_bytes)
+            .batch_delay(Duration::from_micros(spec.batch_delay_us))
+            .connect_timeout(self.connect_timeout)
+            .drain_timeout(spec.drain_timeout);
+        let config = checked.config(&self.engine, users, spec.connections_per_user, base)?;
         console.say(format_args!(
             "{}; {} address and port combinations for {} users",
             checked.summary(&config),

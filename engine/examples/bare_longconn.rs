@@ -116,13 +116,12 @@ impl Side {
         let mut side = Side {
             rings: Vec::new(),
             used: 0,
-            config: Config {
-                ring_slots: getrlimit(Resource::RLIMIT_NOFILE)?.1.min(1 << 20) as u32,
-                buffer_bytes: 64,
-                buffer_count_max: REAP_BATCH as u16,
-                staging_bytes: 4_096,
-                ..Config::default()
-            },
+            config: Config::builder()
+                .ring_slots(getrlimit(Resource::RLIMIT_NOFILE)?.1.min(1 << 20) as u32)
+                .buffer_bytes(64)
+                .buffer_count_max(REAP_BATCH as u16)
+                .staging_bytes(4_096)
+                .build()?,
             started_at: Instant::now(),
             receives,
             shared,
@@ -141,10 +140,10 @@ impl Side {
 
     /// Places left in the newest ring; at least one.
     fn room(&mut self) -> Result<u32, SetupError> {
-        if self.used == self.config.ring_slots {
+        if self.used == self.config.ring_slots() {
             self.add_ring()?;
         }
-        Ok(self.config.ring_slots - self.used)
+        Ok(self.config.ring_slots() - self.used)
     }
 
     /// Waits for whatever the peer does next.

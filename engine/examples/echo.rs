@@ -24,14 +24,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1);
     let address = address.as_deref().unwrap_or("127.0.0.1:7777").parse()?;
     let cores = allowed_cores();
-    let (listeners, bound) =
-        listeners(&[address], cores.len(), None).map_err(|e| format!("{e:?}"))?;
-    let config = Config {
-        thread_count: cores.len(),
-        cores,
-        ring_slots: 1_000,
-        ..Config::default()
-    };
+    let (listeners, bound) = listeners(&[address], cores.len(), None)?;
+    let config = Config::builder()
+        .thread_count(cores.len())
+        .cores(cores)
+        .build()?;
     let engine = Engine::start(config, listeners, None, |_| Echo)?;
     println!("echoing on {}", bound[0]);
     Ok(engine.join()?)

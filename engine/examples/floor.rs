@@ -151,13 +151,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let slots = SLOTS.min(limit as u32);
     let (own, _) = listeners(&[address], 1, None).map_err(|e| e.to_string())?;
     let listener = &own[0][0];
-    let config = Config {
-        ring_slots: slots,
-        buffer_bytes: 2_048,
-        buffer_count_max: 4_096,
-        staging_bytes: 4_096,
-        ..Config::default()
-    };
+    let config = Config::builder()
+        .ring_slots(slots)
+        .buffer_count_max(4_096)
+        .staging_bytes(4_096)
+        .build()?;
     let head =
         "HTTP/1.1 200 OK\r\nDate: Sun, 22 Nov 2026 18:00:00 GMT\r\nContent-Type: text/plain\r\n";
     let connection = if closes { "Connection: close\r\n" } else { "" };

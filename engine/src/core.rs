@@ -29,15 +29,13 @@ const ENDS_PER_TURN_MAX: u64 = 256;
 const LAST_ROUNDS_MAX: usize = 128;
 
 /// How an engine stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shutdown {
-    /// Not at all.
-    None = 0,
-    /// Nothing new; every connection ends in order.
-    Graceful = 1,
-    /// Every connection is cut.
-    Immediate = 2,
+    /// Listeners are closed once the connections in their queues are accepted, nothing is dialled, and
+    /// [`Handler::on_stop`] is called for every connection. Connections that take too long are aborted.
+    Graceful,
+    /// Every connection is aborted.
+    Immediate,
 }
 
 /// One core thread: its shards and its handler, over any ring.
@@ -50,7 +48,7 @@ pub struct Core<'a, R, H: Handler, M> {
     filling: usize,
     dials: Vec<H::State>,
     taken_in_a_row: u64,
-    stopping: Shutdown,
+    stopping: Option<Shutdown>,
     next_call_us: Option<u64>,
 }
 
@@ -117,7 +115,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             filling: 0,
             dials: Vec::new(),
             taken_in_a_row: 0,
-            stopping: Shutdown::None,
+            stopping: None,
             next_call_us: None,
         })
     }
@@ -150,10 +148,10 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     /// # Errors
     /// [`Error`] when the kernel refuses to serve.
     pub fn stop(&mut self, how: Shutdown) -> Result<(), Error> {
-        if how as u8 <= self.stopping as u8 {
+        if Some(how) <= self.stopping {
             return Ok(());
         }
-        self.stopping = how;
+        self.stopping = Some(how);
         self.ctx.is_stopping = true;
         self.ctx.is_cutting = how == Shutdown::Immediate;
         self.ctx.last_end_us = self.ctx.last_end_us.max(self.ctx.now_us);
@@ -165,7 +163,6 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             match how {
                 Shutdown::Graceful => shard.start_drain(),
                 Shutdown::Immediate => shard.cut_all(&mut self.ctx)?,
-                Shutdown::None => {}
             }
         }
         Ok(())
@@ -178,18 +175,18 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     pub fn serve(
         &mut self,
         now_us: u64,
-        how: Shutdown,
+        how: Option<Shutdown>,
         close_listeners: impl FnOnce(),
     ) -> Result<Option<Next>, Error> {
-        if how == Shutdown::Graceful && !self.listeners.is_empty() {
+        if how == Some(Shutdown::Graceful) && !self.listeners.is_empty() {
             self.accept_waiting(now_us)?;
         }
-        if how != Shutdown::None {
+        if let Some(how) = how {
             close_listeners();
             self.stop(how)?;
         }
         let next = self.turn(now_us)?;
-        Ok((how == Shutdown::None || !self.is_empty()).then_some(next))
+        Ok((how.is_none() || !self.is_empty()).then_some(next))
     }
 
     /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the kernel call that serves it; of
@@ -280,10 +277,10 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     /// When all are to end and none has for as long as one may take, the rest is cut.
     fn cut_the_last(&mut self) -> Result<(), Error> {
         let patience_us = self.ctx.config.drain_timeout.as_micros() as u64;
-        if self.stopping == Shutdown::Graceful
+        if self.stopping == Some(Shutdown::Graceful)
             && self.ctx.now_us > self.ctx.last_end_us + patience_us
         {
-            self.stopping = Shutdown::Immediate;
+            self.stopping = Some(Shutdown::Immediate);
             self.ctx.is_cutting = true;
             for shard in &mut self.shards {
                 shard.cut_all(&mut self.ctx)?;
@@ -362,7 +359,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             .min(DIALS_PER_TURN_MAX);
         self.dials.append(&mut self.ctx.redial);
         let again = self.dials.len();
-        let is_stopping = self.stopping != Shutdown::None;
+        let is_stopping = self.stopping.is_some();
         let mut dial = Dial::new(self.ctx.now_us, room + again, is_stopping, &mut self.dials);
         self.next_call_us = self.ctx.handler.on_turn(&mut dial);
         let mut to_close = dial.close_count().min(ENDS_PER_TURN_MAX);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::config::{COMMAND_INTERVAL_US, Config, REPORT_INTERVAL_US};
 use crate::core::{Core, Next, Shutdown};
 use crate::dial::DialPlan;
-use crate::error::{Error, SetupErrorKind};
+use crate::error::{SetupError, SetupErrorKind};
 use crate::handler::Handler;
 use crate::kernel::{KernelRing, os};
 use crate::limiter::ConnectionLimiter;
@@ -31,41 +31,61 @@ pub struct CoreReport<P> {
     pub is_done: bool,
 }
 
-/// A running engine: its threads, its orders, its reports.
+/// How long [`Drop`] waits for the threads of an engine. Connections are aborted at once, so only a handler or a kernel that
+/// hangs takes longer.
+const DROP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running engine.
+///
+/// Dropping it shuts it down at once ([`Shutdown::Immediate`]) and joins its threads, within a bound: a thread that has not ended
+/// after five seconds is left behind.
 pub struct Engine<P> {
-    threads: Vec<JoinHandle<Result<(), Error>>>,
-    stop: Arc<AtomicU8>,
-    board: Arc<Vec<Mutex<CoreReport<P>>>>,
+    threads: Vec<JoinHandle<Result<(), SetupError>>>,
+    shutdown: Arc<AtomicU8>,
+    reports: Arc<Vec<Mutex<CoreReport<P>>>>,
     started_at: Instant,
 }
 
 impl<P: Default + Send + 'static> Engine<P> {
-    /// Starts `config.thread_count` core threads, each with the handler `make_handler` gives for its number, and returns when all of
-    /// them run. `listeners[thread]` are accepted from; with a `plan`, handlers may dial.
+    /// Starts [`Config::thread_count`] core threads, each with the handler `make_handler` returns for its number, and returns when
+    /// all of them run. Thread `i` accepts from `listeners[i]`, which may be missing; with a `plan`, handlers may dial.
     ///
     /// # Errors
-    /// [`Error`] of the first thread that could not start; the others are stopped.
+    /// The [`SetupError`] of the first thread that could not start, after the others have ended.
+    /// [`SetupErrorKind::InvalidInput`] if there are listeners for more threads than there are.
     pub fn start<H, F>(
         config: Config,
         listeners: Vec<Vec<OwnedFd>>,
         plan: Option<DialPlan>,
         mut make_handler: F,
-    ) -> Result<Self, Error>
+    ) -> Result<Self, SetupError>
     where
         H: Handler<Report = P> + 'static,
         F: FnMut(usize) -> H,
     {
-        config.check()?;
+        if listeners.len() > config.thread_count {
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
+                format!(
+                    "listeners for {} threads, but {} threads",
+                    listeners.len(),
+                    config.thread_count
+                ),
+                "make listeners for as many threads as the config has",
+            ));
+        }
         let config = Arc::new(config);
         let limiter = Arc::new(ConnectionLimiter::new(config.capacity));
         let plan = plan.map(Arc::new);
-        let stop = Arc::new(AtomicU8::new(Shutdown::None as u8));
-        let board: Arc<Vec<_>> =
-            Arc::new((0..config.thread_count).map(|_| Mutex::default()).collect());
-        let started_at = Instant::now();
+        let reports = (0..config.thread_count).map(|_| Mutex::default());
+        let mut engine = Engine {
+            threads: Vec::new(),
+            shutdown: Arc::new(AtomicU8::new(RUNNING)),
+            reports: Arc::new(reports.collect()),
+            started_at: Instant::now(),
+        };
         let (ready_tx, ready_rx) = std::sync::mpsc::channel();
         let mut listeners = listeners.into_iter();
-        let mut threads = Vec::new();
         for number in 0..config.thread_count {
             let own = CoreThread {
                 number,
@@ -73,62 +93,49 @@ impl<P: Default + Send + 'static> Engine<P> {
                 limiter: Arc::clone(&limiter),
                 plan: plan.clone(),
                 listeners: listeners.next().unwrap_or_default(),
-                stop: Arc::clone(&stop),
-                board: Arc::clone(&board),
-                started_at,
+                shutdown: Arc::clone(&engine.shutdown),
+                reports: Arc::clone(&engine.reports),
+                started_at: engine.started_at,
             };
             let (handler, ready) = (make_handler(number), ready_tx.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("core-{number}"))
                 .stack_size(512 * 1024)
-                .spawn(move || own.run(handler, &ready))
+                .spawn(move || own.run(handler, ready))
                 .map_err(|e| {
-                    Error::from_io(
+                    SetupError::from_io(
                         "cannot start a core thread",
                         e,
                         "raise the limit: ulimit -u",
                     )
                     .with_kind(SetupErrorKind::LimitExceeded)
                 })?;
-            threads.push(thread);
+            engine.threads.push(thread);
         }
         drop(ready_tx);
-        let engine = Engine {
-            threads,
-            stop,
-            board,
-            started_at,
-        };
-        let started = ready_rx
-            .iter()
-            .take(engine.threads.len())
-            .filter(|ok| *ok)
-            .count();
-        if started < engine.threads.len() {
+        let started_count = ready_rx.iter().filter(|is_ready| *is_ready).count();
+        if started_count < config.thread_count {
             engine.stop(Shutdown::Immediate);
             engine.join()?;
-            return Err(Error::new(
-                SetupErrorKind::Other,
-                "a core thread could not start",
-                "see the messages above",
-            ));
+            unreachable!("a thread that did not start returned an error");
         }
         Ok(engine)
     }
 
-    /// Microseconds of engine time.
+    /// Microseconds of engine time: since the start.
     pub fn now_us(&self) -> u64 {
         self.started_at.elapsed().as_micros() as u64
     }
 
-    /// Tells the threads to stop; a harder stop replaces a softer one.
+    /// Starts to shut down and returns at once; [`Engine::join`] waits for the end. A harder way replaces a softer one.
     pub fn stop(&self, how: Shutdown) {
-        self.stop.fetch_max(how as u8, Ordering::Release);
+        order(&self.shutdown, how);
     }
 
-    /// Every thread's last report, in turn. The threads go on meanwhile: one whose report is being read publishes a little later.
+    /// The last report of every thread, in the order of their numbers. Threads publish every 200 ms and at their end, and never wait
+    /// for a reader: while a report is being read, its thread publishes a little later.
     pub fn reports(&self) -> impl Iterator<Item = MutexGuard<'_, CoreReport<P>>> {
-        self.board
+        self.reports
             .iter()
             .map(|report| report.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -138,18 +145,61 @@ impl<P: Default + Send + 'static> Engine<P> {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// Waits for the threads to end. Reports stay readable before, so read them first, or share them.
+    /// Waits for the threads to end. Read the final reports before, when [`Engine::is_done`].
     ///
     /// # Errors
-    /// The first [`Error`] a thread ended with.
-    pub fn join(self) -> Result<(), Error> {
+    /// The first [`SetupError`] a thread ended with: the kernel stopped serving one of its rings.
+    ///
+    /// # Panics
+    /// With the panic of a handler, after all threads have ended.
+    pub fn join(mut self) -> Result<(), SetupError> {
         // All of them first: an error must not leave a thread behind.
-        let results: Vec<_> = self
-            .threads
+        let results: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
+        results
             .into_iter()
-            .map(|t| t.join().expect("a core thread panicked"))
-            .collect();
-        results.into_iter().collect()
+            .try_for_each(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    }
+}
+
+impl<P> Drop for Engine<P> {
+    fn drop(&mut self) {
+        order(&self.shutdown, Shutdown::Immediate);
+        let started_at = Instant::now();
+        for thread in self.threads.drain(..) {
+            while !thread.is_finished() && started_at.elapsed() < DROP_TIMEOUT {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if thread.is_finished() {
+                // Its error or panic has nobody to go to.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// No shutdown has been ordered.
+const RUNNING: u8 = 0;
+
+/// Orders a shutdown, unless a harder one was ordered.
+fn order(shutdown: &AtomicU8, how: Shutdown) {
+    shutdown.fetch_max(how as u8 + 1, Ordering::Release);
+}
+
+/// What was ordered.
+fn ordered(shutdown: &AtomicU8) -> Option<Shutdown> {
+    match shutdown.load(Ordering::Acquire) {
+        RUNNING => None,
+        1 => Some(Shutdown::Graceful),
+        _ => Some(Shutdown::Immediate),
+    }
+}
+
+/// Shuts the other threads down when this one ends early: they cannot take over its connections and listeners.
+struct StopOthers<'a>(&'a AtomicU8);
+
+impl Drop for StopOthers<'_> {
+    fn drop(&mut self) {
+        order(self.0, Shutdown::Graceful);
     }
 }
 
@@ -159,8 +209,8 @@ struct CoreThread<P> {
     limiter: Arc<ConnectionLimiter>,
     plan: Option<Arc<DialPlan>>,
     listeners: Vec<OwnedFd>,
-    stop: Arc<AtomicU8>,
-    board: Arc<Vec<Mutex<CoreReport<P>>>>,
+    shutdown: Arc<AtomicU8>,
+    reports: Arc<Vec<Mutex<CoreReport<P>>>>,
     started_at: Instant,
 }
 
@@ -168,8 +218,11 @@ impl<P: Default + Send> CoreThread<P> {
     fn run<H: Handler<Report = P>>(
         mut self,
         handler: H,
-        ready: &std::sync::mpsc::Sender<bool>,
-    ) -> Result<(), Error> {
+        ready: std::sync::mpsc::Sender<bool>,
+    ) -> Result<(), SetupError> {
+        // Also when it panics. After a shutdown it changes nothing: the others were told before.
+        let shutdown = Arc::clone(&self.shutdown);
+        let _stop_others = StopOthers(&shutdown);
         let cores = &self.config.cores;
         if !cores.is_empty() {
             os::pin_to(cores[self.number % cores.len()]);
@@ -198,14 +251,11 @@ impl<P: Default + Send> CoreThread<P> {
             plan.as_deref().map(|p| (p, share.0, share.1)),
         );
         let _ = ready.send(core.is_ok());
+        // The start waits until no thread can say more: one that panicked before said nothing.
+        drop(ready);
         let mut core = core?;
         let result = self.serve(&mut core, &waker);
-        if result.is_err() {
-            // The others cannot make up for this thread: end in order what they hold.
-            self.stop
-                .fetch_max(Shutdown::Graceful as u8, Ordering::Release);
-        }
-        let mut report = self.board[self.number]
+        let mut report = self.reports[self.number]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         report.stats = core.stats().clone();
@@ -218,19 +268,15 @@ impl<P: Default + Send> CoreThread<P> {
         &mut self,
         core: &mut Core<'_, KernelRing, H, M>,
         waker: &os::Waker,
-    ) -> Result<(), Error>
+    ) -> Result<(), SetupError>
     where
         H: Handler<Report = P>,
-        M: FnMut() -> Result<KernelRing, Error>,
+        M: FnMut() -> Result<KernelRing, SetupError>,
     {
         let mut next_report_us = 0;
         loop {
             let now_us = self.now_us();
-            let how = match self.stop.load(Ordering::Acquire) {
-                0 => Shutdown::None,
-                1 => Shutdown::Graceful,
-                _ => Shutdown::Immediate,
-            };
+            let how = ordered(&self.shutdown);
             let listeners = &mut self.listeners;
             let next = core.serve(now_us, how, || {
                 // A ring that polls a listener keeps it open: shutting it down is what stops it from listening.
@@ -245,7 +291,7 @@ impl<P: Default + Send> CoreThread<P> {
             if now_us >= next_report_us {
                 next_report_us = now_us + REPORT_INTERVAL_US;
                 // Never wait for a reader: what it misses now comes a little later.
-                if let Ok(mut report) = self.board[self.number].try_lock() {
+                if let Ok(mut report) = self.reports[self.number].try_lock() {
                     report.stats = core.stats().clone();
                     core.handler().report(&mut report.handler);
                 }

@@ -21,7 +21,7 @@ pub mod token;
 pub mod wheel;
 
 pub use self::core::Shutdown;
-pub use config::Config;
+pub use config::{Config, ConfigBuilder};
 pub use dial::DialPlan;
 pub use engine::Engine;
 pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};

@@ -11,7 +11,7 @@ use holdfast_engine::{CloseReason, Config, Conn, Engine, Handler, Shutdown, Stat
 mod echo;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const CARRY_BYTES_MAX: usize = 4_096;
+const PENDING_BYTES_MAX: usize = 4_096;
 
 /// An engine with one handler a thread, stopped with the value.
 struct Running<P: Default + Send + 'static> {
@@ -21,14 +21,14 @@ struct Running<P: Default + Send + 'static> {
 
 impl<P: Default + Send + 'static> Running<P> {
     fn start<H: Handler<Report = P> + 'static>(make_handler: impl FnMut(usize) -> H) -> Self {
-        let config = Config {
-            capacity: 100,
-            thread_count: 2,
-            ring_slots: 100,
-            buffer_bytes: 64,
-            pending_bytes_max: CARRY_BYTES_MAX,
-            ..Config::default()
-        };
+        let config = Config::builder()
+            .capacity(100)
+            .thread_count(2)
+            .ring_slots(100)
+            .buffer_bytes(64)
+            .pending_bytes_max(PENDING_BYTES_MAX)
+            .build()
+            .expect("a config");
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let (listeners, bound) = listen::listeners(&[anywhere], 2, None).expect("a port");
         let engine = Engine::start(config, listeners, None, make_handler).expect("an engine");
@@ -150,7 +150,7 @@ fn what_a_handler_leaves_comes_again_with_what_follows() {
     peer.write_all(b" four\n").unwrap();
     answers(&mut peer, "4 AND THE BEGINNING OF FOUR\n");
     // As long as a carry may be, over many receive buffers.
-    let long = "x".repeat(CARRY_BYTES_MAX);
+    let long = "x".repeat(PENDING_BYTES_MAX);
     peer.write_all(long.as_bytes()).unwrap();
     peer.write_all(b"\n").unwrap();
     answers(&mut peer, &format!("5 {}\n", long.to_uppercase()));
@@ -164,7 +164,7 @@ fn a_message_longer_than_the_carry_ends_the_connection_and_no_other() {
     let mut peer = running.connect();
     peer.set_write_timeout(Some(PATIENCE)).unwrap();
     // The server may end it while this is under way.
-    let _ = peer.write_all(&vec![b'x'; CARRY_BYTES_MAX + 1]);
+    let _ = peer.write_all(&vec![b'x'; PENDING_BYTES_MAX + 1]);
     match peer.read(&mut [0]) {
         Ok(count) => assert_eq!(count, 0),
         Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset),

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use clap::Args;
-use holdfast_engine::{CloseReason, Config, Engine, Handler, OpenFailure};
+use holdfast_engine::{CloseReason, Config, ConfigBuilder, Engine, Handler, OpenFailure};
 use holdfast_supervisor::flags::{self, EngineFlags};
 use holdfast_supervisor::preflight::Preflight;
 use holdfast_supervisor::supervise::{Reporter, Supervisor};
@@ -54,7 +54,7 @@ pub struct ServerSpec {
     /// Names of the protocol's timeouts, for metrics.
     pub timeouts: Vec<&'static str>,
     /// Sizes and times of the engine; capacity, threads and ring sizes are filled in here.
-    pub config: Config,
+    pub config: ConfigBuilder,
 }
 
 /// A server about to start.
@@ -106,15 +106,11 @@ impl Server {
             listen.push(format!("0.0.0.0:{}", spec.port));
         }
         let addresses = resolve(&listen)?;
-        let base = Config {
-            drain_timeout: DRAIN_TIMEOUT,
-            ..spec.config
-        };
-        let config = checked.config(engine, capacity, 1, base);
-        config.check()?;
-        let cores = flags.accept_on_rx_cpu.then_some(&config.cores[..]);
+        let base = spec.config.drain_timeout(DRAIN_TIMEOUT);
+        let config = checked.config(engine, capacity, 1, base)?;
+        let cores = flags.accept_on_rx_cpu.then_some(config.cores());
         let (listeners, bound) =
-            port::listen(&addresses, config.thread_count, cores, &mut console)?;
+            port::listen(&addresses, config.thread_count(), cores, &mut console)?;
         console.say(checked.summary(&config));
         for shortfall in checked.shortfalls(capacity) {
             console.say(shortfall);
@@ -149,9 +145,9 @@ impl Server {
     {
         let ready = format!(
             "{activity} up to {} connections on {} with {} threads; Ctrl-C closes them gracefully",
-            grouped(self.config.capacity),
+            grouped(self.config.capacity()),
             self.addresses().join(", "),
-            self.config.thread_count,
+            self.config.thread_count(),
         );
         let supervisor = Supervisor {
             console: self.console,

@@ -176,7 +176,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         flags.no_keepalive,
         &mut console,
     )?;
-    let thread_count = ready.config.thread_count;
+    let thread_count = ready.config.thread_count();
     let base = HttpClientReport {
         schema: HTTP_CLIENT_SCHEMA.to_owned(),
         thread_count,
@@ -233,10 +233,10 @@ pub(crate) fn prepare(
     };
     let mut ready = launch.prepare(quantity, targets, spec, console)?;
     // All users may be answered at once, none of them for long: the buffers of a ring are 4 MiB when it needs them.
-    ready.config.buffer_count_max = 1_024;
-    ready.config.park_after = PARK_AFTER;
+    let config = ready.config.to_builder().buffer_count_max(1_024);
     // A server may answer a batch before it has taken all of it.
-    ready.config.reads_while_blocked = true;
+    let config = config.park_after(PARK_AFTER).reads_while_blocked(true);
+    ready.config = config.build()?;
     Ok(ready)
 }
 

@@ -93,7 +93,7 @@ pub fn start(
             let (config, _) = options.longconn()?;
             let users_max = launch.users_that_fit(targets, longconn::SPEC, users_max)?;
             let ready = launch.prepare(&quantity(users_max), targets, longconn::SPEC, console)?;
-            let thread_count = ready.config.thread_count;
+            let thread_count = ready.config.thread_count();
             let asked = longconn::RunParams {
                 title,
                 load: Arc::clone(&load),
@@ -119,7 +119,7 @@ pub fn start(
                 config.is_reconnecting,
                 console,
             )?;
-            let thread_count = ready.config.thread_count;
+            let thread_count = ready.config.thread_count();
             let base = HttpClientReport {
                 schema: HTTP_CLIENT_SCHEMA.to_owned(),
                 thread_count,

@@ -126,7 +126,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let histogram_log = launch.open_histogram_log(LOG_COMMENT)?;
     let targets = target::resolve(&flags.target)?;
     let ready = launch.prepare(&flags.quantity, &targets, SPEC, &mut console)?;
-    let thread_count = ready.config.thread_count;
+    let thread_count = ready.config.thread_count();
     let params = RunParams {
         title: format!("client longconn {}", flags.target.join(",")),
         load: Arc::clone(&ready.load),

@@ -38,13 +38,13 @@ pub struct Orders {
 }
 
 impl Orders {
-    fn at(self, now_us: u64) -> Shutdown {
+    fn at(self, now_us: u64) -> Option<Shutdown> {
         if now_us >= self.now_us {
-            Shutdown::Immediate
+            Some(Shutdown::Immediate)
         } else if now_us >= self.in_order_us {
-            Shutdown::Graceful
+            Some(Shutdown::Graceful)
         } else {
-            Shutdown::None
+            None
         }
     }
 
@@ -168,7 +168,7 @@ impl<'a, H: Handler> Node<'a, H> {
                 sleeps |= is_alone && self.rings().all(SimRing::is_asleep);
                 // Looking at orders that are none changes nothing, so it sleeps on; but one that stops watches the time.
                 let until_us = match self.orders.at(turn_us) {
-                    Shutdown::None => due_us.unwrap_or(u64::MAX),
+                    None => due_us.unwrap_or(u64::MAX),
                     _ => until_us,
                 };
                 if sleeps && self.rings().all(SimRing::may_sleep) {

@@ -4,9 +4,10 @@
 //! Must not depend on: protocols, consoles.
 
 use std::fmt;
+use std::time::Duration;
 
 use holdfast_engine::config::{RING_SLOTS_MAX, SPARE_SLOTS};
-use holdfast_engine::{Config, KernelRing, allowed_cores};
+use holdfast_engine::{Config, ConfigBuilder, KernelRing, SetupError, allowed_cores};
 use holdfast_sysctl::preflight::{self, Nofile};
 use holdfast_sysctl::{Machine, Role, Shortfall};
 
@@ -49,27 +50,33 @@ impl Preflight {
 
     /// The engine's config: `base` with capacity, threads and ring sizes filled in. A connection has up to `slots_per_connection`
     /// slots at once.
+    ///
+    /// # Errors
+    /// A value is out of its range.
     pub fn config(
         &self,
         flags: &EngineFlags,
         capacity: u64,
         slots_per_connection: u64,
-        base: Config,
-    ) -> Config {
+        base: ConfigBuilder,
+    ) -> Result<Config, SetupError> {
         let cores = allowed_cores();
         let thread_count = flags.threads.map_or(cores.len(), usize::from);
         let share = capacity.div_ceil(thread_count as u64) * slots_per_connection;
         let ring_slots = flags.ring_slots.map_or(self.nofile.limit, u64::from);
         let ring_slots = ring_slots.min(share + u64::from(SPARE_SLOTS) * 2);
-        Config {
-            capacity,
-            thread_count,
-            cores,
-            ring_slots: ring_slots.min(u64::from(RING_SLOTS_MAX)) as u32,
-            batch_delay_us: flags.batch_delay.unwrap_or(base.batch_delay_us),
-            drain_timeout: flags.drain_timeout.unwrap_or(base.drain_timeout),
-            ..base
+        let mut config = base
+            .capacity(capacity)
+            .thread_count(thread_count)
+            .cores(cores)
+            .ring_slots(ring_slots.min(u64::from(RING_SLOTS_MAX)) as u32);
+        if let Some(delay_us) = flags.batch_delay {
+            config = config.batch_delay(Duration::from_micros(delay_us));
         }
+        if let Some(timeout) = flags.drain_timeout {
+            config = config.drain_timeout(timeout);
+        }
+        config.build()
     }
 
     /// Settings of the machine that are too low for `connections`.
@@ -79,7 +86,7 @@ impl Preflight {
 
     /// Descriptor limit and rings, in words.
     pub fn summary(&self, config: &Config) -> impl fmt::Display + use<> {
-        let (rings, slots) = (config.ring_count(), config.ring_slots);
+        let (rings, slots) = (config.ring_count(), config.ring_slots());
         format!("{}; {rings} rings of {slots} when full", self.nofile)
     }
 }

@@ -124,23 +124,21 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         port: 8080,
         bytes_per_connection: BYTES_PER_CONNECTION,
         timeouts: TimeoutKind::ALL.iter().map(|(_, name)| *name).collect(),
-        config: Config {
-            buffer_bytes: 2_048,
-            buffer_count_max: 1_024,
-            staging_bytes: 512 * 1024,
-            pending_bytes_max: limits.head_bytes_max + 128 * 1024,
-            batch_delay_us: 0,
-            park_after: Duration::from_secs(1),
-            ..Config::default()
-        },
+        config: Config::builder()
+            .buffer_bytes(2_048)
+            .buffer_count_max(1_024)
+            .staging_bytes(512 * 1024)
+            .pending_bytes_max(limits.head_bytes_max + 128 * 1024)
+            .batch_delay(Duration::ZERO)
+            .park_after(Duration::from_secs(1)),
     };
     let server = Server::bind(flags.server, spec)?;
     let base = HttpServerReport {
         schema: HTTP_SERVER_SCHEMA.to_owned(),
         listen: server.addresses(),
-        thread_count: server.config.thread_count,
-        capacity: server.config.capacity,
-        ring_slots: server.config.ring_slots,
+        thread_count: server.config.thread_count(),
+        capacity: server.config.capacity(),
+        ring_slots: server.config.ring_slots(),
         ..HttpServerReport::default()
     };
     let clock = WallClock::default();

@@ -66,10 +66,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         port: 7070,
         bytes_per_connection: BYTES_PER_CONNECTION,
         timeouts: Vec::new(),
-        config: Config {
-            buffer_bytes: 512,
-            ..Config::default()
-        },
+        config: Config::builder().buffer_bytes(512),
     };
     let server = Server::bind(flags.server, spec)?;
     let config = HeartbeatConfig {
@@ -81,9 +78,9 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let base = ServerReport {
         schema: SERVER_SCHEMA.to_owned(),
         listen: server.addresses(),
-        thread_count: server.config.thread_count,
-        capacity: server.config.capacity,
-        ring_slots: server.config.ring_slots,
+        thread_count: server.config.thread_count(),
+        capacity: server.config.capacity(),
+        ring_slots: server.config.ring_slots(),
         ..ServerReport::default()
     };
     let interval_us = config.interval_us;

@@ -12,8 +12,11 @@ pub(super) fn run(run: Run) -> Outcome {
         add_hostile(&mut world, &content, Some(&content));
         let random = world.random();
         let server = config(random);
-        let mut client = config(random);
-        client.reads_while_blocked = random.once_in(2);
+        let client = config(random)
+            .to_builder()
+            .reads_while_blocked(random.once_in(2))
+            .build()
+            .expect("sizes an engine can have");
         let tempers = (Temper::draw(random), Temper::draw(random));
         let plan = plan(random, true);
         (server, client, plan, tempers, random.magnitude(1, 40))

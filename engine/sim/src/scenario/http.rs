@@ -12,8 +12,8 @@ use holdfast_client::http::schedule::Schedule;
 use holdfast_client::http::url;
 use holdfast_client::http::user::{Model, UserConfig, Users};
 use holdfast_client::load::Load;
+use holdfast_engine::Handler;
 use holdfast_engine::sim::Random;
-use holdfast_engine::{Config, Handler};
 use holdfast_http1::Limits;
 use holdfast_server::http::responder::{REFUSALS, Responder, ResponderReport, Timeouts};
 use holdfast_server::http::response::{Responses, Template, WallClock};
@@ -145,15 +145,17 @@ pub(super) fn run(run: Run) -> Outcome {
         add_hostile(&mut world, &requests(), has_hostile.then_some(&answers));
         let random = world.random();
         // As the two programs set them.
-        let server = Config {
-            pending_bytes_max: LIMITS.head_bytes_max + 128 * 1_024,
-            ..config(random)
-        };
-        let client = Config {
-            reads_while_blocked: true,
-            pending_bytes_max: 16_384,
-            ..config(random)
-        };
+        let server = config(random)
+            .to_builder()
+            .pending_bytes_max(LIMITS.head_bytes_max + 128 * 1_024)
+            .build()
+            .expect("sizes an engine can have");
+        let client = config(random)
+            .to_builder()
+            .reads_while_blocked(true)
+            .pending_bytes_max(16_384)
+            .build()
+            .expect("sizes an engine can have");
         let body = random.pick(&BODIES);
         let template = Template {
             status: 200,

@@ -69,22 +69,21 @@ const fn address(ip: [u8; 4], port: u16) -> SocketAddr {
 
 /// Sizes of an engine, small.
 fn config(random: &mut Random) -> Config {
-    let config = Config {
-        capacity: random.magnitude(1, 70),
-        ring_slots: 64 + random.below(8) as u32,
-        buffer_bytes: random.magnitude(1, 2_048) as u32,
-        buffer_count_max: random.pick(&[64, 64, 128, 256]),
-        staging_bytes: random.magnitude(16, 65_536) as usize,
-        park_after: Duration::from_micros(random.pick(&[0, 0, 2_000, 50_000, 1_000_000])),
-        reads_while_blocked: false,
-        pending_bytes_max: random.magnitude(64, 65_536) as usize,
-        batch_delay_us: random.pick(&[0, 0, 200, 1_000]),
-        connect_timeout: Duration::from_micros(random.magnitude(10_000, 3_000_000)),
-        drain_timeout: Duration::from_micros(random.magnitude(1_000, 2_000_000)),
-        ..Config::default()
-    };
-    config.check().expect("sizes an engine can have");
-    config
+    Config::builder()
+        .capacity(random.magnitude(1, 70))
+        .ring_slots(64 + random.below(8) as u32)
+        .buffer_bytes(random.magnitude(1, 2_048) as u32)
+        .buffer_count_max(random.pick(&[64, 64, 128, 256]))
+        .staging_bytes(random.magnitude(16, 65_536) as usize)
+        .park_after(Duration::from_micros(
+            random.pick(&[0, 0, 2_000, 50_000, 1_000_000]),
+        ))
+        .pending_bytes_max(random.magnitude(64, 65_536) as usize)
+        .batch_delay(Duration::from_micros(random.pick(&[0, 0, 200, 1_000])))
+        .connect_timeout(Duration::from_micros(random.magnitude(10_000, 3_000_000)))
+        .drain_timeout(Duration::from_micros(random.magnitude(1_000, 2_000_000)))
+        .build()
+        .expect("sizes an engine can have")
 }
 
 /// When one side is told to stop: in order, at once, or first the one and then the other.
@@ -137,8 +136,8 @@ impl Sides<'_> {
         client: C,
         mut look: impl FnMut(&mut Coverage, &mut [Node<'_, S>], &mut Node<'_, C>),
     ) -> Outcome {
-        let server_limiter = ConnectionLimiter::new(self.server.capacity);
-        let client_limiter = ConnectionLimiter::new(self.client.capacity);
+        let server_limiter = ConnectionLimiter::new(self.server.capacity());
+        let client_limiter = ConnectionLimiter::new(self.client.capacity());
         let (threads, server_orders, client_orders, listeners) = {
             let mut world = self.world.lock().expect("nobody panicked with it");
             world.be_silent(SILENT);
