@@ -1,6 +1,6 @@
-"""Does with the master's page what a person does, in a real browser: python page.py URL USERS LATER
+"""Operates the master's web page in a real browser, as a person would: python page.py URL USERS LATER_USERS
 
-Prints what the page shows as it goes, a line of JSON each time. A person waits until something is there, at most a minute.
+Prints what the page shows at each stage, one line of JSON each. Every wait ends after a minute.
 """
 
 import json
@@ -8,11 +8,12 @@ import shutil
 import sys
 
 from selenium import webdriver
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-url, users, later = sys.argv[1:]
+url, users, later_users = sys.argv[1:]
 
 
 def program(*names):
@@ -27,26 +28,62 @@ for argument in ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-d
 page = webdriver.Chrome(options, webdriver.ChromeService(program("chromedriver")))
 
 
-def wait(what, is_so):
-    return WebDriverWait(page, 60, 0.2, [Exception]).until(lambda _: is_so(), what)
+def wait(what, condition, ignored=(Exception,)):
+    return WebDriverWait(page, 60, 0.2, ignored).until(lambda _: condition(), what)
+
+
+# Accordions and dialogs move for a third of a second after a click, and a click on a moving element goes to whatever is there by then.
+# So: the element must have the same rectangle in four successive frames, and be what a pointer at its middle would hit.
+IS_CLICKABLE = """
+const [element, done] = arguments;
+element.scrollIntoView({ block: 'center', behavior: 'instant' });
+let before = '';
+let frames_at_rest = 0;
+let frames_left = 120;
+function look() {
+    const { x, y, width, height } = element.getBoundingClientRect();
+    const now = [x, y, width, height].join();
+    frames_at_rest = now === before ? frames_at_rest + 1 : 0;
+    before = now;
+    frames_left -= 1;
+    if (frames_at_rest < 3 && frames_left > 0) {
+        requestAnimationFrame(look);
+    } else {
+        const on_top = document.elementFromPoint(x + width / 2, y + height / 2);
+        done(frames_at_rest >= 3 && !element.disabled && element.contains(on_top));
+    }
+}
+look();
+"""
+
+
+def click(what, find):
+    """Clicks the element that `find` returns, once it is displayed, at rest and on top. The page may replace or move it at any time."""
+
+    def clicked():
+        element = next((e for e in find() if e.is_displayed()), None)
+        if element is None or not page.execute_async_script(IS_CLICKABLE, element):
+            return None
+        element.click()
+        return element
+
+    # Neither of these delivers a click, so trying again clicks once.
+    return wait(what, clicked, [ElementClickInterceptedException, StaleElementReferenceException])
 
 
 def button(text):
     lower = "translate(normalize-space(), 'ABCDEFGHIJKLMNOPQRSTUVWXYZ', 'abcdefghijklmnopqrstuvwxyz')"
-    path = f"//button[{lower}='{text}']"
-    found = wait(text, lambda: next(b for b in page.find_elements(By.XPATH, path) if b.is_displayed()))
-    page.execute_script("arguments[0].scrollIntoView()", found)
-    found.click()
+    click(f"button '{text}'", lambda: page.find_elements(By.XPATH, f"//button[{lower}='{text}']"))
 
 
 def fill(name, value):
-    field = wait(name, lambda: next(f for f in page.find_elements(By.NAME, name) if f.is_displayed()))
+    field = click(f"field '{name}'", lambda: page.find_elements(By.NAME, name))
     field.send_keys(Keys.CONTROL, "a")
     field.send_keys(value)
 
 
-def shown(label):
-    """The figure under a word at the top of the page."""
+def figure(label):
+    """The figure under a label at the top of the page."""
     lines = page.find_element(By.TAG_NAME, "body").text.split("\n")
     return lines[lines.index(label) + 1]
 
@@ -71,9 +108,9 @@ button("advanced options")
 button("custom parameters")
 fill("longconnEvery", "30s")
 button("start")
-wait("all users", lambda: shown("Users") == users)
+wait("all users", lambda: figure("Users") == users)
 wait("messages of all", lambda: int(row("recv")["# Requests"]) > 3 * int(users))
-say(status=shown("Status"), users=shown("Users"), failures=shown("Failures"), table=table())
+say(status=figure("Status"), users=figure("Users"), failures=figure("Failures"), table=table())
 
 button("charts")
 # Blank canvases all look the same.
@@ -87,12 +124,12 @@ button("workers")
 say(workers=wait("workers", table))
 
 button("edit")
-fill("userCount", later)
+fill("userCount", later_users)
 fill("spawnRate", users)
 button("update")
-wait("fewer users", lambda: shown("Users") == later)
+wait("fewer users", lambda: figure("Users") == later_users)
 button("stop")
-wait("the end", lambda: shown("Status") == "STOPPED")
+wait("the end", lambda: figure("Status") == "STOPPED")
 
 button("download data")
 links = [a.get_attribute("href") for a in wait("links", lambda: page.find_elements(By.XPATH, "//a[contains(@href, 'stats')]"))]
