@@ -19,7 +19,7 @@ use holdfast_sysctl::cost::{
 };
 use holdfast_sysctl::{Machine, Role, grouped, preflight};
 use holdfast_telemetry::console::Console;
-use holdfast_telemetry::metrics::Kinds;
+use holdfast_telemetry::metrics::LabelValues;
 
 use crate::load::Load;
 use crate::source::{self, Source};
@@ -138,10 +138,10 @@ pub fn check_duration(
 }
 
 /// The values that labels of a client's metrics can have.
-pub fn metric_kinds() -> Kinds {
-    Kinds {
+pub fn metric_kinds() -> LabelValues {
+    LabelValues {
         open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
-        ..Kinds::default()
+        ..LabelValues::default()
     }
 }
 

@@ -13,10 +13,10 @@ use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 
 use holdfast_report::folder::RunFolder;
-use holdfast_report::head::Verdict;
-use holdfast_telemetry::line::Report;
+use holdfast_report::header::Verdict;
 use holdfast_telemetry::live::LiveFlags;
 use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::signals::Signals;
 use holdfast_testbed::child::Child;
 

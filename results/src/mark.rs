@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use holdfast_report::run::CpuPhase;
-use holdfast_telemetry::sample::{CoreTicks, KernelSample, ProcessSample};
-use holdfast_telemetry::threads::Threads;
+use holdfast_telemetry::proc::ThreadTimes;
+use holdfast_telemetry::proc::{CoreTicks, KernelSample, ProcessSample};
 use holdfast_telemetry::units::round;
 use holdfast_telemetry::wire::ClientReport;
 
@@ -22,9 +22,9 @@ pub struct Mark {
     /// The client process.
     pub client: Option<ProcessSample>,
     /// The server's threads.
-    pub server_threads: Threads,
+    pub server_threads: ThreadTimes,
     /// The client's threads.
-    pub client_threads: Threads,
+    pub client_threads: ThreadTimes,
     /// Memory left in a control group that bounds one of them, bytes.
     pub cgroup_left_bytes: Option<u64>,
     /// The client's latest line.

@@ -7,13 +7,14 @@
 use std::time::SystemTime;
 
 use holdfast_report::folder::{rfc3339, workspace};
-use holdfast_report::head::{Head, Machine, Rlimit};
+use holdfast_report::header::{Header, Machine, Rlimit};
+use holdfast_telemetry::proc::machine;
 use holdfast_testbed::child::shell_line;
 
 /// The head of a run that begins now: all that is known before anything is measured, but its lab.
 #[must_use]
-pub fn head(schema: &str, name: &str, label: Option<&str>, started: SystemTime) -> Head {
-    Head {
+pub fn head(schema: &str, name: &str, label: Option<&str>, started: SystemTime) -> Header {
+    Header {
         schema: schema.into(),
         name: name.into(),
         label: label.map(str::to_owned),
@@ -21,7 +22,7 @@ pub fn head(schema: &str, name: &str, label: Option<&str>, started: SystemTime) 
         commit: commit(),
         started_at: rfc3339(started),
         machine: machine(),
-        ..Head::default()
+        ..Header::default()
     }
 }
 
@@ -29,29 +30,15 @@ pub fn head(schema: &str, name: &str, label: Option<&str>, started: SystemTime) 
 #[must_use]
 pub fn machine() -> Machine {
     use nix::sys::resource::{Resource, getrlimit};
-    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cpuinfo = text("/proc/cpuinfo");
-    let model = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
     Machine {
-        kernel: text("/proc/sys/kernel/osrelease").trim().to_string(),
-        cpu: model.map_or_else(
-            || std::env::consts::ARCH.to_string(),
-            |(_, model)| model.trim().to_string(),
-        ),
+        kernel: machine::kernel_release(),
+        cpu: machine::cpu_model(),
         core_count: std::thread::available_parallelism().map_or(0, usize::from),
-        memory_bytes: holdfast_telemetry::sample::kib_line(&text("/proc/meminfo"), "MemTotal")
-            .unwrap_or(0),
+        memory_bytes: machine::memory_bytes(),
         rlimit_nofile: Rlimit { soft, hard },
-        tcp_mem_pages: three(&text("/proc/sys/net/ipv4/tcp_mem")),
+        tcp_mem_pages: machine::tcp_memory_pages(),
     }
-}
-
-fn three(text: &str) -> Option<[u64; 3]> {
-    let numbers: Option<Vec<u64>> = text.split_whitespace().map(|w| w.parse().ok()).collect();
-    numbers?.try_into().ok()
 }
 
 /// The command line of this process, as a shell would read it.

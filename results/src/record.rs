@@ -18,10 +18,10 @@ use holdfast_report::run::{
     Connections, Cpu, Hold, Kernel, Latencies, Memory, Messages, ProcessRecord, Processes, Ramp,
     Run,
 };
-use holdfast_telemetry::line::Report;
-use holdfast_telemetry::pressure::Pressure;
-use holdfast_telemetry::sample::{KernelSample, ProcessSample};
-use holdfast_telemetry::threads::Threads;
+use holdfast_telemetry::proc::Saturation;
+use holdfast_telemetry::proc::ThreadTimes;
+use holdfast_telemetry::proc::{KernelSample, ProcessSample};
+use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::units::round;
 use holdfast_telemetry::wire::{ClientReport, ServerReport};
 use holdfast_testbed::child::Child;
@@ -91,8 +91,8 @@ impl Seen {
                 kernel,
                 server: None,
                 client: None,
-                server_threads: Threads::default(),
-                client_threads: Threads::default(),
+                server_threads: ThreadTimes::default(),
+                client_threads: ThreadTimes::default(),
                 cgroup_left_bytes: None,
                 client_report: None,
             },
@@ -146,17 +146,17 @@ impl Seen {
         server_child: Option<&Child<ServerReport>>,
         client_child: Option<&Child<ClientReport>>,
     ) {
-        run.head.seconds = round(self.started.elapsed().as_secs_f64(), 3);
-        run.head.incidents = self.incidents.clone();
+        run.header.seconds = round(self.started.elapsed().as_secs_f64(), 3);
+        run.header.incidents = self.incidents.clone();
         for garbled in [garbled(server_child), garbled(client_child)]
             .into_iter()
             .flatten()
         {
-            run.head.incidents.push(garbled);
+            run.header.incidents.push(garbled);
         }
         let histograms = folder.file("histograms.hlog");
         if client_child.is_some_and(|c| c.heard().final_raw.is_some()) && !histograms.exists() {
-            run.head
+            run.header
                 .incidents
                 .push("the client left no histograms".into());
         }
@@ -288,8 +288,8 @@ impl Seen {
             return Kernel::default();
         };
         let load_end = self.load_end().unwrap_or(&self.latest);
-        let growth = |of: fn(&Pressure) -> u64| {
-            of(&load_end.kernel.pressure).saturating_sub(of(&base.kernel.pressure))
+        let growth = |of: fn(&Saturation) -> u64| {
+            of(&load_end.kernel.saturation).saturating_sub(of(&base.kernel.saturation))
         };
         let seen = &self.under_load;
         Kernel {
@@ -302,7 +302,7 @@ impl Seen {
             packets_dropped: growth(|p| p.packets_dropped),
             oom_kills: growth(|p| p.oom_kills),
             conntrack_count_max: seen.conntrack_count_max,
-            conntrack_max: load_end.kernel.pressure.conntrack_max,
+            conntrack_max: load_end.kernel.saturation.conntrack_max,
             conntrack_drops: growth(|p| p.conntrack_drops),
             established_base: base.kernel.established,
         }
@@ -398,8 +398,8 @@ mod tests {
             kernel,
             server: None,
             client: None,
-            server_threads: Threads::default(),
-            client_threads: Threads::default(),
+            server_threads: ThreadTimes::default(),
+            client_threads: ThreadTimes::default(),
             cgroup_left_bytes: None,
             client_report: Some(report),
         }

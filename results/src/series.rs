@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::mark::Mark;
 
 use holdfast_report::run::CpuPhase;
-use holdfast_telemetry::sample::{KernelSample, ProcessSample};
+use holdfast_telemetry::proc::{KernelSample, ProcessSample};
 use holdfast_telemetry::wire::{ClientReport, ServerReport};
 
 /// Names of the columns, in order.
@@ -179,8 +179,8 @@ impl<'a> Row<'a> {
             k.counter("TCPReqQFullDrop").to_string(),
             k.counter("SyncookiesSent").to_string(),
             k.counter("TCPMemoryPressures").to_string(),
-            k.pressure.packets_dropped.to_string(),
-            maybe(k.pressure.conntrack_count),
+            k.saturation.packets_dropped.to_string(),
+            maybe(k.saturation.conntrack_count),
             maybe(self.cgroup_left_bytes),
             client(|r| r.at_us),
             self.client_report

@@ -30,7 +30,7 @@ impl UnderLoad {
             u64::from(pressure_pages.is_some_and(|pages| kernel.tcp_mem_pages > pages));
         self.conntrack_count_max = self
             .conntrack_count_max
-            .max(kernel.pressure.conntrack_count);
+            .max(kernel.saturation.conntrack_count);
         let left = [self.cgroup_left_bytes_min, now.cgroup_left_bytes];
         self.cgroup_left_bytes_min = left.into_iter().flatten().min();
     }

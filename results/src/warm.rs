@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use holdfast_telemetry::live::{Counter, Live};
-use holdfast_telemetry::sample::KernelSample;
+use holdfast_telemetry::proc::{KernelSample, kernel, machine};
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
 /// Memory a pair of connections takes, all of it: what is warmed and given back for each.
@@ -37,11 +37,7 @@ const AHEAD_BYTES: u64 = 1 << 30;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 fn is_reporting_machine() -> bool {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let is_virtual = cpuinfo
-        .lines()
-        .any(|l| l.starts_with("flags") && l.split_whitespace().any(|f| f == "hypervisor"));
-    is_virtual && std::path::Path::new("/sys/module/page_reporting").exists()
+    machine::is_virtual() && std::path::Path::new("/sys/module/page_reporting").exists()
 }
 
 /// True if a ramp of so many users gains by it: on a virtual machine whose kernel reports free pages to its host.
@@ -54,7 +50,7 @@ pub fn is_worth(users: u64) -> bool {
 /// free at that moment, so as much is left.
 fn bytes_for(users: u64) -> u64 {
     let left_free = users * CLIENT_BYTES + LEFT_BYTES;
-    let available = KernelSample::take().mem_available_bytes;
+    let available = KernelSample::read().mem_available_bytes;
     (users * PAIR_BYTES).min(available.saturating_sub(left_free))
 }
 
@@ -193,31 +189,14 @@ fn fill_share(bytes: usize, held: &AtomicU64) -> Vec<(UnixStream, UnixStream)> {
     pairs
 }
 
-/// TCP sockets there are now.
+/// TCP sockets there are now, of all namespaces.
 fn allocated() -> u64 {
-    tcp_allocated(&std::fs::read_to_string("/proc/self/net/sockstat").unwrap_or_default())
-}
-
-/// TCP sockets allocated, from /proc/net/sockstat: those of all namespaces.
-fn tcp_allocated(text: &str) -> u64 {
-    let line = text.lines().find(|line| line.starts_with("TCP: "));
-    let mut words = line.unwrap_or_default().split_whitespace();
-    words
-        .find(|word| *word == "alloc")
-        .and_then(|_| words.next()?.parse().ok())
-        .unwrap_or(0)
+    kernel::tcp_sockets_allocated()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_sockstat() {
-        let text = "sockets: used 9\nTCP: inuse 2000013 orphan 0 tw 3 alloc 2000014 mem 1\nUDP: inuse 1 mem 0\n";
-        assert_eq!(tcp_allocated(text), 2_000_014);
-        assert_eq!(tcp_allocated(""), 0);
-    }
 
     #[test]
     fn what_is_taken_is_counted_on_the_way() {

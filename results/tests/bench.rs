@@ -15,7 +15,7 @@ use common::{
     LONGCONN_SERVER as SERVER, Stage, assert_interrupted, assert_named, assert_refused, send,
     stderr,
 };
-use holdfast_report::head::Verdict;
+use holdfast_report::header::Verdict;
 use holdfast_report::run::{RUN_SCHEMA, Run};
 use nix::sys::signal::Signal;
 
@@ -100,7 +100,7 @@ fn a_process_that_dies_is_named_with_its_last_words() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let run: Run = stage.record();
     assert_named(
-        &run.head.reasons,
+        &run.header.reasons,
         "the server exited with code 3 during start: thread panicked",
     );
     assert!(stderr(&output).contains("server: thread panicked"));
@@ -116,10 +116,10 @@ fn counts_that_the_kernel_denies_do_not_pass() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let run: Run = stage.record();
     assert_eq!(
-        (run.head.schema.as_str(), run.head.verdict),
+        (run.header.schema.as_str(), run.header.verdict),
         (RUN_SCHEMA, Verdict::Fail)
     );
-    assert_named(&run.head.reasons, "client 10, server 10, kernel 0");
+    assert_named(&run.header.reasons, "client 10, server 10, kernel 0");
     assert_eq!(
         (
             run.processes.server.exit_code,
@@ -152,7 +152,7 @@ fn an_interrupt_ends_all_and_leaves_a_record() {
     let stage = staged("interrupt", SERVER, CLIENT);
     let output = interrupted(&stage, &[Signal::SIGINT]);
     let run: Run = stage.record();
-    assert_interrupted(&output, &run.head);
+    assert_interrupted(&output, &run.header);
     stage.assert_nothing_runs();
 }
 
@@ -175,9 +175,9 @@ fn a_second_interrupt_kills_what_will_not_end() {
         run.processes.server.signal,
         Some(9),
         "{:?}",
-        run.head.reasons
+        run.header.reasons
     );
-    assert_named(&run.head.reasons, "was killed");
+    assert_named(&run.header.reasons, "was killed");
     stage.assert_nothing_runs();
 }
 

@@ -11,9 +11,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{Stage, assert_interrupted, assert_named, assert_refused, send, stderr};
-use holdfast_report::head::Verdict;
+use holdfast_report::bottleneck::{self, BottleneckKind};
+use holdfast_report::header::Verdict;
 use holdfast_report::http::record::{Entry, HTTP_RUN_SCHEMA, HttpRun};
-use holdfast_report::limit::{self, What};
 use nix::sys::signal::Signal;
 
 /// A stage whose bench runs shortly unless told otherwise.
@@ -87,9 +87,9 @@ fn counts_that_agree_pass_and_others_do_not() {
     let run: HttpRun = stage.record();
     assert_eq!(
         (
-            run.head.schema.as_str(),
-            run.head.name.as_str(),
-            run.head.verdict
+            run.header.schema.as_str(),
+            run.header.name.as_str(),
+            run.header.verdict
         ),
         (HTTP_RUN_SCHEMA, "http", Verdict::Pass)
     );
@@ -113,7 +113,7 @@ fn counts_that_agree_pass_and_others_do_not() {
     let output = lying.bench(&[]).output().expect("runs");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let run: HttpRun = lying.record();
-    assert_named(&run.head.reasons, "the server 1,999 responses 200");
+    assert_named(&run.header.reasons, "the server 1,999 responses 200");
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_program_that_dies_is_named_with_its_last_words() {
             only(&run).failures
         );
         assert_named(
-            &run.head.reasons,
+            &run.header.reasons,
             &format!("the {name} exited with code 3: cannot bind"),
         );
         stage.assert_nothing_runs();
@@ -163,7 +163,7 @@ fn an_interrupt_ends_all_and_leaves_a_record() {
         "within the slice of 60 s"
     );
     let run: HttpRun = stage.record();
-    assert_interrupted(&output, &run.head);
+    assert_interrupted(&output, &run.header);
     stage.assert_nothing_runs();
 }
 
@@ -216,20 +216,20 @@ fn a_small_run_of_the_real_server_and_client_passes() {
     // for a slice as short as this.
     let what = entry.limits.first().map(|l| l.what);
     let full = [
-        What::ServerCpu,
-        What::ClientCpu,
-        What::Softirq,
-        What::OtherPrograms,
-        What::AskedUsers,
+        BottleneckKind::ServerCpu,
+        BottleneckKind::ClientCpu,
+        BottleneckKind::Softirq,
+        BottleneckKind::OtherPrograms,
+        BottleneckKind::AskedUsers,
     ];
     assert!(
         what.is_some_and(|w| full.contains(&w)),
         "{:?}",
         entry.limits
     );
-    assert_eq!(entry.limits, limit::of_entry(entry));
-    assert_eq!(run.head.limits, limit::of_http(&run));
-    assert_eq!(run.head.limits.first().map(|l| l.what), what);
+    assert_eq!(entry.limits, bottleneck::of_entry(entry));
+    assert_eq!(run.header.limits, bottleneck::of_http(&run));
+    assert_eq!(run.header.limits.first().map(|l| l.what), what);
     let counts = entry.measured[0].counts.expect("both ends are ours");
     assert!(counts.client_ok >= entry.measured[0].requests && counts.client_ok > 0);
     stage.assert_nothing_runs();

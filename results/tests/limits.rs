@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{Stage, send, stderr};
-use holdfast_report::limit::{self, Limit, What};
+use holdfast_report::bottleneck::{self, Bottleneck, BottleneckKind};
 use holdfast_report::run::Run;
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
@@ -62,12 +62,12 @@ fn run(stage: &Stage, args: &[&str]) -> Run {
     let code = output.status.code();
     assert!(matches!(code, Some(0 | 1)), "{code:?}: {}", stderr(&output));
     let run: Run = stage.record();
-    assert_eq!(run.head.limits, limit::of_longconn(&run));
-    let first = run.head.limits.first().expect("never empty");
+    assert_eq!(run.header.limits, bottleneck::of_longconn(&run));
+    let first = run.header.limits.first().expect("never empty");
     assert!(!first.evidence.is_empty() && !first.next.is_empty());
     let page = String::from_utf8_lossy(&output.stdout);
     assert!(
-        page.contains(&format!("  limit       {}: ", first.what.words())),
+        page.contains(&format!("  limit       {}: ", first.what.label())),
         "{page}"
     );
     assert!(page.contains(&format!("next: {}", first.next)), "{page}");
@@ -77,19 +77,19 @@ fn run(stage: &Stage, args: &[&str]) -> Run {
 
 /// The first limit, other programs aside.
 #[track_caller]
-fn assert_limit(run: &Run, what: What) -> &Limit {
+fn assert_limit(run: &Run, what: BottleneckKind) -> &Bottleneck {
     let mut found = run
-        .head
+        .header
         .limits
         .iter()
-        .filter(|l| l.what != What::OtherPrograms);
+        .filter(|l| l.what != BottleneckKind::OtherPrograms);
     let first = found.next();
     assert_eq!(
         first.map(|l| l.what),
         Some(what),
         "{:#?} {:#?}",
-        run.head.limits,
-        run.head.reasons
+        run.header.limits,
+        run.header.reasons
     );
     first.expect("found")
 }
@@ -107,7 +107,7 @@ fn a_small_accept_queue() {
     }
     args.extend(["--server-arg", "--drain-timeout", "--server-arg", "1s"]);
     let run = run(&stage, &args);
-    let limit = assert_limit(&run, What::AcceptQueue);
+    let limit = assert_limit(&run, BottleneckKind::AcceptQueue);
     assert!(
         limit.evidence.contains("net.core.somaxconn = 1 here"),
         "{limit:?}"
@@ -150,7 +150,7 @@ fn a_full_syn_queue() {
         args.extend(["--sysctl", setting]);
     }
     let run = run(&stage, &args);
-    let limit = assert_limit(&run, What::SynQueue);
+    let limit = assert_limit(&run, BottleneckKind::SynQueue);
     assert!(
         limit
             .next
@@ -173,7 +173,7 @@ fn few_ports() {
     let args = [&["--users", "100", "--source", "127.0.0.1"][..], &ports].concat();
     let run = run(&stage, &args);
     assert_eq!(run.connections.failed.get("no_address_left"), Some(&36));
-    assert_eq!(assert_limit(&run, What::Ports).share, Some(0.36));
+    assert_eq!(assert_limit(&run, BottleneckKind::Ports).share, Some(0.36));
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_low_rate() {
     let _alone = alone();
     let stage = stage("rate", "", "");
     let run = run(&stage, &["--users", "60", "--rate", "30"]);
-    let limit = assert_limit(&run, What::AskedRate);
+    let limit = assert_limit(&run, BottleneckKind::AskedRate);
     assert!(
         limit.evidence.contains("nothing limited it but --rate"),
         "{limit:?}"
@@ -194,7 +194,7 @@ fn a_low_rate() {
 fn few_users() {
     let _alone = alone();
     let stage = stage("users", "", "");
-    assert_limit(&run(&stage, &["--users", "50"]), What::AskedUsers);
+    assert_limit(&run(&stage, &["--users", "50"]), BottleneckKind::AskedUsers);
 }
 
 /// The client has one thread on one core, which something else works on too, and no precedence.
@@ -218,7 +218,7 @@ fn a_pinned_client() {
     let run = run(&stage, &["--users", "25000", "--client-threads", "1"]);
     send(&beside, Signal::SIGTERM);
     beside.wait().expect("ends");
-    let limit = assert_limit(&run, What::ClientCpu);
+    let limit = assert_limit(&run, BottleneckKind::ClientCpu);
     assert!(limit.next.contains("--client-threads"), "{limit:?}");
 }
 
@@ -282,7 +282,7 @@ fn a_tiny_tcp_mem() {
         &["--users", "500", "--every", "100ms", "--message", &message],
     );
     drop(small);
-    let limit = assert_limit(&run, What::SocketMemory);
+    let limit = assert_limit(&run, BottleneckKind::SocketMemory);
     assert!(
         limit.evidence.contains("net.ipv4.tcp_mem 16 32 "),
         "{limit:?}"
@@ -370,9 +370,9 @@ fn a_small_memory_group() {
         run.processes.server.signal,
         Some(9),
         "{:?}",
-        run.head.reasons
+        run.header.reasons
     );
-    let limit = assert_limit(&run, What::MemoryCgroup);
+    let limit = assert_limit(&run, BottleneckKind::MemoryCgroup);
     assert!(limit.evidence.contains("killed the server"), "{limit:?}");
     stage.assert_nothing_runs();
 }

@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{LONGCONN_SERVER as SERVER, Stage, assert_named, assert_refused, send, stderr};
-use holdfast_report::head::{Head, Verdict};
+use holdfast_report::header::{Header, Verdict};
 use holdfast_report::http::record::HTTP_RUN_SCHEMA;
 use holdfast_report::proxy::record::PROXY_RUN_SCHEMA;
 use holdfast_report::report::{self, HTML, MARKDOWN};
@@ -91,8 +91,8 @@ fn a_run_that_fell_short_has_a_report_that_says_why() {
             assert!(text.contains(words), "{name} lacks {words}");
         }
     }
-    assert_eq!(run.head.verdict, Verdict::Fail);
-    assert_named(&run.head.reasons, "7 of 10 users opened");
+    assert_eq!(run.header.verdict, Verdict::Fail);
+    assert_named(&run.header.reasons, "7 of 10 users opened");
     // The kinds come second by second, from the series.
     let html = read(&latest, HTML);
     for kind in ["failed: refused", "failed: timed_out", "lost: reset"] {
@@ -161,7 +161,7 @@ fn a_report_that_cannot_be_written_is_said_and_changes_no_verdict() {
     );
     let printed: Run = serde_json::from_slice(&output.stdout)
         .expect("the record on standard output, and nothing else");
-    assert_eq!(printed.head.reasons, stage.record::<Run>().head.reasons);
+    assert_eq!(printed.header.reasons, stage.record::<Run>().header.reasons);
 }
 
 #[test]
@@ -303,9 +303,9 @@ fn text_from_outside_stays_text() {
     let folder = scratch("hostile");
     let hostile = "<script>alert(1)</script><img src=x onerror=alert(1)> \"'&|`*[x](javascript:alert(1))\n# not a heading";
     let mut run = serde_json::to_value(Run {
-        head: Head {
+        header: Header {
             schema: RUN_SCHEMA.into(),
-            ..Head::default()
+            ..Header::default()
         },
         ..Run::default()
     })

@@ -15,7 +15,7 @@ use holdfast_supervisor::preflight::Preflight;
 use holdfast_supervisor::supervise::{Reporter, Supervisor};
 use holdfast_sysctl::{Role, grouped, preflight};
 use holdfast_telemetry::console::Console;
-use holdfast_telemetry::metrics::{Kinds, Metrics};
+use holdfast_telemetry::metrics::{LabelValues, Metrics};
 
 use crate::port;
 
@@ -84,11 +84,11 @@ impl Server {
     pub fn bind(flags: ServerFlags, spec: ServerSpec) -> Result<Self, anyhow::Error> {
         let engine = &flags.engine;
         engine.tie_to_parent()?;
-        let metrics = engine.open_metrics(Kinds {
+        let metrics = engine.open_metrics(LabelValues {
             open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
             ends: CloseReason::ALL.iter().map(|r| r.label()).collect(),
             timeouts: spec.timeouts,
-            ..Kinds::default()
+            ..LabelValues::default()
         })?;
         let mut console = engine.open_console()?;
         let checked = Preflight::check(Role::Server)?;

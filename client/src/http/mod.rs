@@ -25,7 +25,7 @@ use holdfast_http1::Limits;
 use holdfast_supervisor::run_command;
 use holdfast_supervisor::supervise::Supervisor;
 use holdfast_telemetry::console::{Console, EXIT_SHORT};
-use holdfast_telemetry::metrics::Kinds;
+use holdfast_telemetry::metrics::LabelValues;
 use holdfast_telemetry::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 
 use crate::launch::{
@@ -161,7 +161,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         }),
     };
     let config = user_config(&flags, model, timeout_us)?;
-    let kinds = Kinds {
+    let kinds = LabelValues {
         outcomes: Outcome::ALL.iter().map(|(_, name)| *name).collect(),
         ..metric_kinds()
     };

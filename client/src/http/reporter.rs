@@ -184,8 +184,8 @@ impl Reporter for HttpReporter {
             }),
             ..now
         }
-        .asking("opened", self.params.load.spawn_rate())
-        .asking("ok", self.params.rate_per_second)
+        .with_target_rate("opened", self.params.load.spawn_rate())
+        .with_target_rate("ok", self.params.rate_per_second)
     }
 
     fn summary(&self, report: &HttpClientReport) -> String {

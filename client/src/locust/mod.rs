@@ -31,7 +31,7 @@ pub mod zmtp;
 use std::process::ExitCode;
 
 use clap::Args;
-use holdfast_telemetry::metrics::Kinds;
+use holdfast_telemetry::metrics::LabelValues;
 
 use crate::launch::ClientFlags;
 use class::Class;
@@ -101,7 +101,7 @@ pub fn main(flags: Flags) -> ExitCode {
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     flags.launch.engine.tie_to_parent()?;
-    let metrics = flags.launch.engine.open_metrics(Kinds::default())?;
+    let metrics = flags.launch.engine.open_metrics(LabelValues::default())?;
     let console = flags.launch.open_console()?;
     let comment = "holdfast-client worker; microseconds; tags: connect, lateness, latency, raw";
     let log = flags.launch.open_histogram_log(comment)?;

@@ -18,7 +18,7 @@ use holdfast_supervisor::supervise::{Reporter, Supervisor, merge_threads};
 use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::{EXIT_SHORT, say_counts};
 use holdfast_telemetry::live::Snapshot;
-use holdfast_telemetry::metrics::Kinds;
+use holdfast_telemetry::metrics::LabelValues;
 use holdfast_telemetry::wire::{CLIENT_SCHEMA, ClientReport};
 
 use crate::aggregate::{
@@ -117,7 +117,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             None
         },
     };
-    let kinds = Kinds {
+    let kinds = LabelValues {
         ends: Ended::ALL.iter().map(|(_, name)| *name).collect(),
         ..metric_kinds()
     };
@@ -261,8 +261,8 @@ impl Reporter for LongconnReporter {
             title: self.params.title.clone(),
             ..Snapshot::from(report)
         }
-        .asking("opened", self.params.load.spawn_rate())
-        .asking("messages", due)
+        .with_target_rate("opened", self.params.load.spawn_rate())
+        .with_target_rate("messages", due)
     }
 
     fn summary(&self, report: &ClientReport) -> String {

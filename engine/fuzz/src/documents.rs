@@ -6,12 +6,12 @@
 use std::fmt::Debug;
 use std::path::Path;
 
-use holdfast_report::head::Verdict;
+use holdfast_report::header::Verdict;
 use holdfast_report::http::record::HttpRun;
 use holdfast_report::proxy::record::ProxyRun;
 use holdfast_report::run::Run;
-use holdfast_report::{http, limit, proxy, summary, verdict};
-use holdfast_telemetry::line::Report;
+use holdfast_report::{bottleneck, http, proxy, summary, verdict};
+use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::wire::{
     CLIENT_SCHEMA, ClientReport, HttpClientReport, HttpServerReport, SERVER_SCHEMA, ServerReport,
 };
@@ -39,11 +39,11 @@ const PROXY: u8 = b'p';
 fn judge_proxy(run: &mut ProxyRun) {
     proxy::verdict::judge(run);
     assert_eq!(
-        run.head.reasons.is_empty(),
-        run.head.verdict == Verdict::Pass
+        run.header.reasons.is_empty(),
+        run.header.verdict == Verdict::Pass
     );
-    run.head.limits = limit::of_proxy(run);
-    assert!(!run.head.limits.is_empty());
+    run.header.limits = bottleneck::of_proxy(run);
+    assert!(!run.header.limits.is_empty());
     run.added = proxy::rounds::added(&run.trials);
     assert!(!proxy::summary::page(run, Path::new("runs/1")).is_empty());
 }
@@ -69,11 +69,11 @@ pub fn documents(data: &[u8]) {
             };
             verdict::judge(&mut run);
             assert_eq!(
-                run.head.reasons.is_empty(),
-                run.head.verdict == Verdict::Pass
+                run.header.reasons.is_empty(),
+                run.header.verdict == Verdict::Pass
             );
-            run.head.limits = limit::of_longconn(&run);
-            assert!(!run.head.limits.is_empty());
+            run.header.limits = bottleneck::of_longconn(&run);
+            assert!(!run.header.limits.is_empty());
             assert!(!summary::page(&run, Path::new("runs/1")).is_empty());
         }
         1 => {
@@ -82,11 +82,11 @@ pub fn documents(data: &[u8]) {
             };
             http::verdict::judge(&mut run);
             assert_eq!(
-                run.head.reasons.is_empty(),
-                run.head.verdict == Verdict::Pass
+                run.header.reasons.is_empty(),
+                run.header.verdict == Verdict::Pass
             );
-            run.head.limits = limit::of_http(&run);
-            assert!(!run.head.limits.is_empty());
+            run.header.limits = bottleneck::of_http(&run);
+            assert!(!run.header.limits.is_empty());
             assert!(!http::summary::page(&run, Path::new("runs/1")).is_empty());
         }
         2 => {

@@ -5,8 +5,8 @@ use holdfast_sysctl::machine::{
     parse_cgroups, parse_core_count, parse_cpu_model, parse_io_uring_privileged,
     parse_kernel_version, parse_memory, parse_memory_left,
 };
-use holdfast_telemetry::pressure::{conntrack_drops, oom_kills, packets_dropped};
-use holdfast_telemetry::sample::{COUNTERS, KernelSample, core_ticks, cpu_ticks, kib_line, snmp};
+use holdfast_telemetry::proc::{COUNTERS, KernelSample, core_ticks, cpu_ticks, kib_line, snmp};
+use holdfast_telemetry::proc::{conntrack_drops, oom_kills, packets_dropped};
 
 /// The value of the first line `NAME:...`.
 fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {

@@ -10,10 +10,10 @@ use std::path::Path;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::archive::{Record, folder_name, folders};
 use crate::folder::{find, runs_or_default};
-use crate::head::Verdict;
+use crate::header::Verdict;
 use crate::print::print_result;
+use crate::record::{Record, folder_name, folders};
 use crate::{http, proxy, summary};
 
 use holdfast_telemetry::refusal::Refusal;
@@ -54,7 +54,7 @@ impl Line {
         };
         match Record::read(folder) {
             Ok(record) => {
-                let head = record.head();
+                let head = record.header();
                 line.started_at = head.started_at.clone();
                 line.name = Some(head.name.clone());
                 line.verdict = Some(head.verdict);

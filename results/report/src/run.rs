@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::head::Head;
+use crate::header::Header;
 use crate::locust::record::LocustRecord;
 use crate::network::NetworkRecord;
 
-use holdfast_telemetry::threads::Busiest;
+use holdfast_telemetry::proc::BusiestThread;
 use holdfast_telemetry::wire::Latency;
 
 /// The schema of a [`Run`].
@@ -26,7 +26,7 @@ pub const RUN_SCHEMA: &str = "holdfast.run/1";
 pub struct Run {
     /// What every record begins with; its schema is [`RUN_SCHEMA`].
     #[serde(flatten)]
-    pub head: Head,
+    pub header: Header,
     /// What was asked for.
     pub asked: Asked,
     /// Every attempt and where it ended.
@@ -226,9 +226,9 @@ pub struct CpuPhase {
     /// The core with the largest share in softirqs.
     pub core_softirq_max_percent: f64,
     /// The busiest thread of the server; `null` where the kernel does not tell.
-    pub server_thread: Option<Busiest>,
+    pub server_thread: Option<BusiestThread>,
     /// The busiest thread of the client.
-    pub client_thread: Option<Busiest>,
+    pub client_thread: Option<BusiestThread>,
 }
 
 /// The kernel's counters, from the baseline to the last sample of the run.
@@ -294,22 +294,22 @@ pub struct ProcessRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::head::Verdict;
+    use crate::header::Verdict;
 
     #[test]
     fn schema_goes_round() {
         let mut run = Run {
-            head: Head {
+            header: Header {
                 schema: RUN_SCHEMA.into(),
                 name: "longconn".into(),
                 verdict: Verdict::Pass,
-                ..Head::default()
+                ..Header::default()
             },
             ..Run::default()
         };
         run.connections.failed.insert("refused".into(), 3);
         run.memory.slab_bytes_per_pair = Some(8_160.5);
-        run.head.lab.connection_hash_buckets = Some(-262_144);
+        run.header.lab.connection_hash_buckets = Some(-262_144);
         run.latency_us.connect = Latency {
             count: 1,
             p50: 2,
@@ -379,6 +379,6 @@ mod tests {
     fn an_older_record_without_newer_keys_still_reads() {
         let run: Run =
             serde_json::from_str(r#"{"schema":"holdfast.run/1","verdict":"fail"}"#).expect("reads");
-        assert_eq!(run.head.verdict, Verdict::Fail);
+        assert_eq!(run.header.verdict, Verdict::Fail);
     }
 }

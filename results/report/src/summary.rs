@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::limit;
+use crate::bottleneck;
 use crate::run::{CpuPhase, Run};
 
 use holdfast_telemetry::units::{count, maybe_bytes, micros, per, total};
@@ -22,7 +22,7 @@ pub fn page(run: &Run, folder: &Path) -> String {
         Some(seconds) => format!("held for {seconds:.0} s"),
         None => "open when it was cut short".into(),
     };
-    let mut out = run.head.page(&format!(
+    let mut out = run.header.page(&format!(
         "{} of {} users {held}, {} failed, {} lost",
         count(c.held_at_end),
         count(c.asked),
@@ -33,7 +33,7 @@ pub fn page(run: &Run, folder: &Path) -> String {
     let _ = writeln!(
         out,
         "  limit       {}",
-        limit::lines(&run.head.limits, "              ")
+        bottleneck::lines(&run.header.limits, "              ")
     );
     let mut row = |name: &str, text: String| {
         let _ = writeln!(out, "  {name:<12}{text}");
@@ -105,7 +105,7 @@ pub fn page(run: &Run, folder: &Path) -> String {
             p.client.shard_count
         ),
     );
-    let hash = match run.head.lab.connection_hash_buckets {
+    let hash = match run.header.lab.connection_hash_buckets {
         Some(n) if n > 0 => format!("{} connection buckets", count(n.unsigned_abs())),
         Some(n) => format!(
             "{} connection buckets shared with the host",
@@ -113,8 +113,8 @@ pub fn page(run: &Run, folder: &Path) -> String {
         ),
         None => "connection table unknown".into(),
     };
-    row("network", format!("{}, {hash}", run.head.lab.namespace));
-    for note in &run.head.lab.notes {
+    row("network", format!("{}, {hash}", run.header.lab.namespace));
+    for note in &run.header.lab.notes {
         row("", note.clone());
     }
     row("run", folder.display().to_string());
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn page_has_verdict_first_and_path_last() {
         let mut run = Run::default();
-        run.head.reasons.push("1 of 2 users opened".into());
+        run.header.reasons.push("1 of 2 users opened".into());
         let page = page(&run, Path::new("/runs/x"));
         assert!(page.starts_with("FAIL"));
         assert!(page.contains("- 1 of 2 users opened"));

@@ -3,7 +3,7 @@
 //! Purpose: the rules by which a run is believed, each a line of words with its numbers.
 //! Invariants: a pure function of the record: whoever has `run.json` can repeat it. Every shortfall is listed, not
 //! only the first; a pass has no reasons.
-//! Must not know: processes, files, the kernel; what held a run back ([`crate::limit`]).
+//! Must not know: processes, files, the kernel; what held a run back ([`crate::bottleneck`]).
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use holdfast_telemetry::units::{count, total};
 /// Fills `verdict` and `reasons` from the rest of the record.
 pub fn judge(run: &mut Run) {
     let reasons = reasons(run);
-    run.head.settle(reasons);
+    run.header.settle(reasons);
 }
 
 /// Every shortfall of `run`.
 #[must_use]
 pub fn reasons(run: &Run) -> Vec<String> {
-    let mut reasons = run.head.incidents.clone();
+    let mut reasons = run.header.incidents.clone();
     connections(run, &mut reasons);
     match &run.locust {
         Some(locust) if locust.requests.is_some() => {}
@@ -179,7 +179,7 @@ pub fn kinds(map: &BTreeMap<String, u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::head::Verdict;
+    use crate::header::Verdict;
 
     fn good() -> Run {
         let mut run = Run::default();
@@ -212,16 +212,16 @@ mod tests {
         let mut run = good();
         change(&mut run);
         judge(&mut run);
-        assert_eq!(run.head.verdict, Verdict::Fail, "{words}");
+        assert_eq!(run.header.verdict, Verdict::Fail, "{words}");
         assert_eq!(
-            run.head
+            run.header
                 .reasons
                 .iter()
                 .filter(|r| r.contains(words))
                 .count(),
             1,
             "{words}: {:?}",
-            run.head.reasons
+            run.header.reasons
         );
     }
 
@@ -231,10 +231,10 @@ mod tests {
         run.kernel.counters.insert("ListenOverflows".into(), 7); // a limit alone is no shortfall
         judge(&mut run);
         assert_eq!(
-            (run.head.verdict, run.head.reasons.len()),
+            (run.header.verdict, run.header.reasons.len()),
             (Verdict::Pass, 0),
             "{:?}",
-            run.head.reasons
+            run.header.reasons
         );
     }
 
@@ -242,7 +242,7 @@ mod tests {
     fn an_empty_record_fails() {
         let mut run = Run::default();
         judge(&mut run);
-        assert_eq!(run.head.verdict, Verdict::Fail);
+        assert_eq!(run.header.verdict, Verdict::Fail);
     }
 
     #[test]
@@ -292,7 +292,7 @@ mod tests {
             r.processes.server.has_final_report = false
         });
         falls_short("interrupted", |r| {
-            r.head.incidents.push("interrupted".into())
+            r.header.incidents.push("interrupted".into())
         });
     }
 }

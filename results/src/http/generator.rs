@@ -17,7 +17,7 @@ use serde::Deserialize;
 use super::programs::{Family, Programs, kill_with_parent};
 use super::scenario::Generator;
 
-use holdfast_telemetry::line::{Report, read_json};
+use holdfast_telemetry::report_line::{Report, read_json};
 use holdfast_telemetry::wire::{self, HttpClientReport, Latency};
 use holdfast_testbed::child::words;
 
@@ -97,7 +97,7 @@ pub struct Outcome {
 pub struct Wanted {
     /// The server.
     pub address: SocketAddr,
-    /// Threads, one for each core.
+    /// ThreadTimes, one for each core.
     pub threads: usize,
     /// Connections, each with one user on it.
     pub connections: u64,

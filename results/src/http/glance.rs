@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::generator::GeneratorLine;
 use super::subject::ServerLine;
 
-use holdfast_telemetry::live::{Snapshot, Times};
+use holdfast_telemetry::live::{Percentiles, Snapshot};
 use holdfast_testbed::child::{Child, Heard};
 
 /// A process, and what it has said.
@@ -89,7 +89,8 @@ impl Glance {
             // The server's figures, where both ends are ours, are the same requests.
             if let Some(GeneratorLine::Client(report)) = &heard.borrow().latest {
                 now = Snapshot::from(&**report);
-                now.times.push(Times::so_far("latency", report.latency_us));
+                now.times
+                    .push(Percentiles::so_far("latency", report.latency_us));
             }
         }
         Snapshot {

@@ -27,7 +27,7 @@ use crate::{frame, origin};
 use holdfast_report::folder::RunFolder;
 use holdfast_report::http::record::{Cores, Entry, HTTP_RUN_SCHEMA, HttpRun, Measured};
 use holdfast_report::http::{ratios, summary, verdict};
-use holdfast_report::{limit, print, report};
+use holdfast_report::{bottleneck, print, report};
 use holdfast_telemetry::live::{Live, LiveFlags};
 use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::units::{minutes, round};
@@ -55,7 +55,7 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
         live.say(notice);
     }
     let mut run = HttpRun {
-        head: origin::head(
+        header: origin::head(
             HTTP_RUN_SCHEMA,
             "http",
             plan.options.label.as_deref(),
@@ -84,8 +84,8 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
         is_private: plan.options.is_private,
         ..lab::Tuning::default()
     };
-    run.head.lab = lab::enter(connections_max.unwrap_or(0), &tuning);
-    for note in &run.head.lab.notes {
+    run.header.lab = lab::enter(connections_max.unwrap_or(0), &tuning);
+    for note in &run.header.lab.notes {
         live.say(note);
     }
     live.say(format_args!(
@@ -101,18 +101,18 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
         perform(&plan, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
     for entry in &mut run.scenarios {
         *entry = std::mem::take(entry).summed_up();
-        entry.limits = limit::of_entry(entry);
+        entry.limits = bottleneck::of_entry(entry);
     }
     run.ratios = ratios::ratios(&run.scenarios);
     verdict::judge(&mut run);
-    run.head.limits = limit::of_http(&run);
+    run.header.limits = bottleneck::of_http(&run);
     // Only empty ones go: what a failed slice left in them stays.
     let _ = std::fs::remove_dir(folder.file("work"));
     let is_written = frame::leave(&run, &folder, &plan.runs);
     print::print_result(&run, is_json, || summary::page(&run, folder.path()));
     report::leave(folder.path());
     Ok(frame::exit_code(
-        run.head.verdict,
+        run.header.verdict,
         is_interrupted,
         is_written,
     ))
@@ -180,7 +180,7 @@ fn perform(
             let measured = match slice::measure(&mut stage, plan, folder, number).await {
                 Ok(measured) => measured,
                 Err(Cut::Interrupted) => {
-                    run.head.incidents.push("interrupted".into());
+                    run.header.incidents.push("interrupted".into());
                     break;
                 }
                 Err(Cut::Failed { kind, why }) => {
@@ -211,7 +211,7 @@ fn perform(
             }
         }
         stage.live.finish();
-        run.head.seconds = round(started.elapsed().as_secs_f64(), 3);
+        run.header.seconds = round(started.elapsed().as_secs_f64(), 3);
         Ok(stage.is_interrupted())
     })
 }

@@ -18,8 +18,8 @@ use super::stage::{self, Cut, Stage};
 
 use holdfast_report::folder::RunFolder;
 use holdfast_report::http::record::{CountsOfBoth, Measured};
-use holdfast_telemetry::sample::KernelSample;
-use holdfast_telemetry::usage;
+use holdfast_telemetry::proc::KernelSample;
+use holdfast_telemetry::proc::tree;
 use holdfast_telemetry::wire::{HttpClientReport, HttpServerReport};
 
 /// Opening idle connections, or starting users, beyond the time it should take.
@@ -113,13 +113,13 @@ impl Performance<'_> {
         let mut measured = Measured::default();
         let mut holder = None;
         if scenario.idle > 0 {
-            measured.rss_base_bytes = Some(usage::rss_bytes(server.pid()));
+            measured.rss_base_bytes = Some(tree::rss_bytes(server.pid()));
             holder = Some(self.hold_idle(server, scenario.idle).await?);
         }
         let (warm_up, _) = self.load_for(server, WARM_UP).await?;
         self.outcomes.add(&warm_up);
         if scenario.idle > 0 {
-            measured.rss_bytes = Some(usage::rss_bytes(server.pid()));
+            measured.rss_bytes = Some(tree::rss_bytes(server.pid()));
             measured.idle_connections = scenario.idle;
         }
         let before = self.mark(server);
@@ -155,7 +155,7 @@ impl Performance<'_> {
             .until_report(server, &mut client, warm_up + RAMP_MAX, is_settled)
             .await?;
         let before = self.mark(server);
-        let client_before = usage::cpu_seconds(client.pid());
+        let client_before = tree::cpu_seconds(client.pid());
         let time = self.plan.options.slice;
         let until = first.at_us + micros(time.saturating_sub(REPORT_JITTER));
         let last = self
@@ -165,7 +165,7 @@ impl Performance<'_> {
             .await?;
         let mut measured = Measured::default();
         self.window(&mut measured, &before, server);
-        measured.client_cpu_seconds = usage::cpu_seconds(client.pid()) - client_before;
+        measured.client_cpu_seconds = tree::cpu_seconds(client.pid()) - client_before;
         let ok = |r: &HttpClientReport| r.outcomes.get("ok").copied().unwrap_or(0);
         measured.requests = ok(&last).saturating_sub(ok(&first));
         measured.requests_per_second =
@@ -180,12 +180,12 @@ impl Performance<'_> {
     /// Connections that ask once and stay.
     async fn idle_memory(&mut self, server: &mut Server) -> Result<Measured, Cut> {
         let connections = self.slice.scenario.connections_of(self.slice.subject);
-        let rss_base_bytes = Some(usage::rss_bytes(server.pid()));
+        let rss_base_bytes = Some(tree::rss_bytes(server.pid()));
         let holder = self.hold_idle(server, connections).await?;
         self.stage
             .wait::<()>(IDLE_SETTLE, LOAD_POLL, || Ok(None))
             .await?;
-        let rss_bytes = Some(usage::rss_bytes(server.pid()));
+        let rss_bytes = Some(tree::rss_bytes(server.pid()));
         let (outcome, _) = self.end_client(holder, Generator::Holdfast).await?;
         self.outcomes.add(&outcome);
         Ok(Measured {
@@ -248,8 +248,8 @@ impl Performance<'_> {
     fn mark(&self, server: &Server) -> Mark {
         Mark {
             at: Instant::now(),
-            server_cpu: usage::cpu_seconds(server.pid()),
-            kernel: KernelSample::take(),
+            server_cpu: tree::cpu_seconds(server.pid()),
+            kernel: KernelSample::read(),
         }
     }
 

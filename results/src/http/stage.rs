@@ -14,9 +14,9 @@ use tokio::time::sleep;
 use super::glance::Glance;
 use crate::frame;
 
-use holdfast_telemetry::line::Report;
 use holdfast_telemetry::live::Live;
 use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::signals::Signals;
 use holdfast_testbed::child::Child;
 

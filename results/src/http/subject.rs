@@ -13,7 +13,7 @@ use super::plan::Plan;
 use super::programs::{Family, Programs, kill_with_parent};
 use super::scenario::{Scenario, Subject};
 
-use holdfast_telemetry::line::{Report, read_json};
+use holdfast_telemetry::report_line::{Report, read_json};
 use holdfast_telemetry::wire::{self, HttpServerReport};
 use holdfast_testbed::child::words;
 
@@ -78,7 +78,7 @@ pub struct Start {
 pub struct Wanted<'a> {
     /// Where to listen.
     pub address: SocketAddr,
-    /// Threads or worker processes, one for each core.
+    /// ThreadTimes or worker processes, one for each core.
     pub threads: usize,
     /// Descriptors one process may have.
     pub descriptors: u64,

@@ -13,8 +13,8 @@ use super::flow::Flow;
 use super::plan::MASTER_LOG;
 use crate::frame::leave_report;
 
-use holdfast_telemetry::line::Report;
-use holdfast_telemetry::usage;
+use holdfast_telemetry::proc::tree;
+use holdfast_telemetry::report_line::Report;
 use holdfast_testbed::child::Child;
 
 /// How often the master is interrupted, and how long it may take to say that it has heard.
@@ -84,7 +84,7 @@ impl Flow<'_> {
         if shuts_down(&self.folder.file(MASTER_LOG)) {
             return;
         }
-        for pid in usage::tree(crew.pid()) {
+        for pid in tree::pids(crew.pid()) {
             if let Ok(number) = i32::try_from(pid)
                 && pid != crew.pid()
             {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use holdfast_telemetry::line::{Report, read_json};
+use holdfast_telemetry::report_line::{Report, read_json};
 use holdfast_telemetry::wire::{
     ClientReport, HTTP_SERVER_SCHEMA, HttpClientReport, HttpServerReport, SERVER_SCHEMA,
     ServerReport, WORKER_SCHEMA, WorkerReport,

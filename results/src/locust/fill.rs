@@ -31,7 +31,7 @@ impl Flow<'_> {
             kernel: counts.kernel_backend,
             kernel_sockets: counts.kernel_backend + counts.kernel_clients,
         };
-        run.head.seconds = round(self.seen.started.elapsed().as_secs_f64(), 3);
+        run.header.seconds = round(self.seen.started.elapsed().as_secs_f64(), 3);
         run.connections = record::connections(self.plan.users(), &all, &server, workers);
         let ramp = RampRecord::of(
             &self.ramp_samples(),
@@ -102,7 +102,7 @@ impl Flow<'_> {
             workers: self.workers(&counts),
             table,
         };
-        run.head.incidents = std::mem::take(&mut self.seen.incidents);
+        run.header.incidents = std::mem::take(&mut self.seen.incidents);
         run.locust = Some(locust);
     }
 

@@ -21,8 +21,8 @@ use crate::series::Series;
 use crate::warm::{self, Warm, Warming};
 
 use holdfast_report::folder::RunFolder;
-use holdfast_telemetry::line::Report;
-use holdfast_telemetry::usage;
+use holdfast_telemetry::proc::tree;
+use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::wire::ServerReport;
 use holdfast_testbed::child::Child;
 use holdfast_testbed::network::Network;
@@ -207,7 +207,7 @@ impl<'a> Flow<'a> {
         self.workers.sample_end();
         self.seen.hold_end = Some(mark);
         self.mark_master();
-        self.master_rss = self.master.as_ref().map(|m| usage::rss_bytes(m.pid()));
+        self.master_rss = self.master.as_ref().map(|m| tree::rss_bytes(m.pid()));
         Ok(())
     }
 

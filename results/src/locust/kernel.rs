@@ -2,7 +2,7 @@
 //!
 //! Must not know: phases.
 
-use holdfast_telemetry::sample::KernelSample;
+use holdfast_telemetry::proc::KernelSample;
 use holdfast_testbed::network::Network;
 use holdfast_testbed::network::host::Host;
 use holdfast_testbed::network::layout::MASTER;

@@ -25,10 +25,10 @@ use crate::{frame, origin};
 
 use flow::Flow;
 use holdfast_report::folder::{RunFolder, labelled};
-use holdfast_report::head::Head;
+use holdfast_report::header::Header;
 use holdfast_report::locust::summary;
 use holdfast_report::run::{RUN_SCHEMA, Run};
-use holdfast_report::{limit, print, report, verdict};
+use holdfast_report::{bottleneck, print, report, verdict};
 use holdfast_telemetry::live::Live;
 use holdfast_telemetry::refusal::Refusal;
 use holdfast_testbed::enclosure::{self, Entered};
@@ -59,7 +59,7 @@ pub fn bench(flags: Flags) -> Result<u8, Refusal> {
     let started = SystemTime::now();
     let folder = RunFolder::create(&plan.runs, started, &labelled("locust", plan.label()))?;
     let mut run = Run {
-        head: Head {
+        header: Header {
             machine,
             lab: network.host(BACKEND).lab.clone(),
             ..origin::head(RUN_SCHEMA, "locust", plan.label(), started)
@@ -71,14 +71,14 @@ pub fn bench(flags: Flags) -> Result<u8, Refusal> {
     let is_interrupted = load(&plan, &network, &folder, page.as_deref(), live, &mut run)
         .inspect_err(|_| folder.discard())?;
     verdict::judge(&mut run);
-    run.head.limits = limit::of_longconn(&run);
+    run.header.limits = bottleneck::of_longconn(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     print::print_result(&run, plan.flags.run.json, || {
         summary::page(&run, folder.path())
     });
     report::leave(folder.path());
     Ok(frame::exit_code(
-        run.head.verdict,
+        run.header.verdict,
         is_interrupted,
         is_written,
     ))

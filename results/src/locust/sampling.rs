@@ -16,10 +16,10 @@ use crate::warm::Warming;
 
 use holdfast_report::run::CpuPhase;
 use holdfast_telemetry::live::{Counter, Snapshot};
-use holdfast_telemetry::sample::ProcessSample;
-use holdfast_telemetry::threads::Threads;
+use holdfast_telemetry::proc::ProcessSample;
+use holdfast_telemetry::proc::ThreadTimes;
+use holdfast_telemetry::proc::tree;
 use holdfast_telemetry::units::count;
-use holdfast_telemetry::usage;
 
 /// Between two looks at everything.
 const POLL: Duration = Duration::from_millis(50);
@@ -61,12 +61,12 @@ impl Flow<'_> {
             server: self
                 .server
                 .as_ref()
-                .and_then(|c| ProcessSample::take(c.pid())),
+                .and_then(|c| ProcessSample::read(c.pid())),
             client: self.workers.now_all(),
             server_threads: self
                 .server
                 .as_ref()
-                .map(|c| Threads::take(c.pid()))
+                .map(|c| ThreadTimes::read(c.pid()))
                 .unwrap_or_default(),
             client_threads: self.workers.threads(),
             cgroup_left_bytes: self
@@ -81,7 +81,7 @@ impl Flow<'_> {
         if let Some(master) = &self.master {
             self.master_marks.push(MasterMark {
                 at: Instant::now(),
-                cpu_seconds: usage::cpu_seconds(master.pid()),
+                cpu_seconds: tree::cpu_seconds(master.pid()),
             });
         }
     }
@@ -91,7 +91,7 @@ impl Flow<'_> {
         let server = self.served();
         let rate = Some(f64::from(self.plan.rate()));
         let mut now = client.map_or_else(Snapshot::default, |client| {
-            Snapshot::from(client).asking("opened", rate)
+            Snapshot::from(client).with_target_rate("opened", rate)
         });
         now.counters
             .extend(server.map(|r| Counter::new("sent", r.messages_sent, r.at_us as f64 / 1e6)));

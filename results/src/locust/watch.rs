@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use holdfast_telemetry::sample::KernelSample;
+use holdfast_telemetry::proc::KernelSample;
 use holdfast_testbed::network::Network;
 use holdfast_testbed::network::layout::BACKEND;
 
@@ -34,7 +34,7 @@ impl Watch {
                         return;
                     }
                     let before = started.elapsed();
-                    let count = KernelSample::take().established;
+                    let count = KernelSample::read().established;
                     let at = (before + started.elapsed()) / 2;
                     if let Ok(mut samples) = samples.lock() {
                         samples.push((at.as_secs_f64(), count));

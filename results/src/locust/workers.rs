@@ -8,9 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::crew::Crew;
 
-use holdfast_telemetry::sample::ProcessSample;
-use holdfast_telemetry::threads::Threads;
-use holdfast_telemetry::usage;
+use holdfast_telemetry::proc::{ProcessSample, ThreadTimes, process, tree};
 use holdfast_testbed::child::Child;
 
 /// The processes by host.
@@ -29,12 +27,12 @@ impl Workers {
     /// Finds the processes below `pdsh` until there are `expected`; those that have ended since, in words.
     pub fn look(&mut self, pdsh: &Child<Crew>, expected: usize, phase: &str) -> Vec<String> {
         if self.pids.len() < expected && pdsh.exit().is_none() {
-            for pid in usage::tree(pdsh.pid()) {
+            for pid in tree::pids(pdsh.pid()) {
                 let Some(host) = worker_of(pid).filter(|h| !self.pids.contains_key(h)) else {
                     continue;
                 };
                 self.base
-                    .extend(ProcessSample::take(pid).map(|p| (host.clone(), p)));
+                    .extend(ProcessSample::read(pid).map(|p| (host.clone(), p)));
                 self.pids.insert(host, pid);
             }
         }
@@ -73,9 +71,9 @@ impl Workers {
 
     /// The threads of all of them.
     #[must_use]
-    pub fn threads(&self) -> Threads {
-        let threads = self.pids.values().map(|pid| Threads::take(*pid));
-        threads.reduce(Threads::joined).unwrap_or_default()
+    pub fn threads(&self) -> ThreadTimes {
+        let threads = self.pids.values().map(|pid| ThreadTimes::read(*pid));
+        threads.reduce(ThreadTimes::joined).unwrap_or_default()
     }
 
     /// Notes each as it is now as its end.
@@ -86,7 +84,7 @@ impl Workers {
     fn now(&self) -> impl Iterator<Item = (String, ProcessSample)> {
         self.pids
             .iter()
-            .filter_map(|(host, pid)| Some((host.clone(), ProcessSample::take(*pid)?)))
+            .filter_map(|(host, pid)| Some((host.clone(), ProcessSample::read(*pid)?)))
     }
 }
 
@@ -102,10 +100,9 @@ fn both(a: ProcessSample, b: ProcessSample) -> ProcessSample {
 
 /// The host of a worker's process, from its command line; `None` if `pid` is none.
 fn worker_of(pid: u32) -> Option<String> {
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+    let words = process::command_line(pid);
     let is_worker = words.first()?.ends_with(b"holdfast-client");
-    let at = words.iter().position(|word| *word == b"--identity")?;
+    let at = words.iter().position(|word| word == b"--identity")?;
     let identity = std::str::from_utf8(words.get(at + 1)?).ok()?;
     let (host, _) = identity.split_once('_')?;
     is_worker.then(|| host.to_owned())

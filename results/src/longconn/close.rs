@@ -11,7 +11,7 @@ use super::flow::Flow;
 use crate::frame::leave_report;
 
 use holdfast_report::folder::RunFolder;
-use holdfast_telemetry::line::Report;
+use holdfast_telemetry::report_line::Report;
 use holdfast_testbed::child::Child;
 
 /// After an interrupt each process has this long to end in order.

@@ -2,8 +2,8 @@
 //!
 //! Must not know: what is done about it.
 
-use holdfast_telemetry::line::Report;
 use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::report_line::Report;
 use holdfast_testbed::child::Child;
 
 /// How the loaded part ended; the reasons are among the incidents.

@@ -20,8 +20,8 @@ use crate::warm::{self, Warm, Warming};
 
 use holdfast_report::folder::RunFolder;
 use holdfast_telemetry::live::Live;
+use holdfast_telemetry::proc::KernelSample;
 use holdfast_telemetry::refusal::Refusal;
-use holdfast_telemetry::sample::KernelSample;
 use holdfast_telemetry::signals::Signals;
 use holdfast_telemetry::wire::{ClientReport, ServerReport};
 use holdfast_testbed::child::Child;
@@ -86,7 +86,7 @@ impl<'a> Flow<'a> {
             interrupted_at: None,
             series: Some(series),
             warming: None,
-            seen: Seen::new(KernelSample::take()),
+            seen: Seen::new(KernelSample::read()),
         })
     }
 
@@ -130,7 +130,7 @@ impl<'a> Flow<'a> {
     /// baseline taken before that would make this run's look small.
     async fn until_quiet(&mut self) -> Option<Ended> {
         let started = Instant::now();
-        let mut before = KernelSample::take().slab_bytes;
+        let mut before = KernelSample::read().slab_bytes;
         let mut quiet_count = 0;
         while started.elapsed() < QUIET_MAX {
             let until = Instant::now() + Duration::from_millis(500);
@@ -141,7 +141,7 @@ impl<'a> Flow<'a> {
                     return Some(ended);
                 }
             }
-            let now = KernelSample::take().slab_bytes;
+            let now = KernelSample::read().slab_bytes;
             quiet_count = if before.saturating_sub(now) < QUIET_BYTES {
                 quiet_count + 1
             } else {

@@ -7,7 +7,7 @@ use holdfast_sysctl::grouped;
 use super::options::SpawnRate;
 use super::plan::Plan;
 
-use holdfast_telemetry::live::{Counter, Snapshot, Times};
+use holdfast_telemetry::live::{Counter, Percentiles, Snapshot};
 use holdfast_telemetry::wire::{ClientReport, ServerReport};
 
 /// One moment of a run.
@@ -40,13 +40,13 @@ impl Glance<'_> {
             let due = client.open_now as f64 / options.every.as_secs_f64();
             Snapshot {
                 times: vec![
-                    Times::so_far("connect", client.connect_us),
-                    Times::so_far("lateness", client.lateness_us),
+                    Percentiles::so_far("connect", client.connect_us),
+                    Percentiles::so_far("lateness", client.lateness_us),
                 ],
                 ..Snapshot::from(client)
             }
-            .asking("opened", rate)
-            .asking("messages", Some(due))
+            .with_target_rate("opened", rate)
+            .with_target_rate("messages", Some(due))
         });
         if let Some(server) = self.server {
             let at = server.at_us as f64 / 1e6;

@@ -22,7 +22,7 @@ use ended::Ended;
 use flow::Flow;
 use holdfast_report::folder::RunFolder;
 use holdfast_report::run::{RUN_SCHEMA, Run};
-use holdfast_report::{limit, print, report, summary, verdict};
+use holdfast_report::{bottleneck, print, report, summary, verdict};
 use holdfast_sysctl::{Role, plan as tune};
 use holdfast_telemetry::live::{Live, LiveFlags};
 use holdfast_telemetry::refusal::Refusal;
@@ -46,7 +46,7 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
         live.say(notice);
     }
     let mut run = Run {
-        head: origin::head(
+        header: origin::head(
             RUN_SCHEMA,
             "longconn",
             plan.options.label.as_deref(),
@@ -55,8 +55,8 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
         asked: plan.asked(),
         ..Run::default()
     };
-    run.head.lab = lab::enter(plan.users, &plan.tuning);
-    for note in &run.head.lab.notes {
+    run.header.lab = lab::enter(plan.users, &plan.tuning);
+    for note in &run.header.lab.notes {
         live.say(note);
     }
     if let Ok(machine) = holdfast_sysctl::Machine::read() {
@@ -67,12 +67,12 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
 
     let is_interrupted = load(&plan, &folder, live, &mut run).inspect_err(|_| folder.discard())?;
     verdict::judge(&mut run);
-    run.head.limits = limit::of_longconn(&run);
+    run.header.limits = bottleneck::of_longconn(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     print::print_result(&run, is_json, || summary::page(&run, folder.path()));
     report::leave(folder.path());
     Ok(frame::exit_code(
-        run.head.verdict,
+        run.header.verdict,
         is_interrupted,
         is_written,
     ))
@@ -82,7 +82,7 @@ pub fn bench(options: Options, is_json: bool, flags: LiveFlags) -> Result<u8, Re
 fn load(plan: &Plan, folder: &RunFolder, live: Live, run: &mut Run) -> Result<bool, Refusal> {
     frame::runtime()?.block_on(async {
         let mut flow = Flow::new(plan, folder, live).await?;
-        flow.seen.tcp_mem_pages = run.head.machine.tcp_mem_pages;
+        flow.seen.tcp_mem_pages = run.header.machine.tcp_mem_pages;
         let ended = flow.load().await;
         flow.end().await;
         flow.live.finish();

@@ -16,8 +16,8 @@ use crate::series::Row;
 use crate::warm::Warming;
 
 use holdfast_report::run::CpuPhase;
-use holdfast_telemetry::sample::{KernelSample, ProcessSample};
-use holdfast_telemetry::threads::Threads;
+use holdfast_telemetry::proc::ThreadTimes;
+use holdfast_telemetry::proc::{KernelSample, ProcessSample};
 use holdfast_telemetry::wire::ServerReport;
 use holdfast_testbed::child::Child;
 
@@ -52,7 +52,7 @@ impl Flow<'_> {
             client.reap();
             if self.seen.client_base.is_none() {
                 self.seen.client_base =
-                    ProcessSample::take(client.pid()).filter(|p| p.rss_bytes > 0);
+                    ProcessSample::read(client.pid()).filter(|p| p.rss_bytes > 0);
             }
         }
         if is_tick {
@@ -114,12 +114,12 @@ impl Flow<'_> {
     pub(super) fn mark(&self) -> Mark {
         let server = self.server.as_ref().map(Child::pid);
         let client = self.client.as_ref().map(Child::pid);
-        let threads = |pid: Option<u32>| pid.map(Threads::take).unwrap_or_default();
+        let threads = |pid: Option<u32>| pid.map(ThreadTimes::read).unwrap_or_default();
         Mark {
             at: Instant::now(),
-            kernel: KernelSample::take(),
-            server: server.and_then(ProcessSample::take),
-            client: client.and_then(ProcessSample::take),
+            kernel: KernelSample::read(),
+            server: server.and_then(ProcessSample::read),
+            client: client.and_then(ProcessSample::read),
             server_threads: threads(server),
             client_threads: threads(client),
             cgroup_left_bytes: [server, client]

@@ -5,7 +5,7 @@
 
 use super::haproxy::Statistics;
 
-use holdfast_report::limit::{Limit, PROXY_FULL_PERCENT, What, proxy_next};
+use holdfast_report::bottleneck::{Bottleneck, BottleneckKind, PROXY_FULL_PERCENT, proxy_next};
 use holdfast_telemetry::units::{count, round};
 use holdfast_testbed::network::layout::PORTS;
 
@@ -17,12 +17,12 @@ pub fn limit(
     statistics: Option<&Statistics>,
     out_of_descriptors: Option<&str>,
     busy_percent: f64,
-) -> Option<Limit> {
+) -> Option<Bottleneck> {
     if open >= users {
         return None;
     }
     let (what, evidence) = cause(open, users, statistics, out_of_descriptors, busy_percent);
-    Some(Limit {
+    Some(Bottleneck {
         what,
         share: Some(round((users - open) as f64 / users as f64, 3)),
         connections: Some(open),
@@ -38,7 +38,7 @@ fn cause(
     statistics: Option<&Statistics>,
     out_of_descriptors: Option<&str>,
     busy_percent: f64,
-) -> (What, String) {
+) -> (BottleneckKind, String) {
     if let Some(s) = statistics.filter(|s| s.connections_max > 0 && open >= s.connections_max) {
         // haproxy keeps some descriptors for listeners, checks and its own use, and takes two for each connection.
         let is_reckoned =
@@ -47,25 +47,25 @@ fn cause(
         return if is_reckoned {
             let descriptors = count(s.descriptors);
             let words = format!("{takes}, reckoned from {descriptors} descriptors, two each");
-            (What::Descriptors, words)
+            (BottleneckKind::Descriptors, words)
         } else {
-            (What::ProxyCapacity, format!("{takes} (maxconn)"))
+            (BottleneckKind::ProxyCapacity, format!("{takes} (maxconn)"))
         };
     }
     if let Some(line) = out_of_descriptors {
         let words = format!("it had no descriptors left, two for each connection: {line}");
-        return (What::Descriptors, words);
+        return (BottleneckKind::Descriptors, words);
     }
     if open >= PORTS * 99 / 100 {
         let words = format!("one address has {PORTS} ports towards one server");
-        return (What::Ports, words);
+        return (BottleneckKind::Ports, words);
     }
     if busy_percent >= PROXY_FULL_PERCENT {
         let words = format!("all cores of the machine were {busy_percent:.0}% busy");
-        return (What::MachineCpu, words);
+        return (BottleneckKind::MachineCpu, words);
     }
     let words = format!("it held {open} of {users}, with cores and ports to spare");
-    (What::Unknown, words)
+    (BottleneckKind::Unknown, words)
 }
 
 #[cfg(test)]
@@ -86,18 +86,42 @@ mod tests {
         let said = limit(299, 720, None, Some(line), 99.0).expect("a limit");
         assert_eq!(
             (said.what, said.connections),
-            (What::Descriptors, Some(299))
+            (BottleneckKind::Descriptors, Some(299))
         );
         assert!(said.evidence.ends_with(line), "{}", said.evidence);
         assert_eq!(limit(720, 720, None, Some(line), 99.0), None);
         assert_eq!(what(12_000, 12_000, None, 100.0), None);
         let (reckoned, given) = (statistics(9_986, 20_000), statistics(2_000, 20_000));
         for (open, users, s, busy, wanted) in [
-            (9_986, 12_000, Some(&reckoned), 50.0, What::Descriptors),
-            (2_000, 12_000, Some(&given), 50.0, What::ProxyCapacity),
-            (64_400, 70_000, None, 50.0, What::Ports),
-            (5_000, 12_000, Some(&reckoned), 99.0, What::MachineCpu),
-            (5_000, 12_000, Some(&reckoned), 40.0, What::Unknown),
+            (
+                9_986,
+                12_000,
+                Some(&reckoned),
+                50.0,
+                BottleneckKind::Descriptors,
+            ),
+            (
+                2_000,
+                12_000,
+                Some(&given),
+                50.0,
+                BottleneckKind::ProxyCapacity,
+            ),
+            (64_400, 70_000, None, 50.0, BottleneckKind::Ports),
+            (
+                5_000,
+                12_000,
+                Some(&reckoned),
+                99.0,
+                BottleneckKind::MachineCpu,
+            ),
+            (
+                5_000,
+                12_000,
+                Some(&reckoned),
+                40.0,
+                BottleneckKind::Unknown,
+            ),
         ] {
             assert_eq!(what(open, users, s, busy), Some(wanted));
         }

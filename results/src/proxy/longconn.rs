@@ -14,7 +14,7 @@ use crate::http::stage::Cut;
 
 use holdfast_report::network::Agreement;
 use holdfast_report::proxy::record::Trial;
-use holdfast_telemetry::sample::KernelSample;
+use holdfast_telemetry::proc::KernelSample;
 use holdfast_telemetry::wire::{ClientReport, ServerReport};
 use holdfast_testbed::child::{Child, plain_time};
 use holdfast_testbed::network::layout::{BACKEND, BALANCER, client};
@@ -35,7 +35,7 @@ impl Ground<'_> {
             proxy_rss_base_bytes: system.as_ref().and_then(Running::rss_bytes),
             ..begun(trial)
         };
-        let slab_base = KernelSample::take().slab_bytes;
+        let slab_base = KernelSample::read().slab_bytes;
         let log = self.dir.join("histograms.hlog").display().to_string();
         let program = plan.programs.1.clone();
         let mut args = split(&format!(

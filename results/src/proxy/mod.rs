@@ -22,7 +22,7 @@ use crate::network_record::network_record;
 use crate::{frame, origin};
 
 use holdfast_report::folder::{RunFolder, labelled};
-use holdfast_report::head::Head;
+use holdfast_report::header::Header;
 use holdfast_report::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
 use holdfast_report::proxy::{rounds, summary, verdict};
 use holdfast_report::{print, report};
@@ -60,7 +60,7 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     let name = labelled("proxy", plan.label.as_deref());
     let folder = RunFolder::create(&plan.runs, started, &name)?;
     let mut run = ProxyRun {
-        head: Head {
+        header: Header {
             machine,
             lab: network.host(BACKEND).lab.clone(),
             ..origin::head(PROXY_RUN_SCHEMA, "proxy", plan.label.as_deref(), started)
@@ -75,12 +75,12 @@ pub fn bench(flags: &Flags) -> Result<u8, Refusal> {
     run.trials = rounds::summed_up(std::mem::take(&mut run.trials));
     run.added = rounds::added(&run.trials);
     verdict::judge(&mut run);
-    run.head.limits = holdfast_report::limit::of_proxy(&run);
+    run.header.limits = holdfast_report::bottleneck::of_proxy(&run);
     let is_written = frame::leave(&run, &folder, &plan.runs);
     print::print_result(&run, flags.run.json, || summary::page(&run, folder.path()));
     report::leave(folder.path());
     Ok(frame::exit_code(
-        run.head.verdict,
+        run.header.verdict,
         is_interrupted,
         is_written,
     ))
@@ -130,7 +130,7 @@ fn perform(
             match done {
                 Ok(trial) => run.trials.push(trial),
                 Err(Cut::Interrupted) => {
-                    run.head.incidents.push("interrupted".into());
+                    run.header.incidents.push("interrupted".into());
                     break;
                 }
                 Err(Cut::Failed { kind, why }) => run.trials.push(Trial {
@@ -144,7 +144,7 @@ fn perform(
             }
         }
         stage.live.finish();
-        run.head.seconds = round(started.elapsed().as_secs_f64(), 3);
+        run.header.seconds = round(started.elapsed().as_secs_f64(), 3);
         Ok(stage.is_interrupted())
     })
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use holdfast_telemetry::usage;
+use holdfast_telemetry::proc::tree;
 
 /// What a configuration loads so that this nginx passes connections on; nothing if that is built in, `None` if it cannot.
 #[must_use]
@@ -32,8 +32,8 @@ fn loads(said: &str, exists: impl Fn(&str) -> bool) -> Option<String> {
 /// touches the memory of all connections it may have. A connection to try it would be one that nobody counts.
 #[must_use]
 pub fn is_ready(master: u32, workers: usize) -> bool {
-    let tree = usage::tree(master);
-    tree.len() > workers && tree.into_iter().all(usage::rests)
+    let tree = tree::pids(master);
+    tree.len() > workers && tree.into_iter().all(tree::is_sleeping)
 }
 
 /// The last line of its log that says it ran out of descriptors.

@@ -16,7 +16,7 @@ use super::plan::{Known, System, workers};
 use crate::http::stage::{Cut, Stage, has_not_ended};
 use crate::http::subject::ServerLine;
 
-use holdfast_telemetry::usage;
+use holdfast_telemetry::proc::tree;
 use holdfast_testbed::child::{Child, words};
 use holdfast_testbed::network::Network;
 use holdfast_testbed::network::layout::{BACKEND, BALANCER};
@@ -175,13 +175,13 @@ impl Running {
     /// Time on a core so far, all its processes, seconds.
     #[must_use]
     pub fn cpu_seconds(&self) -> Option<f64> {
-        self.process.as_ref().map(|p| usage::cpu_seconds(p.pid()))
+        self.process.as_ref().map(|p| tree::cpu_seconds(p.pid()))
     }
 
     /// Resident memory, all its processes, bytes.
     #[must_use]
     pub fn rss_bytes(&self) -> Option<u64> {
-        self.process.as_ref().map(|p| usage::rss_bytes(p.pid()))
+        self.process.as_ref().map(|p| tree::rss_bytes(p.pid()))
     }
 
     /// Ends what was started.

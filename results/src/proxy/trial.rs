@@ -17,10 +17,10 @@ use super::system::{self, Mode, Running};
 use crate::http::stage::{Cut, Stage, has_not_ended};
 
 use holdfast_report::proxy::record::{Trial, Window};
-use holdfast_telemetry::line::Report;
-use holdfast_telemetry::sample::KernelSample;
+use holdfast_telemetry::proc::KernelSample;
+use holdfast_telemetry::proc::tree;
+use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::units::round;
-use holdfast_telemetry::usage;
 use holdfast_testbed::child::Child;
 use holdfast_testbed::network::Network;
 use holdfast_testbed::network::layout::BACKEND;
@@ -61,10 +61,10 @@ impl Mark {
     ) -> Self {
         Self {
             at: Instant::now(),
-            server_cpu: usage::cpu_seconds(server.pid()),
-            client_cpu: usage::cpu_seconds(client.pid()),
+            server_cpu: tree::cpu_seconds(server.pid()),
+            client_cpu: tree::cpu_seconds(client.pid()),
             proxy_cpu: system.and_then(Running::cpu_seconds),
-            kernel: KernelSample::take(),
+            kernel: KernelSample::read(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use holdfast_telemetry::console::{self, Console, ConsoleFlags};
-use holdfast_telemetry::metrics::{Kinds, Metrics, MetricsFlags};
+use holdfast_telemetry::metrics::{LabelValues, Metrics, MetricsFlags};
 
 /// Flags of every program that runs an engine.
 #[derive(Debug, Args)]
@@ -56,7 +56,7 @@ impl EngineFlags {
     ///
     /// # Errors
     /// One line: why the port cannot be bound.
-    pub fn open_metrics(&self, kinds: Kinds) -> Result<Metrics, anyhow::Error> {
+    pub fn open_metrics(&self, kinds: LabelValues) -> Result<Metrics, anyhow::Error> {
         Metrics::open(&self.metrics, kinds).map_err(anyhow::Error::msg)
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use holdfast_engine::{Engine, SetupError, Shutdown, Stats};
 use holdfast_telemetry::console::{Console, Event, Events};
-use holdfast_telemetry::live::{Snapshot, Span, Times};
-use holdfast_telemetry::metrics::{Exposed, Metrics, Thread};
+use holdfast_telemetry::live::{Percentiles, Snapshot, Span};
+use holdfast_telemetry::metrics::{ExposeMetrics, Metrics, Thread};
 use serde::Serialize;
 
 use crate::histogram_log::{HistogramLog, Intervals};
@@ -23,7 +23,7 @@ pub trait Reporter {
     /// What the handler of one core thread counts.
     type Counters: Default + Send + 'static;
     /// The report that is printed.
-    type Report: Serialize + Exposed;
+    type Report: Serialize + ExposeMetrics;
 
     /// The report as of now, and the histograms of the time since the last one.
     fn report(
@@ -159,9 +159,9 @@ fn thread(stats: &Stats) -> Thread {
 }
 
 /// Latencies of the time since the last report.
-fn last_second((name, histogram): &(&'static str, Histogram<u64>)) -> Times {
+fn last_second((name, histogram): &(&'static str, Histogram<u64>)) -> Percentiles {
     let quantile = |q| (!histogram.is_empty()).then(|| histogram.value_at_quantile(q));
-    Times {
+    Percentiles {
         name,
         span: Span::Second,
         p50_us: quantile(0.5),

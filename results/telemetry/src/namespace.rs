@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The network the run had.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct LabRecord {
+pub struct NamespaceRecord {
     /// `private`, `private (user namespace)`, or `host`.
     pub namespace: String,
     /// Buckets of the table of established connections; negative: shared with the host; `null`: unknown.

@@ -26,7 +26,7 @@ use holdfast_sysctl::profile::{Profile, Role, built_in, joined};
 use holdfast_sysctl::setting::{Kind, Setting};
 use holdfast_sysctl::values::{Now, read, write};
 
-use holdfast_telemetry::namespace::{LabRecord, SettingRecord};
+use holdfast_telemetry::namespace::{NamespaceRecord, SettingRecord};
 use holdfast_telemetry::refusal::Refusal;
 
 /// The setting whose value a new namespace takes as the size of its own connection table.
@@ -129,8 +129,8 @@ impl Tuning {
 ///
 /// Call while this process has one thread: a user namespace cannot be entered otherwise.
 #[must_use]
-pub fn enter(users: u64, tuning: &Tuning) -> LabRecord {
-    let mut lab = LabRecord::default();
+pub fn enter(users: u64, tuning: &Tuning) -> NamespaceRecord {
+    let mut lab = NamespaceRecord::default();
     let settings = tuning.settings(users);
     let buckets = settings.iter().find(|(key, ..)| key == CHILD_HASH);
     let wanted: u64 = buckets.map_or(0, |(_, value, _)| value.parse().unwrap_or(0));
@@ -171,7 +171,7 @@ pub fn enter(users: u64, tuning: &Tuning) -> LabRecord {
 }
 
 /// The unshare calls in their order; says which kind of namespace it became.
-fn enter_private(buckets: u64, lab: &mut LabRecord) -> Result<&'static str, String> {
+fn enter_private(buckets: u64, lab: &mut NamespaceRecord) -> Result<&'static str, String> {
     let kind = match unshare(CloneFlags::CLONE_NEWNET) {
         Ok(()) => "private",
         Err(Errno::EPERM) => {

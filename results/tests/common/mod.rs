@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use holdfast_report::head::{Head, Verdict};
+use holdfast_report::header::{Header, Verdict};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -125,7 +125,7 @@ pub fn assert_named(reasons: &[String], words: &str) {
 /// Exit code 130, and a record that says why it fell short.
 #[track_caller]
 #[allow(dead_code, reason = "not every test program interrupts a run")]
-pub fn assert_interrupted(output: &Output, head: &Head) {
+pub fn assert_interrupted(output: &Output, head: &Header) {
     assert_eq!(output.status.code(), Some(130), "{}", stderr(output));
     assert_eq!(head.verdict, Verdict::Fail);
     assert_named(&head.reasons, "interrupted");

@@ -1,11 +1,11 @@
 //! What is a change, what is noise, and what nobody can tell.
 
-use holdfast_report::archive::Record;
 use holdfast_report::compare::TOLERANCE_PERCENT;
 use holdfast_report::compare::judge::{Judgement, figures};
 use holdfast_report::compare::side::Sample;
 use holdfast_report::http::record::HttpRun;
 use holdfast_report::proxy::record::ProxyRun;
+use holdfast_report::record::Record;
 
 use super::*;
 

@@ -13,7 +13,7 @@ fn damaged_folders_are_listed_as_such_and_not_shown() {
     assert!(stdout(&runs.bench(&["list"])).starts_with("no runs in "));
     let at = |date: &str, change: fn(&mut Run)| {
         let mut run: Run = reference("reference-1m");
-        run.head.started_at = format!("{date}T10:00:00Z");
+        run.header.started_at = format!("{date}T10:00:00Z");
         change(&mut run);
         run
     };
@@ -21,7 +21,7 @@ fn damaged_folders_are_listed_as_such_and_not_shown() {
     runs.add(
         "reference-old",
         &at("2026-01-01", |r| {
-            r.head.verdict = holdfast_report::head::Verdict::Fail
+            r.header.verdict = holdfast_report::header::Verdict::Fail
         }),
     );
     runs.add(

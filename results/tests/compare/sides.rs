@@ -17,25 +17,27 @@ fn what_is_not_comparable_is_refused_by_name_unless_told_to() {
     type Change = (&'static str, fn(&mut Run));
     let changes: [Change; 9] = [
         ("machine.kernel: 6.18.44-fc-v657 | 6.19", |r| {
-            r.head.machine.kernel = "6.19".into()
+            r.header.machine.kernel = "6.19".into()
         }),
-        ("machine.cpu", |r| r.head.machine.cpu = "other".into()),
+        ("machine.cpu", |r| r.header.machine.cpu = "other".into()),
         ("machine.core_count: 2 | 4", |r| {
-            r.head.machine.core_count = 4
+            r.header.machine.core_count = 4
         }),
-        ("machine.memory_bytes", |r| r.head.machine.memory_bytes *= 2),
+        ("machine.memory_bytes", |r| {
+            r.header.machine.memory_bytes *= 2
+        }),
         ("asked.users: 1000000 | 5", |r| r.asked.users = 5),
         ("asked.every_seconds", |r| r.asked.every_seconds = 8.0),
         ("lab.settings.net.core.somaxconn: 65535 | 128", |r| {
             let is_it = |s: &&mut SettingRecord| s.key == "net.core.somaxconn";
-            let setting = r.head.lab.settings.iter_mut().find(is_it);
+            let setting = r.header.lab.settings.iter_mut().find(is_it);
             setting.expect("set there").after = Some("128".into());
         }),
         ("processes.client.thread_count: 2 | 1", |r| {
             r.processes.client.thread_count = 1
         }),
         ("interrupted: false | true", |r| {
-            r.head.incidents.push("interrupted".into())
+            r.header.incidents.push("interrupted".into())
         }),
     ];
     for (words, change) in changes {
@@ -65,7 +67,7 @@ fn what_is_not_comparable_is_refused_by_name_unless_told_to() {
     let output = runs.bench(&["compare", "proxy", "proxy-after"]);
     assert_refused(&output, "version: HAProxy version 2.6.12");
     // What may differ: the commit, and where the records lie.
-    runs.side("after", 2, 2, |r| r.head.commit = "another".into());
+    runs.side("after", 2, 2, |r| r.header.commit = "another".into());
     runs.compares(&["before", "after"], 0);
     runs.add("http", &reference::<HttpRun>("reference-http"));
     assert_refused(

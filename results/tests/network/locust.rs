@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use holdfast_report::head::Verdict;
+use holdfast_report::header::Verdict;
 use holdfast_report::run::Run;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -78,10 +78,10 @@ fn four_workers_and_the_master_count_the_same() {
     .expect("ends");
     let run = runs.record::<Run>();
     assert_eq!(
-        run.head.verdict,
+        run.header.verdict,
         Verdict::Pass,
         "{:?} {}",
-        run.head.reasons,
+        run.header.reasons,
         stderr(&output)
     );
     assert_eq!(output.status.code(), Some(0));
@@ -161,7 +161,7 @@ fn users_of_http_are_charted_and_counted() {
     let run = runs.record::<Run>();
     // How near the chart comes in a few seconds on a busy machine is for measurements; that it was read is for this test.
     let others: Vec<_> = run
-        .head
+        .header
         .reasons
         .iter()
         .filter(|r| !r.contains("the chart showed"))
@@ -213,10 +213,13 @@ fn when_a_worker_is_killed_the_others_take_its_users() {
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let run = runs.record::<Run>();
-    assert_named(&run.head.reasons, "the worker on client2 ended during hold");
+    assert_named(
+        &run.header.reasons,
+        "the worker on client2 ended during hold",
+    );
     let locust = run.locust.as_ref().expect("Locust's part");
     let open: Vec<_> = locust.workers.iter().map(|w| w.open).collect();
-    assert_eq!(open, [450, 0, 450], "{:?}", run.head.reasons);
+    assert_eq!(open, [450, 0, 450], "{:?}", run.header.reasons);
     for who in ["workers", "server", "kernel_backend", "kernel_clients"] {
         assert_eq!(
             counted(&run, "users at the end of the hold", who),
@@ -243,11 +246,11 @@ fn an_interrupt_ends_all_of_it_and_leaves_a_record() {
     let output = bench.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
     let run = runs.record::<Run>();
-    assert_eq!(run.head.verdict, Verdict::Fail);
-    assert_named(&run.head.reasons, "interrupted");
+    assert_eq!(run.header.verdict, Verdict::Fail);
+    assert_named(&run.header.reasons, "interrupted");
     // All ended in order: last reports are there, nobody was cut off, and everybody counted the same.
     let locust = run.locust.as_ref().expect("Locust's part");
-    assert_eq!(locust.master.exit_code, Some(0), "{:?}", run.head.reasons);
+    assert_eq!(locust.master.exit_code, Some(0), "{:?}", run.header.reasons);
     assert!(locust.workers.iter().all(|w| w.has_final_report));
     assert!(run.processes.server.has_final_report);
     assert_eq!(run.connections.ended["held"], 100, "{:?}", run.connections);
@@ -296,7 +299,7 @@ fn a_second_interrupt_ends_it_at_once() {
     assert_eq!(output.status.code(), Some(130));
     let run = runs.record::<Run>();
     assert_named(
-        &run.head.reasons,
+        &run.header.reasons,
         "the workers had not ended when all of it was interrupted again",
     );
     assert!(
@@ -358,7 +361,7 @@ fn the_page_is_served_outside_the_lab_while_it_runs() {
         Some(0),
         "{} {:?}",
         stderr(&output),
-        runs.record::<Run>().head.reasons
+        runs.record::<Run>().header.reasons
     );
     assert!(stderr(&output).contains(&format!("http://127.0.0.1:{port}/")));
     assert!(runs.0.join("latest/locust.html").is_file());

@@ -4,8 +4,8 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use holdfast_report::head::Verdict;
-use holdfast_report::limit::What;
+use holdfast_report::bottleneck::BottleneckKind;
+use holdfast_report::header::Verdict;
 use holdfast_report::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
 use holdfast_report::report::{HTML, MARKDOWN};
 
@@ -40,10 +40,10 @@ fn bench(runs: &Runs, descriptors: u32, args: &[&str]) -> ProxyRun {
         .expect("prlimit");
     let run: ProxyRun = runs.record();
     assert_eq!(
-        run.head.verdict,
+        run.header.verdict,
         Verdict::Pass,
         "{:?} {}",
-        run.head.reasons,
+        run.header.reasons,
         stderr(&output)
     );
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
@@ -79,7 +79,7 @@ fn statistics_of_haproxy_agree_with_ours() {
         ]
         .concat(),
     );
-    assert_eq!(run.head.schema, PROXY_RUN_SCHEMA);
+    assert_eq!(run.header.schema, PROXY_RUN_SCHEMA);
     assert!(run.version.is_some_and(|v| v.starts_with("HAProxy")));
     assert_eq!(run.trials.len(), 6);
     let [direct, through, .., waiting] = &run.trials[..] else {
@@ -146,7 +146,7 @@ fn where_haproxy_stops_is_found_and_named() {
     let run = bench(&runs, 600, &LIMIT);
     let trial = &run.trials[0];
     let limit = trial.limit.as_ref().expect("a limit");
-    assert_eq!(limit.what, What::Descriptors, "{limit:?}");
+    assert_eq!(limit.what, BottleneckKind::Descriptors, "{limit:?}");
     let held = limit.connections.expect("it stopped at a number");
     // Two descriptors each, and some for itself.
     assert!((200..300).contains(&held), "{limit:?}");
@@ -161,7 +161,7 @@ fn where_haproxy_stops_is_found_and_named() {
         ),
         held
     );
-    assert_eq!(run.head.limits[0].what, What::Descriptors);
+    assert_eq!(run.header.limits[0].what, BottleneckKind::Descriptors);
     for name in [HTML, MARKDOWN] {
         assert!(runs.0.join("latest").join(name).is_file(), "{name}");
     }
@@ -208,7 +208,7 @@ fn where_nginx_stops_is_found_in_its_log() {
     let run = bench(&runs, 600, &[&["--proxy", "nginx"], &LIMIT[..]].concat());
     let trial = &run.trials[0];
     let limit = trial.limit.as_ref().expect("a limit");
-    assert_eq!(limit.what, What::Descriptors, "{limit:?}");
+    assert_eq!(limit.what, BottleneckKind::Descriptors, "{limit:?}");
     assert!(limit.evidence.contains("Too many open files"), "{limit:?}");
     // 300 for each process at most, of which there is one a core.
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
@@ -279,10 +279,10 @@ fn another_system_stands_in_a_lab_of_ones_own() {
         .expect("runs");
     let run = runs.record::<ProxyRun>();
     assert_eq!(
-        (output.status.code(), run.head.verdict),
+        (output.status.code(), run.header.verdict),
         (Some(0), Verdict::Pass),
         "{:?} {}",
-        run.head.reasons,
+        run.header.reasons,
         stderr(&output)
     );
     assert_eq!(run.asked.system, "balancer:9000");

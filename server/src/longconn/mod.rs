@@ -134,7 +134,7 @@ impl Reporter for LongconnReporter {
     fn snapshot(&self, report: &ServerReport) -> Snapshot {
         let due =
             (self.interval_us > 0).then(|| report.open_now as f64 * 1e6 / self.interval_us as f64);
-        Snapshot::from(report).asking("messages", due)
+        Snapshot::from(report).with_target_rate("messages", due)
     }
 
     fn summary(&self, report: &ServerReport) -> String {

@@ -33,7 +33,7 @@ pub enum Judgement {
 impl Judgement {
     /// As it is shown.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Same => "within noise",
             Self::Small => "small",

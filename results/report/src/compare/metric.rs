@@ -7,10 +7,10 @@
 
 use serde::Serialize;
 
-use crate::archive::Record;
-use crate::head::Verdict;
+use crate::header::Verdict;
 use crate::http::record::{Entry, HttpRun, Measured};
 use crate::proxy::record::{ProxyRun, Trial};
+use crate::record::Record;
 use crate::report::units::Unit;
 use crate::run::Run;
 
@@ -107,7 +107,10 @@ fn longconn(run: &Run) -> Vec<Metric> {
     use Better::{Higher, Lower, Neither};
     let mut list = List(Vec::new());
     let (c, m, memory) = (&run.connections, &run.messages, &run.memory);
-    list.fault("verdict.fail", u64::from(run.head.verdict == Verdict::Fail));
+    list.fault(
+        "verdict.fail",
+        u64::from(run.header.verdict == Verdict::Fail),
+    );
     list.fault("connections.failed", total(&c.failed));
     list.fault("connections.lost", c.lost);
     list.fault("messages.missed", m.missed);
@@ -196,7 +199,10 @@ fn longconn(run: &Run) -> Vec<Metric> {
 
 fn http(run: &HttpRun) -> Vec<Metric> {
     let mut list = List(Vec::new());
-    list.fault("verdict.fail", u64::from(run.head.verdict == Verdict::Fail));
+    list.fault(
+        "verdict.fail",
+        u64::from(run.header.verdict == Verdict::Fail),
+    );
     for entry in run.scenarios.iter().filter(|e| e.rounds > 0) {
         of_entry(&mut list, entry);
     }
@@ -206,7 +212,10 @@ fn http(run: &HttpRun) -> Vec<Metric> {
 fn proxy(run: &ProxyRun) -> Vec<Metric> {
     use Better::{Higher, Lower, Neither};
     let mut list = List(Vec::new());
-    list.fault("verdict.fail", u64::from(run.head.verdict == Verdict::Fail));
+    list.fault(
+        "verdict.fail",
+        u64::from(run.header.verdict == Verdict::Fail),
+    );
     for trial in run.trials.iter().filter(|t| t.error.is_none()) {
         let name = |figure: &str| format!("{}.{}.{figure}", trial.scenario, trial.way());
         // Where only ours are on the way, and as many as go.

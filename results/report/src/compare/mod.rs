@@ -5,10 +5,10 @@
 //! something did, 2 not comparable or not asked rightly.
 //! Must not know: how a run is made.
 
+pub mod comparability;
 mod comparison;
 pub mod gate;
 pub mod judge;
-pub mod likeness;
 pub mod metric;
 pub mod noise;
 mod page;
@@ -69,7 +69,10 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, Refusal> {
             "name other runs, see holdfast-bench list",
         ));
     }
-    let (kind, other) = (&before[0].record.head().name, &after[0].record.head().name);
+    let (kind, other) = (
+        &before[0].record.header().name,
+        &after[0].record.header().name,
+    );
     if kind != other {
         let cause = format!("{kind} cannot be compared with {other}");
         return Err(Refusal::new(
@@ -83,7 +86,7 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, Refusal> {
         outcome: Outcome::NotComparable,
         before: names(&before),
         after: names(&after),
-        differences: likeness::differences(before.iter().chain(&after)),
+        differences: comparability::differences(before.iter().chain(&after)),
         notes,
         tolerance_percent: options.tolerance_percent,
         gates: Vec::new(),

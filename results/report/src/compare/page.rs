@@ -11,9 +11,9 @@ use super::comparison::{Comparison, Outcome};
 use super::judge::Judgement;
 use super::side::Sample;
 use super::table::{cells, sentence};
-use crate::archive::Record;
-use crate::head::Verdict;
-use crate::report::chart::{Axis, Bar, Bars, Chart, Lines, Row, Style, Words};
+use crate::header::Verdict;
+use crate::record::Record;
+use crate::report::chart::{Axis, Bar, Bars, Caption, Chart, Lines, Row, Style};
 use crate::report::document::{Document, Section, Table, Tile};
 use crate::report::html;
 use crate::report::series::Series;
@@ -150,7 +150,7 @@ fn overlay(before: &[Sample], after: &[Sample]) -> Section {
     let mut drawn = side(before, "before", Style::Dashed, BEFORE);
     drawn.extend(side(after, "after", Style::Plain, AFTER));
     let chart = |id: &str, title: &str, unit, values: &dyn Fn(&Series) -> Vec<Option<f64>>| {
-        let words = Words::new(
+        let words = Caption::new(
             id,
             title,
             "Both sides from the begin of the ramp; before is dashed.",
@@ -290,7 +290,7 @@ fn scenario(name: &str, sides: &[(&str, usize, &Vec<Measured>); 2]) -> Section {
                 }));
             }
         }
-        let words = Words::new(
+        let words = Caption::new(
             format!("{name}-{id}"),
             title,
             "The first run of each side, by what it was measured with.",

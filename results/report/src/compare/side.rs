@@ -6,8 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::archive::{Record, folder_name, folders};
 use crate::folder::find;
+use crate::record::{Record, folder_name, folders};
 
 use holdfast_telemetry::refusal::Refusal;
 

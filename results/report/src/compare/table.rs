@@ -89,6 +89,6 @@ pub fn cells(figure: &Figure) -> [String; 6] {
             Judgement::Told => String::new(),
             _ => known(figure.noise_percent, |p| format!("±{p:.1}%")),
         },
-        figure.judgement.words().into(),
+        figure.judgement.label().into(),
     ]
 }

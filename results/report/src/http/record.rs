@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::head::Head;
+use crate::header::Header;
 pub(super) use holdfast_telemetry::units::round;
 use holdfast_telemetry::wire::Latency;
 
@@ -25,7 +25,7 @@ pub const SATURATED: f64 = 0.92;
 pub struct HttpRun {
     /// What every record begins with; its schema is [`HTTP_RUN_SCHEMA`].
     #[serde(flatten)]
-    pub head: Head,
+    pub header: Header,
     /// What a reader must know and what is no shortfall: peers that are missing or failed, cores shared.
     pub notes: Vec<String>,
     /// What was asked for.
@@ -73,7 +73,7 @@ pub struct Cores {
 /// Who kept the figure from being larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Limit {
+pub enum LimitingSide {
     /// The server used all its cores.
     Server,
     /// The generator used all its cores.
@@ -125,9 +125,9 @@ pub struct Entry {
     /// Share of the client's cores the generator used.
     pub client_busy_percent: Option<f64>,
     /// Who kept the figure from being larger.
-    pub who_was_the_limit: Option<Limit>,
+    pub who_was_the_limit: Option<LimitingSide>,
     /// The same in full, first things first.
-    pub limits: Vec<crate::limit::Limit>,
+    pub limits: Vec<crate::bottleneck::Bottleneck>,
     /// The rounds.
     pub measured: Vec<Measured>,
 }
@@ -234,7 +234,7 @@ impl Measured {
 
     /// Who kept this slice from being faster.
     #[must_use]
-    pub fn limit(&self) -> Option<Limit> {
+    pub fn limit(&self) -> Option<LimitingSide> {
         let server = self.busy(self.server_cpu_seconds, self.server_core_count)?;
         let client = self.busy(self.client_cpu_seconds, self.client_core_count)?;
         let is_full = if self.is_shared {
@@ -243,12 +243,12 @@ impl Measured {
             server.max(client) >= SATURATED
         };
         Some(match is_full {
-            true if server >= client => Limit::Server,
-            true => Limit::Client,
+            true if server >= client => LimitingSide::Server,
+            true => LimitingSide::Client,
             false if self.server_cores_busy.max(self.client_cores_busy) >= SATURATED => {
-                Limit::Kernel
+                LimitingSide::Kernel
             }
-            false => Limit::OfferedLoad,
+            false => LimitingSide::OfferedLoad,
         })
     }
 }
@@ -335,8 +335,8 @@ pub fn median_latency<'a>(all: impl Iterator<Item = &'a Latency>) -> Option<Late
 }
 
 /// The limit of most rounds; of several, the first seen.
-fn most_often(limits: impl Iterator<Item = Limit>) -> Option<Limit> {
-    let mut counts: Vec<(Limit, usize)> = Vec::new();
+fn most_often(limits: impl Iterator<Item = LimitingSide>) -> Option<LimitingSide> {
+    let mut counts: Vec<(LimitingSide, usize)> = Vec::new();
     for limit in limits {
         match counts.iter_mut().find(|(seen, _)| *seen == limit) {
             Some((_, n)) => *n += 1,
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(entry.server_cpu_seconds_per_million_max, Some(4.0));
         assert_eq!(entry.client_cpu_seconds_per_million, Some(3.9));
         assert_eq!(entry.requests_per_second, Some(250_000.0));
-        assert_eq!(entry.who_was_the_limit, Some(Limit::Client));
+        assert_eq!(entry.who_was_the_limit, Some(LimitingSide::Client));
         assert_eq!(entry.failures["died"], 1);
         assert_eq!(entry.error(), Some("died"));
         assert_eq!(
@@ -406,15 +406,15 @@ mod tests {
 
     #[test]
     fn the_limit_is_who_has_no_more_to_give() {
-        assert_eq!(slice(1, 1.9, 1.5).limit(), Some(Limit::Server));
-        assert_eq!(slice(1, 1.0, 1.84).limit(), Some(Limit::Client));
-        assert_eq!(slice(1, 0.2, 0.4).limit(), Some(Limit::OfferedLoad));
+        assert_eq!(slice(1, 1.9, 1.5).limit(), Some(LimitingSide::Server));
+        assert_eq!(slice(1, 1.0, 1.84).limit(), Some(LimitingSide::Client));
+        assert_eq!(slice(1, 0.2, 0.4).limit(), Some(LimitingSide::OfferedLoad));
         let mut kernel = slice(1, 0.2, 0.4);
         kernel.client_cores_busy = 0.99;
-        assert_eq!(kernel.limit(), Some(Limit::Kernel));
+        assert_eq!(kernel.limit(), Some(LimitingSide::Kernel));
         let mut shared = slice(1, 0.9, 1.0);
         shared.is_shared = true;
-        assert_eq!(shared.limit(), Some(Limit::Client));
+        assert_eq!(shared.limit(), Some(LimitingSide::Client));
     }
 
     #[test]
@@ -434,14 +434,14 @@ mod tests {
     #[test]
     fn schema_goes_round_and_names_the_keys_readers_rely_on() {
         let run = HttpRun {
-            head: Head {
+            header: Header {
                 schema: HTTP_RUN_SCHEMA.into(),
-                ..Head::default()
+                ..Header::default()
             },
             scenarios: vec![Entry {
                 measured: vec![slice(1, 1.0, 1.0)],
                 latency_us: Some(Latency::default()),
-                who_was_the_limit: Some(Limit::OfferedLoad),
+                who_was_the_limit: Some(LimitingSide::OfferedLoad),
                 ..Entry::default()
             }],
             ratios: vec![Ratio::default()],

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::record::{Entry, HttpRun, Ratio};
-use crate::limit;
+use crate::bottleneck;
 
 use holdfast_telemetry::units::{count, micros, minutes};
 
@@ -17,11 +17,11 @@ use holdfast_telemetry::units::{count, micros, minutes};
 pub fn page(run: &HttpRun, folder: &Path) -> String {
     let rounds = run.scenarios.iter().map(|e| e.rounds);
     let slices = rounds.fold(0_usize, usize::saturating_add);
-    let mut out = run.head.page(&format!(
+    let mut out = run.header.page(&format!(
         "{slices} slices of {} s, medians of up to {} rounds, {}",
         run.asked.slice_seconds,
         run.asked.rounds,
-        minutes(Duration::from_secs_f64(run.head.seconds.max(0.0)))
+        minutes(Duration::from_secs_f64(run.header.seconds.max(0.0)))
     ));
     for note in &run.notes {
         let _ = writeln!(out, "      note: {note}");
@@ -35,12 +35,12 @@ pub fn page(run: &HttpRun, folder: &Path) -> String {
     let _ = writeln!(
         out,
         "\n  limit       {}",
-        limit::lines(&run.head.limits, "              ")
+        bottleneck::lines(&run.header.limits, "              ")
     );
     let _ = writeln!(
         out,
         "  network     {}   server on cores {:?}, client on {:?}",
-        run.head.lab.namespace, run.cores.server, run.cores.client
+        run.header.lab.namespace, run.cores.server, run.cores.client
     );
     let _ = writeln!(out, "  run         {}", folder.display());
     out
@@ -90,7 +90,7 @@ fn figures(entries: &[Entry]) -> Vec<Vec<String>> {
             latency(|l| l.p99),
             latency(|l| l.p999),
             decimals(e.rss_bytes_per_connection, 0),
-            e.limits.first().map_or("-", |l| l.what.words()).into(),
+            e.limits.first().map_or("-", |l| l.what.label()).into(),
             if failures.is_empty() {
                 "0".into()
             } else {
@@ -168,14 +168,14 @@ fn table(out: &mut String, rows: &[Vec<String>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::head::Head;
+    use crate::header::Header;
 
     #[test]
     fn page_has_verdict_first_and_path_last() {
         let run = HttpRun {
-            head: Head {
+            header: Header {
                 reasons: vec!["nothing was measured".into()],
-                ..Head::default()
+                ..Header::default()
             },
             scenarios: vec![Entry {
                 scenario: "keepalive-64".into(),

@@ -4,7 +4,7 @@
 //! Invariants: a pure function of the record. Peers never fail a run: what befell them is in the notes.
 //! Must not know: processes, files, the kernel; how fast is fast enough.
 
-use super::record::{Entry, HttpRun, Limit};
+use super::record::{Entry, HttpRun, LimitingSide};
 use crate::verdict::kinds;
 
 use holdfast_telemetry::units::{count, total};
@@ -15,13 +15,13 @@ const OFFERED_TOLERANCE: f64 = 0.03;
 /// Fills `verdict` and `reasons` from the rest of the record.
 pub fn judge(run: &mut HttpRun) {
     let reasons = reasons(run);
-    run.head.settle(reasons);
+    run.header.settle(reasons);
 }
 
 /// Every shortfall of `run`.
 #[must_use]
 pub fn reasons(run: &HttpRun) -> Vec<String> {
-    let mut reasons = run.head.incidents.clone();
+    let mut reasons = run.header.incidents.clone();
     if run.scenarios.iter().all(|e| e.rounds == 0) {
         reasons.push("nothing was measured".into());
     }
@@ -57,7 +57,7 @@ fn of_ours(entry: &Entry, reasons: &mut Vec<String>) {
             kinds(&entry.failures)
         ));
     }
-    if let (Some(offered), Some(rate), Some(Limit::OfferedLoad)) = (
+    if let (Some(offered), Some(rate), Some(LimitingSide::OfferedLoad)) = (
         entry.offered_per_second,
         entry.requests_per_second,
         entry.who_was_the_limit,
@@ -75,7 +75,7 @@ fn of_ours(entry: &Entry, reasons: &mut Vec<String>) {
 mod tests {
     use super::super::record::{CountsOfBoth, Measured};
     use super::*;
-    use crate::head::Verdict;
+    use crate::header::Verdict;
 
     fn run() -> HttpRun {
         let measured = Measured {
@@ -94,7 +94,7 @@ mod tests {
             rounds: 1,
             requests_per_second: Some(17_900.0),
             offered_per_second: Some(18_181.8),
-            who_was_the_limit: Some(Limit::OfferedLoad),
+            who_was_the_limit: Some(LimitingSide::OfferedLoad),
             measured: vec![measured],
             ..Entry::default()
         };
@@ -109,11 +109,11 @@ mod tests {
         let mut run = run();
         change(&mut run.scenarios[0]);
         judge(&mut run);
-        assert_eq!(run.head.verdict, Verdict::Fail);
+        assert_eq!(run.header.verdict, Verdict::Fail);
         assert!(
-            run.head.reasons.iter().any(|r| r.contains(words)),
+            run.header.reasons.iter().any(|r| r.contains(words)),
             "{:?}",
-            run.head.reasons
+            run.header.reasons
         );
     }
 
@@ -122,7 +122,7 @@ mod tests {
         let mut run = run();
         judge(&mut run);
         assert_eq!(
-            (run.head.verdict, run.head.reasons),
+            (run.header.verdict, run.header.reasons),
             (Verdict::Pass, vec![])
         );
     }
@@ -151,16 +151,16 @@ mod tests {
     fn full_cores_and_peers_are_no_shortfall() {
         let mut slow = run();
         slow.scenarios[0].requests_per_second = Some(9_000.0);
-        slow.scenarios[0].who_was_the_limit = Some(Limit::Server);
+        slow.scenarios[0].who_was_the_limit = Some(LimitingSide::Server);
         judge(&mut slow);
-        assert_eq!(slow.head.verdict, Verdict::Pass);
+        assert_eq!(slow.header.verdict, Verdict::Pass);
         let mut peer = run();
         peer.scenarios[0].subject = "nginx".into();
         peer.scenarios[0].failures.insert("reset".into(), 2);
         judge(&mut peer);
-        assert_eq!(peer.head.verdict, Verdict::Pass);
-        peer.head.incidents.push("interrupted".into());
+        assert_eq!(peer.header.verdict, Verdict::Pass);
+        peer.header.incidents.push("interrupted".into());
         judge(&mut peer);
-        assert_eq!(peer.head.reasons, ["interrupted"]);
+        assert_eq!(peer.header.reasons, ["interrupted"]);
     }
 }

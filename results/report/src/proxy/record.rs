@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::head::Head;
-use crate::limit::Limit;
+use crate::bottleneck::Bottleneck;
+use crate::header::Header;
 use crate::network::{Agreement, NetworkRecord};
 
 use holdfast_telemetry::units::round;
@@ -26,7 +26,7 @@ pub const PROXY_RUN_SCHEMA_1: &str = "holdfast.run.proxy/1";
 pub struct ProxyRun {
     /// What every record begins with; its schema is [`PROXY_RUN_SCHEMA`].
     #[serde(flatten)]
-    pub head: Head,
+    pub header: Header,
     /// All hosts.
     pub network: NetworkRecord,
     /// What was asked for.
@@ -42,7 +42,7 @@ pub struct ProxyRun {
 impl ProxyRun {
     /// Where the system stopped: the trial that held the most connections then.
     #[must_use]
-    pub fn stopped(&self) -> Option<(&Trial, &Limit)> {
+    pub fn stopped(&self) -> Option<(&Trial, &Bottleneck)> {
         let limited = self
             .trials
             .iter()
@@ -130,7 +130,7 @@ pub struct Trial {
     /// What several counted.
     pub agreements: Vec<Agreement>,
     /// Where the system stopped, if it did.
-    pub limit: Option<Limit>,
+    pub limit: Option<Bottleneck>,
     /// Why there are no figures.
     pub error: Option<String>,
     /// The rounds, if there were several.
@@ -210,7 +210,7 @@ pub struct Added {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::What;
+    use crate::bottleneck::BottleneckKind;
 
     #[test]
     fn limits_of_the_first_schema_are_understood() {
@@ -220,12 +220,12 @@ mod tests {
             let trial: Trial = serde_json::from_str(&text).expect("a trial");
             trial.limit.expect("a limit")
         };
-        assert_eq!(old("maxconn").what, What::ProxyCapacity);
-        assert_eq!(old("cpu").what, What::MachineCpu);
+        assert_eq!(old("maxconn").what, BottleneckKind::ProxyCapacity);
+        assert_eq!(old("cpu").what, BottleneckKind::MachineCpu);
         let limit = old("descriptors");
         assert_eq!(
             (limit.what, limit.connections, limit.evidence.as_str()),
-            (What::Descriptors, Some(9_986), "two each")
+            (BottleneckKind::Descriptors, Some(9_986), "two each")
         );
     }
 }

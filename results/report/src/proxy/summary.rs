@@ -7,14 +7,14 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::record::{ProxyRun, Trial};
-use crate::limit;
+use crate::bottleneck;
 
 use holdfast_telemetry::units::{count, micros};
 
 /// The page: verdict first, path last.
 #[must_use]
 pub fn page(run: &ProxyRun, folder: &Path) -> String {
-    let mut out = run.head.page(&format!(
+    let mut out = run.header.page(&format!(
         "{}, {} trials, HTTP in {} rounds",
         run.asked.system,
         run.trials.len(),
@@ -68,7 +68,7 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
             maybe(added.kernel_bytes_per_connection)
         );
     }
-    let limits = limit::lines(&run.head.limits, "              ");
+    let limits = bottleneck::lines(&run.header.limits, "              ");
     let _ = writeln!(out, "\n  limit       {limits}");
     let _ = writeln!(out, "  run         {}", folder.display());
     out
@@ -141,8 +141,8 @@ mod tests {
             }],
             ..ProxyRun::default()
         };
-        run.head.name = "proxy".into();
-        run.head.reasons.push("counts differ".into());
+        run.header.name = "proxy".into();
+        run.header.reasons.push("counts differ".into());
         let page = page(&run, Path::new("/runs/x"));
         assert!(page.starts_with("FAIL  proxy"), "{page}");
         for words in ["- counts differ", "it died", "-1.5 ms"] {

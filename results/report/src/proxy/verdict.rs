@@ -12,7 +12,7 @@ use holdfast_telemetry::units::count;
 
 /// Fills `verdict` and `reasons` from the rest of the record.
 pub fn judge(run: &mut ProxyRun) {
-    let mut reasons = run.head.incidents.clone();
+    let mut reasons = run.header.incidents.clone();
     if run.trials.is_empty() {
         reasons.push("nothing was measured".into());
     }
@@ -21,7 +21,7 @@ pub fn judge(run: &mut ProxyRun) {
         let words = shortfalls(trial).into_iter();
         reasons.extend(words.map(|words| format!("{}, {via}: {words}", trial.scenario)));
     }
-    run.head.settle(reasons);
+    run.header.settle(reasons);
 }
 
 fn shortfalls(trial: &Trial) -> Vec<String> {
@@ -55,8 +55,8 @@ fn shortfalls(trial: &Trial) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::head::Verdict;
-    use crate::limit::{Limit, What};
+    use crate::bottleneck::{Bottleneck, BottleneckKind};
+    use crate::header::Verdict;
     use holdfast_telemetry::wire::Latency;
 
     fn run() -> ProxyRun {
@@ -85,11 +85,11 @@ mod tests {
         let mut run = run();
         change(&mut run.trials[0]);
         judge(&mut run);
-        assert_eq!(run.head.verdict, Verdict::Fail, "{words}");
+        assert_eq!(run.header.verdict, Verdict::Fail, "{words}");
         assert!(
-            run.head.reasons.iter().any(|r| r.contains(words)),
+            run.header.reasons.iter().any(|r| r.contains(words)),
             "{words}: {:?}",
-            run.head.reasons
+            run.header.reasons
         );
     }
 
@@ -98,7 +98,7 @@ mod tests {
         let mut whole = run();
         judge(&mut whole);
         assert_eq!(
-            (whole.head.verdict, whole.head.reasons),
+            (whole.header.verdict, whole.header.reasons),
             (Verdict::Pass, vec![])
         );
         falls_short(
@@ -123,15 +123,15 @@ mod tests {
         });
         let mut empty = ProxyRun::default();
         judge(&mut empty);
-        assert_eq!(empty.head.verdict, Verdict::Fail);
+        assert_eq!(empty.header.verdict, Verdict::Fail);
     }
 
     #[test]
     fn a_limit_that_was_reached_is_a_result_but_counts_still_agree() {
         let mut limited = run();
         let trial = &mut limited.trials[0];
-        trial.limit = Some(Limit {
-            what: What::Unknown,
+        trial.limit = Some(Bottleneck {
+            what: BottleneckKind::Unknown,
             share: None,
             connections: Some(7),
             evidence: String::new(),
@@ -140,13 +140,13 @@ mod tests {
         trial.outcomes.insert("missed_message".into(), 3);
         judge(&mut limited);
         assert_eq!(
-            limited.head.verdict,
+            limited.header.verdict,
             Verdict::Pass,
             "{:?}",
-            limited.head.reasons
+            limited.header.reasons
         );
         limited.trials[0].agreements[0].add("haproxy_back", 3);
         judge(&mut limited);
-        assert_eq!(limited.head.verdict, Verdict::Fail);
+        assert_eq!(limited.header.verdict, Verdict::Fail);
     }
 }

@@ -22,26 +22,26 @@ pub enum Chart {
 
 /// What a chart says about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Words {
+pub struct Caption {
     /// Names it within the page.
     pub id: String,
     /// Its heading.
     pub title: String,
     /// One sentence: what to look for.
-    pub look_for: String,
+    pub guidance: String,
 }
 
-impl Words {
+impl Caption {
     /// From texts.
     pub fn new(
         id: impl Into<String>,
         title: impl Into<String>,
-        look_for: impl Into<String>,
+        guidance: impl Into<String>,
     ) -> Self {
         Self {
             id: id.into(),
             title: title.into(),
-            look_for: look_for.into(),
+            guidance: guidance.into(),
         }
     }
 }
@@ -96,7 +96,7 @@ pub struct Row {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lines {
     /// Its words.
-    pub words: Words,
+    pub caption: Caption,
     /// Unit of the values.
     pub unit: Unit,
     /// The horizontal axis.
@@ -115,7 +115,7 @@ impl Lines {
     /// A chart of `rows`, thinned, without lines that have no value; `None` if no value is known.
     #[must_use]
     pub fn new(
-        words: Words,
+        caption: Caption,
         unit: Unit,
         axis: Axis,
         lines: Vec<(&str, Style, usize)>,
@@ -148,7 +148,7 @@ impl Lines {
             colour,
         });
         Some(Self {
-            words,
+            caption,
             unit,
             axis,
             lines: lines.collect(),
@@ -206,7 +206,7 @@ pub struct Extremes {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bars {
     /// Its words.
-    pub words: Words,
+    pub caption: Caption,
     /// Unit of the values.
     pub unit: Unit,
     /// What the bar's length is.
@@ -244,7 +244,7 @@ impl Bars {
     /// A chart of `bars`; `None` if there are none. Bars that are no number are left out.
     #[must_use]
     pub fn new(
-        words: Words,
+        caption: Caption,
         unit: Unit,
         names: (&'static str, Option<&'static str>),
         mut bars: Vec<Bar>,
@@ -256,7 +256,7 @@ impl Bars {
             bar.spread = bar.spread.filter(|(a, b)| is_figure(*a) && is_figure(*b));
         }
         (!bars.is_empty()).then_some(Self {
-            words,
+            caption,
             unit,
             value_name: names.0,
             inner_name: names.1,
@@ -317,7 +317,7 @@ mod tests {
 
     fn chart(rows: Vec<Row>) -> Option<Lines> {
         let lines = vec![("a", Style::Plain, 0), ("b", Style::Plain, 1)];
-        Lines::new(Words::default(), Unit::Count, Axis::Seconds, lines, rows)
+        Lines::new(Caption::default(), Unit::Count, Axis::Seconds, lines, rows)
     }
 
     #[test]

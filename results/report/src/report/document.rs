@@ -6,8 +6,8 @@
 
 use super::chart::Chart;
 use super::units::{known, span};
-use crate::head::{Head, Verdict};
-use crate::limit::Limit;
+use crate::bottleneck::Bottleneck;
+use crate::header::{Header, Verdict};
 
 use holdfast_telemetry::units::{bytes, count};
 
@@ -25,7 +25,7 @@ pub struct Document {
     /// Why it fell short.
     pub reasons: Vec<String>,
     /// What stopped it from going faster or higher.
-    pub limits: Vec<Limit>,
+    pub limits: Vec<Bottleneck>,
     /// What a reader must know besides.
     pub notes: Vec<String>,
     /// Headline figures.
@@ -77,7 +77,7 @@ pub struct Section {
     /// Heading.
     pub title: String,
     /// What holds for all of its charts, or what there is to say instead of a chart.
-    pub words: Vec<String>,
+    pub paragraphs: Vec<String>,
     /// The charts.
     pub charts: Vec<Chart>,
 }
@@ -86,12 +86,12 @@ impl Section {
     /// A section of those charts that could be made.
     pub fn new(
         title: &str,
-        words: Vec<String>,
+        paragraphs: Vec<String>,
         charts: impl IntoIterator<Item = Option<Chart>>,
     ) -> Self {
         Self {
             title: title.into(),
-            words,
+            paragraphs,
             charts: charts.into_iter().flatten().collect(),
         }
     }
@@ -99,7 +99,7 @@ impl Section {
     /// There is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.words.is_empty() && self.charts.is_empty()
+        self.paragraphs.is_empty() && self.charts.is_empty()
     }
 }
 
@@ -139,8 +139,8 @@ impl Table {
 
 impl Document {
     /// Takes what stands above everything else: the verdict, where it comes from, and the command to repeat it.
-    pub fn describe(&mut self, head: &Head) {
-        let Head { name, commit, .. } = head;
+    pub fn describe(&mut self, head: &Header) {
+        let Header { name, commit, .. } = head;
         self.title = match &head.label {
             Some(label) => format!("{name} · {label}"),
             None => name.clone(),
@@ -165,8 +165,8 @@ impl Document {
     }
 
     /// Adds the machine and the settings that were not the kernel's own.
-    pub fn add_ground(&mut self, head: &Head) {
-        let Head { machine, lab, .. } = head;
+    pub fn add_ground(&mut self, head: &Header) {
+        let Header { machine, lab, .. } = head;
         let limit = machine.rlimit_nofile;
         let hash = known(lab.connection_hash_buckets, |n| {
             let shared = if n < 0 { ", shared with the host" } else { "" };

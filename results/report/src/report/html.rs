@@ -8,12 +8,12 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::chart::{Axis, Bars, Chart, Lines, Style, Words};
+use super::chart::{Axis, Bars, Caption, Chart, Lines, Style};
 use super::document::{Document, Section, Table, Tile};
-use super::draw::{Drawing, colour_name, draw, quantile};
+use super::svg::{Drawing, colour_name, draw, quantile};
 use super::units::{known, trimmed};
-use crate::head::Verdict;
-use crate::limit::Limit;
+use crate::bottleneck::Bottleneck;
+use crate::header::Verdict;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -39,7 +39,7 @@ pub fn render(document: &Document) -> Result<String, String> {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:";
-                title { (verdict_word(document.verdict)) ": " (document.title) }
+                title { (verdict_label(document.verdict)) ": " (document.title) }
                 // Without one a browser asks the server for it.
                 link rel="icon" href="data:,";
                 style { (PreEscaped(STYLE)) }
@@ -69,8 +69,8 @@ pub fn render(document: &Document) -> Result<String, String> {
 
 /// The verdict in one word.
 #[must_use]
-pub fn verdict_word(verdict: Option<Verdict>) -> &'static str {
-    verdict.map_or("NO VERDICT", Verdict::word)
+pub fn verdict_label(verdict: Option<Verdict>) -> &'static str {
+    verdict.map_or("NO VERDICT", Verdict::label)
 }
 
 fn head(document: &Document) -> Markup {
@@ -81,7 +81,7 @@ fn head(document: &Document) -> Markup {
     };
     html! {
         header {
-            p.verdict.(class) { (verdict_word(document.verdict)) }
+            p.verdict.(class) { (verdict_label(document.verdict)) }
             h1 { (document.title) }
             p.sentence { (document.sentence) }
             p.meta { @for part in &document.subtitle { span { (part) } } }
@@ -112,10 +112,10 @@ fn tile(tile: &Tile) -> Markup {
     }
 }
 
-fn limit(limit: &Limit) -> Markup {
+fn limit(limit: &Bottleneck) -> Markup {
     html! {
         div.limit {
-            p { strong { (limit.what.words()) } " " (limit.evidence) }
+            p { strong { (limit.what.label()) } " " (limit.evidence) }
             @if !limit.next.is_empty() { pre { code { (limit.next) } } }
         }
     }
@@ -125,7 +125,7 @@ fn section(number: usize, section: &Section, figures: &[Markup]) -> Markup {
     html! {
         section id=(format!("part-{number}")) {
             h2 { (section.title) }
-            @for words in &section.words { p.words { (words) } }
+            @for text in &section.paragraphs { p.words { (text) } }
             div.charts { @for part in figures { (part) } }
         }
     }
@@ -133,16 +133,16 @@ fn section(number: usize, section: &Section, figures: &[Markup]) -> Markup {
 
 fn figure(chart: &Chart) -> Result<Markup, String> {
     let drawing = draw(chart)?;
-    let (words, kind, says, legend, numbers) = match chart {
+    let (caption, kind, says, legend, numbers) = match chart {
         Chart::Lines(lines) => (
-            &lines.words,
+            &lines.caption,
             "lines",
             in_words(lines),
             legend(lines),
             numbers(lines),
         ),
         Chart::Bars(bars) => (
-            &bars.words,
+            &bars.caption,
             "bars",
             bars_in_words(bars),
             html! {},
@@ -150,13 +150,13 @@ fn figure(chart: &Chart) -> Result<Markup, String> {
         ),
     };
     Ok(html! {
-        figure id=(words.id) data-kind=(kind) {
+        figure id=(caption.id) data-kind=(kind) {
             figcaption {
-                h3 { (words.title) }
-                p { (words.look_for) }
+                h3 { (caption.title) }
+                p { (caption.guidance) }
             }
             (legend)
-            (plot(words, &says, &drawing))
+            (plot(caption, &says, &drawing))
             details {
                 summary { "Numbers" }
                 p { (says) }
@@ -166,15 +166,18 @@ fn figure(chart: &Chart) -> Result<Markup, String> {
     })
 }
 
-fn plot(words: &Words, says: &str, drawing: &Drawing) -> Markup {
+fn plot(caption: &Caption, says: &str, drawing: &Drawing) -> Markup {
     let join = |numbers: &[String]| numbers.join(" ");
     let frame = join(&drawing.frame.map(|v| v.to_string()));
     let range = join(&drawing.range.map(|v| v.to_string()));
-    let (title, desc) = (format!("{}-title", words.id), format!("{}-desc", words.id));
+    let (title, desc) = (
+        format!("{}-title", caption.id),
+        format!("{}-desc", caption.id),
+    );
     html! {
         svg.plot role="img" viewBox=(format!("0 0 {} {}", drawing.size.0, drawing.size.1))
             aria-labelledby=(format!("{title} {desc}")) data-frame=(frame) data-range=(range) {
-            title id=(title) { (words.title) }
+            title id=(title) { (caption.title) }
             desc id=(desc) { (says) }
             (PreEscaped(&drawing.svg))
         }

@@ -4,11 +4,11 @@
 //! Invariants: no figure here is measured or judged anew; a subject has the same colour in every chart.
 //! Must not know: how anything is drawn.
 
-use super::chart::{Bar, Bars, Chart, Style, Words, spread};
+use super::chart::{Bar, Bars, Caption, Chart, Style, spread};
 use super::document::{Document, Section, Table, Tile};
 use super::percentiles::{self, Curve};
 use super::units::{Unit, bytes_each, decimal, known, micros, span};
-use crate::head::Verdict;
+use crate::header::Verdict;
 use crate::http::record::{Entry, HttpRun, Measured, Ratio};
 
 use holdfast_telemetry::units::{count, total};
@@ -33,7 +33,7 @@ pub fn describe(document: &mut Document, run: &HttpRun) {
         run.asked.subjects.len(),
         run.asked.rounds,
         span(run.asked.slice_seconds),
-        match run.head.verdict {
+        match run.header.verdict {
             Verdict::Pass => "every answer of ours was right",
             Verdict::Fail => "ours fell short",
         }
@@ -194,7 +194,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
     let id = |what: &str| format!("{scenario}-{what}");
     let none = |_: &Entry| None;
     let rate = Bars::new(
-        Words::new(
+        Caption::new(
             id("rate"),
             "Requests a second",
             "Longer is better. The thin line is the spread of the rounds.",
@@ -208,7 +208,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
         ),
     );
     let cpu = Bars::new(
-        Words::new(
+        Caption::new(
             id("cpu"),
             "Server CPU seconds for a million requests",
             "Shorter is better: this is what a core is worth.",
@@ -222,7 +222,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
         ),
     );
     let latency = Bars::new(
-        Words::new(
+        Caption::new(
             id("latency"),
             "Latency, p50 / p99",
             "Shorter is better. The mark is p50, the end p99; our client counts from the due time, wrk from the sending.",
@@ -236,7 +236,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
         ),
     );
     let memory = Bars::new(
-        Words::new(
+        Caption::new(
             id("memory"),
             "Memory of an idle connection",
             "Shorter is better: growth of the server's resident memory over the idle connections.",
@@ -277,12 +277,12 @@ fn curves(scenario: &str, entries: &[&Entry]) -> Option<Chart> {
             }));
         }
     }
-    let words = Words::new(
+    let caption = Caption::new(
         format!("{scenario}-curve"),
         "Latency by percentile, our client",
         "At p50, p99, p99.9 and the largest. Corrected counts from the due time, raw from the sending: what lies between them is waiting that a stalled server hid.",
     );
-    percentiles::chart(words, &lines)
+    percentiles::chart(caption, &lines)
 }
 
 fn colour_of(e: &Entry) -> usize {
@@ -308,7 +308,7 @@ fn figures(entries: &[Entry]) -> Table {
         let spread = e
             .server_cpu_seconds_per_million_min
             .zip(e.server_cpu_seconds_per_million_max);
-        let limit = e.limits.first().map(|limit| limit.what.words());
+        let limit = e.limits.first().map(|limit| limit.what.label());
         vec![
             e.scenario.clone(),
             e.subject.clone(),
@@ -331,7 +331,7 @@ fn figures(entries: &[Entry]) -> Table {
         "Scenario",
         "Server",
         "Load by",
-        "Limit",
+        "Limiting side",
         "Requests/s",
         "Server CPU s/M",
         "of the rounds",

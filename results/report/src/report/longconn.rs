@@ -213,7 +213,7 @@ fn tables(document: &mut Document, run: &Run) {
     };
     let whole = vec![
         "Whole life".into(),
-        format!("{} s", decimal(run.head.seconds)),
+        format!("{} s", decimal(run.header.seconds)),
         format!("{} s", decimal(run.cpu.server_seconds)),
         format!("{} s", decimal(run.cpu.client_seconds)),
         "-".into(),

@@ -8,8 +8,8 @@
 use std::fmt::Write as _;
 
 use super::document::{Document, Table};
-use super::html::verdict_word;
-use crate::limit::Limit;
+use super::html::verdict_label;
+use crate::bottleneck::Bottleneck;
 
 /// Renders the document.
 #[must_use]
@@ -17,12 +17,12 @@ pub fn render(document: &Document) -> String {
     let mut page = Page::default();
     page.heading(
         2,
-        &format!("{}: {}", verdict_word(document.verdict), document.title),
+        &format!("{}: {}", verdict_label(document.verdict), document.title),
     );
     page.paragraph(&document.sentence);
     page.paragraph(&document.subtitle.join(" · "));
     page.list("Why it fell short", document.reasons.iter().cloned());
-    let limit = |l: &Limit| format!("{}: {} Next: {}", l.what.words(), l.evidence, l.next);
+    let limit = |l: &Bottleneck| format!("{}: {} Next: {}", l.what.label(), l.evidence, l.next);
     page.list("What was the limit", document.limits.iter().map(limit));
     let tiles = document
         .tiles

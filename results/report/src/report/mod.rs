@@ -7,7 +7,6 @@
 
 pub mod chart;
 pub mod document;
-pub mod draw;
 pub mod histograms;
 pub(crate) mod html;
 mod http;
@@ -19,14 +18,15 @@ mod proxy;
 pub mod readme_charts;
 pub mod series;
 pub mod source;
+pub mod svg;
 mod timeline;
 pub mod units;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::archive::Record;
 use crate::folder::{self, RunFolder};
+use crate::record::Record;
 
 use document::Document;
 use holdfast_telemetry::refusal::Refusal;
@@ -71,7 +71,7 @@ pub fn render(source: &Source) -> Result<Report, String> {
         notes: source.notes.clone(),
         ..Document::default()
     };
-    if let Some(head) = &source.head {
+    if let Some(head) = &source.header {
         document.describe(head);
     }
     match &source.record {
@@ -80,7 +80,7 @@ pub fn render(source: &Source) -> Result<Report, String> {
         Some(Record::Proxy(run)) => proxy::describe(&mut document, run),
         None => longconn::describe(&mut document, source, None),
     }
-    if let Some(head) = &source.head {
+    if let Some(head) = &source.header {
         document.add_ground(head);
     }
     Ok(Report {

@@ -3,7 +3,7 @@
 //! Invariants: no figure here is measured or judged anew; direct and through have the same colours in every chart.
 //! Must not know: how anything is drawn.
 
-use super::chart::{Bar, Bars, Chart, Style, Words, spread};
+use super::chart::{Bar, Bars, Caption, Chart, Style, spread};
 use super::document::Section;
 use super::percentiles::{self, Curve};
 use super::units::{Unit, decimal, known, signed_micros};
@@ -87,7 +87,7 @@ impl Pair<'_> {
             told.extend(trial.rounds.iter().filter_map(|t| t.error.clone()));
             told.extend(trial.limit.as_ref().map(|limit| {
                 let held = known(limit.connections, count);
-                let what = limit.what.words();
+                let what = limit.what.label();
                 format!(
                     "Stopped at {held} connections by {what}: {}.",
                     limit.evidence
@@ -116,8 +116,8 @@ impl Pair<'_> {
         Section::new(self.scenario, told, charts)
     }
 
-    fn words(&self, id: &str, title: impl Into<String>, look_for: impl Into<String>) -> Words {
-        Words::new(format!("{}-{id}", self.scenario), title, look_for)
+    fn caption(&self, id: &str, title: impl Into<String>, guidance: impl Into<String>) -> Caption {
+        Caption::new(format!("{}-{id}", self.scenario), title, guidance)
     }
 
     fn bars(&self, figure: impl Fn(&Trial) -> Option<(f64, Option<f64>)>) -> Vec<Bar> {
@@ -136,13 +136,13 @@ impl Pair<'_> {
 
     fn rate(&self) -> Option<Chart> {
         let title = format!("{}s a second", capital(self.message()));
-        let words = self.words(
+        let caption = self.caption(
             "rate",
             title,
             "Longer is better, up to what is asked for. The thin line is the spread of the rounds.",
         );
         let bars = self.bars(|t| Some((t.per_second, None)));
-        Bars::new(words, Unit::PerSecond, ("rate", None), bars).map(Chart::Bars)
+        Bars::new(caption, Unit::PerSecond, ("rate", None), bars).map(Chart::Bars)
     }
 
     fn latency(&self) -> Option<Chart> {
@@ -154,12 +154,12 @@ impl Pair<'_> {
                 "From the time a heartbeat was due",
             )
         };
-        let mut look_for = format!("Shorter is better. {from}; the mark is p50, the end p99.");
+        let mut guidance = format!("Shorter is better. {from}; the mark is p50, the end p99.");
         if let Some((p50, p99)) = self
             .added
             .and_then(|a| Some((a.latency_p50_us?, a.latency_p99_us?)))
         {
-            look_for += &format!(
+            guidance += &format!(
                 " Added: {} and {}.",
                 signed_micros(Some(p50)),
                 signed_micros(Some(p99))
@@ -169,8 +169,8 @@ impl Pair<'_> {
             let l = &t.latency_us;
             (l.count > 0).then_some((l.p99 as f64, Some(l.p50 as f64)))
         });
-        let words = self.words("latency", title, look_for);
-        Bars::new(words, Unit::Micros, ("p99", Some("p50")), bars).map(Chart::Bars)
+        let caption = self.caption("latency", title, guidance);
+        Bars::new(caption, Unit::Micros, ("p99", Some("p50")), bars).map(Chart::Bars)
     }
 
     /// Time on a core of each thing, host by host.
@@ -194,7 +194,7 @@ impl Pair<'_> {
                 }));
             }
         }
-        let words = self.words(
+        let caption = self.caption(
             id,
             format!("CPU of a {thing}, on each host"),
             format!(
@@ -203,7 +203,7 @@ impl Pair<'_> {
                 self.system
             ),
         );
-        Bars::new(words, Unit::CpuMicros, ("each", None), bars).map(Chart::Bars)
+        Bars::new(caption, Unit::CpuMicros, ("each", None), bars).map(Chart::Bars)
     }
 
     fn memory(&self) -> Option<Chart> {
@@ -235,12 +235,12 @@ impl Pair<'_> {
             THROUGH,
             self.added.and_then(|a| a.bytes_per_connection),
         );
-        let words = self.words(
+        let caption = self.caption(
             "memory",
             "Memory of a connection",
             "Shorter is better. Growth of the kernel's slabs, of all hosts, and of the system's resident memory, over the connections held.",
         );
-        Bars::new(words, Unit::Bytes, ("each", None), bars).map(Chart::Bars)
+        Bars::new(caption, Unit::Bytes, ("each", None), bars).map(Chart::Bars)
     }
 
     fn curves(&self, id: &str, title: &str, of: fn(&Trial) -> &Latency) -> Option<Chart> {
@@ -251,8 +251,8 @@ impl Pair<'_> {
             latency: of(trial),
         });
         let curves: Vec<_> = curves.filter(|c| c.latency.count > 0).collect();
-        let look_for = "At p50, p99, p99.9 and the largest: what lies between the lines is what the system adds.";
-        percentiles::chart(self.words(id, title, look_for), &curves)
+        let guidance = "At p50, p99, p99.9 and the largest: what lies between the lines is what the system adds.";
+        percentiles::chart(self.caption(id, title, guidance), &curves)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariants: the points are those of the record; between them a line is no measurement.
 //! Must not know: what was measured.
 
-use super::chart::{Axis, Chart, Lines, Row, Style, Words};
+use super::chart::{Axis, Caption, Chart, Lines, Row, Style};
 use super::units::Unit;
 
 use holdfast_telemetry::wire::Latency;
@@ -22,7 +22,7 @@ pub struct Curve<'a> {
 }
 
 /// A chart of `curves` at p50, p99, p99.9 and the largest; `None` without any.
-pub fn chart(words: Words, curves: &[Curve<'_>]) -> Option<Chart> {
+pub fn chart(caption: Caption, curves: &[Curve<'_>]) -> Option<Chart> {
     let of_all = |x, figure: fn(&Latency) -> u64| Row {
         x,
         values: curves
@@ -48,5 +48,5 @@ pub fn chart(words: Words, curves: &[Curve<'_>]) -> Option<Chart> {
         .iter()
         .map(|c| (c.name.as_str(), c.style, c.colour))
         .collect();
-    Lines::new(words, Unit::Micros, Axis::Tail, lines, rows).map(Chart::Lines)
+    Lines::new(caption, Unit::Micros, Axis::Tail, lines, rows).map(Chart::Lines)
 }

@@ -19,7 +19,7 @@ pub fn describe(document: &mut Document, run: &ProxyRun) {
             "it stopped at {} of {} connections ({})",
             known(limit.connections, count),
             count(trial.users),
-            limit.what.words()
+            limit.what.label()
         ),
         None => "nothing that was asked for stopped it".into(),
     };
@@ -39,7 +39,7 @@ pub fn describe(document: &mut Document, run: &ProxyRun) {
 fn tiles(run: &ProxyRun, pairs: &[Pair<'_>]) -> Vec<Tile> {
     let mut tiles = Vec::new();
     tiles.extend(run.stopped().map(|(trial, limit)| {
-        let note = format!("{}: {}", trial.scenario, limit.what.words());
+        let note = format!("{}: {}", trial.scenario, limit.what.label());
         Tile::new("Stopped at", known(limit.connections, count), note)
     }));
     let failed = run
@@ -123,7 +123,7 @@ fn side_by_side(run: &ProxyRun) -> Table {
             (None, Some(limit)) => format!(
                 "{} ({})",
                 known(limit.connections, count),
-                limit.what.words()
+                limit.what.label()
             ),
             (None, None) => "-".into(),
         };

@@ -12,12 +12,12 @@ use std::path::Path;
 
 use holdfast_telemetry::units::count;
 
-use super::draw::marks;
 use super::series::Series;
+use super::svg::marks;
 use super::units::{bytes_each, decimal, trimmed};
-use crate::archive::Record;
-use crate::head::Head;
+use crate::header::Header;
 use crate::http::record::{Entry, HttpRun};
+use crate::record::Record;
 use crate::run::Run;
 
 /// The record with the HTTP measurements.
@@ -177,7 +177,7 @@ fn memory(theme: &Theme, run: &HttpRun) -> Result<String, String> {
         image.bar(bar, end, end, &bytes_each(bar.value), &times);
         image.y += 10.0;
     }
-    Ok(image.finish(&[(&run.head, HTTP_RECORD)]))
+    Ok(image.finish(&[(&run.header, HTTP_RECORD)]))
 }
 
 /// Where a bar ends that shows this share of the largest value.
@@ -231,7 +231,7 @@ fn cpu(theme: &Theme, run: &HttpRun) -> Result<String, String> {
             image.y += 5.0;
         }
     }
-    Ok(image.finish(&[(&run.head, HTTP_RECORD)]))
+    Ok(image.finish(&[(&run.header, HTTP_RECORD)]))
 }
 
 /// One run of long connections: how many were open at each second.
@@ -352,7 +352,7 @@ fn ramp(theme: &Theme, ramps: &[Ramp]) -> String {
         image.body.push('\n');
     }
     image.y = bottom + 26.0;
-    let records: Vec<_> = ramps.iter().map(|r| (&r.run.head, r.folder)).collect();
+    let records: Vec<_> = ramps.iter().map(|r| (&r.run.header, r.folder)).collect();
     image.finish(&records)
 }
 
@@ -463,7 +463,7 @@ impl<'a> Image<'a> {
     }
 
     /// The SVG, with the records named at its foot.
-    fn finish(mut self, records: &[(&Head, &str)]) -> String {
+    fn finish(mut self, records: &[(&Header, &str)]) -> String {
         self.y += 18.0;
         for (head, folder) in records {
             self.y += 17.0;

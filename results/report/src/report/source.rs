@@ -10,8 +10,8 @@ use std::path::Path;
 
 use super::histograms::Histograms;
 use super::series::Series;
-use crate::archive::{Record, Unread};
-use crate::head::Head;
+use crate::header::Header;
+use crate::record::{ReadError, Record};
 
 use holdfast_telemetry::refusal::Refusal;
 
@@ -22,8 +22,8 @@ pub struct Source {
     pub name: String,
     /// `run.json`; `None`: it is not there, or is no record.
     pub record: Option<Record>,
-    /// Its head, which may be sound where the rest is not.
-    pub head: Option<Head>,
+    /// Its header, which may be sound where the rest is not.
+    pub header: Option<Header>,
     /// `series.csv`; empty without it.
     pub series: Series,
     /// `histograms.hlog`; empty without it.
@@ -70,7 +70,7 @@ impl Source {
     pub fn of(name: String, files: [io::Result<impl io::Read>; 3]) -> Result<Self, Refusal> {
         let mut notes = Vec::new();
         let [record, series, histograms] = files;
-        let (record, head) = read_record(record, &name, &mut notes)?;
+        let (record, header) = read_record(record, &name, &mut notes)?;
         let mut beside = |name: &str, e: io::Error| {
             // Only long connections have them.
             let is_wanted = matches!(record, Some(Record::Longconn(_)) | None);
@@ -90,7 +90,7 @@ impl Source {
         Ok(Self {
             name,
             record,
-            head,
+            header,
             series: series.unwrap_or_default(),
             histograms,
             notes,
@@ -102,27 +102,27 @@ fn read_record(
     file: io::Result<impl io::Read>,
     name: &str,
     notes: &mut Vec<String>,
-) -> Result<(Option<Record>, Option<Head>), Refusal> {
+) -> Result<(Option<Record>, Option<Header>), Refusal> {
     let mut text = Vec::new();
     let read = file.and_then(|mut file| file.read_to_end(&mut text));
-    let (why, head) = match read.map(|_| Record::parse(&text)) {
+    let (why, header) = match read.map(|_| Record::parse(&text)) {
         Ok(Ok(record)) => {
-            let head = record.head().clone();
-            return Ok((Some(record), Some(head)));
+            let header = record.header().clone();
+            return Ok((Some(record), Some(header)));
         }
-        Ok(Err(unknown @ Unread::Unknown(_))) => {
+        Ok(Err(unknown @ ReadError::UnknownSchema(_))) => {
             return Err(Refusal::new(
                 format!("{name}: {unknown}"),
                 "make the report with the holdfast-bench of the commit that the record names",
             ));
         }
-        Ok(Err(Unread::Damaged { why, head })) => (format!("is damaged ({why})"), head),
+        Ok(Err(ReadError::Damaged { why, header })) => (format!("is damaged ({why})"), header),
         Err(e) => (in_words(&e), None),
     };
     notes.push(format!(
         "run.json {why}: no verdict and no figures of the whole run"
     ));
-    Ok((None, head.map(|head| *head)))
+    Ok((None, header.map(|header| *header)))
 }
 
 fn in_words(e: &io::Error) -> String {

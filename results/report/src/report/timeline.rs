@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::chart::{Axis, Chart, Lines, Row, Style, Words};
+use super::chart::{Axis, Caption, Chart, Lines, Row, Style};
 use super::document::Section;
 use super::histograms::{Interval, curve};
 use super::source::Source;
@@ -77,7 +77,7 @@ impl Charts<'_> {
     /// A chart over time of what `values` says about each row of the series.
     fn over(
         &self,
-        words: Words,
+        caption: Caption,
         unit: Unit,
         lines: Vec<(&str, Style, usize)>,
         values: impl Fn(usize) -> Option<Vec<Option<f64>>>,
@@ -89,7 +89,7 @@ impl Charts<'_> {
                 values: values(row)?,
             })
         });
-        let mut chart = Lines::new(words, unit, Axis::Seconds, lines, rows.collect())?;
+        let mut chart = Lines::new(caption, unit, Axis::Seconds, lines, rows.collect())?;
         chart.phases = self.phases_of(&chart)?;
         Some(chart)
     }
@@ -111,7 +111,7 @@ impl Charts<'_> {
     }
 
     fn connections(&self) -> Option<Chart> {
-        let words = Words::new(
+        let caption = Caption::new(
             "connections",
             "Open connections",
             "Client, server and kernel lie on each other and reach the target; a gap between them is a connection that one of them does not know of.",
@@ -123,7 +123,7 @@ impl Charts<'_> {
             ("client", Style::Plain, CLIENT),
         ];
         let series = &self.source.series;
-        self.over(words, Unit::Count, lines, |row| {
+        self.over(caption, Unit::Count, lines, |row| {
             Some(vec![
                 self.asked(),
                 self.pairs(row),
@@ -145,7 +145,7 @@ impl Charts<'_> {
     }
 
     fn opening(&self) -> Option<Chart> {
-        let words = Words::new(
+        let caption = Caption::new(
             "opening",
             "Opened a second, in the ramp",
             "A level line is a steady ramp; it should lie on the asked rate if there is one, and sag only when a limit is met.",
@@ -156,14 +156,14 @@ impl Charts<'_> {
             ("asked", Style::Asked, OTHERS),
             ("opened", Style::Plain, CLIENT),
         ];
-        self.over(words, Unit::PerSecond, lines, |row| {
+        self.over(caption, Unit::PerSecond, lines, |row| {
             self.is_in(row, &["ramp"]).then(|| vec![asked, rate[row]])
         })
         .map(Chart::Lines)
     }
 
     fn messages(&self) -> Option<Chart> {
-        let words = Words::new(
+        let caption = Caption::new(
             "messages",
             "Messages received a second",
             "From the end of the ramp on, received and due are the same; less than due for long is a backlog that grows.",
@@ -178,7 +178,7 @@ impl Charts<'_> {
             ("due", Style::Asked, OTHERS),
             ("received", Style::Plain, CLIENT),
         ];
-        self.over(words, Unit::PerSecond, lines, |row| {
+        self.over(caption, Unit::PerSecond, lines, |row| {
             let due = every.and_then(|every| Some(series.number(row, "client_open")? / every));
             self.is_in(row, &["ramp", "hold"])
                 .then(|| vec![due, rate[row]])
@@ -187,25 +187,25 @@ impl Charts<'_> {
     }
 
     fn connect_over_time(&self) -> Option<Chart> {
-        let words = Words::new(
+        let caption = Caption::new(
             "connect-time",
             "Connect time",
             "Of each second, from the intended start of an attempt: what a slow accept costs shows here first.",
         );
-        self.percentiles("connect", words)
+        self.percentiles("connect", caption)
     }
 
     fn lateness_over_time(&self) -> Option<Chart> {
-        let words = Words::new(
+        let caption = Caption::new(
             "lateness-time",
             "Lateness of messages",
             "Of each second, from the due time: it should fall back to nothing when the ramp ends; one that rises is a server or client that cannot keep up.",
         );
-        self.percentiles("lateness", words)
+        self.percentiles("lateness", caption)
     }
 
     /// Percentiles over time. The log's clock begins with the client, which is about the first row of the ramp: within a second.
-    fn percentiles(&self, tag: &str, words: Words) -> Option<Chart> {
+    fn percentiles(&self, tag: &str, caption: Caption) -> Option<Chart> {
         let phases = self.source.series.phases();
         let begin = phases
             .iter()
@@ -227,7 +227,7 @@ impl Charts<'_> {
                     .collect(),
             });
         let mut chart = Lines::new(
-            words,
+            caption,
             Unit::Micros,
             Axis::Seconds,
             PERCENTILES.to_vec(),
@@ -238,13 +238,13 @@ impl Charts<'_> {
     }
 
     fn curve(&self, tag: &str) -> Option<Chart> {
-        let words = match tag {
-            "connect" => Words::new(
+        let caption = match tag {
+            "connect" => Caption::new(
                 "connect-curve",
                 "Connect time by percentile",
                 "Corrected: from the intended start of an attempt. A step is a pause that all attempts of that moment shared.",
             ),
-            _ => Words::new(
+            _ => Caption::new(
                 "lateness-curve",
                 "Lateness by percentile",
                 "Corrected: from the due time of a message. The further right it stays low, the rarer the late ones are.",
@@ -256,7 +256,7 @@ impl Charts<'_> {
             values: vec![Some(us)],
         });
         Lines::new(
-            words,
+            caption,
             Unit::Micros,
             Axis::Tail,
             vec![(tag, Style::Plain, CLIENT)],
@@ -266,7 +266,7 @@ impl Charts<'_> {
     }
 
     fn memory_of_ours(&self) -> Option<Chart> {
-        let words = Words::new(
+        let caption = Caption::new(
             "memory-ours",
             "Memory of ours, a connection",
             "All resident memory of each process over its open connections: it falls to a level that does not depend on how many there are.",
@@ -283,14 +283,14 @@ impl Charts<'_> {
             ("server", Style::Plain, SERVER),
             ("client", Style::Plain, CLIENT),
         ];
-        self.over(words, Unit::Bytes, lines, |row| {
+        self.over(caption, Unit::Bytes, lines, |row| {
             Some(vec![server(row), client(row)]).filter(|v| v.iter().any(Option::is_some))
         })
         .map(Chart::Lines)
     }
 
     fn memory_of_kernel(&self) -> Option<Chart> {
-        let words = Words::new(
+        let caption = Caption::new(
             "memory-kernel",
             "Memory of the kernel, a pair",
             "Growth of all slabs over the established pairs, both ends: sockets cost the same whoever holds them.",
@@ -306,7 +306,7 @@ impl Charts<'_> {
             Some(series.number(row, "slab_bytes")? - base)
         });
         self.over(
-            words,
+            caption,
             Unit::Bytes,
             vec![("slabs", Style::Plain, KERNEL)],
             |row| Some(vec![Some(2.0 * slab(row)?)]),
@@ -334,13 +334,13 @@ impl Charts<'_> {
     }
 
     fn cpu(&self) -> Option<Chart> {
-        let words = Words::new(
+        let caption = Caption::new(
             "cpu",
             "Cores in use",
             "When the machine's line is at the top, the processor is the limit. What is between it and the two processes is work of the kernel that no process is charged for.",
         );
         let series = &self.source.series;
-        let cores = self.run.map(|run| run.head.machine.core_count as f64);
+        let cores = self.run.map(|run| run.header.machine.core_count as f64);
         let (server, client) = (
             series.rate("server_cpu_seconds"),
             series.rate("client_cpu_seconds"),
@@ -350,7 +350,7 @@ impl Charts<'_> {
             ("server", Style::Plain, SERVER),
             ("client", Style::Plain, CLIENT),
         ];
-        let mut chart = self.over(words, Unit::Cores, lines, |row| {
+        let mut chart = self.over(caption, Unit::Cores, lines, |row| {
             // The first row's share is of the moments since the bench's own start.
             let busy = series
                 .number(row, "machine_busy_percent")
@@ -399,7 +399,7 @@ impl Charts<'_> {
         let mut kinds: Vec<&String> = by_row.iter().flat_map(BTreeMap::keys).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        let words = Words::new(
+        let caption = Caption::new(
             "failures",
             "Failures so far, by kind",
             "Each colour is a kind, on top of the others: when it began tells what it belongs to.",
@@ -412,7 +412,7 @@ impl Charts<'_> {
         let chart = if kinds.is_empty() {
             None
         } else {
-            self.over(words, Unit::Count, lines, |row| {
+            self.over(caption, Unit::Count, lines, |row| {
                 Some(
                     kinds
                         .iter()
@@ -422,10 +422,10 @@ impl Charts<'_> {
             })
             .map(Chart::Lines)
         };
-        let words = self
+        let caption = self
             .run
             .map_or_else(Vec::new, |run| self.failures_in_words(run));
-        Section::new("Failures", words, [chart])
+        Section::new("Failures", caption, [chart])
     }
 
     fn failures_in_words(&self, run: &Run) -> Vec<String> {

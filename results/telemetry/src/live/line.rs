@@ -5,10 +5,10 @@
 
 use holdfast_sysctl::grouped;
 
+use super::format::{Glyphs, clock, maybe_micros, per_connection};
 use super::history::History;
-use super::machine::Look;
+use super::machine::MachineSample;
 use super::snapshot::{Counter, Snapshot, Span};
-use super::words::{Glyphs, clock, maybe_micros, per_connection};
 
 /// Columns the curve takes at most.
 const CURVE_COLUMNS_MAX: usize = 24;
@@ -26,13 +26,13 @@ pub fn plain(now: &Snapshot, history: &History) -> String {
 pub fn fitted(
     now: &Snapshot,
     history: &History,
-    look: &Look,
+    machine: &MachineSample,
     glyphs: Glyphs,
     hint: &str,
     columns: usize,
 ) -> String {
     let mut parts = parts(now, history, true);
-    if let Some(ours) = look.processes.first() {
+    if let Some(ours) = machine.processes.first() {
         parts.push(per_connection(ours.rss_bytes, now.open) + "/conn");
         parts.extend(ours.cpu_percent.map(|cpu| format!("cpu {cpu:.0}%")));
     }
@@ -151,7 +151,7 @@ mod tests {
             let line = fitted(
                 &now,
                 &history,
-                &Look::default(),
+                &MachineSample::default(),
                 Glyphs::Blocks,
                 "l: all",
                 columns,

@@ -6,6 +6,7 @@
 //! or pipe that is not read, but the end, for a bounded time.
 //! Must not know: protocols, engines, what is machine-readable.
 
+pub mod format;
 pub mod history;
 pub mod line;
 pub mod machine;
@@ -13,7 +14,6 @@ pub mod page;
 pub mod screen;
 pub mod snapshot;
 pub mod tty;
-pub mod words;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -23,11 +23,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use history::History;
-use machine::Machine;
+use machine::MachineSampler;
 use screen::Screen;
 use tty::{Mode, Tty};
 
-pub use snapshot::{Counter, Group, Snapshot, Span, Times};
+pub use snapshot::{Counter, Group, Percentiles, Snapshot, Span};
 
 /// Snapshots from one plain line to the next, where their phase is the same.
 const LINE_EVERY: u32 = 5;
@@ -48,7 +48,7 @@ pub struct LiveFlags {
 pub struct Live {
     out: Out,
     history: History,
-    machine: Machine,
+    machine: MachineSampler,
     now: Option<Snapshot>,
 }
 
@@ -90,7 +90,7 @@ impl Live {
         Self {
             out,
             history: History::default(),
-            machine: Machine::first_look(),
+            machine: MachineSampler::default(),
             now: None,
         }
     }
@@ -128,7 +128,7 @@ impl Live {
             }
             Out::Screen(screen) => {
                 let own = [("ours", std::process::id())];
-                self.machine.look(match &now.processes[..] {
+                self.machine.sample(match &now.processes[..] {
                     [] => &own,
                     processes => processes,
                 });
@@ -142,7 +142,9 @@ impl Live {
     /// Draws and reads what there is to. Called several times a second; true if somebody asks for the end.
     pub fn tick(&mut self) -> bool {
         match (&mut self.out, &self.now) {
-            (Out::Screen(screen), Some(now)) => screen.look(now, &self.history, &self.machine.now),
+            (Out::Screen(screen), Some(now)) => {
+                screen.update(now, &self.history, &self.machine.now)
+            }
             _ => false,
         }
     }

@@ -12,10 +12,10 @@ use ratatui::symbols::bar;
 use ratatui::text::{Line, Span as Piece};
 use ratatui::widgets::{Paragraph, Sparkline};
 
+use super::format::{Glyphs, clock, maybe_micros, per_connection};
 use super::history::History;
-use super::machine::Look;
+use super::machine::MachineSample;
 use super::snapshot::{Group, Snapshot, Span};
-use super::words::{Glyphs, clock, maybe_micros, per_connection};
 use crate::units::bytes;
 
 /// The least area a page makes sense in, columns and rows.
@@ -40,7 +40,7 @@ pub struct Page<'a> {
     /// Those before.
     pub history: &'a History,
     /// The machine.
-    pub look: &'a Look,
+    pub machine: &'a MachineSample,
     /// The last remark, if there was one.
     pub note: Option<&'a str>,
     /// What curves are made of.
@@ -144,7 +144,7 @@ impl Page<'_> {
             if let Some(rate) = self.history.rate(counter.name) {
                 text += &format!("  {:>rates$}/s", grouped(rate.round() as u64));
             }
-            if let Some(asked) = counter.asked_per_second {
+            if let Some(asked) = counter.target_per_second {
                 text += &format!(" of {}/s asked", grouped(asked.round() as u64));
             }
             named(counter.name, vec![text.into()])
@@ -186,7 +186,7 @@ impl Page<'_> {
     fn memory(&self) -> Vec<Line<'static>> {
         let open = self.now.open;
         let mut lines = Vec::new();
-        for process in &self.look.processes {
+        for process in &self.machine.processes {
             let mut text = format!(
                 "memory {}, {} a connection",
                 bytes(process.rss_bytes),
@@ -197,8 +197,8 @@ impl Page<'_> {
             }
             lines.push(named(process.name, vec![text.into()]));
         }
-        let kernel = &self.look.kernel;
-        let slab = self.look.slab_growth_bytes;
+        let kernel = &self.machine.kernel;
+        let slab = self.machine.slab_growth_bytes;
         let text = format!(
             "slab +{}, {} a connection  free {}",
             bytes(slab),
@@ -210,7 +210,7 @@ impl Page<'_> {
     }
 
     fn cores(&self) -> Vec<Piece<'static>> {
-        let cores = self.look.cores.iter().map(|(core, busy)| {
+        let cores = self.machine.cores.iter().map(|(core, busy)| {
             let text = Piece::raw(format!("{core}: {busy:.0}%"));
             match *busy >= FULL {
                 true => self.coloured(text, Color::Yellow),
@@ -222,13 +222,13 @@ impl Page<'_> {
 
     /// What `ss -s` counts.
     fn sockets(&self) -> Vec<Piece<'static>> {
-        let kernel = &self.look.kernel;
+        let kernel = &self.machine.kernel;
         [
             ("established", kernel.established),
             ("TIME_WAIT", kernel.tcp_tw),
             ("orphan", kernel.tcp_orphan),
             ("in use, IPv4", kernel.tcp_inuse),
-            ("IPv6", self.look.tcp6_inuse),
+            ("IPv6", self.machine.kernel.tcp6_inuse),
             ("allocated", kernel.tcp_alloc),
             ("memory pages", kernel.tcp_mem_pages),
         ]

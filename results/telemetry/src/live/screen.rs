@@ -16,18 +16,18 @@ use ratatui::crossterm::terminal::{Clear, ClearType, DisableLineWrap, EnableLine
 use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
 
+use super::format::Glyphs;
 use super::history::History;
 use super::line;
-use super::machine::Look;
+use super::machine::MachineSample;
 use super::page::{LEAST, Page};
 use super::snapshot::Snapshot;
-use super::tty::{Ink, Mode, Tty};
-use super::words::Glyphs;
+use super::tty::{Mode, OutputBuffer, Tty};
 
 /// Keys, sizes and what is unsent are looked at no more often than this.
-const LOOK_EVERY: Duration = Duration::from_millis(90);
+const UPDATE_INTERVAL: Duration = Duration::from_millis(90);
 /// Drawings are this far apart at least.
-const DRAW_EVERY: Duration = Duration::from_millis(250);
+const DRAW_INTERVAL: Duration = Duration::from_millis(250);
 /// Who was not asked for this long was stopped meanwhile, and others have used the terminal.
 const STOPPED: Duration = Duration::from_secs(1);
 /// How long the end waits for a terminal that is not read.
@@ -40,11 +40,11 @@ pub struct Screen {
     form: Mode,
     /// What is on the terminal.
     shown: Option<Mode>,
-    page: Option<Terminal<CrosstermBackend<Ink>>>,
+    page: Option<Terminal<CrosstermBackend<OutputBuffer>>>,
     size: (u16, u16),
     is_changed: bool,
     drawn_at: Option<Instant>,
-    looked_at: Instant,
+    updated_at: Instant,
     /// Remarks made while the page hid everything else.
     notes: Vec<String>,
     glyphs: Glyphs,
@@ -63,7 +63,7 @@ impl Screen {
             page: None,
             is_changed: false,
             drawn_at: None,
-            looked_at: Instant::now(),
+            updated_at: Instant::now(),
             notes: Vec::new(),
             glyphs: Glyphs::of_locale(),
             is_coloured: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
@@ -86,12 +86,12 @@ impl Screen {
     }
 
     /// Sends, reads and draws what there is to; true if somebody asks for the end.
-    pub fn look(&mut self, now: &Snapshot, history: &History, look: &Look) -> bool {
-        let since = self.looked_at.elapsed();
-        if since < LOOK_EVERY {
+    pub fn update(&mut self, now: &Snapshot, history: &History, machine: &MachineSample) -> bool {
+        let since = self.updated_at.elapsed();
+        if since < UPDATE_INTERVAL {
             return false;
         }
-        self.looked_at = Instant::now();
+        self.updated_at = Instant::now();
         if !self.tty.is_ours() {
             self.shown = None;
             return false;
@@ -106,9 +106,9 @@ impl Screen {
         let Some(is_end) = self.read_keys() else {
             return false;
         };
-        let is_due = self.drawn_at.is_none_or(|at| at.elapsed() >= DRAW_EVERY);
+        let is_due = self.drawn_at.is_none_or(|at| at.elapsed() >= DRAW_INTERVAL);
         if self.is_changed && is_due && self.tty.is_settled() {
-            self.draw(size, now, history, look);
+            self.draw(size, now, history, machine);
         }
         is_end
     }
@@ -148,7 +148,13 @@ impl Screen {
         Some(is_end)
     }
 
-    fn draw(&mut self, size: (u16, u16), now: &Snapshot, history: &History, look: &Look) {
+    fn draw(
+        &mut self,
+        size: (u16, u16),
+        now: &Snapshot,
+        history: &History,
+        machine: &MachineSample,
+    ) {
         let is_roomy = size.0 >= LEAST.0 && size.1 >= LEAST.1;
         let mode = if is_roomy { self.form } else { Mode::Line };
         if self.shown != Some(mode) {
@@ -166,9 +172,9 @@ impl Screen {
                 } else {
                     ""
                 };
-                let line = line::fitted(now, history, look, self.glyphs, hint, columns);
+                let line = line::fitted(now, history, machine, self.glyphs, hint, columns);
                 let _ = queue!(
-                    self.tty.ink(),
+                    self.tty.output(),
                     MoveToColumn(0),
                     Clear(ClearType::FromCursorDown),
                     DisableLineWrap,
@@ -184,13 +190,13 @@ impl Screen {
                 let page = Page {
                     now,
                     history,
-                    look,
+                    machine,
                     note: self.notes.last().map(String::as_str),
                     glyphs: self.glyphs,
                     is_coloured: self.is_coloured,
                 };
-                let ink = self.tty.ink();
-                let terminal = self.page.get_or_insert_with(|| blank(ink, size));
+                let output = self.tty.output();
+                let terminal = self.page.get_or_insert_with(|| blank(output, size));
                 // Drawing into memory cannot fail.
                 let _ = terminal.draw(|frame| page.draw(frame));
             }
@@ -212,12 +218,12 @@ impl Screen {
     }
 
     fn print(&mut self, text: &str) {
-        let mut ink = self.tty.ink();
+        let mut output = self.tty.output();
         if self.shown == Some(Mode::Line) {
-            let _ = queue!(ink, MoveToColumn(0), Clear(ClearType::FromCursorDown));
+            let _ = queue!(output, MoveToColumn(0), Clear(ClearType::FromCursorDown));
         }
         // Writing to memory cannot fail.
-        let _ = writeln!(ink, "{text}");
+        let _ = writeln!(output, "{text}");
         self.tty.flush();
     }
 }
@@ -229,9 +235,12 @@ impl Drop for Screen {
 }
 
 /// A page of a size with nothing on it.
-fn blank(mut ink: Ink, (columns, rows): (u16, u16)) -> Terminal<CrosstermBackend<Ink>> {
-    let _ = queue!(ink, Clear(ClearType::All));
+fn blank(
+    mut output: OutputBuffer,
+    (columns, rows): (u16, u16),
+) -> Terminal<CrosstermBackend<OutputBuffer>> {
+    let _ = queue!(output, Clear(ClearType::All));
     let viewport = Viewport::Fixed(Rect::new(0, 0, columns, rows));
-    Terminal::with_options(CrosstermBackend::new(ink), TerminalOptions { viewport })
+    Terminal::with_options(CrosstermBackend::new(output), TerminalOptions { viewport })
         .expect("a fixed size is not asked of the terminal")
 }

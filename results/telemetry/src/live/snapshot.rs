@@ -26,8 +26,8 @@ pub struct Snapshot {
     pub counters: Vec<Counter>,
     /// What went wrong, and how connections ended.
     pub groups: Vec<Group>,
-    /// Times, where something measures them.
-    pub times: Vec<Times>,
+    /// Percentiles, where something measures them.
+    pub times: Vec<Percentiles>,
     /// Processes whose memory and time on cores are shown: name and id.
     pub processes: Vec<(&'static str, u32)>,
 }
@@ -35,9 +35,9 @@ pub struct Snapshot {
 impl Snapshot {
     /// The same, with what is asked for a second of one of its counters.
     #[must_use]
-    pub fn asking(mut self, counter: &str, per_second: Option<f64>) -> Self {
+    pub fn with_target_rate(mut self, counter: &str, per_second: Option<f64>) -> Self {
         for asked in self.counters.iter_mut().filter(|c| c.name == counter) {
-            asked.asked_per_second = per_second;
+            asked.target_per_second = per_second;
         }
         self
     }
@@ -53,7 +53,7 @@ pub struct Counter {
     /// When it was, by the clock of whoever counted, seconds.
     pub at_seconds: f64,
     /// What is asked for a second, if anything is.
-    pub asked_per_second: Option<f64>,
+    pub target_per_second: Option<f64>,
 }
 
 impl Counter {
@@ -64,7 +64,7 @@ impl Counter {
             name,
             total,
             at_seconds,
-            asked_per_second: None,
+            target_per_second: None,
         }
     }
 }
@@ -110,7 +110,7 @@ impl Group {
 
 /// What a histogram says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
+pub struct Percentiles {
     /// What was timed: `connect`, `lateness`.
     pub name: &'static str,
     /// What it covers.

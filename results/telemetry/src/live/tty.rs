@@ -105,9 +105,9 @@ fn restore_on_panic() {
 
 /// Where what is drawn goes: into memory first, from there to the terminal as it takes it.
 #[derive(Debug, Clone, Default)]
-pub struct Ink(Rc<RefCell<Vec<u8>>>);
+pub struct OutputBuffer(Rc<RefCell<Vec<u8>>>);
 
-impl Write for Ink {
+impl Write for OutputBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.borrow_mut().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -122,7 +122,7 @@ impl Write for Ink {
 #[derive(Debug)]
 pub struct Tty {
     file: File,
-    ink: Ink,
+    output: OutputBuffer,
     /// Standard input is a terminal: what is typed is meant for this process.
     is_typed_to: bool,
 }
@@ -144,7 +144,7 @@ impl Tty {
         restore_on_panic();
         Some(Self {
             file,
-            ink: Ink::default(),
+            output: OutputBuffer::default(),
             is_typed_to: io::stdin().is_terminal(),
         })
     }
@@ -169,8 +169,8 @@ impl Tty {
 
     /// Where drawings go; [`Tty::flush`] sends them on.
     #[must_use]
-    pub fn ink(&self) -> Ink {
-        self.ink.clone()
+    pub fn output(&self) -> OutputBuffer {
+        self.output.clone()
     }
 
     /// Begins a mode, whatever was before.
@@ -179,7 +179,7 @@ impl Tty {
         let before = match held.take() {
             None => tcgetattr(&self.file).ok(),
             Some(earlier) => {
-                let _ = self.ink.write_all(&earlier.ending());
+                let _ = self.output.write_all(&earlier.ending());
                 earlier.put_modes_back();
                 earlier.before
             }
@@ -201,7 +201,7 @@ impl Tty {
             let _ = tcsetattr(&self.file, SetArg::TCSANOW, &now);
         }
         if mode == Mode::Page {
-            let _ = queue!(self.ink, EnterAlternateScreen, DisableLineWrap, Hide);
+            let _ = queue!(self.output, EnterAlternateScreen, DisableLineWrap, Hide);
         }
         *held = self
             .file
@@ -213,7 +213,7 @@ impl Tty {
     /// Puts back what was there before, as far as the terminal takes it now.
     pub fn leave(&mut self) {
         if let Some(held) = held().take() {
-            let _ = self.ink.write_all(&held.ending());
+            let _ = self.output.write_all(&held.ending());
             self.flush();
             held.put_modes_back();
         }
@@ -221,7 +221,7 @@ impl Tty {
 
     /// Sends on what the terminal takes without waiting.
     pub fn flush(&mut self) {
-        let mut pending = self.ink.0.borrow_mut();
+        let mut pending = self.output.0.borrow_mut();
         let mut sent = 0;
         while sent < pending.len() {
             match (&self.file).write(&pending[sent..]) {
@@ -237,7 +237,7 @@ impl Tty {
     /// True if the terminal has taken all that was drawn.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.ink.0.borrow().is_empty()
+        self.output.0.borrow().is_empty()
     }
 
     /// Waits until the terminal has taken all that was drawn, for a bounded time.
@@ -257,7 +257,7 @@ impl Tty {
 
     /// Forgets what the terminal has not taken.
     pub fn give_up(&mut self) {
-        self.ink.0.borrow_mut().clear();
+        self.output.0.borrow_mut().clear();
     }
 
     /// The letters typed since the last call, at most a few. `None` after Ctrl-Z: the terminal has been given back, the process is

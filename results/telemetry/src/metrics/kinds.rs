@@ -4,7 +4,7 @@
 
 /// The values labels can have: each is shown from the start, as 0 until it occurs, so that its first occurrence is seen as a change.
 #[derive(Debug, Default)]
-pub struct Kinds {
+pub struct LabelValues {
     /// Why an attempt or an accept did not open.
     pub open_failures: Vec<&'static str>,
     /// What becomes of a connection.

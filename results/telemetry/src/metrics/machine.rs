@@ -4,12 +4,10 @@
 //! Prometheus client library uses.
 //! Must not know: what this process counts itself.
 
-use std::fs;
-
 use nix::unistd::{SysconfVar, sysconf};
 
 use super::page::Page;
-use crate::sample::{self, KernelSample, ProcessSample, TICKS_PER_SECOND};
+use crate::proc::{KernelSample, ProcessSample, TICKS_PER_SECOND, process, threads};
 
 /// What is read once.
 #[derive(Debug)]
@@ -22,28 +20,18 @@ pub struct Machine {
 impl Default for Machine {
     fn default() -> Self {
         let page_bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
-        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         Machine {
             page_bytes: page_bytes.and_then(|n| n.try_into().ok()).unwrap_or(4_096),
-            started_at: started_at(&text("/proc/stat"), &text("/proc/self/stat")),
+            started_at: process::own_start(),
         }
     }
-}
-
-/// When a process started, seconds since 1970: from `/proc/stat` and its own `stat`.
-fn started_at(stat: &str, own: &str) -> Option<f64> {
-    let boot = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
-    let (_, fields) = own.rsplit_once(')')?;
-    // Field 22 of proc(5), of which 2 are before the bracket's end.
-    let ticks: f64 = fields.split_whitespace().nth(19)?.parse().ok()?;
-    Some(boot.trim().parse::<f64>().ok()? + ticks / TICKS_PER_SECOND)
 }
 
 impl Machine {
     /// The figures now.
     pub fn page(&self) -> Page {
         let mut page = Page::default();
-        self.kernel(&mut page, &KernelSample::take());
+        self.kernel(&mut page, &KernelSample::read());
         self.process(&mut page);
         page
     }
@@ -125,7 +113,7 @@ impl Machine {
     }
 
     fn process(&self, page: &mut Page) {
-        if let Some(own) = ProcessSample::take(std::process::id()) {
+        if let Some(own) = ProcessSample::read(std::process::id()) {
             page.seconds(
                 "process_cpu_seconds",
                 "User and system time of this process",
@@ -144,47 +132,13 @@ impl Machine {
                 started_at,
             );
         }
-        let times = core_threads().map(|(thread, seconds)| (Some(("thread", thread)), seconds));
+        let times = threads::core_threads()
+            .into_iter()
+            .map(|(number, seconds)| (Some(("thread", number.to_string())), seconds));
         page.seconds(
             "holdfast_thread_cpu_seconds",
             "User and system time of a core thread",
             times,
         );
-    }
-}
-
-/// Number and processor time of each thread named `core-NUMBER`, seconds.
-fn core_threads() -> impl Iterator<Item = (String, f64)> {
-    let threads = fs::read_dir("/proc/self/task")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut found: Vec<_> = threads
-        .filter_map(|thread| {
-            let stat = fs::read_to_string(thread.path().join("stat")).ok()?;
-            let (name, _) = stat.split_once("(core-")?.1.split_once(')')?;
-            let ticks = sample::cpu_ticks(&stat)?;
-            Some((name.parse::<u32>().ok()?, ticks as f64 / TICKS_PER_SECOND))
-        })
-        .collect();
-    found.sort_by_key(|(number, _)| *number);
-    found
-        .into_iter()
-        .map(|(number, seconds)| (number.to_string(), seconds))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_start_is_the_boot_and_the_ticks_since() {
-        let own = "42 (a) b) S 1 42 42 0 -1 4194304 100 0 0 0 150 25 0 0 20 0 3 0 12345 1000 200";
-        assert_eq!(
-            started_at("cpu 1\nbtime 1000000\n", own),
-            Some(1_000_123.45)
-        );
-        assert_eq!(started_at("", own), None);
-        assert_eq!(started_at("btime 5\n", "1 (x) S"), None);
     }
 }

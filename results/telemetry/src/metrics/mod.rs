@@ -21,10 +21,10 @@ use hyper::body::Bytes;
 use tokio::sync::Notify;
 
 use buckets::Buckets;
-pub use kinds::{Kinds, Thread};
+pub use kinds::{LabelValues, Thread};
 use machine::Machine;
 use page::{Format, Page};
-pub use reports::Exposed;
+pub use reports::ExposeMetrics;
 
 /// The flag of every program with metrics.
 #[derive(Debug, clap::Args)]
@@ -37,7 +37,7 @@ pub struct MetricsFlags {
 /// The figures of a program, gathered.
 #[derive(Debug, Default)]
 struct Figures {
-    kinds: Kinds,
+    kinds: LabelValues,
     /// Durations by the names the reports' histograms have.
     durations: BTreeMap<&'static str, Buckets>,
     /// As of the last report.
@@ -70,7 +70,7 @@ impl Metrics {
     ///
     /// # Errors
     /// One line naming why it cannot be had.
-    pub fn open(flags: &MetricsFlags, kinds: Kinds) -> Result<Self, String> {
+    pub fn open(flags: &MetricsFlags, kinds: LabelValues) -> Result<Self, String> {
         let Some(address) = &flags.metrics else {
             return Ok(Metrics(None));
         };
@@ -113,7 +113,7 @@ impl Metrics {
     /// Shows a report from now on, and what was recorded since the last one, histograms of microseconds by name.
     pub fn update(
         &self,
-        report: &impl Exposed,
+        report: &impl ExposeMetrics,
         intervals: &[(&'static str, Histogram<u64>)],
         threads: impl Iterator<Item = Thread>,
     ) {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::buckets::Buckets;
-use super::kinds::{Kinds, Thread};
+use super::kinds::{LabelValues, Thread};
 use super::page::Page;
 use crate::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport, WorkerReport};
 
@@ -14,15 +14,15 @@ use crate::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport
 type Durations = BTreeMap<&'static str, Buckets>;
 
 /// A report that can be shown as metrics.
-pub trait Exposed {
+pub trait ExposeMetrics {
     /// Adds its metrics.
-    fn expose(&self, page: &mut Page, kinds: &Kinds, durations: &Durations);
+    fn expose(&self, page: &mut Page, kinds: &LabelValues, durations: &Durations);
 }
 
 /// A report and its threads.
 pub(super) fn page(
-    report: &impl Exposed,
-    kinds: &Kinds,
+    report: &impl ExposeMetrics,
+    kinds: &LabelValues,
     durations: &Durations,
     threads: impl Iterator<Item = Thread>,
 ) -> Page {
@@ -79,8 +79,8 @@ fn build(page: &mut Page, schema: &str) {
     );
 }
 
-impl Exposed for WorkerReport {
-    fn expose(&self, page: &mut Page, _: &Kinds, _: &Durations) {
+impl ExposeMetrics for WorkerReport {
+    fn expose(&self, page: &mut Page, _: &LabelValues, _: &Durations) {
         build(page, &self.schema);
         for (name, help, value) in [
             (
@@ -248,8 +248,8 @@ fn buckets(durations: &Durations, name: &str) -> Buckets {
     durations.get(name).cloned().unwrap_or_default()
 }
 
-impl Exposed for ServerReport {
-    fn expose(&self, page: &mut Page, kinds: &Kinds, _: &Durations) {
+impl ExposeMetrics for ServerReport {
+    fn expose(&self, page: &mut Page, kinds: &LabelValues, _: &Durations) {
         server!(page, self, kinds);
         page.counter(
             "holdfast_messages_sent",
@@ -259,8 +259,8 @@ impl Exposed for ServerReport {
     }
 }
 
-impl Exposed for ClientReport {
-    fn expose(&self, page: &mut Page, kinds: &Kinds, durations: &Durations) {
+impl ExposeMetrics for ClientReport {
+    fn expose(&self, page: &mut Page, kinds: &LabelValues, durations: &Durations) {
         client!(page, self, kinds, durations);
         for (name, help, count) in [
             (
@@ -302,8 +302,8 @@ impl Exposed for ClientReport {
     }
 }
 
-impl Exposed for HttpServerReport {
-    fn expose(&self, page: &mut Page, kinds: &Kinds, _: &Durations) {
+impl ExposeMetrics for HttpServerReport {
+    fn expose(&self, page: &mut Page, kinds: &LabelValues, _: &Durations) {
         server!(page, self, kinds);
         page.counters(
             "holdfast_http_responses",
@@ -321,8 +321,8 @@ impl Exposed for HttpServerReport {
     }
 }
 
-impl Exposed for HttpClientReport {
-    fn expose(&self, page: &mut Page, kinds: &Kinds, durations: &Durations) {
+impl ExposeMetrics for HttpClientReport {
+    fn expose(&self, page: &mut Page, kinds: &LabelValues, durations: &Durations) {
         client!(page, self, kinds, durations);
         for (name, help, value) in [
             (
@@ -399,7 +399,7 @@ mod tests {
     /// Samples of a report in which this field alone has a value, but for those that are 0.
     fn shown<R>(field: &str, value: Value) -> Vec<String>
     where
-        R: Exposed + DeserializeOwned + Serialize + Default,
+        R: ExposeMetrics + DeserializeOwned + Serialize + Default,
     {
         let mut report = serde_json::to_value(R::default()).expect("plain data");
         assert!(report.get(field).is_some(), "{field}");
@@ -407,7 +407,7 @@ mod tests {
         let report: R = serde_json::from_value(report).expect("of this schema");
         let page = page(
             &report,
-            &Kinds::default(),
+            &LabelValues::default(),
             &Durations::new(),
             std::iter::empty(),
         );
@@ -427,7 +427,7 @@ mod tests {
     /// Each field is shown as this metric, with this label if it is counts by name, and as nothing else.
     fn check<R>(fields: &[(&str, &str)])
     where
-        R: Exposed + DeserializeOwned + Serialize + Default,
+        R: ExposeMetrics + DeserializeOwned + Serialize + Default,
     {
         for (field, metric) in fields {
             let (value, expected) = match (*field, metric.split_once(' ')) {
@@ -499,9 +499,9 @@ mod tests {
 
     #[test]
     fn what_can_occur_is_shown_before_it_does() {
-        let kinds = Kinds {
+        let kinds = LabelValues {
             open_failures: vec!["refused", "reset"],
-            ..Kinds::default()
+            ..LabelValues::default()
         };
         let page = page(
             &ClientReport::default(),

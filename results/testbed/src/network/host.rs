@@ -12,8 +12,8 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::enclosure::NAMES;
 
-use holdfast_telemetry::namespace::LabRecord;
-use holdfast_telemetry::sample::KernelSample;
+use holdfast_telemetry::namespace::NamespaceRecord;
+use holdfast_telemetry::proc::KernelSample;
 
 /// A host that exists.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct Host {
     /// Its addresses; the first is what others know it by.
     pub addresses: Vec<Ipv4Addr>,
     /// Its kernel settings, where this process made them.
-    pub lab: LabRecord,
+    pub lab: NamespaceRecord,
 }
 
 impl Host {
@@ -55,7 +55,7 @@ impl Host {
     /// What its kernel says; nothing if it is gone.
     #[must_use]
     pub fn kernel(&self) -> KernelSample {
-        self.inside(KernelSample::take).unwrap_or_default()
+        self.inside(KernelSample::read).unwrap_or_default()
     }
 
     /// The command line that starts `program` on this host. The process is the program's own: `ip` becomes it.

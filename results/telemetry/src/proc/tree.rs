@@ -1,4 +1,4 @@
-//! What a program and all its descendants use: time on cores, memory.
+//! CPU time and memory of a process with all its descendants.
 //!
 //! Purpose: nginx works in children and Go in threads; the fair figure is that of the whole tree.
 //! Invariants: reads only; a process that ends meanwhile counts as nothing. Memory is exact (`smaps_rollup`): the quick
@@ -8,11 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use crate::sample::{ProcessSample, kib_line};
+use super::parse::{kib_line, text};
+use super::process::ProcessSample;
 
 /// `root` and everything it started, directly or not.
 #[must_use]
-pub fn tree(root: u32) -> Vec<u32> {
+pub fn pids(root: u32) -> Vec<u32> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let parents: BTreeMap<u32, u32> = pids
         .filter_map(|entry| {
@@ -51,8 +52,8 @@ fn parent(stat: &str) -> Option<u32> {
 
 /// Whether a process waits for something to happen.
 #[must_use]
-pub fn rests(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+pub fn is_sleeping(pid: u32) -> bool {
+    let stat = text(&format!("/proc/{pid}/stat"));
     let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
     state.is_some_and(|state| state.starts_with('S'))
 }
@@ -60,7 +61,7 @@ pub fn rests(pid: u32) -> bool {
 /// Time on cores of all threads of `root`'s tree so far, seconds.
 #[must_use]
 pub fn cpu_seconds(root: u32) -> f64 {
-    tree(root).into_iter().map(process_cpu_seconds).sum()
+    pids(root).into_iter().map(process_cpu_seconds).sum()
 }
 
 /// Nanoseconds of the living threads, or the whole process's ticks where that is more: each alone falls short of the
@@ -76,18 +77,15 @@ fn process_cpu_seconds(pid: u32) -> f64 {
             text.split_whitespace().next()?.parse::<u64>().ok()
         })
         .sum();
-    let ticks = ProcessSample::take(pid).map_or(0.0, |p| p.cpu_seconds());
+    let ticks = ProcessSample::read(pid).map_or(0.0, |p| p.cpu_seconds());
     ticks.max(nanos as f64 / 1e9)
 }
 
 /// Resident memory of `root`'s tree, bytes. Pages that several processes share count once for each.
 #[must_use]
 pub fn rss_bytes(root: u32) -> u64 {
-    let of = |pid: u32, file: &str, key: &str| {
-        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
-        kib_line(&text, key)
-    };
-    tree(root)
+    let of = |pid: u32, file: &str, key: &str| kib_line(&text(&format!("/proc/{pid}/{file}")), key);
+    pids(root)
         .into_iter()
         .filter_map(|pid| of(pid, "smaps_rollup", "Rss").or_else(|| of(pid, "status", "VmRSS")))
         .sum()
@@ -122,11 +120,11 @@ mod tests {
             .arg("10")
             .spawn()
             .expect("sleep");
-        assert!(tree(me).contains(&child.id()));
-        while !rests(child.id()) {
+        assert!(pids(me).contains(&child.id()));
+        while !is_sleeping(child.id()) {
             assert!(started.elapsed().as_secs() < 9, "it does nothing");
         }
-        assert!(!rests(0), "there is none");
+        assert!(!is_sleeping(0), "there is none");
         child.kill().expect("runs");
         child.wait().expect("ends");
     }

@@ -9,14 +9,14 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::limit::Limit;
+use crate::bottleneck::Bottleneck;
 
-use holdfast_telemetry::namespace::LabRecord;
+use holdfast_telemetry::namespace::NamespaceRecord;
 
 /// What every record begins with.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Head {
+pub struct Header {
     /// Which keys follow.
     pub schema: String,
     /// What was measured: `longconn`, `http`, `locust` or `proxy`.
@@ -29,7 +29,7 @@ pub struct Head {
     pub reasons: Vec<String>,
     /// What stopped the run from going faster or higher, first things first; empty only in records of before there were limits.
     #[serde(deserialize_with = "known_limits")]
-    pub limits: Vec<Limit>,
+    pub limits: Vec<Bottleneck>,
     /// What went wrong on the way that no figure shows (interrupted, timed out, ...); part of `reasons`.
     pub incidents: Vec<String>,
     /// The command line of the bench.
@@ -43,10 +43,10 @@ pub struct Head {
     /// Where it ran.
     pub machine: Machine,
     /// The network namespace of the server and its settings.
-    pub lab: LabRecord,
+    pub lab: NamespaceRecord,
 }
 
-impl Head {
+impl Header {
     /// Settles the verdict: a pass has no reasons.
     pub fn settle(&mut self, reasons: Vec<String>) {
         self.verdict = if reasons.is_empty() {
@@ -60,7 +60,7 @@ impl Head {
     /// The begin of the page after a run: verdict, result, and why it fell short.
     #[must_use]
     pub fn page(&self, result: &str) -> String {
-        let mut out = format!("{}  {}: {result}\n", self.verdict.word(), self.name);
+        let mut out = format!("{}  {}: {result}\n", self.verdict.label(), self.name);
         for reason in &self.reasons {
             let _ = writeln!(out, "      - {reason}");
         }
@@ -69,11 +69,11 @@ impl Head {
 }
 
 /// The limits that this program knows; another one may have found others.
-fn known_limits<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Limit>, D::Error> {
+fn known_limits<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Bottleneck>, D::Error> {
     let all = Vec::<Value>::deserialize(from)?;
     let known = all
         .iter()
-        .filter_map(|limit| Limit::deserialize(limit).ok());
+        .filter_map(|limit| Bottleneck::deserialize(limit).ok());
     Ok(known.collect())
 }
 
@@ -91,7 +91,7 @@ pub enum Verdict {
 impl Verdict {
     /// As people read it.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Pass => "PASS",
             Self::Fail => "FAIL",

@@ -7,10 +7,10 @@
 //! Must not know: processes, files, the kernel; whether the run passed.
 
 mod cpu;
+mod hint;
 mod http;
 mod longconn;
 mod proxy;
-mod remedy;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +20,9 @@ pub use proxy::{FULL_PERCENT as PROXY_FULL_PERCENT, next as proxy_next, of_proxy
 
 /// One thing that held a run back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Limit {
+pub struct Bottleneck {
     /// Which.
-    pub what: What,
+    pub what: BottleneckKind,
     /// How much of it, 0 to 1: of the users asked for that it cost, of the time it lasted, of a core that was taken.
     pub share: Option<f64>,
     /// Connections held when it was reached, where it stopped them at a number.
@@ -41,12 +41,12 @@ macro_rules! vocabulary {
         /// What can hold a run back.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
-        pub enum What { $($(#[$doc])* $what,)* }
+        pub enum BottleneckKind { $($(#[$doc])* $what,)* }
 
-        impl What {
+        impl BottleneckKind {
             /// As people read it.
             #[must_use]
-            pub fn words(self) -> &'static str {
+            pub fn label(self) -> &'static str {
                 match self { $(Self::$what => $words,)* }
             }
         }
@@ -112,13 +112,20 @@ mod weight {
 
 /// Limits on their way to a list.
 #[derive(Debug, Default)]
-struct Findings(Vec<(f64, Limit)>);
+struct Findings(Vec<(f64, Bottleneck)>);
 
 impl Findings {
     /// Adds one. `weight` is one of [`weight`], with what is added for its share.
-    fn add(&mut self, weight: f64, what: What, share: Option<f64>, evidence: String, next: String) {
+    fn add(
+        &mut self,
+        weight: f64,
+        what: BottleneckKind,
+        share: Option<f64>,
+        evidence: String,
+        next: String,
+    ) {
         let share = share.map(|share| (share.clamp(0.0, 1.0) * 1e3).round() / 1e3);
-        let limit = Limit {
+        let limit = Bottleneck {
             what,
             share,
             connections: None,
@@ -128,14 +135,14 @@ impl Findings {
         self.0.push((weight, limit));
     }
 
-    fn has(&self, what: What) -> bool {
+    fn has(&self, what: BottleneckKind) -> bool {
         self.0.iter().any(|(_, limit)| limit.what == what)
     }
 
     /// The list: the heaviest first, each only once, at its heaviest.
-    fn into_list(mut self) -> Vec<Limit> {
+    fn into_list(mut self) -> Vec<Bottleneck> {
         self.0.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut list: Vec<Limit> = Vec::new();
+        let mut list: Vec<Bottleneck> = Vec::new();
         for (_, limit) in self.0 {
             if list.iter().all(|seen| seen.what != limit.what) {
                 list.push(limit);
@@ -152,11 +159,11 @@ fn share(part: u64, whole: u64) -> f64 {
 
 /// The list in two or three lines for people, each after `indent` but the first.
 #[must_use]
-pub fn lines(limits: &[Limit], indent: &str) -> String {
+pub fn lines(limits: &[Bottleneck], indent: &str) -> String {
     let Some((first, others)) = limits.split_first() else {
         return "-".into();
     };
-    let mut text = format!("{}: {}", first.what.words(), first.evidence);
+    let mut text = format!("{}: {}", first.what.label(), first.evidence);
     if !first.next.is_empty() {
         text += &format!("\n{indent}next: {}", first.next);
     }
@@ -164,8 +171,8 @@ pub fn lines(limits: &[Limit], indent: &str) -> String {
         let words: Vec<String> = others
             .iter()
             .map(|limit| match limit.share {
-                Some(share) => format!("{} ({:.0}%)", limit.what.words(), 100.0 * share),
-                None => limit.what.words().into(),
+                Some(share) => format!("{} ({:.0}%)", limit.what.label(), 100.0 * share),
+                None => limit.what.label().into(),
             })
             .collect();
         text += &format!("\n{indent}also: {}", words.join(", "));
@@ -181,21 +188,21 @@ mod tests {
     fn a_list_has_each_once_and_the_heaviest_first() {
         let mut found = Findings::default();
         for (weight, what) in [
-            (weight::PRESENT, What::ClientCpu),
-            (weight::COST, What::Ports),
-            (weight::SLOWED, What::ClientCpu),
+            (weight::PRESENT, BottleneckKind::ClientCpu),
+            (weight::COST, BottleneckKind::Ports),
+            (weight::SLOWED, BottleneckKind::ClientCpu),
         ] {
             found.add(weight, what, Some(7.0), String::new(), String::new());
         }
         let list = found.into_list();
-        let what: Vec<What> = list.iter().map(|limit| limit.what).collect();
-        assert_eq!(what, [What::Ports, What::ClientCpu]);
+        let what: Vec<BottleneckKind> = list.iter().map(|limit| limit.what).collect();
+        assert_eq!(what, [BottleneckKind::Ports, BottleneckKind::ClientCpu]);
         assert_eq!(list[0].share, Some(1.0));
     }
 
     #[test]
     fn lines_say_first_next_and_others() {
-        let limit = |what, share| Limit {
+        let limit = |what, share| Bottleneck {
             what,
             share,
             connections: None,
@@ -203,9 +210,9 @@ mod tests {
             next: "do it".into(),
         };
         let list = [
-            limit(What::AcceptQueue, Some(0.5)),
-            limit(What::ClientCpu, Some(0.97)),
-            limit(What::TimeWait, None),
+            limit(BottleneckKind::AcceptQueue, Some(0.5)),
+            limit(BottleneckKind::ClientCpu, Some(0.97)),
+            limit(BottleneckKind::TimeWait, None),
         ];
         assert_eq!(
             lines(&list, "  "),

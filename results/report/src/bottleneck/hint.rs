@@ -7,21 +7,21 @@
 use holdfast_sysctl::plan::{Asked, command};
 use holdfast_sysctl::profile::{Role, built_in, joined};
 
-use holdfast_telemetry::namespace::LabRecord;
+use holdfast_telemetry::namespace::NamespaceRecord;
 
 /// The value of `key` in the run's namespace, where the record has it.
-pub fn present<'a>(lab: &'a LabRecord, key: &str) -> Option<&'a str> {
+pub fn present<'a>(lab: &'a NamespaceRecord, key: &str) -> Option<&'a str> {
     let setting = lab.settings.iter().find(|s| s.key == key)?;
     setting.after.as_deref()
 }
 
 /// `, KEY = VALUE here`, where the record has it.
-pub fn said(lab: &LabRecord, key: &str) -> String {
+pub fn said(lab: &NamespaceRecord, key: &str) -> String {
     present(lab, key).map_or_else(String::new, |value| format!(", {key} = {value} here"))
 }
 
 /// How to raise `key` for so many connections; `None` where it is as the profiles want it.
-pub fn raise(lab: &LabRecord, key: &str, connections: u64) -> Option<String> {
+pub fn raise(lab: &NamespaceRecord, key: &str, connections: u64) -> Option<String> {
     let settings = joined(&built_in(Role::Both));
     let setting = settings.iter().find(|s| s.key == key)?;
     let wanted = setting.wanted(connections);

@@ -1,14 +1,13 @@
-//! What the kernel turned away, or nearly did, where the counters of a network namespace do not show it.
+//! Saturation of the machine that the TCP counters of a network namespace do not show.
 //!
-//! Purpose: one [`Pressure`]: packets dropped before TCP saw them, connections tracked, processes killed for memory.
-//! Invariants: what a kernel or a container does not tell is zero or `None`, never an error. The parsers take text.
-//! Must not know: whether any of it mattered.
+//! Purpose: one [`Saturation`]: packets dropped before TCP saw them, connections tracked, processes killed for memory.
+//! Must not depend on: whether any of it mattered.
 
-use std::fs;
+use super::parse::{number, text};
 
 /// One moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pressure {
+pub struct Saturation {
     /// Packets dropped because a core's queue of arrived ones was full (`net.core.netdev_max_backlog`), whole machine.
     pub packets_dropped: u64,
     /// Processes the kernel killed for memory, of the machine or of a control group.
@@ -21,12 +20,10 @@ pub struct Pressure {
     pub conntrack_drops: u64,
 }
 
-impl Pressure {
+impl Saturation {
     /// Reads everything now.
     #[must_use]
-    pub fn take() -> Self {
-        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let number = |path: &str| text(path).trim().parse().ok();
+    pub fn read() -> Self {
         Self {
             packets_dropped: packets_dropped(&text("/proc/net/softnet_stat")),
             oom_kills: oom_kills(&text("/proc/vmstat")),

@@ -6,8 +6,8 @@
 
 use holdfast_sysctl::cost::MEMORY_RESERVED_CGROUP_BYTES;
 
-use super::remedy::{raise, said, tune};
-use super::{Findings, Limit, What, cpu, share, weight};
+use super::hint::{raise, said, tune};
+use super::{Bottleneck, BottleneckKind, Findings, cpu, share, weight};
 use crate::run::{ProcessRecord, Run};
 
 use holdfast_telemetry::units::{bytes, count, total};
@@ -23,14 +23,14 @@ const TABLE_FULL: f64 = 0.95;
 
 /// Everything that held `run` back, first things first.
 #[must_use]
-pub fn of_longconn(run: &Run) -> Vec<Limit> {
+pub fn of_longconn(run: &Run) -> Vec<Bottleneck> {
     let mut found = Findings::default();
     let c = &run.connections;
     let is_whole = c.asked > 0
         && c.opened == c.asked
         && c.lost == 0
         && total(&c.failed) == 0
-        && run.head.incidents.is_empty();
+        && run.header.incidents.is_empty();
     let is_late = is_late(run);
     let is_paced = is_whole
         && run.asked.spawn_rate_per_second.is_some_and(|rate| {
@@ -59,7 +59,7 @@ pub fn of_longconn(run: &Run) -> Vec<Limit> {
         } else {
             weight::ASKED
         };
-        found.add(weight, What::AskedRate, None, evidence, next);
+        found.add(weight, BottleneckKind::AskedRate, None, evidence, next);
     }
     let has_cause = found.0.iter().any(|(weight, _)| *weight >= weight::SLOWED);
     if !has_cause && is_whole && !is_late && run.asked.spawn_rate_per_second.is_none() {
@@ -72,11 +72,17 @@ pub fn of_longconn(run: &Run) -> Vec<Limit> {
             "holdfast-bench longconn --users {}",
             c.asked.saturating_mul(10)
         );
-        found.add(weight::ASKED, What::AskedUsers, None, evidence, next);
+        found.add(
+            weight::ASKED,
+            BottleneckKind::AskedUsers,
+            None,
+            evidence,
+            next,
+        );
     } else if !has_cause && !is_paced {
         found.add(
             weight::SLOWED,
-            What::Unknown,
+            BottleneckKind::Unknown,
             None,
             unknown(run),
             "see the reasons, series.csv and *.stderr.log in the run's folder".into(),
@@ -100,7 +106,7 @@ fn is_late(run: &Run) -> bool {
 
 fn unknown(run: &Run) -> String {
     let c = &run.connections;
-    let why = match &run.head.incidents[..] {
+    let why = match &run.header.incidents[..] {
         [first, ..] => first.clone(),
         [] => format!(
             "{} of {} users opened in {:.2} s",
@@ -133,12 +139,12 @@ fn addresses(found: &mut Findings, run: &Run) {
         count(failed),
         count(c.asked),
         count(kind(&run.processes.client.anomalies, "address_in_use")),
-        said(&run.head.lab, "net.ipv4.ip_local_port_range")
+        said(&run.header.lab, "net.ipv4.ip_local_port_range")
     );
     let next = "more source addresses, holdfast-bench longconn --source 127.0.1.0/24 (or without --source), and more ports (the client's --ports)".into();
     found.add(
         weight::COST + cost / 10.0,
-        What::Ports,
+        BottleneckKind::Ports,
         Some(cost),
         evidence,
         next,
@@ -153,7 +159,7 @@ fn addresses(found: &mut Findings, run: &Run) {
         let next = "more source addresses: holdfast-bench longconn --source 127.0.1.0/24".into();
         found.add(
             weight::COST + cost / 10.0 + 0.01,
-            What::TimeWait,
+            BottleneckKind::TimeWait,
             Some(cost),
             evidence,
             next,
@@ -167,7 +173,7 @@ fn descriptors(found: &mut Findings, run: &Run) {
     let server = kind(&c.server_accept_failed, "no_descriptor");
     if client + server > 0 {
         let cost = share(client.saturating_add(server), c.asked);
-        let limits = run.head.machine.rlimit_nofile;
+        let limits = run.header.machine.rlimit_nofile;
         let evidence = format!(
             "{} attempts of the client and {} accepts of the server found no descriptor; limits {} soft, {} hard",
             count(client),
@@ -178,7 +184,7 @@ fn descriptors(found: &mut Findings, run: &Run) {
         let next = "raise the limit: ulimit -Hn 1048576 as root, or holdfast-tune apply --persist and log in again".into();
         found.add(
             weight::COST + cost / 10.0,
-            What::Descriptors,
+            BottleneckKind::Descriptors,
             Some(cost),
             evidence,
             next,
@@ -195,7 +201,7 @@ fn descriptors(found: &mut Findings, run: &Run) {
                 .into();
         found.add(
             weight::COST + cost / 10.0,
-            What::ServerCapacity,
+            BottleneckKind::ServerCapacity,
             Some(cost),
             evidence,
             next,
@@ -235,13 +241,13 @@ fn memory(found: &mut Findings, run: &Run) {
     }
     let (what, left, next) = if is_cgroup_low && !is_machine_low {
         (
-            What::MemoryCgroup,
+            BottleneckKind::MemoryCgroup,
             cgroup,
             "raise the control group's limit (memory.max, or memory.limit_in_bytes), or ask for fewer --users",
         )
     } else {
         (
-            What::Memory,
+            BottleneckKind::Memory,
             available,
             "fewer --users, or more memory: holdfast-tune plan --max says how many fit",
         )
@@ -279,7 +285,7 @@ fn socket_memory(found: &mut Findings, run: &Run) {
     let seconds = run.ramp.seconds + run.hold.seconds.unwrap_or(0.0);
     let lasted = (k.tcp_mem_pressure_seconds as f64 / seconds.max(1.0)).min(1.0);
     let marks = run
-        .head
+        .header
         .machine
         .tcp_mem_pages
         .map_or_else(String::new, |[low, pressure, most]| {
@@ -298,9 +304,15 @@ fn socket_memory(found: &mut Findings, run: &Run) {
     } else {
         (weight::SLOWED + 0.2 * lasted, lasted)
     };
-    let wanted = raise(&run.head.lab, "net.ipv4.tcp_mem", run.connections.asked);
+    let wanted = raise(&run.header.lab, "net.ipv4.tcp_mem", run.connections.asked);
     let next = wanted.unwrap_or_else(|| tune(run.connections.asked));
-    found.add(weight, What::SocketMemory, Some(share), evidence, next);
+    found.add(
+        weight,
+        BottleneckKind::SocketMemory,
+        Some(share),
+        evidence,
+        next,
+    );
 }
 
 fn queues(found: &mut Findings, run: &Run) {
@@ -318,12 +330,18 @@ fn queues(found: &mut Findings, run: &Run) {
             "it was full {} times (ListenOverflows), {} SYNs were sent again after a second or more{}",
             count(overflows),
             count(counter("TCPSynRetrans")),
-            said(&run.head.lab, key)
+            said(&run.header.lab, key)
         );
-        let next = raise(&run.head.lab, key, asked).unwrap_or_else(|| {
+        let next = raise(&run.header.lab, key, asked).unwrap_or_else(|| {
             "the server accepts too slowly: more --server-threads, or a lower --rate".into()
         });
-        add(found, overflows, What::AcceptQueue, evidence, next);
+        add(
+            found,
+            overflows,
+            BottleneckKind::AcceptQueue,
+            evidence,
+            next,
+        );
     }
     let (full, cookies) = (counter("TCPReqQFullDrop"), counter("SyncookiesSent"));
     let other = counter("ListenDrops").saturating_sub(overflows);
@@ -335,9 +353,9 @@ fn queues(found: &mut Findings, run: &Run) {
             count(full),
             count(other),
             count(cookies),
-            said(&run.head.lab, key)
+            said(&run.header.lab, key)
         );
-        let next = raise(&run.head.lab, key, asked)
+        let next = raise(&run.header.lab, key, asked)
             .unwrap_or_else(|| "a lower --rate, or more --server-threads".into());
         let cost = share(dropped, asked).min(1.0);
         // A cookie costs nobody time. And half-open connections pile up where the accept queue takes none: that is the cause then.
@@ -346,7 +364,7 @@ fn queues(found: &mut Findings, run: &Run) {
             (_, 0) => weight::SLOWED + (2.0 * cost).min(0.2),
             _ => weight::SLOWED - 0.1,
         };
-        found.add(weight, What::SynQueue, Some(cost), evidence, next);
+        found.add(weight, BottleneckKind::SynQueue, Some(cost), evidence, next);
     }
     if run.kernel.packets_dropped > 0 {
         let evidence = format!(
@@ -357,7 +375,7 @@ fn queues(found: &mut Findings, run: &Run) {
         add(
             found,
             run.kernel.packets_dropped,
-            What::PacketBacklog,
+            BottleneckKind::PacketBacklog,
             evidence,
             next,
         );
@@ -385,9 +403,9 @@ fn conntrack(found: &mut Findings, run: &Run) {
         weight::SLOWED
     };
     let key = "net.netfilter.nf_conntrack_max";
-    let next = raise(&run.head.lab, key, run.connections.asked)
+    let next = raise(&run.header.lab, key, run.connections.asked)
         .unwrap_or_else(|| tune(run.connections.asked));
-    found.add(weight, What::Conntrack, full, evidence, next);
+    found.add(weight, BottleneckKind::Conntrack, full, evidence, next);
 }
 
 fn time_wait(found: &mut Findings, run: &Run) {
@@ -397,11 +415,17 @@ fn time_wait(found: &mut Findings, run: &Run) {
         let evidence = format!(
             "its table was full {} times (TCPTimeWaitOverflow){}",
             count(overflows),
-            said(&run.head.lab, key)
+            said(&run.header.lab, key)
         );
-        let next = raise(&run.head.lab, key, run.connections.asked)
+        let next = raise(&run.header.lab, key, run.connections.asked)
             .unwrap_or_else(|| tune(run.connections.asked));
-        found.add(weight::PRESENT, What::TimeWait, None, evidence, next);
+        found.add(
+            weight::PRESENT,
+            BottleneckKind::TimeWait,
+            None,
+            evidence,
+            next,
+        );
     }
 }
 

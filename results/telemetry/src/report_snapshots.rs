@@ -1,16 +1,16 @@
 //! What people see of the reports of server and client.
 //!
-//! Invariants: what is asked for a second is nobody's report: whoever knows it adds it ([`Snapshot::asking`]).
+//! Invariants: what is asked for a second is nobody's report: whoever knows it adds it ([`Snapshot::with_target_rate`]).
 //! Must not know: how snapshots are shown, who made a report.
 
 use std::collections::BTreeMap;
 
-use crate::live::{Counter, Group, Snapshot, Span, Times};
+use crate::live::{Counter, Group, Percentiles, Snapshot, Span};
 use crate::wire::{
     ClientReport, HttpClientReport, HttpServerReport, Latency, ServerReport, WorkerReport,
 };
 
-impl Times {
+impl Percentiles {
     /// The percentiles of a whole run so far.
     #[must_use]
     pub fn so_far(name: &'static str, latency: Latency) -> Self {

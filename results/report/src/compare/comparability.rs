@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::side::Sample;
-use crate::archive::Record;
+use crate::record::Record;
 
 use holdfast_telemetry::units::bytes;
 
@@ -21,7 +21,7 @@ const NONE: &str = "nothing";
 fn ground(record: &Record) -> BTreeMap<String, String> {
     let mut ground = BTreeMap::new();
     let mut add = |key: &str, value: String| ground.insert(key.to_string(), value);
-    let head = record.head();
+    let head = record.header();
     let (machine, lab) = (&head.machine, &head.lab);
     add("name", head.name.clone());
     add("machine.kernel", machine.kernel.clone());

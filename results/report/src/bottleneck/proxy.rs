@@ -3,7 +3,7 @@
 //! Invariants: those of [`super`]. What stopped it at a number of connections comes before what made it slow.
 //! Must not know: verdicts.
 
-use super::{Findings, Limit, What, share, weight};
+use super::{Bottleneck, BottleneckKind, Findings, share, weight};
 use crate::proxy::record::{ProxyRun, Trial};
 
 use holdfast_telemetry::units::count;
@@ -13,7 +13,7 @@ pub const FULL_PERCENT: f64 = 95.0;
 
 /// Everything that held the system back, first things first.
 #[must_use]
-pub fn of_proxy(run: &ProxyRun) -> Vec<Limit> {
+pub fn of_proxy(run: &ProxyRun) -> Vec<Bottleneck> {
     let mut found = Findings::default();
     let measured: Vec<&Trial> = run.trials.iter().filter(|t| t.error.is_none()).collect();
     for trial in measured.iter().filter(|t| t.is_proxied) {
@@ -25,7 +25,7 @@ pub fn of_proxy(run: &ProxyRun) -> Vec<Limit> {
     if measured.is_empty() {
         found.add(
             weight::COST,
-            What::Unknown,
+            BottleneckKind::Unknown,
             None,
             "nothing was measured".into(),
             "see the reasons of the run".into(),
@@ -34,7 +34,7 @@ pub fn of_proxy(run: &ProxyRun) -> Vec<Limit> {
     if found.0.is_empty() {
         found.add(
             weight::ASKED,
-            What::AskedUsers,
+            BottleneckKind::AskedUsers,
             None,
             "it passed on all that was asked for, and cores were left".into(),
             "holdfast-bench proxy --scenarios limit, with more --limit-users".into(),
@@ -43,7 +43,7 @@ pub fn of_proxy(run: &ProxyRun) -> Vec<Limit> {
     found.into_list()
 }
 
-fn stopped(found: &mut Findings, trial: &Trial, limit: &Limit) {
+fn stopped(found: &mut Findings, trial: &Trial, limit: &Bottleneck) {
     let lost = limit
         .connections
         .map(|held| trial.users.saturating_sub(held));
@@ -84,25 +84,27 @@ fn slowed(found: &mut Findings, trial: &Trial) {
     );
     found.add(
         weight::SLOWED + busy.min(100.0) / 1e3,
-        What::MachineCpu,
+        BottleneckKind::MachineCpu,
         Some(busy / 100.0),
         evidence,
-        next(What::MachineCpu).into(),
+        next(BottleneckKind::MachineCpu).into(),
     );
 }
 
 /// What moves the limit of a system under test.
 #[must_use]
-pub fn next(what: What) -> &'static str {
+pub fn next(what: BottleneckKind) -> &'static str {
     match what {
-        What::Descriptors => "raise the limit: ulimit -Hn 1048576 as root",
-        What::ProxyCapacity => {
+        BottleneckKind::Descriptors => "raise the limit: ulimit -Hn 1048576 as root",
+        BottleneckKind::ProxyCapacity => {
             "a larger maxconn in its configuration (results/peers/haproxy-proxy.cfg)"
         }
-        What::Ports => {
+        BottleneckKind::Ports => {
             "several addresses or servers behind the system: holdfast-bench proxy --target HOST:PORT"
         }
-        What::MachineCpu => "a machine with more cores: client, server and system share these",
+        BottleneckKind::MachineCpu => {
+            "a machine with more cores: client, server and system share these"
+        }
         _ => "read system.stderr.log in the trial's folder",
     }
 }
@@ -127,8 +129,8 @@ mod tests {
             window: Some(window),
             ..Trial::default()
         };
-        let limit = Limit {
-            what: What::Descriptors,
+        let limit = Bottleneck {
+            what: BottleneckKind::Descriptors,
             share: Some(0.2),
             connections: Some(80),
             evidence: "200 descriptors".into(),
@@ -150,8 +152,11 @@ mod tests {
             ..ProxyRun::default()
         };
         let found = of_proxy(&run);
-        let what: Vec<What> = found.iter().map(|l| l.what).collect();
-        assert_eq!(what, [What::Descriptors, What::MachineCpu]);
+        let what: Vec<BottleneckKind> = found.iter().map(|l| l.what).collect();
+        assert_eq!(
+            what,
+            [BottleneckKind::Descriptors, BottleneckKind::MachineCpu]
+        );
         assert_eq!(found[0].evidence, "limit: 80 of 100 held; 200 descriptors");
         assert!(
             found[1].evidence.contains("5.0 of the 10.0 CPU seconds"),
@@ -159,8 +164,8 @@ mod tests {
         );
         // Without the system nothing is its limit.
         run.trials = vec![direct];
-        assert_eq!(of_proxy(&run)[0].what, What::AskedUsers);
+        assert_eq!(of_proxy(&run)[0].what, BottleneckKind::AskedUsers);
         run.trials.clear();
-        assert_eq!(of_proxy(&run)[0].what, What::Unknown);
+        assert_eq!(of_proxy(&run)[0].what, BottleneckKind::Unknown);
     }
 }

@@ -13,9 +13,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::head::Head;
+use crate::bottleneck;
+use crate::header::Header;
 use crate::http::record::{HTTP_RUN_SCHEMA, HttpRun};
-use crate::limit;
 use crate::proxy::record::{PROXY_RUN_SCHEMA, PROXY_RUN_SCHEMA_1, ProxyRun};
 use crate::run::{RUN_SCHEMA, Run};
 
@@ -34,22 +34,22 @@ pub enum Record {
 
 /// Why a `run.json` is no record.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Unread {
+pub enum ReadError {
     /// Its schema is not known here.
-    Unknown(String),
+    UnknownSchema(String),
     /// It does not follow its schema, or is not even JSON.
     Damaged {
         /// How that shows.
         why: String,
         /// Its head, where that is sound.
-        head: Option<Box<Head>>,
+        header: Option<Box<Header>>,
     },
 }
 
-impl fmt::Display for Unread {
+impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(schema) => write!(
+            Self::UnknownSchema(schema) => write!(
                 f,
                 "run.json has schema {schema:?}; known are {RUN_SCHEMA}, {HTTP_RUN_SCHEMA} and {PROXY_RUN_SCHEMA}"
             ),
@@ -77,24 +77,24 @@ impl Record {
     ///
     /// # Errors
     /// Why it is no record.
-    pub fn parse(text: &[u8]) -> Result<Self, Unread> {
-        fn typed<R: DeserializeOwned>(value: &Value) -> Result<Box<R>, Unread> {
+    pub fn parse(text: &[u8]) -> Result<Self, ReadError> {
+        fn typed<R: DeserializeOwned>(value: &Value) -> Result<Box<R>, ReadError> {
             R::deserialize(value)
                 .map(Box::new)
-                .map_err(|e| Unread::Damaged {
+                .map_err(|e| ReadError::Damaged {
                     why: e.to_string(),
-                    head: Head::deserialize(value).ok().map(Box::new),
+                    header: Header::deserialize(value).ok().map(Box::new),
                 })
         }
-        let value: Value = serde_json::from_slice(text).map_err(|e| Unread::Damaged {
+        let value: Value = serde_json::from_slice(text).map_err(|e| ReadError::Damaged {
             why: e.to_string(),
-            head: None,
+            header: None,
         })?;
         let mut record = match value["schema"].as_str().unwrap_or_default() {
             RUN_SCHEMA => typed(&value).map(Self::Longconn),
             HTTP_RUN_SCHEMA => typed(&value).map(Self::Http),
             PROXY_RUN_SCHEMA | PROXY_RUN_SCHEMA_1 => typed(&value).map(Self::Proxy),
-            other => Err(Unread::Unknown(other.into())),
+            other => Err(ReadError::UnknownSchema(other.into())),
         }?;
         record.add_limits();
         Ok(record)
@@ -104,26 +104,26 @@ impl Record {
     fn add_limits(&mut self) {
         if let Self::Http(run) = self {
             for entry in run.scenarios.iter_mut().filter(|e| e.limits.is_empty()) {
-                entry.limits = limit::of_entry(entry);
+                entry.limits = bottleneck::of_entry(entry);
             }
         }
-        if !self.head().limits.is_empty() {
+        if !self.header().limits.is_empty() {
             return;
         }
         match self {
-            Self::Longconn(run) => run.head.limits = limit::of_longconn(run),
-            Self::Http(run) => run.head.limits = limit::of_http(run),
-            Self::Proxy(run) => run.head.limits = limit::of_proxy(run),
+            Self::Longconn(run) => run.header.limits = bottleneck::of_longconn(run),
+            Self::Http(run) => run.header.limits = bottleneck::of_http(run),
+            Self::Proxy(run) => run.header.limits = bottleneck::of_proxy(run),
         }
     }
 
     /// What all kinds have.
     #[must_use]
-    pub fn head(&self) -> &Head {
+    pub fn header(&self) -> &Header {
         match self {
-            Self::Longconn(run) => &run.head,
-            Self::Http(run) => &run.head,
-            Self::Proxy(run) => &run.head,
+            Self::Longconn(run) => &run.header,
+            Self::Http(run) => &run.header,
+            Self::Proxy(run) => &run.header,
         }
     }
 
@@ -152,7 +152,7 @@ impl Record {
             Self::Proxy(run) => {
                 let stopped = run.stopped().map_or_else(String::new, |(trial, limit)| {
                     let held = limit.connections.map_or("-".into(), count);
-                    let what = limit.what.words();
+                    let what = limit.what.label();
                     format!("; {}: stopped at {held} ({what})", trial.scenario)
                 });
                 format!(

@@ -5,11 +5,11 @@
 //! programs hide it. Without figures of threads (an older record, a kernel that does not tell), by the whole machine.
 //! Must not know: what the phase was for.
 
-use super::{Findings, What, weight};
-use crate::head::Machine;
+use super::{BottleneckKind, Findings, weight};
+use crate::header::Machine;
 use crate::run::{CpuPhase, ProcessRecord, Run};
 
-use holdfast_telemetry::threads::Busiest;
+use holdfast_telemetry::proc::BusiestThread;
 
 /// A thread that wants this much of a core, percent, has no more to give.
 const FULL: f64 = 90.0;
@@ -35,10 +35,10 @@ pub fn add(found: &mut Findings, run: &Run, is_slow: bool, is_late: bool) {
 }
 
 struct Side<'a> {
-    what: What,
+    what: BottleneckKind,
     name: &'a str,
     seconds: f64,
-    thread: Option<Busiest>,
+    thread: Option<BusiestThread>,
     process: &'a ProcessRecord,
 }
 
@@ -55,18 +55,18 @@ fn of_phase(
     } else {
         weight::PRESENT
     };
-    let cores = run.head.machine.core_count.max(1) as f64;
+    let cores = run.header.machine.core_count.max(1) as f64;
     let of_machine = |seconds: f64| 100.0 * seconds / (cores * phase.seconds.max(1e-3));
     let sides = [
         Side {
-            what: What::ClientCpu,
+            what: BottleneckKind::ClientCpu,
             name: "client",
             seconds: phase.client_seconds,
             thread: phase.client_thread,
             process: &run.processes.client,
         },
         Side {
-            what: What::ServerCpu,
+            what: BottleneckKind::ServerCpu,
             name: "server",
             seconds: phase.server_seconds,
             thread: phase.server_thread,
@@ -101,7 +101,7 @@ fn of_phase(
             waited = waited.max(wanted - busy);
         }
         if wanted >= FULL && busy >= BUSY_MIN {
-            let more = more_cores(&run.head.machine, side.process, side.name);
+            let more = more_cores(&run.header.machine, side.process, side.name);
             found.add(
                 base + busy / 1e3,
                 side.what,
@@ -122,7 +122,7 @@ fn of_phase(
         let next = "end them (top shows them), and run it again".into();
         found.add(
             base + others / 1e3,
-            What::OtherPrograms,
+            BottleneckKind::OtherPrograms,
             Some(others / 100.0),
             evidence,
             next,
@@ -137,7 +137,7 @@ fn of_phase(
         let next = "spread packets over more cores (receive packet steering, a network card with more queues: holdfast-tune explain), or a machine with more".into();
         found.add(
             base + softirq / 1e3,
-            What::Softirq,
+            BottleneckKind::Softirq,
             Some(softirq / 100.0),
             evidence,
             next,

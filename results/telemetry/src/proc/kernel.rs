@@ -1,18 +1,13 @@
-//! What the kernel says, read from `/proc`.
+//! Counters of this network namespace and of the whole machine.
 //!
-//! Purpose: one [`KernelSample`] of this namespace and machine, one [`ProcessSample`] of a child, cheap enough for
-//! every second beside a load that fills all cores.
-//! Invariants: a figure a kernel does not have reads as zero or `None`, never as an error. Sizes are bytes, CPU is
-//! in clock ticks of [`TICKS_PER_SECOND`]. The parsers take text, so tests need no kernel.
-//! Must not know: phases, runs, verdicts.
+//! Purpose: one [`KernelSample`], cheap enough for every second beside a load that fills all cores.
+//! Invariants: sizes are bytes, CPU time is in ticks of [`TICKS_PER_SECOND`](super::process::TICKS_PER_SECOND).
+//! Must not depend on: other processes' files.
 
 use std::collections::BTreeMap;
-use std::fs;
 
-use crate::pressure::Pressure;
-
-/// USER_HZ: 100 in the ABI of every architecture this is built for.
-pub const TICKS_PER_SECOND: f64 = 100.0;
+use super::parse::{kib_line, text};
+use super::saturation::Saturation;
 
 /// The TcpExt counters worth keeping: each names a limit that a load can run into.
 pub const COUNTERS: &[&str] = &[
@@ -38,6 +33,8 @@ pub const COUNTERS: &[&str] = &[
 pub struct KernelSample {
     /// TCP sockets in the tables of this namespace.
     pub tcp_inuse: u64,
+    /// The same over IPv6; they are not in [`tcp_inuse`](Self::tcp_inuse).
+    pub tcp6_inuse: u64,
     /// TCP sockets without a process.
     pub tcp_orphan: u64,
     /// TCP connections in TIME_WAIT.
@@ -65,7 +62,7 @@ pub struct KernelSample {
     /// The same core by core, by its number.
     pub cores: BTreeMap<usize, CoreTicks>,
     /// What was turned away or nearly was, that no counter of the namespace shows.
-    pub pressure: Pressure,
+    pub saturation: Saturation,
 }
 
 /// What one core did since the machine started, in ticks.
@@ -106,8 +103,7 @@ impl CoreTicks {
 impl KernelSample {
     /// Reads everything now, in the network namespace of the calling thread.
     #[must_use]
-    pub fn take() -> Self {
-        let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    pub fn read() -> Self {
         let mut sample = Self::of_texts(
             &text("/proc/thread-self/net/sockstat"),
             &text("/proc/thread-self/net/snmp"),
@@ -115,7 +111,8 @@ impl KernelSample {
             &text("/proc/meminfo"),
             &text("/proc/stat"),
         );
-        sample.pressure = Pressure::take();
+        sample.tcp6_inuse = tcp6_inuse(&text("/proc/thread-self/net/sockstat6"));
+        sample.saturation = Saturation::read();
         sample
     }
 
@@ -157,6 +154,12 @@ impl KernelSample {
             (name.clone(), now.saturating_sub(earlier.counter(name)))
         };
         self.counters.iter().map(growth).collect()
+    }
+
+    fn of_sockstat(text: &str) -> Self {
+        let mut sample = Self::default();
+        sample.read_sockstat(text);
+        sample
     }
 
     fn read_sockstat(&mut self, text: &str) {
@@ -237,40 +240,6 @@ impl KernelSample {
     }
 }
 
-/// One process at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ProcessSample {
-    /// Time on a core, user and system, all threads, in ticks.
-    pub cpu_ticks: u64,
-    /// Resident memory, bytes.
-    pub rss_bytes: u64,
-    /// The part of it that is anonymous: heap, tables, stacks.
-    pub rss_anon_bytes: u64,
-    /// The part of it that is files: the program itself and its libraries.
-    pub rss_file_bytes: u64,
-}
-
-impl ProcessSample {
-    /// Reads a process by its id; `None` when it is gone.
-    #[must_use]
-    pub fn take(pid: u32) -> Option<Self> {
-        let cpu_ticks = cpu_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        Some(Self {
-            cpu_ticks,
-            rss_bytes: kib_line(&status, "VmRSS").unwrap_or(0),
-            rss_anon_bytes: kib_line(&status, "RssAnon").unwrap_or(0),
-            rss_file_bytes: kib_line(&status, "RssFile").unwrap_or(0),
-        })
-    }
-
-    /// CPU time in seconds.
-    #[must_use]
-    pub fn cpu_seconds(&self) -> f64 {
-        self.cpu_ticks as f64 / TICKS_PER_SECOND
-    }
-}
-
 /// The ticks in one line of `/proc/stat`: `cpu` is all cores, `cpu0` the first.
 #[must_use]
 pub fn core_ticks(stat: &str, name: &str) -> Option<CoreTicks> {
@@ -293,16 +262,6 @@ pub fn core_ticks(stat: &str, name: &str) -> Option<CoreTicks> {
     })
 }
 
-/// utime + stime of `/proc/PID/stat`. The name in brackets may hold spaces and brackets; the last one closes it.
-#[must_use]
-pub fn cpu_ticks(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    user.checked_add(system)
-}
-
 /// One group of `/proc/net/snmp` or `/proc/net/netstat`: a line of names, then a line of values.
 #[must_use]
 pub fn snmp(text: &str, group: &str) -> BTreeMap<String, u64> {
@@ -320,17 +279,18 @@ pub fn snmp(text: &str, group: &str) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// A line such as `Slab:  30028 kB`, in bytes.
+/// [`KernelSample::tcp_alloc`] alone: one file is read, for callers that ask many times a second.
 #[must_use]
-pub fn kib_line(text: &str, name: &str) -> Option<u64> {
-    let rest = text
+pub fn tcp_sockets_allocated() -> u64 {
+    KernelSample::of_sockstat(&text("/proc/thread-self/net/sockstat")).tcp_alloc
+}
+
+/// The TCP sockets of `/proc/net/sockstat6`.
+fn tcp6_inuse(text: &str) -> u64 {
+    let line = text
         .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    rest.split_whitespace()
-        .next()?
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
+        .find_map(|line| line.strip_prefix("TCP6: inuse "));
+    line.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -367,15 +327,6 @@ mod tests {
         assert_eq!(snmp(text, "TcpExt").get("ListenOverflows"), Some(&12));
         assert!(snmp(text, "Udp").is_empty());
         assert!(snmp("Tcp: OnlyNames\n", "Tcp").is_empty());
-    }
-
-    #[test]
-    fn process_stat_with_brackets_and_spaces_in_the_name() {
-        let stat =
-            "42 (a (b) c d) S 1 42 42 0 -1 4194304 100 0 0 0 150 25 0 0 20 0 3 0 999 1000 200";
-        assert_eq!(cpu_ticks(stat), Some(175));
-        assert_eq!(cpu_ticks("garbage"), None);
-        assert_eq!(cpu_ticks("1 (x) S 1"), None);
     }
 
     #[test]
@@ -444,9 +395,13 @@ mod tests {
     }
 
     #[test]
-    fn this_process_can_be_read() {
-        let own = ProcessSample::take(std::process::id()).expect("own /proc entry");
-        assert!(own.rss_bytes > 0 && own.rss_bytes >= own.rss_anon_bytes);
-        assert!(KernelSample::take().mem_total_bytes > 0);
+    fn this_machine_can_be_read() {
+        assert!(KernelSample::read().mem_total_bytes > 0);
+    }
+
+    #[test]
+    fn sockets_of_ipv6() {
+        assert_eq!(tcp6_inuse("TCP6: inuse 12\nUDP6: inuse 3\n"), 12);
+        assert_eq!(tcp6_inuse(""), 0);
     }
 }

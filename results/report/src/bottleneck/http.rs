@@ -3,8 +3,8 @@
 //! Invariants: those of [`super`]. A measurement whose sides both had time left and that lost nothing was limited by what it asked.
 //! Must not know: verdicts.
 
-use super::{Findings, Limit, What, share, weight};
-use crate::http::record::{Entry, HttpRun, Limit as Side, Measured, median};
+use super::{Bottleneck, BottleneckKind, Findings, share, weight};
+use crate::http::record::{Entry, HttpRun, LimitingSide as Side, Measured, median};
 
 use holdfast_telemetry::units::count;
 
@@ -15,13 +15,13 @@ const SOFTIRQ_MIN: f64 = 0.3;
 
 /// Everything that held one measurement back, first things first.
 #[must_use]
-pub fn of_entry(entry: &Entry) -> Vec<Limit> {
+pub fn of_entry(entry: &Entry) -> Vec<Bottleneck> {
     let mut found = Findings::default();
     if entry.rounds == 0 {
         let why = entry.error().unwrap_or("nothing was measured").to_string();
         found.add(
             weight::COST,
-            What::Unknown,
+            BottleneckKind::Unknown,
             None,
             why,
             "see the reasons and notes of the run".into(),
@@ -55,32 +55,32 @@ fn failures(found: &mut Findings, entry: &Entry) {
     for (kind, what, next) in [
         (
             "no_address_left",
-            What::Ports,
+            BottleneckKind::Ports,
             "more source addresses: holdfast-client http --source 127.0.1.0/24",
         ),
         (
             "no_descriptor",
-            What::Descriptors,
+            BottleneckKind::Descriptors,
             "raise the limit: ulimit -Hn 1048576 as root",
         ),
         (
             "server_accept_no_descriptor",
-            What::Descriptors,
+            BottleneckKind::Descriptors,
             "raise the limit: ulimit -Hn 1048576 as root",
         ),
         (
             "no_memory",
-            What::Memory,
+            BottleneckKind::Memory,
             "fewer users, or more memory: holdfast-tune plan --max says how many fit",
         ),
         (
             "server_accept_no_memory",
-            What::Memory,
+            BottleneckKind::Memory,
             "fewer users, or more memory: holdfast-tune plan --max says how many fit",
         ),
         (
             "server_refused_full",
-            What::ServerCapacity,
+            BottleneckKind::ServerCapacity,
             "a server that agrees to hold more: holdfast-server http --connections COUNT",
         ),
     ] {
@@ -88,8 +88,8 @@ fn failures(found: &mut Findings, entry: &Entry) {
             continue;
         };
         let cost = share(*failed, requests(entry).saturating_add(*failed));
-        let what = if what == What::Ports && waiting >= *failed {
-            What::TimeWait
+        let what = if what == BottleneckKind::Ports && waiting >= *failed {
+            BottleneckKind::TimeWait
         } else {
             what
         };
@@ -98,7 +98,7 @@ fn failures(found: &mut Findings, entry: &Entry) {
             count(*failed),
             count(requests(entry))
         );
-        if what == What::TimeWait {
+        if what == BottleneckKind::TimeWait {
             evidence += &format!(", {} connections in TIME_WAIT", count(waiting));
         }
         found.add(
@@ -122,19 +122,19 @@ fn drops(found: &mut Findings, entry: &Entry) {
         counter("TCPReqQFullDrop").saturating_add(counter("ListenDrops").saturating_sub(overflows));
     for (what, n, name, next) in [
         (
-            What::AcceptQueue,
+            BottleneckKind::AcceptQueue,
             overflows,
             "the accept queue was full (ListenOverflows)",
             "holdfast-tune apply --role server (net.core.somaxconn), or more cores for the server",
         ),
         (
-            What::SynQueue,
+            BottleneckKind::SynQueue,
             others,
             "SYNs were dropped (TCPReqQFullDrop, other ListenDrops)",
             "holdfast-tune apply --role server (net.ipv4.tcp_max_syn_backlog)",
         ),
         (
-            What::SocketMemory,
+            BottleneckKind::SocketMemory,
             counter("TCPAbortOnMemory"),
             "connections were aborted for socket memory (TCPAbortOnMemory)",
             "holdfast-tune apply (net.ipv4.tcp_mem)",
@@ -182,7 +182,7 @@ fn cores(found: &mut Findings, entry: &Entry) {
             let next = "more cores for the server: a machine with more, or holdfast-server http on one of its own";
             found.add(
                 weight::SLOWED + server / 10.0,
-                What::ServerCpu,
+                BottleneckKind::ServerCpu,
                 Some(server),
                 both,
                 next.into(),
@@ -195,7 +195,7 @@ fn cores(found: &mut Findings, entry: &Entry) {
             };
             found.add(
                 weight::SLOWED + client / 10.0,
-                What::ClientCpu,
+                BottleneckKind::ClientCpu,
                 Some(client),
                 both,
                 next.into(),
@@ -210,10 +210,14 @@ fn cores(found: &mut Findings, entry: &Entry) {
                 100.0 * softirq
             );
             let (what, share, next) = if softirq >= SOFTIRQ_MIN {
-                (What::Softirq, softirq, "a machine with more cores")
+                (
+                    BottleneckKind::Softirq,
+                    softirq,
+                    "a machine with more cores",
+                )
             } else {
                 (
-                    What::OtherPrograms,
+                    BottleneckKind::OtherPrograms,
                     busy - server.max(client),
                     "end them (top shows them), and run it again",
                 )
@@ -240,7 +244,13 @@ fn asked(found: &mut Findings, entry: &Entry) {
                 count(offered.round() as u64)
             );
             let next = "more users: holdfast-bench http --scenarios users-20000, or holdfast-client http --users COUNT".into();
-            found.add(weight::ASKED, What::AskedRate, None, evidence, next);
+            found.add(
+                weight::ASKED,
+                BottleneckKind::AskedRate,
+                None,
+                evidence,
+                next,
+            );
         }
         (Some(offered), rate) => {
             let evidence = format!(
@@ -250,7 +260,7 @@ fn asked(found: &mut Findings, entry: &Entry) {
             );
             found.add(
                 weight::ASKED,
-                What::Unknown,
+                BottleneckKind::Unknown,
                 None,
                 evidence,
                 "see the failures of this measurement".into(),
@@ -262,14 +272,20 @@ fn asked(found: &mut Findings, entry: &Entry) {
                 count(entry.connections)
             );
             let next = "more connections: holdfast-bench http --scenarios keepalive-4096".into();
-            found.add(weight::ASKED, What::AskedUsers, None, evidence, next);
+            found.add(
+                weight::ASKED,
+                BottleneckKind::AskedUsers,
+                None,
+                evidence,
+                next,
+            );
         }
     }
 }
 
 /// What held most of our measurements back: each limit that came first in one, the most frequent first.
 #[must_use]
-pub fn of_http(run: &HttpRun) -> Vec<Limit> {
+pub fn of_http(run: &HttpRun) -> Vec<Bottleneck> {
     let is_ours = |e: &&Entry| e.subject == "holdfast";
     let has_ours = run.scenarios.iter().any(|e| is_ours(&e));
     let entries: Vec<&Entry> = run
@@ -309,7 +325,7 @@ pub fn of_http(run: &HttpRun) -> Vec<Limit> {
     if entries.is_empty() {
         found.add(
             0.0,
-            What::Unknown,
+            BottleneckKind::Unknown,
             None,
             "nothing was measured".into(),
             "see the reasons and notes of the run".into(),
@@ -344,7 +360,11 @@ mod tests {
     }
 
     #[track_caller]
-    fn first(mut entry: Entry, what: What, change: impl FnOnce(&mut Entry)) -> Limit {
+    fn first(
+        mut entry: Entry,
+        what: BottleneckKind,
+        change: impl FnOnce(&mut Entry),
+    ) -> Bottleneck {
         change(&mut entry);
         let list = of_entry(&entry.summed_up());
         assert_eq!(list[0].what, what, "{list:#?}");
@@ -354,15 +374,15 @@ mod tests {
     #[test]
     fn each_is_first_where_it_alone_shows() {
         assert_eq!(
-            first(entry(0.97, 0.5), What::ServerCpu, |_| {}).share,
+            first(entry(0.97, 0.5), BottleneckKind::ServerCpu, |_| {}).share,
             Some(0.97)
         );
-        first(entry(0.5, 0.99), What::ClientCpu, |_| {});
-        first(entry(0.5, 0.5), What::AskedUsers, |_| {});
-        first(entry(0.5, 0.5), What::AskedRate, |e| {
+        first(entry(0.5, 0.99), BottleneckKind::ClientCpu, |_| {});
+        first(entry(0.5, 0.5), BottleneckKind::AskedUsers, |_| {});
+        first(entry(0.5, 0.5), BottleneckKind::AskedRate, |e| {
             e.offered_per_second = Some(1_010.0)
         });
-        first(entry(0.5, 0.5), What::Unknown, |e| {
+        first(entry(0.5, 0.5), BottleneckKind::Unknown, |e| {
             e.offered_per_second = Some(2_000.0)
         });
         let full = |softirq: f64| {
@@ -371,9 +391,9 @@ mod tests {
                 e.measured[0].server_cores_softirq = softirq;
             }
         };
-        first(entry(0.5, 0.5), What::Softirq, full(0.6));
-        first(entry(0.5, 0.5), What::OtherPrograms, full(0.1));
-        first(entry(0.5, 0.5), What::AcceptQueue, |e| {
+        first(entry(0.5, 0.5), BottleneckKind::Softirq, full(0.6));
+        first(entry(0.5, 0.5), BottleneckKind::OtherPrograms, full(0.1));
+        first(entry(0.5, 0.5), BottleneckKind::AcceptQueue, |e| {
             e.measured[0].counters.insert("ListenOverflows".into(), 3);
         });
         let failed = |kind: &'static str| {
@@ -381,17 +401,21 @@ mod tests {
                 e.measured[0].failures.insert(kind.into(), 7);
             }
         };
-        first(entry(0.99, 0.5), What::Ports, failed("no_address_left"));
         first(
             entry(0.99, 0.5),
-            What::Descriptors,
+            BottleneckKind::Ports,
+            failed("no_address_left"),
+        );
+        first(
+            entry(0.99, 0.5),
+            BottleneckKind::Descriptors,
             failed("server_accept_no_descriptor"),
         );
-        first(entry(0.99, 0.5), What::TimeWait, |e| {
+        first(entry(0.99, 0.5), BottleneckKind::TimeWait, |e| {
             failed("no_address_left")(e);
             e.measured[0].time_wait = 28_000;
         });
-        first(entry(0.5, 0.5), What::Unknown, |e| {
+        first(entry(0.5, 0.5), BottleneckKind::Unknown, |e| {
             e.measured[0].error = Some("died".into())
         });
     }
@@ -399,7 +423,7 @@ mod tests {
     #[test]
     fn a_run_says_what_held_most_of_ours_back() {
         let mut run = HttpRun::default();
-        assert_eq!(of_http(&run)[0].what, What::Unknown);
+        assert_eq!(of_http(&run)[0].what, BottleneckKind::Unknown);
         let mut nginx = entry(0.99, 0.1);
         nginx.subject = "nginx".into();
         run.scenarios = [entry(0.1, 0.99), entry(0.99, 0.1), entry(0.98, 0.1), nginx]
@@ -410,8 +434,8 @@ mod tests {
         assert_eq!(
             found,
             [
-                (What::ServerCpu, Some(0.667)),
-                (What::ClientCpu, Some(0.333))
+                (BottleneckKind::ServerCpu, Some(0.667)),
+                (BottleneckKind::ClientCpu, Some(0.333))
             ]
         );
         assert!(

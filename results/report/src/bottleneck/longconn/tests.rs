@@ -4,11 +4,11 @@ use super::*;
 use crate::run::CpuPhase;
 
 use holdfast_telemetry::namespace::SettingRecord;
-use holdfast_telemetry::threads::Busiest;
+use holdfast_telemetry::proc::BusiestThread;
 
 fn good() -> Run {
     let mut run = Run::default();
-    run.head.machine.core_count = 2;
+    run.header.machine.core_count = 2;
     (run.asked.users, run.asked.every_seconds) = (10_000, 30.0);
     let c = &mut run.connections;
     (c.asked, c.opened, c.held_at_end) = (10_000, 10_000, 10_000);
@@ -16,14 +16,14 @@ fn good() -> Run {
     run.hold.seconds = Some(60.0);
     (run.messages.per_second, run.messages.due_per_second) = (Some(333.0), 333.3);
     run.cpu.ramp = Some(phase(2.5, 30.0, 20.0));
-    run.head.lab.namespace = "private".into();
+    run.header.lab.namespace = "private".into();
     run
 }
 
 /// So long a phase with these busiest threads of client and server, all else idle.
 fn phase(seconds: f64, client: f64, server: f64) -> CpuPhase {
     let thread = |percent| {
-        Some(Busiest {
+        Some(BusiestThread {
             busy_percent: percent,
             wanted_percent: percent,
         })
@@ -41,11 +41,11 @@ fn phase(seconds: f64, client: f64, server: f64) -> CpuPhase {
 
 /// What is found after one change to a good run; the list has to begin with `what`.
 #[track_caller]
-fn found(what: &[What], change: impl FnOnce(&mut Run)) -> Limit {
+fn found(what: &[BottleneckKind], change: impl FnOnce(&mut Run)) -> Bottleneck {
     let mut run = good();
     change(&mut run);
     let list = of_longconn(&run);
-    let names: Vec<What> = list.iter().map(|limit| limit.what).collect();
+    let names: Vec<BottleneckKind> = list.iter().map(|limit| limit.what).collect();
     assert_eq!(&names[..what.len().min(names.len())], what, "{list:#?}");
     list[0].clone()
 }
@@ -56,96 +56,117 @@ fn count_of(run: &mut Run, name: &str, n: u64) {
 
 #[test]
 fn each_is_first_where_it_alone_shows() {
-    found(&[What::AskedUsers], |_| {});
-    found(&[What::AskedRate], |r| {
+    found(&[BottleneckKind::AskedUsers], |_| {});
+    found(&[BottleneckKind::AskedRate], |r| {
         r.asked.spawn_rate_per_second = Some(5_000.0);
     });
-    found(&[What::AcceptQueue], |r| {
+    found(&[BottleneckKind::AcceptQueue], |r| {
         count_of(r, "ListenOverflows", 5);
         count_of(r, "ListenDrops", 5);
     });
-    found(&[What::SynQueue], |r| count_of(r, "TCPReqQFullDrop", 5));
-    found(&[What::SynQueue], |r| count_of(r, "ListenDrops", 5));
-    found(&[What::PacketBacklog], |r| r.kernel.packets_dropped = 5);
-    found(&[What::SocketMemory], |r| {
+    found(&[BottleneckKind::SynQueue], |r| {
+        count_of(r, "TCPReqQFullDrop", 5)
+    });
+    found(&[BottleneckKind::SynQueue], |r| {
+        count_of(r, "ListenDrops", 5)
+    });
+    found(&[BottleneckKind::PacketBacklog], |r| {
+        r.kernel.packets_dropped = 5
+    });
+    found(&[BottleneckKind::SocketMemory], |r| {
         r.kernel.tcp_mem_pressure_seconds = 30
     });
-    found(&[What::Conntrack], |r| {
+    found(&[BottleneckKind::Conntrack], |r| {
         (r.kernel.conntrack_count_max, r.kernel.conntrack_max) = (Some(99), Some(100));
     });
-    found(&[What::Memory], |r| {
+    found(&[BottleneckKind::Memory], |r| {
         r.memory.available_bytes_min = Some(1 << 20)
     });
-    found(&[What::MemoryCgroup], |r| {
+    found(&[BottleneckKind::MemoryCgroup], |r| {
         r.memory.cgroup_left_bytes_min = Some(1 << 20)
     });
-    found(&[What::Ports], |r| {
+    found(&[BottleneckKind::Ports], |r| {
         r.connections.failed.insert("no_address_left".into(), 5);
     });
-    found(&[What::TimeWait, What::Ports], |r| {
+    found(&[BottleneckKind::TimeWait, BottleneckKind::Ports], |r| {
         r.connections.failed.insert("no_address_left".into(), 5);
         r.kernel.time_wait_load_max = 900;
     });
-    found(&[What::Descriptors], |r| {
+    found(&[BottleneckKind::Descriptors], |r| {
         r.connections
             .server_accept_failed
             .insert("no_descriptor".into(), 5);
     });
-    found(&[What::ServerCapacity], |r| {
+    found(&[BottleneckKind::ServerCapacity], |r| {
         r.connections.server_refused_full = 5
     });
-    found(&[What::Unknown], |r| {
-        r.head.incidents.push("interrupted".into())
+    found(&[BottleneckKind::Unknown], |r| {
+        r.header.incidents.push("interrupted".into())
     });
-    found(&[What::Unknown], |r| {
+    found(&[BottleneckKind::Unknown], |r| {
         r.asked.spawn_rate_per_second = Some(10_000.0)
     });
-    found(&[What::Unknown], |r| *r = Run::default());
+    found(&[BottleneckKind::Unknown], |r| *r = Run::default());
 }
 
 #[test]
 fn a_full_thread_is_its_sides_limit_and_the_fuller_side_comes_first() {
     // Of 2.5 s the ramp took 2: its thread was on a core all the time.
-    let limit = found(&[What::ClientCpu], |r| {
+    let limit = found(&[BottleneckKind::ClientCpu], |r| {
         r.cpu.ramp = Some(phase(2.5, 78.0, 50.0));
         r.processes.client.thread_count = 1;
     });
     assert_eq!(limit.share, Some(0.975));
     assert!(limit.next.contains("--client-threads 2"), "{limit:?}");
-    found(&[What::ServerCpu, What::ClientCpu], |r| {
-        r.cpu.ramp = Some(phase(2.0, 92.0, 99.0));
-    });
+    found(
+        &[BottleneckKind::ServerCpu, BottleneckKind::ClientCpu],
+        |r| {
+            r.cpu.ramp = Some(phase(2.0, 92.0, 99.0));
+        },
+    );
     // A rate that was kept is the limit, however full the client was.
-    found(&[What::AskedRate, What::ClientCpu], |r| {
-        r.asked.spawn_rate_per_second = Some(5_000.0);
-        r.cpu.ramp = Some(phase(2.0, 99.0, 50.0));
-    });
+    found(
+        &[BottleneckKind::AskedRate, BottleneckKind::ClientCpu],
+        |r| {
+            r.asked.spawn_rate_per_second = Some(5_000.0);
+            r.cpu.ramp = Some(phase(2.0, 99.0, 50.0));
+        },
+    );
     // Heartbeats that are late are the hold's business.
-    found(&[What::ServerCpu, What::AskedRate], |r| {
-        r.asked.spawn_rate_per_second = Some(5_000.0);
-        r.messages.missed = 1;
-        r.cpu.hold = Some(phase(60.0, 20.0, 95.0));
-    });
-    found(&[What::OtherPrograms, What::ClientCpu], |r| {
-        let mut ramp = phase(2.0, 40.0, 5.0);
-        ramp.machine_busy_percent = 100.0;
-        ramp.client_thread = Some(Busiest {
-            busy_percent: 40.0,
-            wanted_percent: 99.0,
-        });
-        r.cpu.ramp = Some(ramp);
-    });
-    found(&[What::Softirq], |r| {
+    found(
+        &[BottleneckKind::ServerCpu, BottleneckKind::AskedRate],
+        |r| {
+            r.asked.spawn_rate_per_second = Some(5_000.0);
+            r.messages.missed = 1;
+            r.cpu.hold = Some(phase(60.0, 20.0, 95.0));
+        },
+    );
+    found(
+        &[BottleneckKind::OtherPrograms, BottleneckKind::ClientCpu],
+        |r| {
+            let mut ramp = phase(2.0, 40.0, 5.0);
+            ramp.machine_busy_percent = 100.0;
+            ramp.client_thread = Some(BusiestThread {
+                busy_percent: 40.0,
+                wanted_percent: 99.0,
+            });
+            r.cpu.ramp = Some(ramp);
+        },
+    );
+    found(&[BottleneckKind::Softirq], |r| {
         let ramp = r.cpu.ramp.as_mut().expect("a ramp");
         (ramp.core_busy_max_percent, ramp.core_softirq_max_percent) = (97.0, 70.0);
     });
     // Without figures of threads: an older record.
-    found(&[What::ClientCpu, What::ServerCpu], |r| {
-        let mut ramp = phase(2.0, 90.0, 80.0);
-        ramp.machine_busy_percent = 94.0;
-        (ramp.client_thread, ramp.server_thread) = (None, None);
-        r.cpu.ramp = Some(ramp);
-    });
+    found(
+        &[BottleneckKind::ClientCpu, BottleneckKind::ServerCpu],
+        |r| {
+            let mut ramp = phase(2.0, 90.0, 80.0);
+            ramp.machine_busy_percent = 94.0;
+            (ramp.client_thread, ramp.server_thread) = (None, None);
+            r.cpu.ramp = Some(ramp);
+        },
+    );
 }
 
 #[test]
@@ -156,38 +177,53 @@ fn what_cost_users_comes_first_and_few_drops_come_after_full_cores() {
             r.cpu.ramp = Some(phase(2.0, 99.0, 50.0));
         }
     };
-    found(&[What::ClientCpu, What::AcceptQueue], drops(10));
-    found(&[What::AcceptQueue, What::ClientCpu], drops(2_000));
-    found(&[What::Descriptors, What::AcceptQueue], |r| {
-        drops(2_000)(r);
-        r.connections.failed.insert("no_descriptor".into(), 1);
-    });
+    found(
+        &[BottleneckKind::ClientCpu, BottleneckKind::AcceptQueue],
+        drops(10),
+    );
+    found(
+        &[BottleneckKind::AcceptQueue, BottleneckKind::ClientCpu],
+        drops(2_000),
+    );
+    found(
+        &[BottleneckKind::Descriptors, BottleneckKind::AcceptQueue],
+        |r| {
+            drops(2_000)(r);
+            r.connections.failed.insert("no_descriptor".into(), 1);
+        },
+    );
     // A SYN queue that is full because the accept queue is, is no limit of its own.
-    found(&[What::AcceptQueue, What::SynQueue], |r| {
-        count_of(r, "ListenOverflows", 500);
-        count_of(r, "TCPReqQFullDrop", 9_000);
-    });
+    found(
+        &[BottleneckKind::AcceptQueue, BottleneckKind::SynQueue],
+        |r| {
+            count_of(r, "ListenOverflows", 500);
+            count_of(r, "TCPReqQFullDrop", 9_000);
+        },
+    );
     // Cookies are a sign, and no cost.
-    found(&[What::AskedUsers, What::SynQueue], |r| {
-        count_of(r, "SyncookiesSent", 9_000);
-    });
+    found(
+        &[BottleneckKind::AskedUsers, BottleneckKind::SynQueue],
+        |r| {
+            count_of(r, "SyncookiesSent", 9_000);
+        },
+    );
 }
 
 #[test]
 fn a_kill_for_memory_is_told_from_another() {
     let killed = |r: &mut Run| {
         r.processes.server.signal = Some(9);
-        r.head
+        r.header
             .incidents
             .push("the server was ended by signal 9".into());
         r.memory.cgroup_left_bytes_min = Some(5 << 20);
     };
-    let limit = found(&[What::MemoryCgroup], |r| {
+    let limit = found(&[BottleneckKind::MemoryCgroup], |r| {
         killed(r);
         r.kernel.oom_kills = 1;
     });
     assert!(limit.evidence.contains("killed the server"), "{limit:?}");
-    let limit = found(&[What::MemoryCgroup], killed);
+    let limit = found(&[BottleneckKind::MemoryCgroup], killed);
     assert!(!limit.evidence.contains("killed"), "{limit:?}");
 }
 
@@ -201,10 +237,10 @@ fn the_setting_and_the_command_are_named() {
     let overflow = |after: &'static str| {
         move |r: &mut Run| {
             count_of(r, "ListenOverflows", 5);
-            r.head.lab.settings.push(set(after));
+            r.header.lab.settings.push(set(after));
         }
     };
-    let limit = found(&[What::AcceptQueue], overflow("16"));
+    let limit = found(&[BottleneckKind::AcceptQueue], overflow("16"));
     assert!(limit.evidence.contains("somaxconn = 16 here"), "{limit:?}");
     assert!(
         limit
@@ -212,9 +248,9 @@ fn the_setting_and_the_command_are_named() {
             .starts_with("holdfast-bench longconn --sysctl net.core.somaxconn=65535; "),
         "{limit:?}"
     );
-    let limit = found(&[What::AcceptQueue], overflow("65535"));
+    let limit = found(&[BottleneckKind::AcceptQueue], overflow("65535"));
     assert!(limit.next.contains("--server-threads"), "{limit:?}");
-    let limit = found(&[What::SocketMemory], |r| {
+    let limit = found(&[BottleneckKind::SocketMemory], |r| {
         r.kernel.tcp_mem_pressure_seconds = 9
     });
     assert!(
