@@ -149,7 +149,7 @@ impl Side {
     /// Waits for whatever the peer does next.
     fn park(&mut self, ring: usize, slot: u32) -> Result<(), SetupError> {
         let (op, request) = match self.receives {
-            Some(Receive::Streamed) => (Op::Recv, Request::RecvStream { slot }),
+            Some(Receive::Streamed) => (Op::Recv, Request::RecvMultishot { slot }),
             _ => {
                 let writable = false;
                 (Op::Poll, Request::Poll { slot, writable })
@@ -185,7 +185,7 @@ impl Side {
     fn complete(&mut self, ring: usize, completion: Completion) -> Result<Event, SetupError> {
         let (slot, result) = (completion.token.slot(), completion.result);
         match completion.token.op() {
-            Op::Listen => return Ok(Event::Listening(slot as usize)),
+            Op::PollListener => return Ok(Event::Listening(slot as usize)),
             Op::Accept if result >= 0 => return Ok(Event::Accepted(slot)),
             Op::Accept if result == -libc::EAGAIN => {}
             Op::Bind => return Ok(Event::Taken(slot)),
@@ -293,7 +293,7 @@ fn accept(
     held: &mut Vec<(u32, u32)>,
 ) -> Result<(), SetupError> {
     let listener = listener.as_raw_fd();
-    let waiting = side.rings[0].waiting_count(listener);
+    let waiting = side.rings[0].accept_queue_len(listener);
     let batch = waiting.min(ACCEPT_BATCH).min(side.room()?);
     let (ring, first) = (side.rings.len() - 1, side.used);
     for slot in first..first + batch {
@@ -317,8 +317,8 @@ fn accept(
         Ok(())
     })?;
     if batch == waiting || held.len() - before < batch as usize {
-        let token = Token::new(Op::Listen, number as u32, 0);
-        side.rings[0].push(token, Request::Listen { listener })?;
+        let token = Token::new(Op::PollListener, number as u32, 0);
+        side.rings[0].push(token, Request::PollListener { listener })?;
     } else {
         readable.push(number);
     }

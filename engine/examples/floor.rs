@@ -32,7 +32,7 @@ impl Floor {
     /// Takes what waits, and waits for more.
     fn accept(&mut self) -> Result<(), SetupError> {
         let listener = self.listener;
-        for _ in 0..self.ring.waiting_count(listener) {
+        for _ in 0..self.ring.accept_queue_len(listener) {
             let Some(slot) = self.free.pop() else { break };
             self.ring.push(
                 Token::new(Op::Accept, slot, 0),
@@ -44,17 +44,17 @@ impl Floor {
         }
         self.is_listening = !self.free.is_empty();
         if self.is_listening {
-            let token = Token::new(Op::Listen, 0, 0);
-            self.ring.push(token, Request::Listen { listener })?;
+            let token = Token::new(Op::PollListener, 0, 0);
+            self.ring.push(token, Request::PollListener { listener })?;
         }
         Ok(())
     }
 
     fn receive(&mut self, slot: u32) -> Result<(), SetupError> {
         let request = if self.closes {
-            Request::RecvNext { slot }
+            Request::RecvOneshot { slot }
         } else {
-            Request::RecvStream { slot }
+            Request::RecvMultishot { slot }
         };
         self.ring.push(Token::new(Op::Recv, slot, 0), request)
     }
@@ -73,7 +73,7 @@ impl Floor {
     fn complete(&mut self, completion: Completion) -> Result<(), SetupError> {
         let slot = completion.token.slot();
         match completion.token.op() {
-            Op::Listen => self.accept(),
+            Op::PollListener => self.accept(),
             Op::Accept if completion.result < 0 => {
                 self.free.push(slot);
                 Ok(())

@@ -101,7 +101,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 listening: Vec::new(),
                 last_end_us: 0,
                 is_stopping: false,
-                is_cutting: false,
+                is_aborting: false,
             },
             plan: plan.map(|(plan, ..)| plan),
             listeners: listeners
@@ -153,7 +153,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
         self.stopping = Some(how);
         self.ctx.is_stopping = true;
-        self.ctx.is_cutting = how == Shutdown::Immediate;
+        self.ctx.is_aborting = how == Shutdown::Immediate;
         self.ctx.last_end_us = self.ctx.last_end_us.max(self.ctx.now_us);
         self.listeners.clear();
         for state in std::mem::take(&mut self.ctx.redial) {
@@ -162,7 +162,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         for shard in &mut self.shards {
             match how {
                 Shutdown::Graceful => shard.start_drain(),
-                Shutdown::Immediate => shard.cut_all(&mut self.ctx)?,
+                Shutdown::Immediate => shard.abort_all(&mut self.ctx)?,
             }
         }
         Ok(())
@@ -220,7 +220,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         for number in 0..self.listeners.len() {
             worked |= self.accept(number)?;
         }
-        self.cut_the_last()?;
+        self.abort_the_last()?;
         let may_leave = self.waits_in_the_ring() && !self.has_more_now();
         for shard in &mut self.shards {
             if shard.has_work(now_us) {
@@ -254,7 +254,11 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     fn accept_waiting(&mut self, now_us: u64) -> Result<(), Error> {
         for _ in 0..LAST_ROUNDS_MAX {
             let ring = self.shards[0].ring();
-            if self.listeners.iter().all(|l| ring.waiting_count(l.fd) == 0) {
+            if self
+                .listeners
+                .iter()
+                .all(|l| ring.accept_queue_len(l.fd) == 0)
+            {
                 break;
             }
             self.listeners.iter_mut().for_each(|l| l.is_readable = true);
@@ -274,16 +278,16 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         self.shards.len() == 1 && self.ctx.config.batch_delay_us == 0
     }
 
-    /// When all are to end and none has for as long as one may take, the rest is cut.
-    fn cut_the_last(&mut self) -> Result<(), Error> {
+    /// When all are to end and none has for as long as one may take, the rest is aborted.
+    fn abort_the_last(&mut self) -> Result<(), Error> {
         let patience_us = self.ctx.config.drain_timeout.as_micros() as u64;
         if self.stopping == Some(Shutdown::Graceful)
             && self.ctx.now_us > self.ctx.last_end_us + patience_us
         {
             self.stopping = Some(Shutdown::Immediate);
-            self.ctx.is_cutting = true;
+            self.ctx.is_aborting = true;
             for shard in &mut self.shards {
-                shard.cut_all(&mut self.ctx)?;
+                shard.abort_all(&mut self.ctx)?;
             }
         }
         Ok(())
@@ -296,7 +300,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             fd, is_readable, ..
         } = self.listeners[number];
         if is_readable {
-            let waiting = self.shards[0].ring().waiting_count(fd);
+            let waiting = self.shards[0].ring().accept_queue_len(fd);
             let wanted = waiting.min(ACCEPT_BATCH_MAX);
             match self.ctx.limiter.try_acquire(wanted) {
                 _ if wanted == 0 => {}

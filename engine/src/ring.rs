@@ -18,7 +18,7 @@ use crate::token::Token;
 #[allow(missing_docs)] // The fields say what they are; the requests say what they do.
 pub enum Request {
     /// Wait until a listener has connections. One completion.
-    Listen { listener: RawFd },
+    PollListener { listener: RawFd },
     /// Take one connection from a listener into `slot`; EAGAIN when there is none.
     Accept { listener: RawFd, slot: u32 },
     /// Make a stream socket in `slot`. Silent.
@@ -37,10 +37,10 @@ pub enum Request {
     /// Receive what is there into a buffer of the ring; EAGAIN when nothing is, ENOBUFS when no buffer is free.
     Recv { slot: u32 },
     /// Wait for bytes and receive them into a buffer of the ring. One completion.
-    RecvNext { slot: u32 },
+    RecvOneshot { slot: u32 },
     /// Receive whatever comes, each time into a buffer of the ring, until the end, an error, a shortage of buffers or a cancel. Gives
     /// completions that say there are more, and a last one that does not.
-    RecvStream { slot: u32 },
+    RecvMultishot { slot: u32 },
     /// Send bytes that live for ever, whole or as far as the peer takes them now. Silent when whole. With `is_last` they wait for the
     /// end that follows, to leave in one segment with it.
     SendStatic {
@@ -150,7 +150,7 @@ pub trait Ring {
     /// Empties a half: no request under way uses it.
     fn unstage(&mut self, half: usize);
     /// Connections that wait at a listener to be accepted.
-    fn waiting_count(&self, listener: RawFd) -> u32;
+    fn accept_queue_len(&self, listener: RawFd) -> u32;
     /// True while completions wait in the kernel because the queue was full.
     fn is_overflowing(&self) -> bool;
     /// How often the completion queue has overflowed.

@@ -1,24 +1,47 @@
 //! The state of one connection, and the table of them.
 //!
 //! ```text
-//!              dial                   connected
-//!   Free ──────────────► Connecting ─────────────► Open ──────────► Draining
-//!    ▲ │    accepted                                │ │   we end it     │
-//!    │ └────────────────────────────────────────────┘ │ (FIN sent,      │
-//!    │                    │ failed                    │  still reading) │ peer's end, or cut
-//!    │                    ▼                           ▼                 ▼
-//!    └───────────────── (released: close submitted, generation + 1) ◄── Closing (await what is in flight)
+//!              dial                   connected             close                 sent
+//!   Free ──────────────► Connecting ─────────────► Open ───────────► Flushing ───────────► Draining
+//!    ▲ │    accepted          │                    ▲ │    close after sending ► Finishing       │
+//!    │ └────────────────────────────────────────────┘ │                              │          │
+//!    │                        │ failed                │ end, error, abort            │ sent     │ peer's end, abort
+//!    │                        ▼                       ▼                              ▼          ▼
+//!    └───────────────── (released: close submitted, generation + 1) ◄─────────────────────── Closing
 //! ```
 //!
-//! Invariants: the slot index *is* the index in the ring's direct-descriptor table; every transition asserts where it comes
-//! from; a slot is free exactly when it is on the free list or was never used; a release makes a new generation, so that
+//! Each direction has a state of its own. Between turns only these combinations exist; [`LEGAL`] is this table, the simulator
+//! audits it after every turn, and every transition asserts the state it comes from:
+//!
+//! ```text
+//! phase                read                                      write                                    timer
+//! -------------------  ----------------------------------------  ---------------------------------------  -------
+//! Free                 Idle                                      Idle                                     off
+//! Connecting           Idle                                      Idle                                     on
+//! Open                 Parked Receiving Hot Quiet Cooling        Idle, sends                              any
+//! Open                 Paused Ended                              sends                                    any
+//! Flushing Finishing   Idle, any of the above                    sends                                    any
+//! Draining             Parked Receiving Hot Quiet Cooling        ShuttingDown ShutDown                    on
+//! Closing              Idle                                      Blocked ShuttingDown                     off
+//! Closing              Parked Receiving Cooling                  Idle Sending Blocked ShuttingDown ShutDown  off
+//!
+//! sends = Sending SendingMore Queued Blocked Resending Requeued
+//! ```
+//!
+//! In `Open`, `Flushing` and `Finishing` with read `Paused`, and with delivery `Paused`, something is being sent: what it waits
+//! for is that. A slot that is `Closing` waits for what is in flight: a poll, a receive, a shutdown.
+//!
+//! Invariants: the slot index *is* the index in the ring's direct-descriptor table; state changes by the named transitions
+//! only; a slot is free exactly when it is on the free list or was never used; a release makes a new generation, so that
 //! what is still on its way for the old one is recognised.
-//! Must not know: rings, sockets, time.
+//! Must not depend on: rings, sockets, time.
 
-use crate::error::OpenFailure;
+use crate::error::{CloseReason, OpenFailure};
 
 /// No slot: the end of a list.
 pub const NONE: u32 = u32::MAX;
+/// [`Slot::prev`] of a slot that is not on the wheel.
+pub const OFF_WHEEL: u32 = u32::MAX - 1;
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,51 +54,150 @@ pub enum Phase {
     Connecting,
     /// Open both ways.
     Open,
-    /// We said our end; the peer's is awaited and its bytes still count.
+    /// Open both ways; a graceful close follows when everything has been sent.
+    Flushing,
+    /// Open both ways; closed at once when everything has been sent.
+    Finishing,
+    /// Our end is sent; the peer's is awaited and its bytes still count.
     Draining,
     /// Over; requests in flight are cancelled and awaited.
     Closing,
 }
 
-/// Bits of [`Slot::flags`].
-pub mod flag {
-    /// A poll is in flight.
-    pub const POLL: u16 = 1;
-    /// A receive is in flight or queued.
-    pub const RECV: u16 = 2;
-    /// On the wheel.
-    pub const TIMED: u16 = 4;
-    /// Has an entry in the shard's carry map.
-    pub const CARRY: u16 = 8;
-    /// Was taken from a listener.
-    pub const ACCEPTED: u16 = 16;
-    /// A send was submitted and may still fail.
-    pub const SENDING: u16 = 32;
-    /// A poll for room to send is in flight.
-    pub const WRITABLE: u16 = 64;
-    /// The receive in flight waits in the kernel for bytes (the connection is hot).
-    pub const HOT: u16 = 128;
-    /// Received before, so that it is worth a stream.
-    pub const WARM: u16 = 256;
-    /// Received since the last sweep.
-    pub const HEARD: u16 = 512;
-    /// Was silent for longer than a hot connection may be: its next wait is a poll.
-    pub const COLD: u16 = 1024;
-    /// The receive in flight is being cancelled.
-    pub const CANCELLED: u16 = 2048;
-    /// To be ended in order once what was sent is with the kernel.
-    pub const END_IN_ORDER: u16 = 4096;
-    /// To be ended at once when what was sent is with the kernel.
-    pub const END_AFTER_SENT: u16 = 8192;
-    /// The peer sends no more, and is still owed something.
-    pub const PEER_ENDED: u16 = 16384;
-    /// A shutdown is in flight.
-    pub const SHUTTING: u16 = 32768;
-    /// Any request that must end before the descriptor is closed.
-    pub const IN_FLIGHT: u16 = POLL | RECV | WRITABLE | SHUTTING;
-    /// Waits for sends to be settled before it ends.
-    pub const ENDING: u16 = END_IN_ORDER | END_AFTER_SENT;
+impl Phase {
+    /// True while the handler may send: `Open`, `Flushing` or `Finishing`.
+    #[inline]
+    pub fn is_open(self) -> bool {
+        matches!(self, Phase::Open | Phase::Flushing | Phase::Finishing)
+    }
 }
+
+/// How bytes come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Read {
+    /// Nothing waits. Only within a turn, and while a close waits for sends.
+    #[default]
+    Idle,
+    /// A poll is in flight.
+    Parked,
+    /// A receive that does not wait is in flight, or waits for a buffer.
+    Receiving,
+    /// A receive waits in the kernel; bytes came since the last sweep.
+    Hot,
+    /// A receive waits in the kernel; no bytes came since the last sweep.
+    Quiet,
+    /// The receive that waits in the kernel is being cancelled.
+    Cooling,
+    /// Nothing waits until the handler may be given bytes again.
+    Paused,
+    /// The peer sends no more, and is still owed something.
+    Ended,
+}
+
+/// How bytes go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Write {
+    /// Nothing is to be sent.
+    #[default]
+    Idle,
+    /// A send is under way and may still fail or come short.
+    Sending,
+    /// A send is under way, and bytes wait behind it.
+    SendingMore,
+    /// Bytes wait for room in the staging region.
+    Queued,
+    /// Bytes wait for the peer: a poll for room to send is in flight. The handler was told.
+    Blocked,
+    /// As `SendingMore`, after `Blocked`.
+    Resending,
+    /// As `Queued`, after `Blocked`.
+    Requeued,
+    /// The shutdown that sends our end is in flight.
+    ShuttingDown,
+    /// Our end is sent.
+    ShutDown,
+}
+
+/// What the handler has been given of what was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Delivery {
+    /// All of it, and it used all.
+    #[default]
+    Direct,
+    /// All of it; it left some, which is kept for when more comes.
+    Partial,
+    /// It wants nothing before what it sent is with the kernel. Whatever is kept is given again then.
+    Paused,
+    /// Some is kept back from it.
+    Held,
+}
+
+impl Delivery {
+    const ALL: [Delivery; 4] = [
+        Delivery::Direct,
+        Delivery::Partial,
+        Delivery::Paused,
+        Delivery::Held,
+    ];
+}
+
+const WAITING: &[Read] = &[
+    Read::Parked,
+    Read::Receiving,
+    Read::Hot,
+    Read::Quiet,
+    Read::Cooling,
+];
+const SENDS: &[Write] = &[
+    Write::Sending,
+    Write::SendingMore,
+    Write::Queued,
+    Write::Blocked,
+    Write::Resending,
+    Write::Requeued,
+];
+
+/// Combinations of phase, read and write that exist between turns: the table at the top of this file.
+pub const LEGAL: &[(&[Phase], &[Read], &[Write])] = &[
+    (
+        &[Phase::Free, Phase::Connecting],
+        &[Read::Idle],
+        &[Write::Idle],
+    ),
+    (&[Phase::Open], WAITING, &[Write::Idle]),
+    (&[Phase::Open], WAITING, SENDS),
+    (&[Phase::Open], &[Read::Paused, Read::Ended], SENDS),
+    (
+        &[Phase::Flushing, Phase::Finishing],
+        &[Read::Idle, Read::Paused, Read::Ended],
+        SENDS,
+    ),
+    (&[Phase::Flushing, Phase::Finishing], WAITING, SENDS),
+    (
+        &[Phase::Draining],
+        WAITING,
+        &[Write::ShuttingDown, Write::ShutDown],
+    ),
+    (
+        &[Phase::Closing],
+        &[Read::Idle],
+        &[Write::Blocked, Write::ShuttingDown],
+    ),
+    (
+        &[Phase::Closing],
+        &[Read::Parked, Read::Receiving, Read::Cooling],
+        &[
+            Write::Idle,
+            Write::Sending,
+            Write::Blocked,
+            Write::ShuttingDown,
+            Write::ShutDown,
+        ],
+    ),
+];
 
 /// One connection: 24 bytes of the engine and the handler's state.
 #[derive(Debug, Clone, Copy)]
@@ -85,18 +207,17 @@ pub struct Slot<S> {
     pub generation: u32,
     /// Next on the wheel, or on the free list.
     pub next: u32,
-    /// Previous on the wheel.
+    /// Previous on the wheel, or [`OFF_WHEEL`].
     pub prev: u32,
     /// When its timer is due, in ticks.
     pub deadline: u32,
-    /// The source and destination it dialled from the plan.
+    /// The source and destination it dialled from the plan; [`NONE`] if it was accepted.
     pub tuple: u32,
-    /// Where it is in its life.
-    pub phase: Phase,
-    /// The first error of a dial, or the number of the reason it is closing for.
-    pub errno: u8,
-    /// See [`flag`].
-    pub flags: u16,
+    phase: Phase,
+    read: Read,
+    write: Write,
+    /// Connecting: the first error of the attempt, or 0. Closing: the number of the reason. Otherwise a [`Delivery`].
+    detail: u8,
     /// The handler's part.
     pub state: S,
 }
@@ -104,80 +225,423 @@ pub struct Slot<S> {
 const _: () = assert!(size_of::<Slot<()>>() == 24);
 const _: () = assert!(size_of::<Slot<[u32; 2]>>() == 32);
 
+/// A transition from a state it cannot come from: a mistake of the engine.
+#[cold]
+#[track_caller]
+fn illegal(transition: &str, from: &dyn std::fmt::Debug) -> ! {
+    panic!("{transition} from {from:?}")
+}
+
 impl<S: Copy + Default> Slot<S> {
     fn empty() -> Self {
         Slot {
             generation: 0,
             next: NONE,
-            prev: NONE,
+            prev: OFF_WHEEL,
             deadline: 0,
             tuple: NONE,
             phase: Phase::Free,
-            errno: 0,
-            flags: 0,
+            read: Read::Idle,
+            write: Write::Idle,
+            detail: 0,
             state: S::default(),
         }
     }
 
-    /// True if all of `bits` are set.
+    /// Where it is in its life.
     #[inline]
-    pub fn has(&self, bits: u16) -> bool {
-        self.flags & bits == bits
+    pub fn phase(&self) -> Phase {
+        self.phase
     }
 
-    /// Sets `bits`.
+    /// How bytes come in.
     #[inline]
-    pub fn set(&mut self, bits: u16) {
-        self.flags |= bits;
+    pub fn read(&self) -> Read {
+        self.read
     }
 
-    /// Clears `bits`.
+    /// How bytes go out.
     #[inline]
-    pub fn clear(&mut self, bits: u16) {
-        self.flags &= !bits;
+    pub fn write(&self) -> Write {
+        self.write
     }
+
+    /// What the handler has been given. In `Open` to `Draining`.
+    #[inline]
+    pub fn delivery(&self) -> Delivery {
+        debug_assert!(self.phase.is_open() || self.phase == Phase::Draining);
+        Delivery::ALL[usize::from(self.detail & 3)]
+    }
+
+    /// Whether phase, read and write may stand together between turns.
+    pub fn is_legal(&self) -> bool {
+        LEGAL.iter().any(|(phases, reads, writes)| {
+            phases.contains(&self.phase)
+                && reads.contains(&self.read)
+                && writes.contains(&self.write)
+        })
+    }
+
+    /// True if its timer is on the wheel.
+    #[inline]
+    pub fn is_timed(&self) -> bool {
+        self.prev != OFF_WHEEL
+    }
+
+    /// True if it was taken from a listener.
+    #[inline]
+    pub fn is_accepted(&self) -> bool {
+        self.tuple == NONE && !matches!(self.phase, Phase::Free | Phase::Connecting)
+    }
+
+    /// True if its receive waits in the kernel.
+    #[inline]
+    pub fn is_hot(&self) -> bool {
+        matches!(self.read, Read::Hot | Read::Quiet | Read::Cooling)
+    }
+
+    /// True if a send is under way.
+    #[inline]
+    pub fn has_send(&self) -> bool {
+        matches!(
+            self.write,
+            Write::Sending | Write::SendingMore | Write::Resending
+        )
+    }
+
+    /// True if bytes wait that the kernel has not taken yet, behind a send or for room.
+    #[inline]
+    pub fn is_blocked(&self) -> bool {
+        matches!(
+            self.write,
+            Write::SendingMore
+                | Write::Queued
+                | Write::Blocked
+                | Write::Resending
+                | Write::Requeued
+        )
+    }
+
+    /// True if a request is in flight that must end before the descriptor is closed.
+    #[inline]
+    pub fn is_in_flight(&self) -> bool {
+        !matches!(self.read, Read::Idle | Read::Paused | Read::Ended)
+            || matches!(self.write, Write::Blocked | Write::ShuttingDown)
+    }
+
+    /// True if something is to be done when its send is settled, beyond counting it as sent.
+    #[inline]
+    pub fn awaits_sent(&self) -> bool {
+        self.write != Write::Sending
+            || self.phase != Phase::Open
+            || self.read == Read::Ended
+            || self.detail != Delivery::Direct as u8
+    }
+
+    /// The first error of a dial, if one was met.
+    pub fn dial_failure(&self) -> Option<OpenFailure> {
+        debug_assert_eq!(self.phase, Phase::Connecting);
+        (self.detail != 0).then(|| OpenFailure::from_errno(i32::from(self.detail)))
+    }
+
+    /// Why it is closing.
+    pub fn close_reason(&self) -> CloseReason {
+        assert_eq!(self.phase, Phase::Closing);
+        CloseReason::ALL[usize::from(self.detail)]
+    }
+
+    // Its life.
 
     /// Free to Connecting.
     pub fn start_connecting(&mut self, state: S, tuple: u32) {
         assert_eq!(self.phase, Phase::Free);
         self.phase = Phase::Connecting;
-        self.flags = 0;
-        self.errno = 0;
+        self.detail = 0;
         self.tuple = tuple;
         self.state = state;
+    }
+
+    /// No socket could be made for the attempt.
+    pub fn socket_failed(&mut self, errno: i32) {
+        assert_eq!(self.phase, Phase::Connecting);
+        self.detail = errno as u8;
+    }
+
+    /// The attempt is being cancelled; an earlier error stays the reason.
+    pub fn connect_cancelled(&mut self, errno: i32) {
+        assert_eq!(self.phase, Phase::Connecting);
+        if self.detail == 0 {
+            self.detail = errno as u8;
+        }
     }
 
     /// Connecting to Open.
     pub fn connected(&mut self) {
         assert_eq!(self.phase, Phase::Connecting);
         self.phase = Phase::Open;
+        self.detail = Delivery::Direct as u8;
     }
 
     /// Free to Open.
     pub fn accepted(&mut self) {
         assert_eq!(self.phase, Phase::Free);
         self.phase = Phase::Open;
-        self.flags = flag::ACCEPTED;
-        self.errno = 0;
+        self.detail = Delivery::Direct as u8;
         self.state = S::default();
     }
 
-    /// Open to Draining.
+    /// Open to Flushing; one that is Finishing already goes on so.
+    pub fn start_flushing(&mut self) {
+        self.phase = match self.phase {
+            Phase::Open | Phase::Flushing => Phase::Flushing,
+            Phase::Finishing => Phase::Finishing,
+            from => illegal("start_flushing", &from),
+        };
+    }
+
+    /// Open or Flushing to Finishing.
+    pub fn start_finishing(&mut self) {
+        assert!(self.phase.is_open());
+        self.phase = Phase::Finishing;
+    }
+
+    /// Open or Flushing to Draining, with the shutdown that sends our end.
     pub fn start_draining(&mut self) {
-        assert_eq!(self.phase, Phase::Open);
+        if !matches!(self.phase, Phase::Open | Phase::Flushing) || self.write != Write::Idle {
+            illegal("start_draining", &(self.phase, self.write));
+        }
         self.phase = Phase::Draining;
+        self.write = Write::ShuttingDown;
     }
 
-    /// Open or Draining to Closing.
-    pub fn start_closing(&mut self, reason: u8) {
-        assert!(matches!(self.phase, Phase::Open | Phase::Draining));
+    /// Any open phase or Draining to Closing; what waits in the kernel is being cancelled from now on. Its timer must be off.
+    pub fn start_closing(&mut self, reason: CloseReason) {
+        assert!(self.phase.is_open() || self.phase == Phase::Draining);
         self.phase = Phase::Closing;
-        self.errno = reason;
+        self.detail = reason as u8;
+        self.read = match self.read {
+            Read::Hot | Read::Quiet => Read::Cooling,
+            Read::Paused | Read::Ended => Read::Idle,
+            read => read,
+        };
+        self.write = match self.write {
+            Write::SendingMore | Write::Resending => Write::Sending,
+            Write::Queued | Write::Requeued => Write::Idle,
+            write => write,
+        };
     }
 
-    /// The first error of a dial, if one was met.
-    pub fn dial_failure(&self) -> Option<OpenFailure> {
-        (self.errno != 0).then(|| OpenFailure::from_errno(i32::from(self.errno)))
+    // Reading.
+
+    /// A poll was pushed.
+    #[inline]
+    pub fn read_parked(&mut self) {
+        self.read = match self.read {
+            Read::Idle => Read::Parked,
+            from => illegal("read_parked", &from),
+        };
+    }
+
+    /// A receive that does not wait is to be pushed.
+    #[inline]
+    pub fn read_queued(&mut self) {
+        self.read = match self.read {
+            Read::Idle => Read::Receiving,
+            from => illegal("read_queued", &from),
+        };
+    }
+
+    /// A receive that waits was pushed.
+    #[inline]
+    pub fn read_hot(&mut self) {
+        self.read = match self.read {
+            Read::Idle => Read::Hot,
+            from => illegal("read_hot", &from),
+        };
+    }
+
+    /// Bytes came.
+    #[inline]
+    pub fn read_active(&mut self) {
+        if self.read == Read::Quiet {
+            self.read = Read::Hot;
+        }
+    }
+
+    /// A sweep has seen it.
+    #[inline]
+    pub fn read_quiet(&mut self) {
+        self.read = match self.read {
+            Read::Hot => Read::Quiet,
+            from => illegal("read_quiet", &from),
+        };
+    }
+
+    /// The receive that waits is being cancelled.
+    pub fn read_cancelled(&mut self) {
+        self.read = match self.read {
+            Read::Hot | Read::Quiet => Read::Cooling,
+            from => illegal("read_cancelled", &from),
+        };
+    }
+
+    /// The poll or the receive is over. Returns what it was.
+    #[inline]
+    pub fn read_completed(&mut self) -> Read {
+        let was = self.read;
+        if matches!(was, Read::Idle | Read::Paused | Read::Ended) {
+            illegal("read_completed", &was);
+        }
+        self.read = Read::Idle;
+        was
+    }
+
+    /// Nothing is to wait until the handler may be given bytes again.
+    pub fn read_paused(&mut self) {
+        self.read = match self.read {
+            Read::Idle => Read::Paused,
+            from => illegal("read_paused", &from),
+        };
+    }
+
+    /// The handler may be given bytes again. True if reading was paused: then it must be armed.
+    pub fn read_resumed(&mut self) -> bool {
+        let was_paused = self.read == Read::Paused;
+        if was_paused {
+            self.read = Read::Idle;
+        }
+        was_paused
+    }
+
+    /// The peer has sent its end.
+    pub fn read_ended(&mut self) {
+        assert!(self.phase.is_open());
+        self.read = match self.read {
+            Read::Idle => Read::Ended,
+            from => illegal("read_ended", &from),
+        };
+    }
+
+    // Delivery to the handler.
+
+    fn set_delivery(&mut self, delivery: Delivery) {
+        debug_assert!(self.phase.is_open() || self.phase == Phase::Draining);
+        self.detail = delivery as u8;
+    }
+
+    /// The handler is given all there is.
+    #[inline]
+    pub fn delivered(&mut self) {
+        assert_ne!(self.delivery(), Delivery::Paused);
+        self.set_delivery(Delivery::Direct);
+    }
+
+    /// The handler was given all there is, and left some.
+    pub fn delivered_in_part(&mut self) {
+        assert_eq!(self.delivery(), Delivery::Direct);
+        self.set_delivery(Delivery::Partial);
+    }
+
+    /// Bytes came that the handler may not be given now.
+    pub fn delivery_held(&mut self) {
+        if self.delivery() != Delivery::Paused {
+            self.set_delivery(Delivery::Held);
+        }
+    }
+
+    /// The handler wants nothing before what it sent is with the kernel; something is being sent.
+    pub fn delivery_paused(&mut self) {
+        assert_ne!(self.write, Write::Idle);
+        self.set_delivery(Delivery::Paused);
+    }
+
+    /// What the handler sent is with the kernel: if it paused for that, it is given what is kept, if anything.
+    pub fn delivery_resumed(&mut self, is_kept: bool) {
+        if self.delivery() == Delivery::Paused {
+            self.set_delivery(match is_kept {
+                true => Delivery::Held,
+                false => Delivery::Direct,
+            });
+        }
+    }
+
+    // Writing.
+
+    /// A send was pushed.
+    #[inline]
+    pub fn send_submitted(&mut self) {
+        self.write = match self.write {
+            Write::Idle => Write::Sending,
+            Write::Queued => Write::SendingMore,
+            Write::Requeued => Write::Resending,
+            from => illegal("send_submitted", &from),
+        };
+    }
+
+    /// More bytes are to be sent than the ones under way, if any.
+    pub fn send_queued(&mut self) {
+        self.write = match self.write {
+            Write::Idle => Write::Queued,
+            Write::Sending => Write::SendingMore,
+            Write::ShuttingDown | Write::ShutDown => illegal("send_queued", &self.write),
+            same => same,
+        };
+    }
+
+    /// The send went out whole.
+    #[inline]
+    pub fn send_settled(&mut self) {
+        self.write = match self.write {
+            Write::Sending => Write::Idle,
+            Write::SendingMore => Write::Queued,
+            Write::Resending => Write::Requeued,
+            from => illegal("send_settled", &from),
+        };
+    }
+
+    /// The send came short: what is left is kept. True if the handler knows that it is blocked.
+    pub fn send_short(&mut self) -> bool {
+        let was_blocked = self.write == Write::Resending;
+        self.write = match self.write {
+            Write::Sending | Write::SendingMore | Write::Resending => Write::Requeued,
+            from => illegal("send_short", &from),
+        };
+        was_blocked
+    }
+
+    /// A poll for room to send was pushed.
+    pub fn send_blocked(&mut self) {
+        self.write = match self.write {
+            Write::Requeued => Write::Blocked,
+            from => illegal("send_blocked", &from),
+        };
+    }
+
+    /// The poll for room to send is over.
+    pub fn send_unblocked(&mut self) {
+        self.write = match self.write {
+            Write::Blocked if self.phase == Phase::Closing => Write::Idle,
+            Write::Blocked => Write::Requeued,
+            from => illegal("send_unblocked", &from),
+        };
+    }
+
+    /// Nothing is kept any more. True if it was blocked.
+    pub fn all_sent(&mut self) -> bool {
+        let was_blocked = self.write == Write::Requeued;
+        self.write = match self.write {
+            Write::Idle | Write::Queued | Write::Requeued => Write::Idle,
+            from => illegal("all_sent", &from),
+        };
+        was_blocked
+    }
+
+    /// The shutdown is over.
+    pub fn shutdown_completed(&mut self) {
+        self.write = match self.write {
+            Write::ShuttingDown => Write::ShutDown,
+            from => illegal("shutdown_completed", &from),
+        };
     }
 }
 
@@ -233,13 +697,15 @@ impl<S: Copy + Default> Slots<S> {
         Some(index)
     }
 
-    /// Gives a slot back and begins its next generation. It must be off the wheel.
+    /// Frees a slot and begins its next generation. It must be off the wheel.
     pub fn release(&mut self, index: u32) {
         let free = self.free;
         let slot = &mut self[index];
-        assert!(!slot.has(flag::TIMED) && !slot.has(flag::CARRY));
+        assert!(!slot.is_timed());
         slot.phase = Phase::Free;
-        slot.flags = 0;
+        slot.read = Read::Idle;
+        slot.write = Write::Idle;
+        slot.detail = 0;
         slot.tuple = NONE;
         slot.generation = slot.generation.wrapping_add(1);
         slot.next = free;
@@ -288,21 +754,122 @@ mod tests {
     }
 
     #[test]
-    fn a_release_starts_a_new_generation() {
+    fn release_starts_a_new_generation() {
         let mut slots = Slots::<u64>::new(1);
         let index = slots.take().unwrap();
         slots[index].accepted();
         let before = slots[index].generation;
         slots.release(index);
         assert_eq!(slots[index].generation, before + 1);
-        assert_eq!(slots[index].phase, Phase::Free);
+        assert_eq!(slots[index].phase(), Phase::Free);
     }
 
     #[test]
-    #[should_panic]
-    fn a_free_slot_cannot_drain() {
+    #[should_panic(expected = "Free")]
+    fn free_slot_cannot_drain() {
         let mut slots = Slots::<u64>::new(1);
         let index = slots.take().unwrap();
         slots[index].start_draining();
+    }
+
+    /// Does `transition` to an open slot brought to `write`, and returns the write state after it; `None` if it is refused.
+    fn after(write: Write, transition: fn(&mut Slot<u64>)) -> Option<Write> {
+        let mut slots = Slots::<u64>::new(1);
+        let index = slots.take().unwrap();
+        slots[index].accepted();
+        slots[index].write = write;
+        let mut slot = slots[index];
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| transition(&mut slot)));
+        done.ok().map(|()| slot.write)
+    }
+
+    #[test]
+    fn sends_move_through_their_states_and_no_other_way() {
+        use Write::*;
+        type Step = fn(&mut Slot<u64>);
+        let table: [(Step, &[(Write, Write)]); 7] = [
+            (
+                |s| s.send_submitted(),
+                &[
+                    (Idle, Sending),
+                    (Queued, SendingMore),
+                    (Requeued, Resending),
+                ],
+            ),
+            (
+                |s| s.send_queued(),
+                &[
+                    (Idle, Queued),
+                    (Sending, SendingMore),
+                    (SendingMore, SendingMore),
+                    (Queued, Queued),
+                    (Blocked, Blocked),
+                    (Resending, Resending),
+                    (Requeued, Requeued),
+                ],
+            ),
+            (
+                |s| s.send_settled(),
+                &[
+                    (Sending, Idle),
+                    (SendingMore, Queued),
+                    (Resending, Requeued),
+                ],
+            ),
+            (
+                |s| {
+                    s.send_short();
+                },
+                &[
+                    (Sending, Requeued),
+                    (SendingMore, Requeued),
+                    (Resending, Requeued),
+                ],
+            ),
+            (|s| s.send_blocked(), &[(Requeued, Blocked)]),
+            (|s| s.send_unblocked(), &[(Blocked, Requeued)]),
+            (
+                |s| {
+                    s.all_sent();
+                },
+                &[(Idle, Idle), (Queued, Idle), (Requeued, Idle)],
+            ),
+        ];
+        let all = [
+            Idle,
+            Sending,
+            SendingMore,
+            Queued,
+            Blocked,
+            Resending,
+            Requeued,
+            ShuttingDown,
+            ShutDown,
+        ];
+        for (step, moves) in table {
+            for from in all {
+                let to = moves.iter().find(|(f, _)| *f == from).map(|(_, to)| *to);
+                assert_eq!(after(from, step), to, "from {from:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn fresh_and_released_slots_are_legal() {
+        let mut slots = Slots::<u64>::new(1);
+        let index = slots.take().unwrap();
+        assert!(slots[index].is_legal());
+        slots[index].start_connecting(1, 7);
+        assert!(slots[index].is_legal());
+        slots[index].connected();
+        assert!(!slots[index].is_legal(), "an open connection is read");
+        slots[index].read_hot();
+        assert!(slots[index].is_legal());
+        slots[index].start_closing(CloseReason::Aborted);
+        assert!(slots[index].is_legal());
+        assert_eq!(slots[index].close_reason(), CloseReason::Aborted);
+        slots[index].read_completed();
+        slots.release(index);
+        assert!(slots[index].is_legal());
     }
 }

@@ -1,8 +1,9 @@
 //! The 64 bits that travel with a request through the kernel and come back with its completion.
 //!
-//! Layout, from the top: operation 8, slot index 24, generation 32.
+//! Layout, from the top: operation 8, slot index 24, generation 32. A send has the number of its record where others have the
+//! generation.
 //! Invariants: packing and unpacking are inverse; a completion whose generation differs from the slot's is stale.
-//! Must not know: what any operation does.
+//! Must not depend on: what any operation does.
 
 use crate::config::SLOT_INDEX_BITS;
 
@@ -10,8 +11,8 @@ use crate::config::SLOT_INDEX_BITS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
-    /// The listener became readable.
-    Listen = 1,
+    /// A listener became readable.
+    PollListener = 1,
     /// A connection was taken from a listener into a slot.
     Accept,
     /// A connection was taken from a listener to be turned away.
@@ -41,7 +42,7 @@ pub enum Op {
 }
 
 const OPS: [Op; 14] = [
-    Op::Listen,
+    Op::PollListener,
     Op::Accept,
     Op::Refuse,
     Op::Socket,
@@ -94,7 +95,7 @@ impl Token {
         (self.0 >> 32) as u32 & ((1 << SLOT_INDEX_BITS) - 1)
     }
 
-    /// For which life of that slot.
+    /// For which life of that slot; for a send, with which record.
     #[inline]
     pub fn generation(self) -> u32 {
         self.0 as u32
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_survive_packing() {
+    fn packing_and_unpacking_are_inverse() {
         for op in OPS {
             for slot in [0, 1, 19_999, (1 << SLOT_INDEX_BITS) - 1] {
                 for generation in [0, 1, u32::MAX] {
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn strange_bits_are_no_token() {
+    fn unknown_bits_are_no_token() {
         assert_eq!(Token::from_bits(0), None);
         assert_eq!(Token::from_bits(u64::MAX), None);
         assert_eq!(Token::from_bits(15 << 56), None);

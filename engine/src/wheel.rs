@@ -2,11 +2,11 @@
 //!
 //! A hierarchical wheel of 3 levels with 256 buckets each; a bucket is a list through `Slot::next` and `Slot::prev`, first in,
 //! first out. Inserting and removing touch two neighbours; a tick touches one bucket; a timer moves down at most twice.
-//! Invariants: a timer is on the wheel exactly when its slot has [`flag::TIMED`]; it is never handed out before its deadline, and
+//! Invariants: a timer is on the wheel exactly when its slot's `prev` is not [`OFF_WHEEL`]; it is never handed out before its deadline, and
 //! at the latest by the first `advance` to or past it. Ticks may wrap; a deadline is at most 2^31 ticks away.
-//! Must not know: what a timer is for, what a tick lasts.
+//! Must not depend on: what a timer is for, what a tick lasts.
 
-use crate::slot::{NONE, Slots, flag};
+use crate::slot::{NONE, OFF_WHEEL, Slots};
 
 const BITS: u32 = 8;
 const BUCKETS: usize = 1 << BITS;
@@ -56,17 +56,15 @@ impl Wheel {
         } else {
             deadline
         };
-        slots[index].set(flag::TIMED);
         self.count += 1;
         self.link(slots, index);
     }
 
     /// Takes the timer of `index` off, if it has one.
     pub fn clear<S: Copy + Default>(&mut self, slots: &mut Slots<S>, index: u32) {
-        if slots[index].has(flag::TIMED) {
+        if slots[index].is_timed() {
             let at = self.bucket_of(slots[index].deadline);
             self.unlink(slots, index, at);
-            slots[index].clear(flag::TIMED);
             self.count -= 1;
         }
     }
@@ -79,7 +77,6 @@ impl Wheel {
             let index = self.buckets[at].head;
             if index != NONE {
                 self.unlink(slots, index, at);
-                slots[index].clear(flag::TIMED);
                 self.count -= 1;
                 return Some(index);
             }
@@ -175,7 +172,7 @@ impl Wheel {
         } else {
             slots[next].prev = prev;
         }
-        slots[index].prev = NONE;
+        slots[index].prev = OFF_WHEEL;
         slots[index].next = NONE;
         if at < BUCKETS && self.buckets[at].head == NONE {
             self.occupied[at / 64] &= !(1 << (at % 64));
@@ -246,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bucket_is_first_in_first_out_also_after_a_cascade() {
+    fn bucket_is_first_in_first_out_even_after_a_cascade() {
         let mut slots = table(10);
         let mut wheel = Wheel::new(0);
         for index in 0..10 {
@@ -257,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_due_tick_is_never_past_a_timer() {
+    fn next_due_tick_is_never_past_a_timer() {
         let mut slots = table(1);
         let mut wheel = Wheel::new(100);
         assert_eq!(wheel.next_due_ticks(), None);

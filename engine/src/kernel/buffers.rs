@@ -70,7 +70,7 @@ impl Region {
     }
 
     /// Gives the whole pages of a range back to the system; they read as zeros and are backed again when next written.
-    pub fn forget(&mut self, offset: usize, length: usize) {
+    pub fn release_pages(&mut self, offset: usize, length: usize) {
         let from = offset.next_multiple_of(PAGE);
         let until = (offset + length) / PAGE * PAGE;
         let Some(length) = until.checked_sub(from).filter(|l| *l > 0) else {
@@ -191,7 +191,7 @@ mod tests {
         region.slice_mut(4096, 3).copy_from_slice(b"abc");
         assert_eq!(region.slice(4095, 5), b"\0abc\0");
         assert!(std::panic::catch_unwind(|| region.address(8190, 3)).is_err());
-        region.forget(4095, 4097);
+        region.release_pages(4095, 4097);
         assert_eq!(region.slice(4096, 3), [0; 3]);
     }
 }

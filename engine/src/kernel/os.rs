@@ -32,7 +32,7 @@ pub fn pin_to(core: usize) {
 
 /// Connections that wait at a listener: its TCP_INFO tells their number as `tcpi_unacked`. 1 if it cannot be told, so that the caller
 /// tries.
-pub fn waiting_count(listener: RawFd) -> u32 {
+pub fn accept_queue_len(listener: RawFd) -> u32 {
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
     // SAFETY: the kernel writes at most `length` bytes to `info`, which is that large; both outlive the call.

@@ -214,7 +214,7 @@ impl KernelRing {
         let place =
             |slot| DestinationSlot::try_from_slot_target(slot).expect("slot indices are small");
         match request {
-            Request::Listen { listener } => {
+            Request::PollListener { listener } => {
                 opcode::PollAdd::new(Fd(listener), libc::POLLIN as u32).build()
             }
             Request::Accept { listener, slot } => {
@@ -275,11 +275,13 @@ impl KernelRing {
                 .flags(libc::MSG_DONTWAIT)
                 .build()
                 .flags(Flags::BUFFER_SELECT),
-            Request::RecvNext { slot } => opcode::Recv::new(Fixed(slot), std::ptr::null_mut(), 0)
-                .buf_group(BUFFER_GROUP)
-                .build()
-                .flags(Flags::BUFFER_SELECT),
-            Request::RecvStream { slot } => {
+            Request::RecvOneshot { slot } => {
+                opcode::Recv::new(Fixed(slot), std::ptr::null_mut(), 0)
+                    .buf_group(BUFFER_GROUP)
+                    .build()
+                    .flags(Flags::BUFFER_SELECT)
+            }
+            Request::RecvMultishot { slot } => {
                 opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build()
             }
             Request::SendStatic {
@@ -403,9 +405,9 @@ impl Ring for KernelRing {
 
     fn trim(&mut self) {
         self.region
-            .forget(self.buffers.offset(0), self.buffers.all_bytes());
+            .release_pages(self.buffers.offset(0), self.buffers.all_bytes());
         self.region
-            .forget(self.staging_offset, 2 * self.staging_bytes);
+            .release_pages(self.staging_offset, 2 * self.staging_bytes);
     }
 
     fn stage(&mut self, half: usize, bytes: &[u8]) -> Option<Staged> {
@@ -434,8 +436,8 @@ impl Ring for KernelRing {
         self.staged_bytes[half] = 0;
     }
 
-    fn waiting_count(&self, listener: RawFd) -> u32 {
-        super::os::waiting_count(listener)
+    fn accept_queue_len(&self, listener: RawFd) -> u32 {
+        super::os::accept_queue_len(listener)
     }
 
     #[inline]

@@ -2,13 +2,13 @@
 //!
 //! For the simulator; nothing of it runs otherwise.
 //! Invariants: looking changes nothing.
-//! Must not know: where a ring's books come from.
+//! Must not depend on: where a ring's books come from.
 
 use super::turn::Shard;
 use crate::config::TICK_US;
 use crate::handler::Handler;
 use crate::ring::Ring;
-use crate::slot::{Phase, Slot, flag};
+use crate::slot::{Delivery, Phase, Read, Slot, Write};
 use crate::token::Op;
 
 /// What a ring knows of its requests, from their push to the reaping of their last completion.
@@ -41,10 +41,12 @@ pub(crate) struct Census {
 impl<R: Ring + Books, H: Handler> Shard<R, H> {
     /// Slots in use, for who looks into a failure.
     pub(crate) fn describe(&self) -> Vec<String> {
-        let used = (0..self.slots.touched_count()).filter(|s| self.slots[*s].phase != Phase::Free);
+        let used =
+            (0..self.slots.touched_count()).filter(|s| self.slots[*s].phase() != Phase::Free);
         used.map(|slot| {
             let entry = &self.slots[slot];
-            format!("{slot} {:?} {:#06x}", entry.phase, entry.flags)
+            let (phase, read, write) = (entry.phase(), entry.read(), entry.write());
+            format!("{slot} {phase:?}/{read:?}/{write:?}")
         })
         .collect()
     }
@@ -68,24 +70,25 @@ impl<R: Ring + Books, H: Handler> Shard<R, H> {
         for slot in 0..self.slots.touched_count() {
             let entry = &self.slots[slot];
             self.audit_slot(slot).map_err(|wrong| {
-                let phase = entry.phase;
-                format!(
-                    "slot {slot}, {phase:?}, flags {:#06x}: {wrong}",
-                    entry.flags
-                )
+                let (phase, read, write) = (entry.phase(), entry.read(), entry.write());
+                format!("slot {slot}, {phase:?}/{read:?}/{write:?}: {wrong}")
             })?;
             let accepting = self.ring.under_way(Op::Accept, slot);
             census.accepting += u64::from(accepting);
-            used += u32::from(entry.phase != Phase::Free || accepting > 0);
-            hot += u32::from(entry.has(flag::HOT));
-            recv_now += u16::from(!entry.has(flag::HOT) && self.ring.under_way(Op::Recv, slot) > 0);
-            match entry.phase {
+            used += u32::from(entry.phase() != Phase::Free || accepting > 0);
+            hot += u32::from(entry.is_hot());
+            recv_now += u16::from(!entry.is_hot() && self.ring.under_way(Op::Recv, slot) > 0);
+            match entry.phase() {
                 Phase::Free => continue,
                 Phase::Connecting => census.connecting += 1,
-                Phase::Open | Phase::Draining | Phase::Closing => census.open += 1,
+                Phase::Open
+                | Phase::Flushing
+                | Phase::Finishing
+                | Phase::Draining
+                | Phase::Closing => census.open += 1,
             }
-            census.accepted += u64::from(entry.has(flag::ACCEPTED));
-            if entry.has(flag::TIMED) {
+            census.accepted += u64::from(entry.is_accepted());
+            if entry.is_timed() {
                 timed += 1;
                 let ahead = entry.deadline.wrapping_sub((now_us / TICK_US) as u32) as i32;
                 let due_us = (now_us / TICK_US).saturating_add_signed(i64::from(ahead)) * TICK_US;
@@ -113,45 +116,43 @@ impl<R: Ring + Books, H: Handler> Shard<R, H> {
 
     fn audit_slot(&self, slot: u32) -> Result<(), String> {
         let entry = &self.slots[slot];
+        let (phase, read, write) = (entry.phase(), entry.read(), entry.write());
+        if !entry.is_legal() {
+            return Err("these states do not go together".to_owned());
+        }
         let under_way = |op| self.ring.under_way(op, slot);
-        for (bit, op) in [
-            (flag::POLL, Op::Poll),
-            (flag::WRITABLE, Op::Writable),
-            (flag::SHUTTING, Op::Shutdown),
+        for (is_expected, op) in [
+            (read == Read::Parked, Op::Poll),
+            (write == Write::Blocked, Op::Writable),
+            (write == Write::ShuttingDown, Op::Shutdown),
         ] {
-            if under_way(op) != u8::from(entry.has(bit)) {
+            if under_way(op) != u8::from(is_expected) {
                 return Err(format!("{} times {op:?} under way", under_way(op)));
             }
         }
         let queued = self.readable.iter().filter(|t| t.slot() == slot).count();
-        if usize::from(under_way(Op::Recv)) + queued != usize::from(entry.has(flag::RECV)) {
+        let receives = usize::from(under_way(Op::Recv)) + queued;
+        if receives != usize::from(read == Read::Receiving || entry.is_hot()) {
             return Err(format!(
                 "{} receives under way, {queued} queued",
                 under_way(Op::Recv)
             ));
         }
-        if entry.has(flag::HOT) && under_way(Op::Recv) != 1 {
+        if entry.is_hot() && under_way(Op::Recv) != 1 {
             return Err("hot without a receive".to_owned());
         }
-        let records = self.sends.iter().flatten();
+        let records = self.sends.iter();
         let records = records.filter(|r| r.is_of(slot, entry.generation)).count();
-        if records != usize::from(entry.has(flag::SENDING)) {
+        if records != usize::from(entry.has_send()) {
             return Err(format!("{records} sends on record"));
         }
         let waits_for_room = self.unstaged.contains(&self.token(Op::Send, slot));
-        let carry = self.carries.get(&slot);
-        if carry.is_some() != entry.has(flag::CARRY) {
-            return Err("a carry without its flag, or the reverse".to_owned());
-        }
         let has = self.ring.has_descriptor(slot);
         let attempt = under_way(Op::Connect) + under_way(Op::Bind);
-        let is_blocked = self.is_blocked(slot);
-        let will_settle = entry.has(flag::SENDING) || is_blocked;
-        let is_paused = carry.is_some_and(|c| c.is_paused || c.is_read_paused);
         let no = |wrong: &str| Err(wrong.to_owned());
-        match entry.phase {
+        match phase {
             Phase::Free => {
-                if entry.flags != 0 || attempt > 0 {
+                if attempt > 0 || self.pending.contains_key(&slot) || entry.is_timed() {
                     return no("free, and something is under way");
                 }
                 if has && under_way(Op::Close) == 0 && under_way(Op::Accept) == 0 {
@@ -162,38 +163,55 @@ impl<R: Ring + Books, H: Handler> Shard<R, H> {
                 if attempt == 0 {
                     return no("nothing will end the attempt");
                 }
-                if !entry.has(flag::TIMED) {
+                if !entry.is_timed() {
                     return no("an attempt without a limit in time");
                 }
             }
-            Phase::Open | Phase::Draining => {
-                let is_over = entry.flags & (flag::PEER_ENDED | flag::ENDING) != 0;
-                let is_read = entry.flags & (flag::POLL | flag::RECV) != 0;
-                if !is_read && !is_over && !is_paused {
-                    return no("nobody listens to the peer");
-                }
-                if is_blocked
-                    && entry.phase == Phase::Open
-                    && entry.flags & (flag::SENDING | flag::WRITABLE) == 0
-                    && !waits_for_room
-                {
+            Phase::Open | Phase::Flushing | Phase::Finishing | Phase::Draining => {
+                let waits_to_stage = matches!(write, Write::Queued | Write::Requeued);
+                if waits_to_stage && !waits_for_room {
                     return no("nobody waits for room to send");
                 }
-                if entry.phase == Phase::Open && (is_over || is_paused) && !will_settle {
-                    return no("nothing will take it up again");
+                if entry.delivery() == Delivery::Paused && write == Write::Idle {
+                    return no("nothing will resume delivery");
                 }
-                if entry.phase == Phase::Draining && !entry.has(flag::TIMED) {
+                if phase == Phase::Draining && !entry.is_timed() {
                     return no("a drain without a limit in time");
                 }
                 if !has {
                     return no("open without a descriptor");
                 }
+                self.audit_pending(slot)?;
             }
             Phase::Closing => {
-                if entry.flags & flag::IN_FLIGHT == 0 || entry.has(flag::TIMED) {
+                if !entry.is_in_flight() || entry.is_timed() {
                     return no("nothing will finish it");
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// What is kept of an open connection is what its states say.
+    fn audit_pending(&self, slot: u32) -> Result<(), String> {
+        let entry = &self.slots[slot];
+        let pending = self.pending.get(&slot);
+        if pending.is_some_and(|p| p.is_empty()) {
+            return Err("an empty entry is kept".to_owned());
+        }
+        let has_outgoing = pending.is_some_and(|p| !p.outgoing.is_empty());
+        let has_incoming = pending.is_some_and(|p| !p.incoming.is_empty());
+        if has_outgoing != entry.is_blocked() {
+            return Err(format!("bytes to send are kept: {has_outgoing}"));
+        }
+        let is_right = match entry.delivery() {
+            Delivery::Direct => !has_incoming,
+            Delivery::Partial | Delivery::Held => has_incoming,
+            Delivery::Paused => true,
+        };
+        if !is_right {
+            let delivery = entry.delivery();
+            return Err(format!("delivery {delivery:?}, bytes kept: {has_incoming}"));
         }
         Ok(())
     }

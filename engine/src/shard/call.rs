@@ -1,32 +1,34 @@
-//! Calling the handler, and doing what it wants done.
+//! Calls the handler and performs the actions it asked for.
 //!
 //! Invariants: a handler is called between other work, never from inside another callback.
-//! Must not know: what a handler is for.
+//! Must not depend on: what a handler is for.
 
 use super::turn::{Context, Shard};
 use crate::config::TICK_US;
 use crate::error::{CloseReason, Error};
 use crate::handler::{Actions, CloseMode, Conn, Handler, TimerChange};
 use crate::ring::Ring;
-use crate::slot::{Phase, flag};
+use crate::slot::{Phase, Write};
 
 impl<R: Ring, H: Handler> Shard<R, H> {
     pub(super) fn on_timer(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        match self.slots[slot].phase {
-            Phase::Connecting => self.give_up_connecting(ctx, slot, libc::ETIMEDOUT),
-            // While the peer does not take what was sent, the handler's patience counts, not the end's.
-            Phase::Open if self.slots[slot].flags & flag::ENDING != 0 && !self.is_blocked(slot) => {
-                self.end(ctx, slot, CloseReason::Aborted)
+        match self.slots[slot].phase() {
+            Phase::Connecting => self.cancel_connecting(ctx, slot, libc::ETIMEDOUT),
+            // While the peer does not take what was sent, the handler's patience counts, not the close's.
+            Phase::Flushing | Phase::Finishing if !self.slots[slot].is_blocked() => {
+                self.close(ctx, slot, CloseReason::Aborted)
             }
-            Phase::Open => self.call(ctx, slot, |handler, conn| handler.on_timer(conn)),
+            Phase::Open | Phase::Flushing | Phase::Finishing => {
+                self.call(ctx, slot, |handler, conn| handler.on_timer(conn))
+            }
             Phase::Draining => {
-                // Ending a million at once takes longer than one may take: nobody is cut while ends still come back.
+                // Closing a million at once takes longer than one may take: none is aborted while ends still come back.
                 let patient_until = ctx.last_end_us + ctx.config.drain_timeout.as_micros() as u64;
                 if ctx.is_stopping && patient_until > ctx.now_us {
                     self.set_timer(slot, patient_until);
                     return Ok(());
                 }
-                self.end(ctx, slot, CloseReason::Aborted)
+                self.close(ctx, slot, CloseReason::Aborted)
             }
             Phase::Free | Phase::Closing => unreachable!("a slot in this phase is off the wheel"),
         }
@@ -39,7 +41,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         slot: u32,
         callback: impl FnOnce(&mut H, &mut Conn<'_, H::State>),
     ) -> Result<(), Error> {
-        let is_blocked = self.is_blocked(slot);
+        let is_blocked = self.slots[slot].is_blocked();
         let mut conn = Conn::new(
             &mut self.slots[slot].state,
             ctx.now_us,
@@ -57,11 +59,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         slot: u32,
         actions: Actions,
     ) -> Result<(), Error> {
-        if self.slots[slot].phase != Phase::Open {
+        if !self.slots[slot].phase().is_open() {
             // Draining: what arrives still counts, but nothing more is sent, and the timer is the drain's.
             self.outgoing.clear();
             return match actions.close_mode {
-                Some(CloseMode::Abort(reason)) => self.end(ctx, slot, reason),
+                Some(CloseMode::Abort(reason)) => self.close(ctx, slot, reason),
                 _ => Ok(()),
             };
         }
@@ -80,21 +82,21 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             self.outgoing = outgoing;
         }
         // The copy may have been too much to keep: then the connection is over, and the slot may be free.
-        if !actions.outgoing_static.is_empty() && self.slots[slot].phase == Phase::Open {
+        if !actions.outgoing_static.is_empty() && self.slots[slot].phase().is_open() {
             self.send_static(ctx, slot, actions.outgoing_static, is_last)?;
         }
-        if self.slots[slot].phase != Phase::Open {
+        if !self.slots[slot].phase().is_open() {
             return Ok(());
         }
-        if actions.is_pausing && (self.slots[slot].has(flag::SENDING) || self.is_blocked(slot)) {
-            self.carry_mut(slot).is_paused = true;
+        if actions.is_pausing && self.slots[slot].write() != Write::Idle {
+            self.slots[slot].delivery_paused();
             self.must_settle = true;
         }
         match actions.close_mode {
             None => Ok(()),
-            Some(CloseMode::Graceful) => self.end_in_order(ctx, slot),
-            Some(CloseMode::AfterSend) => self.end_after_sent(ctx, slot),
-            Some(CloseMode::Abort(reason)) => self.end(ctx, slot, reason),
+            Some(CloseMode::Graceful) => self.close_gracefully(ctx, slot),
+            Some(CloseMode::AfterSend) => self.close_after_sent(ctx, slot),
+            Some(CloseMode::Abort(reason)) => self.close(ctx, slot, reason),
         }
     }
 

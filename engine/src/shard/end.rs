@@ -1,13 +1,14 @@
-//! How a connection ends.
+//! How a connection is closed.
 //!
-//! Invariants: an end is counted once, with the first reason; the descriptor is closed when nothing of the connection is in flight.
-//! Must not know: why a handler wants an end.
+//! Invariants: a close is counted once, with the first reason; the descriptor is closed when nothing of the connection is in flight.
+//! Must not depend on: why a handler wants an end.
 
+use super::receive::Wait;
 use super::turn::{Context, Shard};
 use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring};
-use crate::slot::{NONE, Phase, flag};
+use crate::slot::{Delivery, NONE, Phase, Read, Write};
 use crate::token::Op;
 
 /// Connections of one shard that are asked to end in one turn, when all are to.
@@ -21,13 +22,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.draining_from = Some(0);
     }
 
-    /// Cuts every connection at once.
-    pub fn cut_all(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+    /// Aborts every connection.
+    pub fn abort_all(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
         self.draining_from = None;
         for slot in 0..self.slots.touched_count() {
-            match self.slots[slot].phase {
-                Phase::Open | Phase::Draining => self.end(ctx, slot, CloseReason::Aborted)?,
-                Phase::Connecting => self.give_up_connecting(ctx, slot, libc::ECANCELED)?,
+            match self.slots[slot].phase() {
+                Phase::Open | Phase::Flushing | Phase::Finishing | Phase::Draining => {
+                    self.close(ctx, slot, CloseReason::Aborted)?;
+                }
+                Phase::Connecting => self.cancel_connecting(ctx, slot, libc::ECANCELED)?,
                 Phase::Free | Phase::Closing => {}
             }
         }
@@ -40,7 +43,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         while asked < count && self.newest > 0 {
             let slot = self.newest - 1;
             self.newest = slot;
-            if self.slots[slot].phase == Phase::Open && self.slots[slot].flags & flag::ENDING == 0 {
+            if self.slots[slot].phase() == Phase::Open {
                 self.call(ctx, slot, |handler, conn| handler.on_stop(conn))?;
                 asked += 1;
             }
@@ -54,9 +57,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         };
         let until = self.slots.touched_count().min(from + DRAINS_PER_TURN);
         for slot in from..until {
-            match self.slots[slot].phase {
-                Phase::Open => self.call(ctx, slot, |handler, conn| handler.on_stop(conn))?,
-                Phase::Connecting => self.give_up_connecting(ctx, slot, libc::ECANCELED)?,
+            match self.slots[slot].phase() {
+                Phase::Open | Phase::Flushing | Phase::Finishing => {
+                    self.call(ctx, slot, |handler, conn| handler.on_stop(conn))?
+                }
+                Phase::Connecting => self.cancel_connecting(ctx, slot, libc::ECANCELED)?,
                 _ => {}
             }
         }
@@ -66,23 +71,21 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Stops an attempt; its completion brings the end. A connect is linked to what comes before it, and the kernel does not find it
     /// until that has completed: so it is asked again, as long as nothing came back.
-    pub(super) fn give_up_connecting(
+    pub(super) fn cancel_connecting(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
         errno: i32,
     ) -> Result<(), Error> {
         self.set_timer(slot, ctx.now_us + CANCEL_AGAIN_US);
-        if self.slots[slot].errno == 0 {
-            self.slots[slot].errno = errno as u8;
-        }
+        self.slots[slot].connect_cancelled(errno);
         let token = self.token(Op::Connect, slot);
         let cancel = self.token(Op::Cancel, slot);
         self.ring.push(cancel, Request::Cancel { token })
     }
 
-    /// Says our end and reads on until the peer's.
-    pub(super) fn end_in_order(
+    /// Sends our end when everything else is sent, and reads on until the peer's.
+    pub(super) fn close_gracefully(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
@@ -91,76 +94,76 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             slot,
             ctx.now_us + ctx.config.drain_timeout.as_micros() as u64,
         );
-        if self.is_blocked(slot) || self.slots[slot].has(flag::SENDING) {
-            self.slots[slot].set(flag::END_IN_ORDER);
+        if self.slots[slot].write() != Write::Idle {
+            self.slots[slot].start_flushing();
             self.must_settle = true;
             return Ok(());
         }
-        if self.slots[slot].has(flag::PEER_ENDED) {
-            if self.has_held(slot) {
-                self.take_up_held(ctx, slot, true)?;
-                if self.slots[slot].phase == Phase::Open {
-                    // Again, if its answer is under way; nothing is held any more.
-                    return self.end_in_order(ctx, slot);
-                }
-                return Ok(());
+        if self.slots[slot].read() == Read::Ended {
+            if self.slots[slot].delivery() != Delivery::Held {
+                return self.close(ctx, slot, CloseReason::LocallyClosed);
             }
-            return self.end(ctx, slot, CloseReason::LocallyClosed);
+            self.resume_delivery(ctx, slot, true)?;
+            if self.slots[slot].phase().is_open() {
+                // Again, if its answer is under way; nothing is held any more.
+                return self.close_gracefully(ctx, slot);
+            }
+            return Ok(());
         }
-        self.slots[slot].clear(flag::ENDING);
         self.slots[slot].start_draining();
-        self.slots[slot].set(flag::SHUTTING);
         self.ring
             .push(self.token(Op::Shutdown, slot), Request::Shutdown { slot })?;
-        self.arm(ctx, slot)
+        self.arm_read(ctx, slot, Wait::Once)
     }
 
-    /// Ends it as soon as what was sent is with the kernel, without waiting for the peer.
-    pub(super) fn end_after_sent(
+    /// Closes it as soon as what was sent is with the kernel, without waiting for the peer.
+    pub(super) fn close_after_sent(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
-        if !self.is_blocked(slot) && !self.slots[slot].has(flag::SENDING) {
-            return self.end(ctx, slot, CloseReason::LocallyClosed);
+        if self.slots[slot].write() == Write::Idle {
+            return self.close(ctx, slot, CloseReason::LocallyClosed);
         }
-        self.slots[slot].set(flag::END_AFTER_SENT);
+        self.slots[slot].start_finishing();
         self.must_settle = true;
         Ok(())
     }
 
-    /// Ends a connection at once: when nothing of it is in flight now, else when that has come back.
-    pub(super) fn end(
+    /// Closes a connection at once: when nothing of it is in flight now, else when that has come back.
+    pub(super) fn close(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
         reason: CloseReason,
     ) -> Result<(), Error> {
-        if self.slots[slot].phase == Phase::Closing {
+        if self.slots[slot].phase() == Phase::Closing {
             return Ok(());
         }
         self.wheel.clear(&mut self.slots, slot);
-        self.slots[slot].start_closing(reason as u8);
+        let (read, write) = (self.slots[slot].read(), self.slots[slot].write());
+        self.slots[slot].start_closing(reason);
         // Cancelled rather than woken by a shutdown, which the kernel leaves to a worker: five times the price, and no order.
-        for (bit, op) in [
-            (flag::POLL, Op::Poll),
-            (flag::RECV, Op::Recv),
-            (flag::WRITABLE, Op::Writable),
-        ] {
-            if self.slots[slot].has(bit) {
-                let token = self.token(op, slot);
-                let cancel = self.token(Op::Cancel, slot);
-                self.ring.push(cancel, Request::Cancel { token })?;
-            }
+        let reading = match read {
+            Read::Parked => Some(Op::Poll),
+            Read::Receiving | Read::Hot | Read::Quiet | Read::Cooling => Some(Op::Recv),
+            Read::Idle | Read::Paused | Read::Ended => None,
+        };
+        let writing = (write == Write::Blocked).then_some(Op::Writable);
+        for op in reading.into_iter().chain(writing) {
+            let token = self.token(op, slot);
+            let cancel = self.token(Op::Cancel, slot);
+            self.ring.push(cancel, Request::Cancel { token })?;
         }
-        self.try_finish(ctx, slot)
+        self.try_release(ctx, slot)
     }
 
-    pub(super) fn try_finish(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        if self.slots[slot].flags & flag::IN_FLIGHT != 0 {
+    /// Closes the descriptor of a slot that is closing, unless something is in flight.
+    pub(super) fn try_release(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        if self.slots[slot].is_in_flight() {
             return Ok(());
         }
-        let reason = CloseReason::ALL[usize::from(self.slots[slot].errno)];
+        let reason = self.slots[slot].close_reason();
         self.ring
             .push(self.token(Op::Close, slot), Request::Close { slot })?;
         ctx.stats.open_now -= 1;
@@ -176,9 +179,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// A shutdown is over: the slot may be used for another connection from now on.
     pub(super) fn on_shutdown(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        self.slots[slot].clear(flag::SHUTTING);
-        match self.slots[slot].phase {
-            Phase::Closing => self.try_finish(ctx, slot),
+        self.slots[slot].shutdown_completed();
+        match self.slots[slot].phase() {
+            Phase::Closing => self.try_release(ctx, slot),
             _ => Ok(()),
         }
     }
@@ -186,9 +189,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Frees the slot. Safe before the close is submitted: requests run in order (but for shutdowns, which are awaited), so whatever
     /// takes the slot next comes after it.
     pub(super) fn release(&mut self, ctx: &mut Context<'_, H>, slot: u32) {
-        self.carries.remove(&slot);
-        self.slots[slot].clear(flag::CARRY);
-        if self.slots[slot].has(flag::ACCEPTED) {
+        if !self.pending.is_empty() {
+            self.pending.remove(&slot);
+        }
+        if self.slots[slot].is_accepted() {
             ctx.limiter.release();
         }
         let own_tuple = self.slots[slot].tuple;

@@ -1,11 +1,12 @@
 //! How a connection begins: taken from a listener, or dialled.
 //!
 //! Invariants: a slot is taken before the request that may fill it is pushed, and given back when it did not.
-//! Must not know: what is received or sent.
+//! Must not depend on: what is received or sent.
 
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
+use super::receive::Wait;
 use super::turn::{Context, Shard};
 use crate::config::Config;
 use crate::error::{CloseReason, Error, OpenFailure};
@@ -18,8 +19,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Waits for a listener to have connections.
     pub fn listen(&mut self, number: usize, listener: RawFd) -> Result<(), Error> {
         self.ring.push(
-            Token::new(Op::Listen, number as u32, 0),
-            Request::Listen { listener },
+            Token::new(Op::PollListener, number as u32, 0),
+            Request::PollListener { listener },
         )
     }
 
@@ -117,7 +118,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     ) -> Result<(), Error> {
         self.wheel.clear(&mut self.slots, slot);
         ctx.stats.connecting_now -= 1;
-        if result >= 0 && self.slots[slot].errno == 0 {
+        if result >= 0 && self.slots[slot].dial_failure().is_none() {
             self.slots[slot].connected();
             ctx.stats.opened += 1;
             return self.on_open(ctx, slot);
@@ -152,14 +153,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         ctx.stats.open_max = ctx.stats.open_max.max(ctx.stats.open_now);
         self.newest = self.newest.max(slot + 1);
         self.call(ctx, slot, |handler, conn| handler.on_open(conn))?;
-        if ctx.is_cutting && matches!(self.slots[slot].phase, Phase::Open | Phase::Draining) {
-            // Its accept was under way when the others were cut.
-            return self.end(ctx, slot, CloseReason::Aborted);
+        let phase = self.slots[slot].phase();
+        if ctx.is_aborting && (phase.is_open() || phase == Phase::Draining) {
+            // Its accept was under way when the others were aborted.
+            return self.close(ctx, slot, CloseReason::Aborted);
         }
-        if ctx.is_stopping && self.slots[slot].phase == Phase::Open {
+        if ctx.is_stopping && phase.is_open() {
             // It opened while the others were already being told.
             self.call(ctx, slot, |handler, conn| handler.on_stop(conn))?;
         }
-        self.arm(ctx, slot)
+        self.arm_read(ctx, slot, Wait::Once)
     }
 }

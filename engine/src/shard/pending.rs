@@ -1,10 +1,12 @@
 //! What a shard keeps of a connection beside its slot: bytes that wait, and sends under way.
 //!
-//! Must not depend on: rings, handlers, slots.
+//! Invariants: a connection has at most one send under way, so at most one record.
+//! Must not depend on: rings, handlers, what the states of a slot mean.
 
 use std::collections::VecDeque;
 
 use crate::ring::Staged;
+use crate::slot::NONE;
 
 /// What a piece costs beside its bytes.
 const PIECE_BYTES: usize = size_of::<Piece>();
@@ -32,35 +34,22 @@ impl Piece {
     }
 }
 
-/// What a connection carries over.
+/// Bytes kept for one connection. It has an entry exactly while there are any.
 #[derive(Default)]
-pub(super) struct Carry {
+pub(super) struct Pending {
     /// What is to be sent, in order.
     pub outgoing: VecDeque<Piece>,
     /// What was received and not used yet.
     pub incoming: Vec<u8>,
-    /// The handler wants nothing more before what it sent is with the kernel.
-    pub is_paused: bool,
-    /// Something of `incoming` was kept back from the handler.
-    pub has_held: bool,
-    /// No receive is armed until the handler may be given bytes again.
-    pub is_read_paused: bool,
-    /// The handler was told that the peer does not take what was sent.
-    pub was_blocked: bool,
 }
 
-impl Carry {
+impl Pending {
     pub fn is_empty(&self) -> bool {
-        self.outgoing.is_empty()
-            && self.incoming.is_empty()
-            && !self.is_paused
-            && !self.is_read_paused
-            && !self.has_held
-            && !self.was_blocked
+        self.outgoing.is_empty() && self.incoming.is_empty()
     }
 
     /// Our memory that waits for the peer.
-    pub fn kept_bytes(&self) -> usize {
+    pub fn outgoing_bytes(&self) -> usize {
         let piece_bytes = |piece: &Piece| match piece {
             Piece::Copied { bytes, .. } => PIECE_BYTES + bytes.len(),
             Piece::Static(_) => PIECE_BYTES,
@@ -92,7 +81,17 @@ impl Carry {
     }
 }
 
+/// Where the bytes of a send are.
+#[derive(Clone, Copy)]
+pub(super) enum SendSource {
+    Static(&'static [u8]),
+    Staged(Staged),
+    /// So many bytes from the front of what is pending.
+    Pending(usize),
+}
+
 /// A send under way.
+#[derive(Clone, Copy)]
 pub(super) struct SendRecord {
     pub slot: u32,
     pub generation: u32,
@@ -106,11 +105,57 @@ impl SendRecord {
     }
 }
 
-/// Where the bytes of a send are.
-#[derive(Clone, Copy)]
-pub(super) enum SendSource {
-    Static(&'static [u8]),
-    Staged(Staged),
-    /// So many bytes from the front of what is carried.
-    Carry(usize),
+/// The sends under way, in two halves: those submitted by the last `enter`, and those pushed since.
+///
+/// A send carries the number of its record in its token, so that one that comes short finds it without a search, however many
+/// others are under way.
+#[derive(Default)]
+pub(super) struct SendRecords {
+    halves: [Vec<SendRecord>; 2],
+}
+
+impl SendRecords {
+    /// Adds a record to `half`; returns its number.
+    pub fn add(&mut self, half: usize, record: SendRecord) -> u32 {
+        let records = &mut self.halves[half];
+        records.push(record);
+        (records.len() as u32 - 1) << 1 | half as u32
+    }
+
+    /// Takes the record with this number out, if it is one of `slot`.
+    pub fn take(&mut self, number: u32, slot: u32) -> Option<SendRecord> {
+        let record = self.halves[number as usize & 1].get_mut(number as usize >> 1)?;
+        if record.slot != slot {
+            return None;
+        }
+        // A hole: nobody else's number changes.
+        Some(std::mem::replace(
+            record,
+            SendRecord {
+                slot: NONE,
+                ..*record
+            },
+        ))
+    }
+
+    /// Takes all records of `half` out, to be given back empty.
+    pub fn take_half(&mut self, half: usize) -> Vec<SendRecord> {
+        std::mem::take(&mut self.halves[half])
+    }
+
+    /// Gives the memory of a half back.
+    pub fn give_back(&mut self, half: usize, records: Vec<SendRecord>) {
+        debug_assert!(records.is_empty() && self.halves[half].is_empty());
+        self.halves[half] = records;
+    }
+
+    /// True if `half` has no records.
+    pub fn is_empty(&self, half: usize) -> bool {
+        self.halves[half].is_empty()
+    }
+
+    /// Every record.
+    pub fn iter(&self) -> impl Iterator<Item = &SendRecord> {
+        self.halves.iter().flatten().filter(|r| r.slot != NONE)
+    }
 }

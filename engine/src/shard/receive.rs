@@ -2,64 +2,76 @@
 //!
 //! A connection that is nearly always idle waits parked on a poll, the cheapest there is in memory, and receives when it is
 //! readable. One that keeps receiving (`Config::park_after`) is hot: its receive itself waits in the kernel, the first time
-//! for one buffer, then as a stream, until a sweep finds it silent and parks it.
+//! for one buffer, then as a multishot, until a sweep finds it silent and parks it.
 //! Invariants: a connection owns no buffer while it waits; a handler is given nothing while its peer does not take what was
 //! sent (unless `Config::reads_while_blocked`), nor while it paused; what arrives meanwhile is kept, bounded.
-//! Must not know: what the bytes mean.
+//! Must not depend on: what the bytes mean.
 
 use super::turn::{Context, Shard};
 use crate::config::Config;
 use crate::error::{CloseReason, Error};
-use crate::handler::{Conn, Handler};
+use crate::handler::{Actions, Conn, Handler};
 use crate::ring::{Completion, Request, Ring};
-use crate::slot::{Phase, flag};
+use crate::slot::{Delivery, Phase, Read};
 use crate::token::Op;
 
 /// Slots looked at in one turn of a sweep.
 const SWEEP_SLOTS: u32 = 1_024;
 
+/// How to wait for a connection's next bytes, unless all connections are parked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// On a poll: it was silent.
+    Poll,
+    /// With one receive: it may never receive again.
+    Once,
+    /// With a receive that goes on: it has received before.
+    Multi,
+}
+
 impl<R: Ring, H: Handler> Shard<R, H> {
     /// Waits for the connection's next bytes, if it is still to be read.
-    pub(super) fn arm(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        let entry = &self.slots[slot];
-        if !matches!(entry.phase, Phase::Open | Phase::Draining)
-            || entry.flags & (flag::POLL | flag::RECV | flag::PEER_ENDED | flag::ENDING) != 0
-        {
-            return Ok(());
-        }
-        if self.must_hold(ctx.config, slot) {
-            let carry = self.carries.get_mut(&slot);
-            carry.expect("what holds is a carry").is_read_paused = true;
-            return Ok(());
-        }
+    pub(super) fn arm_read(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        wait: Wait,
+    ) -> Result<(), Error> {
         let entry = &mut self.slots[slot];
-        if ctx.config.park_after.is_zero() || entry.has(flag::COLD) {
-            entry.set(flag::POLL);
+        if !matches!(entry.phase(), Phase::Open | Phase::Draining) || entry.read() != Read::Idle {
+            return Ok(());
+        }
+        if Self::is_delivery_blocked(ctx.config, entry) {
+            entry.read_paused();
+            return Ok(());
+        }
+        if ctx.config.park_after.is_zero() || wait == Wait::Poll {
+            entry.read_parked();
             let token = self.token(Op::Poll, slot);
             let writable = false;
             return self.ring.push(token, Request::Poll { slot, writable });
         }
-        let request = if entry.has(flag::WARM) {
-            Request::RecvStream { slot }
-        } else {
-            Request::RecvNext { slot }
-        };
-        entry.set(flag::RECV | flag::HOT | flag::HEARD);
+        entry.read_hot();
         if self.sweep.hot_count == 0 {
             self.sweep.at_us = ctx.now_us + ctx.config.park_after.as_micros() as u64;
             self.sweep.from = 0;
         }
         self.sweep.hot_count += 1;
         self.sweep.is_trim_due = true;
+        let request = match wait {
+            Wait::Multi => Request::RecvMultishot { slot },
+            _ => Request::RecvOneshot { slot },
+        };
         self.ring.push(self.token(Op::Recv, slot), request)
     }
 
     /// True if what arrives is to be kept back from the handler.
-    pub(super) fn must_hold(&self, config: &Config, slot: u32) -> bool {
-        self.slots[slot].has(flag::CARRY)
-            && self.carries.get(&slot).is_some_and(|c| {
-                c.is_paused || (!c.outgoing.is_empty() && !config.reads_while_blocked)
-            })
+    pub(super) fn delivery_blocked(&self, config: &Config, slot: u32) -> bool {
+        Self::is_delivery_blocked(config, &self.slots[slot])
+    }
+
+    fn is_delivery_blocked(config: &Config, entry: &crate::slot::Slot<H::State>) -> bool {
+        entry.delivery() == Delivery::Paused || (entry.is_blocked() && !config.reads_while_blocked)
     }
 
     /// Looks at some slots for connections that have been silent since the last look, and parks them.
@@ -78,12 +90,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let from = self.sweep.from;
         let until = self.slots.touched_count().min(from + SWEEP_SLOTS);
         for slot in from..until {
-            let entry = &mut self.slots[slot];
-            if entry.has(flag::HEARD) {
-                entry.clear(flag::HEARD);
-            } else if entry.has(flag::HOT) {
-                entry.set(flag::COLD);
-                self.stop_stream(slot)?;
+            match self.slots[slot].read() {
+                Read::Hot => self.slots[slot].read_quiet(),
+                Read::Quiet => self.cancel_receive(slot)?,
+                _ => {}
             }
         }
         if until < self.slots.touched_count() {
@@ -100,7 +110,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let is_used = self.buffers_free < self.buffers_count
             || self.ring.has_completion()
             || self.ring.is_overflowing()
-            || self.sends.iter().any(|half| !half.is_empty());
+            || (0..2).any(|half| !self.sends.is_empty(half));
         if is_used {
             self.sweep.at_us = ctx.now_us + ctx.config.park_after.as_micros() as u64;
         } else {
@@ -109,12 +119,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
     }
 
-    /// Ends a receive that waits in the kernel; its last completion brings what comes next.
-    fn stop_stream(&mut self, slot: u32) -> Result<(), Error> {
-        if !self.slots[slot].has(flag::HOT) || self.slots[slot].has(flag::CANCELLED) {
+    /// Cancels a receive that waits in the kernel, if there is one; its last completion brings what comes next.
+    fn cancel_receive(&mut self, slot: u32) -> Result<(), Error> {
+        if !matches!(self.slots[slot].read(), Read::Hot | Read::Quiet) {
             return Ok(());
         }
-        self.slots[slot].set(flag::CANCELLED);
+        self.slots[slot].read_cancelled();
         let token = self.token(Op::Recv, slot);
         let cancel = self.token(Op::Cancel, slot);
         self.ring.push(cancel, Request::Cancel { token })
@@ -126,23 +136,24 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         slot: u32,
         result: i32,
     ) -> Result<(), Error> {
-        self.slots[slot].clear(flag::POLL);
-        if self.slots[slot].phase == Phase::Closing {
-            return self.try_finish(ctx, slot);
+        self.slots[slot].read_completed();
+        if self.slots[slot].phase() == Phase::Closing {
+            return self.try_release(ctx, slot);
         }
         if result < 0 {
-            return self.end(ctx, slot, CloseReason::from_errno(-result));
+            return self.close(ctx, slot, CloseReason::from_errno(-result));
         }
-        if self.must_hold(ctx.config, slot) {
+        if self.delivery_blocked(ctx.config, slot) {
             // Back-pressure: a peer that does not take our bytes is not read either.
-            return self.arm(ctx, slot);
+            return self.arm_read(ctx, slot, Wait::Poll);
         }
-        self.want_receive(slot);
+        self.queue_receive(slot);
         Ok(())
     }
 
-    pub(super) fn want_receive(&mut self, slot: u32) {
-        self.slots[slot].set(flag::RECV);
+    /// Receives as soon as a buffer is free.
+    fn queue_receive(&mut self, slot: u32) {
+        self.slots[slot].read_queued();
         self.readable.push_back(self.token(Op::Recv, slot));
     }
 
@@ -172,45 +183,48 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             ..
         } = completion;
         let entry = &mut self.slots[slot];
-        if !entry.has(flag::HOT) {
+        let was = entry.read();
+        if was == Read::Receiving {
             self.buffers_free += 1;
         } else if !has_more {
             self.sweep.hot_count -= 1;
         }
         if !has_more {
-            entry.clear(flag::RECV | flag::HOT | flag::CANCELLED);
+            entry.read_completed();
         }
-        if let Some(buffer) = buffer.filter(|_| result <= 0 || entry.phase == Phase::Closing) {
+        let is_closing = entry.phase() == Phase::Closing;
+        if let Some(buffer) = buffer.filter(|_| result <= 0 || is_closing) {
             self.ring.recycle(buffer);
         }
-        if self.slots[slot].phase == Phase::Closing {
-            return self.try_finish(ctx, slot);
+        if is_closing {
+            return self.try_release(ctx, slot);
         }
         match -result {
             ..0 => {
                 let buffer = buffer.expect("received bytes lie in a buffer");
                 ctx.stats.bytes_received += result as u64;
-                self.slots[slot].set(flag::WARM | flag::HEARD);
-                self.slots[slot].clear(flag::COLD);
+                entry.read_active();
                 self.on_bytes(ctx, slot, buffer, result as usize, has_left)?;
-                self.arm(ctx, slot)
+                self.arm_read(ctx, slot, Wait::Multi)
             }
             0 => self.on_peer_end(ctx, slot),
             errno @ (libc::EAGAIN | libc::EINTR | libc::ECANCELED) => {
-                if !self.must_hold(ctx.config, slot) && self.has_held(slot) {
-                    self.take_up_held(ctx, slot, errno == libc::EAGAIN)?;
+                if !self.delivery_blocked(ctx.config, slot) && self.is_held(slot) {
+                    self.resume_delivery(ctx, slot, errno == libc::EAGAIN)?;
                 }
-                self.arm(ctx, slot)
+                let was_silent = matches!(was, Read::Receiving | Read::Cooling);
+                let wait = if was_silent { Wait::Poll } else { Wait::Multi };
+                self.arm_read(ctx, slot, wait)
             }
             libc::ENOBUFS => {
                 let more = self.ring.add_buffers();
                 self.buffers_free += more;
                 self.buffers_count += more;
                 ctx.stats.buffer_shortages += u64::from(more == 0);
-                self.want_receive(slot);
+                self.queue_receive(slot);
                 Ok(())
             }
-            errno => self.end(ctx, slot, CloseReason::from_errno(errno)),
+            errno => self.close(ctx, slot, CloseReason::from_errno(errno)),
         }
     }
 
@@ -222,30 +236,27 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         length: usize,
         has_left: bool,
     ) -> Result<(), Error> {
-        if self.must_hold(ctx.config, slot) {
-            let carry = self.carries.get_mut(&slot);
-            let carry = carry.expect("what holds is a carry");
-            carry
-                .incoming
-                .extend_from_slice(self.ring.bytes(buffer, length));
-            carry.has_held = true;
+        if self.delivery_blocked(ctx.config, slot) {
+            self.slots[slot].delivery_held();
+            let pending = self.pending.entry(slot).or_default();
+            let bytes = self.ring.bytes(buffer, length);
+            pending.incoming.extend_from_slice(bytes);
+            let kept = pending.incoming.len();
             self.ring.recycle(buffer);
-            if carry.incoming.len() > held_bytes_max(ctx.config) {
-                return self.end(ctx, slot, CloseReason::BufferLimit);
+            if kept > held_bytes_max(ctx.config) {
+                return self.close(ctx, slot, CloseReason::BufferLimit);
             }
-            return self.stop_stream(slot);
+            return self.cancel_receive(slot);
         }
         // The bytes are lent to the handler from the ring's memory, so the rest of the shard is borrowed apart from it.
-        let is_blocked = self.is_blocked(slot);
-        let mut joined = if self.slots[slot].has(flag::CARRY) {
-            let carry = self.carries.get_mut(&slot);
-            carry.map_or_else(Vec::new, |c| {
-                c.has_held = false;
-                std::mem::take(&mut c.incoming)
-            })
-        } else {
-            Vec::new()
-        };
+        let entry = &mut self.slots[slot];
+        let is_blocked = entry.is_blocked();
+        let mut joined = Vec::new();
+        if entry.delivery() != Delivery::Direct {
+            entry.delivered();
+            let pending = self.pending.get_mut(&slot).expect("bytes are kept");
+            joined = std::mem::take(&mut pending.incoming);
+        }
         let fresh = self.ring.bytes(buffer, length);
         let is_joined = !joined.is_empty();
         if is_joined {
@@ -271,16 +282,17 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             joined.extend_from_slice(&fresh[used..]);
         }
         self.ring.recycle(buffer);
-        self.keep_rest(ctx, slot, joined, actions)
+        self.keep_rest(ctx, slot, joined, is_joined, actions)
     }
 
-    /// Keeps what the handler did not use, and does what it wants.
+    /// Keeps what the handler did not use, and does what it wants. `was_kept`: its bytes came from what was kept.
     fn keep_rest(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
         rest: Vec<u8>,
-        actions: crate::handler::Actions,
+        was_kept: bool,
+        actions: Actions,
     ) -> Result<(), Error> {
         let bytes_max = if actions.is_pausing {
             held_bytes_max(ctx.config)
@@ -289,39 +301,42 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         };
         if rest.len() > bytes_max {
             self.outgoing.clear();
-            return self.end(ctx, slot, CloseReason::BufferLimit);
+            return self.close(ctx, slot, CloseReason::BufferLimit);
         }
         if !rest.is_empty() {
-            self.carry_mut(slot).incoming = rest;
-        } else {
-            self.drop_carry_if_empty(slot);
+            self.pending.entry(slot).or_default().incoming = rest;
+            self.slots[slot].delivered_in_part();
+        } else if was_kept {
+            self.drop_pending_if_empty(slot);
         }
         self.perform(ctx, slot, actions)
     }
 
-    pub(super) fn has_held(&self, slot: u32) -> bool {
-        self.slots[slot].has(flag::CARRY) && self.carries.get(&slot).is_some_and(|c| c.has_held)
+    fn is_held(&self, slot: u32) -> bool {
+        self.slots[slot].delivery() == Delivery::Held
     }
 
-    /// Hands over again what was kept while the handler paused or its peer did not read. When all are to end, only once it is known
+    /// Gives the handler again what was kept while it paused or its peer did not read. When all are to end, only once it is known
     /// whether there is more: what was received is to be answered, and a handler that thinks it has seen the last would end.
-    pub(super) fn take_up_held(
+    pub(super) fn resume_delivery(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
         is_all: bool,
     ) -> Result<(), Error> {
-        let is_all = is_all || self.slots[slot].flags & (flag::PEER_ENDED | flag::POLL) != 0;
-        let carry = self.carry_mut(slot);
-        carry.has_held = ctx.is_stopping && !is_all;
-        if carry.has_held {
+        let read = self.slots[slot].read();
+        let is_all = is_all || matches!(read, Read::Ended | Read::Parked);
+        if ctx.is_stopping && !is_all {
             // The completion of this receive, or of the one under way, comes back here or to `on_bytes`.
-            if !self.slots[slot].has(flag::RECV) {
-                self.want_receive(slot);
+            if matches!(read, Read::Idle | Read::Paused) {
+                self.slots[slot].read_resumed();
+                self.queue_receive(slot);
             }
-            return self.stop_stream(slot);
+            return self.cancel_receive(slot);
         }
-        let mut kept = std::mem::take(&mut self.carry_mut(slot).incoming);
+        self.slots[slot].delivered();
+        let pending = self.pending.get_mut(&slot).expect("bytes are held");
+        let mut kept = std::mem::take(&mut pending.incoming);
         let mut conn = Conn::new(
             &mut self.slots[slot].state,
             ctx.now_us,
@@ -332,36 +347,43 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let used = ctx.handler.on_bytes(&mut conn, &kept);
         let actions = conn.into_actions();
         kept.drain(..used);
-        self.keep_rest(ctx, slot, kept, actions)
+        self.keep_rest(ctx, slot, kept, true, actions)
+    }
+
+    /// Gives the handler what is held back, since no more will come. True if the connection is still in `phase`.
+    pub(super) fn deliver_last(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+    ) -> Result<bool, Error> {
+        let phase = self.slots[slot].phase();
+        if self.is_held(slot) {
+            self.resume_delivery(ctx, slot, true)?;
+        }
+        Ok(self.slots[slot].phase() == phase)
     }
 
     /// The peer sends no more. What it is still owed is sent first.
     fn on_peer_end(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        if self.slots[slot].phase == Phase::Draining {
-            if self.has_held(slot) {
-                self.take_up_held(ctx, slot, true)?;
+        if self.slots[slot].phase() == Phase::Draining {
+            if self.deliver_last(ctx, slot)? {
+                return self.close(ctx, slot, CloseReason::LocallyClosed);
             }
-            if self.slots[slot].phase != Phase::Draining {
-                return Ok(());
-            }
-            return self.end(ctx, slot, CloseReason::LocallyClosed);
+            return Ok(());
         }
-        self.slots[slot].set(flag::PEER_ENDED);
-        if !self.must_hold(ctx.config, slot) && self.has_held(slot) {
+        self.slots[slot].read_ended();
+        if !self.delivery_blocked(ctx.config, slot) && self.is_held(slot) {
             // Held until it was known whether more comes: nothing does.
-            self.take_up_held(ctx, slot, true)?;
-            if self.slots[slot].phase != Phase::Open {
+            self.resume_delivery(ctx, slot, true)?;
+            if !self.slots[slot].phase().is_open() {
                 return Ok(());
             }
         }
-        let is_owed = self.slots[slot].has(flag::SENDING)
-            || self.is_blocked(slot)
-            || self.must_hold(ctx.config, slot);
-        if is_owed {
+        if self.slots[slot].write() != crate::slot::Write::Idle {
             self.must_settle = true;
             return Ok(());
         }
-        self.end(ctx, slot, CloseReason::PeerClosed)
+        self.close(ctx, slot, CloseReason::PeerClosed)
     }
 }
 

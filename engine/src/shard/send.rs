@@ -1,34 +1,32 @@
 //! How bytes go out.
 //!
 //! A send is submitted, and unless its completion says that it came short, it went out whole: `settle` knows when all that failed
-//! have been heard of. What a peer does not take at once is kept, in pieces, and sent when there is room.
+//! have been heard of. What a peer does not take at once is pending, in pieces, and sent when there is room.
 //! Invariants: at most one send of a connection is under way, so bytes leave in order; what is kept for a connection is bounded by
 //! `Config::pending_bytes_max`, static bytes apart, which cost only the piece that names them.
-//! Must not know: what the bytes mean.
+//! Must not depend on: what the bytes mean.
 
-use super::pending::{Carry, Piece, SendRecord, SendSource};
+use super::pending::{Pending, Piece, SendRecord, SendSource};
+use super::receive::Wait;
 use super::turn::{Context, Shard};
 use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring};
-use crate::slot::{Phase, flag};
+use crate::slot::{Delivery, NONE, Phase, Read, Write};
 use crate::token::{Op, Token};
 
 /// Most bytes of a kept piece that are staged for one send.
 const STAGED_BYTES_MAX: usize = 16 * 1024;
 
 impl<R: Ring, H: Handler> Shard<R, H> {
-    /// The connection's carry, made if it has none.
-    pub(super) fn carry_mut(&mut self, slot: u32) -> &mut Carry {
-        self.slots[slot].set(flag::CARRY);
-        self.carries.entry(slot).or_default()
+    /// What is kept to be sent, which there is.
+    fn pending_mut(&mut self, slot: u32) -> &mut Pending {
+        self.pending.get_mut(&slot).expect("bytes are pending")
     }
 
-    pub(super) fn drop_carry_if_empty(&mut self, slot: u32) {
-        if self.slots[slot].has(flag::CARRY) && self.carries.get(&slot).is_none_or(Carry::is_empty)
-        {
-            self.carries.remove(&slot);
-            self.slots[slot].clear(flag::CARRY);
+    pub(super) fn drop_pending_if_empty(&mut self, slot: u32) {
+        if self.pending.get(&slot).is_some_and(Pending::is_empty) {
+            self.pending.remove(&slot);
         }
     }
 
@@ -39,11 +37,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         bytes: &'static [u8],
         is_last: bool,
     ) -> Result<(), Error> {
-        if self.slots[slot].has(flag::SENDING) || self.is_blocked(slot) {
-            self.carry_mut(slot)
-                .outgoing
-                .push_back(Piece::Static(bytes));
-            return self.check_carry(ctx, slot);
+        if self.slots[slot].write() != Write::Idle {
+            let pending = self.pending.entry(slot).or_default();
+            pending.outgoing.push_back(Piece::Static(bytes));
+            return self.queue_send(ctx, slot);
         }
         let request = Request::SendStatic {
             slot,
@@ -60,7 +57,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         bytes: &[u8],
         is_last: bool,
     ) -> Result<(), Error> {
-        if !self.slots[slot].has(flag::SENDING) && !self.is_blocked(slot) {
+        if self.slots[slot].write() == Write::Idle {
             if let Some(staged) = self.ring.stage(self.half, bytes) {
                 let request = Request::SendStaged {
                     slot,
@@ -69,17 +66,22 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 };
                 return self.submit_send(ctx, slot, request, SendSource::Staged(staged));
             }
-            self.want_room(slot);
+            self.await_staging(slot);
         }
-        self.carry_mut(slot).push(bytes);
-        self.check_carry(ctx, slot)
+        self.pending.entry(slot).or_default().push(bytes);
+        self.queue_send(ctx, slot)
     }
 
-    /// Something more is carried: too much ends the connection.
-    fn check_carry(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    /// More is pending than what is under way: too much ends the connection.
+    fn queue_send(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        self.slots[slot].send_queued();
         self.must_settle = true;
-        if self.carry_mut(slot).kept_bytes() > ctx.config.pending_bytes_max {
-            return self.end(ctx, slot, CloseReason::Stalled);
+        self.check_pending(ctx, slot)
+    }
+
+    fn check_pending(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        if self.pending_mut(slot).outgoing_bytes() > ctx.config.pending_bytes_max {
+            return self.close(ctx, slot, CloseReason::Stalled);
         }
         Ok(())
     }
@@ -92,59 +94,60 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         source: SendSource,
     ) -> Result<(), Error> {
         let generation = self.slots[slot].generation;
-        self.slots[slot].set(flag::SENDING);
+        self.slots[slot].send_submitted();
         ctx.stats.sends += 1;
-        self.sends[self.half].push(SendRecord {
+        let record = SendRecord {
             slot,
             generation,
             source,
-        });
-        self.ring.push(self.token(Op::Send, slot), request)
+        };
+        let number = self.sends.add(self.half, record);
+        self.ring.push(Token::new(Op::Send, slot, number), request)
     }
 
     /// Every failure of the sends submitted by the last `enter` has been seen: the others went out whole.
     pub(super) fn settle(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
         let settled = 1 - self.half;
-        let mut records = std::mem::take(&mut self.sends[settled]);
-        for record in records.drain(..) {
+        let mut records = self.sends.take_half(settled);
+        for record in records.drain(..).filter(|r| r.slot != NONE) {
             let slot = record.slot;
             let entry = &mut self.slots[slot];
             if entry.generation != record.generation {
                 continue;
             }
-            entry.clear(flag::SENDING);
-            let has_followup = entry.flags & (flag::CARRY | flag::ENDING | flag::PEER_ENDED) != 0;
-            if has_followup && entry.phase == Phase::Open {
-                if let SendSource::Carry(count) = record.source {
-                    self.carry_mut(slot).take(count);
+            let has_followup = entry.awaits_sent();
+            entry.send_settled();
+            if has_followup && entry.phase().is_open() {
+                if let SendSource::Pending(count) = record.source {
+                    self.pending_mut(slot).take(count);
                 }
                 self.flush(ctx, slot)?;
             }
         }
-        self.sends[settled] = records;
+        self.sends.give_back(settled, records);
         self.ring.unstage(settled);
-        self.stage_more(ctx)
+        self.send_unstaged(ctx)
     }
 
     /// No room in the staging region until sends have been settled. Not a poll for room to send: it would complete at once, again and
     /// again, and with many of them the completions that settle would never be all there.
-    fn want_room(&mut self, slot: u32) {
+    fn await_staging(&mut self, slot: u32) {
         self.must_settle = true;
         self.unstaged.push_back(self.token(Op::Send, slot));
     }
 
     /// Sends what waited for room in the staging region, as much as there is now.
-    fn stage_more(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+    fn send_unstaged(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
         for _ in 0..self.unstaged.len() {
             let Some(token) = self.unstaged.pop_front() else {
                 break;
             };
             let slot = token.slot();
             let entry = &self.slots[slot];
-            if entry.generation == token.generation() && entry.phase == Phase::Open {
+            if entry.generation == token.generation() && entry.phase().is_open() {
                 self.flush(ctx, slot)?;
                 if self.unstaged.back() == Some(&token) {
-                    // It found no room: whoever comes behind it waits too.
+                    // It found no room: those behind it wait too.
                     self.unstaged.rotate_right(1);
                     break;
                 }
@@ -153,7 +156,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// The kernel took less than all: keep the rest until there is room.
+    /// The kernel took less than all: keep the rest until there is room. The token of a send has the number of its record where
+    /// others have the generation.
     pub(super) fn on_send_short(
         &mut self,
         ctx: &mut Context<'_, H>,
@@ -161,151 +165,126 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         result: i32,
     ) -> Result<(), Error> {
         let slot = token.slot();
+        let Some(record) = self.sends.take(token.generation(), slot) else {
+            return Ok(());
+        };
+        if self.slots[slot].generation != record.generation {
+            // A silent request that failed because its connection ended meanwhile is no surprise.
+            return Ok(());
+        }
         ctx.stats.sends -= 1;
         ctx.stats.sends_short += 1;
-        if self.slots[slot].phase != Phase::Open {
+        if self.slots[slot].phase() == Phase::Closing {
+            self.slots[slot].send_settled();
             return Ok(());
         }
         if result < 0 && result != -libc::EAGAIN && result != -libc::EINTR {
-            return self.end(ctx, slot, CloseReason::from_errno(-result));
+            self.slots[slot].send_short();
+            return self.close(ctx, slot, CloseReason::from_errno(-result));
         }
         let taken = result.max(0) as usize;
-        let is_ours = |r: &SendRecord| r.is_of(slot, token.generation());
-        let source = self
-            .sends
-            .iter()
-            .flatten()
-            .find(|r| is_ours(r))
-            .expect("a send is on record until it is settled")
-            .source;
-        self.sends
-            .iter_mut()
-            .for_each(|half| half.retain(|r| !is_ours(r)));
-        self.slots[slot].clear(flag::SENDING);
-        match source {
+        let was_blocked = self.slots[slot].send_short();
+        let pending = self.pending.entry(slot).or_default();
+        match record.source {
             SendSource::Static(bytes) => {
-                let rest = Piece::Static(&bytes[taken..]);
-                self.carry_mut(slot).outgoing.push_front(rest);
+                pending.outgoing.push_front(Piece::Static(&bytes[taken..]));
             }
             SendSource::Staged(staged) => {
                 let rest = Piece::copied(&self.ring.staged(staged)[taken..]);
-                self.carry_mut(slot).outgoing.push_front(rest);
+                pending.outgoing.push_front(rest);
             }
-            SendSource::Carry(_) => self.carry_mut(slot).take(taken),
+            SendSource::Pending(_) => pending.take(taken),
         }
-        self.check_carry(ctx, slot)?;
-        self.want_writable(slot)?;
-        if self.slots[slot].phase != Phase::Open {
+        self.must_settle = true;
+        self.check_pending(ctx, slot)?;
+        if !self.slots[slot].phase().is_open() {
             return Ok(());
         }
+        self.slots[slot].send_blocked();
+        let poll = Request::Poll {
+            slot,
+            writable: true,
+        };
+        self.ring.push(self.token(Op::Writable, slot), poll)?;
         // Word of it only when something moved: a peer that reads slowly is another than one that does not read.
-        let carry = self.carry_mut(slot);
-        if taken > 0 || !carry.was_blocked {
-            carry.was_blocked = true;
+        if taken > 0 || !was_blocked {
             return self.call(ctx, slot, |handler, conn| handler.on_blocked(conn));
         }
         Ok(())
     }
 
-    fn want_writable(&mut self, slot: u32) -> Result<(), Error> {
-        let entry = &mut self.slots[slot];
-        if entry.phase == Phase::Open && !entry.has(flag::WRITABLE) {
-            entry.set(flag::WRITABLE);
-            let token = self.token(Op::Writable, slot);
-            let writable = true;
-            self.ring.push(token, Request::Poll { slot, writable })?;
+    pub(super) fn on_writable(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        self.slots[slot].send_unblocked();
+        match self.slots[slot].phase() {
+            Phase::Closing => self.try_release(ctx, slot),
+            _ => self.flush(ctx, slot),
         }
-        Ok(())
     }
 
-    pub(super) fn on_writable(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        self.slots[slot].clear(flag::WRITABLE);
-        match self.slots[slot].phase {
-            Phase::Closing => self.try_finish(ctx, slot),
-            Phase::Open => self.flush(ctx, slot),
+    /// Sends what is pending, or when nothing is left does what waited for that.
+    fn flush(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        match self.slots[slot].write() {
+            Write::Idle => {}
+            Write::Queued | Write::Requeued => {
+                if !self.pending_mut(slot).outgoing.is_empty() {
+                    return self.send_pending(ctx, slot);
+                }
+            }
+            _ => return Ok(()),
+        }
+        self.on_all_sent(ctx, slot)?;
+        // That may have brought new sends: then this comes again when they are settled. What a handler left of what it was given
+        // stays with a connection that is closed.
+        let entry = &self.slots[slot];
+        if entry.write() != Write::Idle {
+            return Ok(());
+        }
+        match entry.phase() {
+            Phase::Finishing => self.close(ctx, slot, CloseReason::LocallyClosed),
+            Phase::Flushing => self.close_gracefully(ctx, slot),
+            Phase::Open if entry.read() == Read::Ended => {
+                self.close(ctx, slot, CloseReason::PeerClosed)
+            }
             _ => Ok(()),
         }
     }
 
-    /// Sends what was kept, or when nothing is left takes up what waited for that.
-    fn flush(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        if self.slots[slot].flags & (flag::SENDING | flag::WRITABLE) != 0 {
-            return Ok(());
-        }
-        if self.slots[slot].has(flag::CARRY) {
-            if self.is_blocked(slot) {
-                return self.send_kept(ctx, slot);
-            }
-            self.take_up(ctx, slot)?;
-        }
-        // What was taken up may have brought new sends: then this comes again when they are settled. What a handler left of what it
-        // was given stays with a connection that is ended in order.
-        let is_blocked = self.is_blocked(slot);
-        let entry = &self.slots[slot];
-        let is_held_up = entry.has(flag::CARRY) && (is_blocked || !entry.has(flag::END_IN_ORDER));
-        if entry.phase != Phase::Open || entry.has(flag::SENDING) || is_held_up {
-            return Ok(());
-        }
-        if entry.has(flag::END_AFTER_SENT) {
-            self.end(ctx, slot, CloseReason::LocallyClosed)
-        } else if entry.has(flag::END_IN_ORDER) {
-            self.end_in_order(ctx, slot)
-        } else if entry.has(flag::PEER_ENDED) {
-            self.end(ctx, slot, CloseReason::PeerClosed)
-        } else {
-            Ok(())
-        }
-    }
-
     /// Everything is with the kernel: the handler goes on.
-    fn take_up(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        let carry = self.carry_mut(slot);
-        let was_paused = std::mem::take(&mut carry.is_paused);
-        carry.has_held |= was_paused && !carry.incoming.is_empty();
-        let is_read_paused = std::mem::take(&mut carry.is_read_paused);
-        let was_blocked = std::mem::take(&mut carry.was_blocked);
-        let is_ending = self.slots[slot].flags & flag::ENDING != 0;
-        if was_blocked && !is_ending {
+    fn on_all_sent(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+        let pending = self.pending.get(&slot);
+        let is_kept = pending.is_some_and(|p| !p.incoming.is_empty());
+        self.drop_pending_if_empty(slot);
+        let entry = &mut self.slots[slot];
+        let was_blocked = entry.all_sent();
+        let was_read_paused = entry.read_resumed();
+        entry.delivery_resumed(is_kept);
+        if was_blocked && entry.phase() == Phase::Open {
             self.call(ctx, slot, |handler, conn| handler.on_sent(conn))?;
         }
-        let is_open = self.slots[slot].phase == Phase::Open;
         // Not if it has paused once more, or the peer takes no more again: then this comes back.
-        if is_open && self.slots[slot].has(flag::CARRY) && !self.must_hold(ctx.config, slot) {
-            let is_cut = self.slots[slot].has(flag::END_AFTER_SENT);
-            let is_ending = self.slots[slot].flags & flag::ENDING != 0;
-            let carry = self.carry_mut(slot);
-            if is_cut {
-                carry.incoming.clear();
-            }
-            if std::mem::take(&mut carry.has_held) && !carry.incoming.is_empty() {
-                // Also when the handler has ended it in order since: what the peer sent before its end is handed over.
-                self.take_up_held(ctx, slot, is_ending)?;
-            }
+        let phase = self.slots[slot].phase();
+        if phase.is_open()
+            && self.slots[slot].delivery() == Delivery::Held
+            && !self.delivery_blocked(ctx.config, slot)
+            && phase != Phase::Finishing
+        {
+            // Also when the handler has closed it gracefully since: what the peer sent before its end is handed over.
+            self.resume_delivery(ctx, slot, phase == Phase::Flushing)?;
         }
-        if self.slots[slot].phase == Phase::Open {
-            self.drop_carry_if_empty(slot);
-            if self.slots[slot].has(flag::PEER_ENDED)
-                && !self.slots[slot].has(flag::SENDING)
-                && !self.is_blocked(slot)
-            {
-                // What is left is a message that will never be whole.
-                self.carries.remove(&slot);
-                self.slots[slot].clear(flag::CARRY);
-            }
-            if is_read_paused {
-                self.arm(ctx, slot)?;
-            }
+        if was_read_paused {
+            self.arm_read(ctx, slot, Wait::Multi)?;
         }
         Ok(())
     }
 
-    /// Sends the first piece of what was kept.
-    fn send_kept(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    /// Sends the first piece of what is pending.
+    fn send_pending(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         self.must_settle = true;
         let half = self.half;
         let is_last = false;
-        let carry = &self.carries[&slot];
-        let (request, count) = match carry.outgoing.front().expect("a blocked one has a piece") {
+        let pending = &self.pending[&slot];
+        let piece = pending.outgoing.front();
+        let (request, count) = match piece.expect("a queued one has a piece") {
             Piece::Static(bytes) => {
                 let request = Request::SendStatic {
                     slot,
@@ -329,12 +308,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                         (request, rest.len())
                     }
                     None => {
-                        self.want_room(slot);
+                        self.await_staging(slot);
                         return Ok(());
                     }
                 }
             }
         };
-        self.submit_send(ctx, slot, request, SendSource::Carry(count))
+        self.submit_send(ctx, slot, request, SendSource::Pending(count))
     }
 }

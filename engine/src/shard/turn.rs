@@ -6,12 +6,12 @@
 //! follow it already fill the next.
 //! Invariants: at most one poll, one receive, one poll for room to send and one send of a connection are under way; a descriptor is
 //! closed only when none of its polls, receives and shutdowns is; a connection counts in `open_now` from `on_open` to `on_close`.
-//! Must not know: threads, other shards, protocols. Slots never see the ring, the ring never sees slots.
+//! Must not depend on: threads, other shards, protocols. Slots never see the ring, the ring never sees slots.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::pending::{Carry, SendRecord};
+use super::pending::{Pending, SendRecords};
 use super::sweep::Sweep;
 use crate::config::{BUFFER_COUNT, Config, TICK_US};
 use crate::dial::Tuples;
@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::handler::Handler;
 use crate::limiter::ConnectionLimiter;
 use crate::ring::{Completion, Ring};
-use crate::slot::{Phase, Slots, flag};
+use crate::slot::{Phase, Slots};
 use crate::stats::Stats;
 use crate::token::{Op, Token};
 use crate::wheel::Wheel;
@@ -44,7 +44,7 @@ pub(crate) struct Context<'a, H: Handler> {
     /// All connections are to end.
     pub is_stopping: bool,
     /// At once.
-    pub is_cutting: bool,
+    pub is_aborting: bool,
 }
 
 pub(crate) struct Shard<R, H: Handler> {
@@ -58,12 +58,12 @@ pub(crate) struct Shard<R, H: Handler> {
     /// Receives that must not wait and may still be started, so that each finds a buffer.
     pub(super) buffers_free: u16,
     pub(super) sweep: Sweep,
-    pub(super) sends: [Vec<SendRecord>; 2],
+    pub(super) sends: SendRecords,
     pub(super) half: usize,
     /// Somebody waits for sends to be settled: the next `enter` must not sleep.
     pub(super) must_settle: bool,
-    pub(super) carries: HashMap<u32, Carry>,
-    /// Slots whose kept bytes wait for room in the staging region.
+    pub(super) pending: HashMap<u32, Pending>,
+    /// Slots whose pending bytes wait for room in the staging region.
     pub(super) unstaged: VecDeque<Token>,
     pub(super) outgoing: Vec<u8>,
     pub(super) draining_from: Option<u32>,
@@ -81,10 +81,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             buffers_count: BUFFER_COUNT,
             buffers_free: BUFFER_COUNT,
             sweep: Sweep::default(),
-            sends: [Vec::new(), Vec::new()],
+            sends: SendRecords::default(),
             half: 0,
             must_settle: false,
-            carries: HashMap::new(),
+            pending: HashMap::new(),
             unstaged: VecDeque::new(),
             outgoing: Vec::new(),
             draining_from: None,
@@ -152,7 +152,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Submits what is queued, and with `wait` sleeps until something completes.
     pub fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
         self.ring.enter(wait.filter(|_| !self.must_settle))?;
-        if self.sends[1 - self.half].is_empty() {
+        if self.sends.is_empty(1 - self.half) {
             self.half = 1 - self.half;
             self.must_settle = false;
         }
@@ -188,7 +188,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let Completion { token, result, .. } = completion;
         let slot = token.slot();
         match token.op() {
-            Op::Listen => {
+            Op::PollListener => {
                 ctx.listening.push(slot as usize);
                 return Ok(());
             }
@@ -198,18 +198,19 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 }
                 return Ok(());
             }
+            Op::Send => return self.on_send_short(ctx, token, result),
             _ => {}
         }
         if self
             .slots
             .at(slot)
-            .is_none_or(|s| s.generation != token.generation() || is_stale(s.phase, token.op()))
+            .is_none_or(|s| s.generation != token.generation() || is_stale(s.phase(), token.op()))
         {
             if let Some(buffer) = completion.buffer {
                 self.ring.recycle(buffer);
             }
             // A silent request that failed because its connection ended meanwhile is no surprise.
-            if !matches!(token.op(), Op::Send | Op::Cancel) {
+            if token.op() != Op::Cancel {
                 ctx.stats.stale_completions += 1;
             }
             return Ok(());
@@ -217,7 +218,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         match token.op() {
             Op::Accept => self.on_accept(ctx, slot, result),
             Op::Socket => {
-                self.slots[slot].errno = -result as u8;
+                self.slots[slot].socket_failed(-result);
                 Ok(())
             }
             Op::Bind => self.on_connect(ctx, slot, result, Op::Bind),
@@ -225,28 +226,18 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             Op::Poll => self.on_poll(ctx, slot, result),
             Op::Writable => self.on_writable(ctx, slot),
             Op::Recv => self.on_recv(ctx, slot, completion),
-            Op::Send => self.on_send_short(ctx, token, result),
             Op::Option | Op::Close => {
                 ctx.stats.unexpected += 1;
                 Ok(())
             }
             Op::Shutdown => self.on_shutdown(ctx, slot),
             Op::Cancel => Ok(()),
-            Op::Listen | Op::Refuse => unreachable!("handled above"),
+            Op::PollListener | Op::Refuse | Op::Send => unreachable!("handled above"),
         }
     }
 
     pub(super) fn token(&self, op: Op, slot: u32) -> Token {
         Token::new(op, slot, self.slots[slot].generation)
-    }
-
-    /// True if bytes wait that the peer's side has not taken yet.
-    pub(super) fn is_blocked(&self, slot: u32) -> bool {
-        self.slots[slot].has(flag::CARRY)
-            && self
-                .carries
-                .get(&slot)
-                .is_some_and(|c| !c.outgoing.is_empty())
     }
 }
 
@@ -258,7 +249,7 @@ fn is_stale(phase: Phase, op: Op) -> bool {
             op,
             Op::Socket | Op::Option | Op::Bind | Op::Connect | Op::Cancel
         ),
-        Phase::Open | Phase::Draining | Phase::Closing => {
+        Phase::Open | Phase::Flushing | Phase::Finishing | Phase::Draining | Phase::Closing => {
             matches!(op, Op::Accept | Op::Socket | Op::Bind | Op::Connect)
         }
     }

@@ -13,7 +13,7 @@ use crate::handler::Handler;
 use crate::limiter::ConnectionLimiter;
 use crate::ring::Ring;
 use crate::shard::audit::{Books, Census};
-use crate::slot::{Phase, flag};
+use crate::slot::Phase;
 
 /// How long an attempt may last over its limit: the cancel has to be submitted, and to be heard of.
 const CONNECT_GRACE_US: u64 = 20_000_000;
@@ -30,9 +30,9 @@ pub(super) fn check_core<R: Ring + Books, H: Handler, M: FnMut() -> Result<R, Er
     for shard in shards {
         shard.audit(world.now_us(), &mut census, &mut |slot| {
             let socket = slot.state.socket;
-            let is_calm = slot.phase == Phase::Open && slot.flags & flag::ENDING == 0;
+            let is_calm = slot.phase() == Phase::Open;
             if is_calm {
-                check_timer(&world, socket, slot.has(flag::TIMED), turn_us)?;
+                check_timer(&world, socket, slot.is_timed(), turn_us)?;
             }
             Ok(())
         })?;

@@ -144,7 +144,7 @@ impl Ring for Broken {
             } if self.errs(Canary::PollLost, 8) => {
                 return Ok(());
             }
-            Request::RecvNext { .. } | Request::RecvStream { .. }
+            Request::RecvOneshot { .. } | Request::RecvMultishot { .. }
                 if self.errs(Canary::RecvLost, 8) =>
             {
                 return Ok(());
@@ -210,7 +210,8 @@ impl Ring for Broken {
             if is_taken && self.errs(Canary::RedialLost, 4) {
                 continue;
             }
-            if self.is(Canary::GenerationIgnored) && !matches!(token.op(), Op::Listen | Op::Refuse)
+            if self.is(Canary::GenerationIgnored)
+                && !matches!(token.op(), Op::PollListener | Op::Refuse | Op::Send)
             {
                 let generation = self.generations[token.slot() as usize];
                 completion.token = Token::new(token.op(), token.slot(), generation);
@@ -265,8 +266,8 @@ impl Ring for Broken {
         }
     }
 
-    fn waiting_count(&self, listener: RawFd) -> u32 {
-        self.inner.waiting_count(listener)
+    fn accept_queue_len(&self, listener: RawFd) -> u32 {
+        self.inner.accept_queue_len(listener)
     }
 
     fn is_overflowing(&self) -> bool {

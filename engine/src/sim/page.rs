@@ -36,6 +36,10 @@ impl Page {
             return;
         }
         assert!(!is_spare, "a spare slot is used for {:?}", token.op());
+        if token.op() == Op::Send {
+            // Carries the number of its record, not a generation.
+            return;
+        }
         let generation = token.generation();
         match request {
             Request::Accept { .. } | Request::Socket { .. } => {

@@ -24,7 +24,7 @@ impl SimRing {
     pub(super) fn start(&mut self, world: &mut World, token: Token, request: Request) -> bool {
         world.note("start", [i64::from(self.number), 0, 0, 0], Some(token));
         match request {
-            Request::Listen { listener } => {
+            Request::PollListener { listener } => {
                 let index = world.listener_index(listener);
                 world.listeners[index as usize].ring = Some(self.number);
                 self.wait_for(world, token, For::Listener(index));
@@ -129,11 +129,11 @@ impl SimRing {
                 }
                 true
             }
-            Request::RecvNext { .. } => {
+            Request::RecvOneshot { .. } => {
                 self.wait_for(world, token, For::Bytes(socket));
                 true
             }
-            Request::RecvStream { .. } => {
+            Request::RecvMultishot { .. } => {
                 self.wait_for(world, token, For::Stream(socket));
                 true
             }
@@ -154,7 +154,7 @@ impl SimRing {
                 world.close(socket);
                 self.end(token, 0)
             }
-            Request::Listen { .. }
+            Request::PollListener { .. }
             | Request::Accept { .. }
             | Request::Socket { .. }
             | Request::Shutdown { .. }
@@ -167,7 +167,7 @@ impl SimRing {
         let waiting = self.waiting.iter().map(|w| w.token);
         let shutting = self.shutdowns.iter().map(|(token, _)| *token);
         let linked = self.linked.iter().map(|(token, _)| *token);
-        let is_of_slot = |t: &Token| t.op() != Op::Listen && t.slot() == slot;
+        let is_of_slot = |t: &Token| t.op() != Op::PollListener && t.slot() == slot;
         let found = waiting.chain(shutting).chain(linked).find(is_of_slot);
         assert!(
             found.is_none(),

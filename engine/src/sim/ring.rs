@@ -97,7 +97,7 @@ impl SimRing {
     }
 
     fn note_end(&mut self, token: Token) {
-        if token.op() != Op::Listen {
+        if token.op() != Op::PollListener {
             let page = &mut self.pages[token.slot() as usize];
             page.under_way[token.op() as usize] -= 1;
         }
@@ -105,7 +105,7 @@ impl SimRing {
 
     /// Writes a request into the books, and checks that it may be made.
     fn note_push(&mut self, token: Token, request: &Request) {
-        if token.op() != Op::Listen {
+        if token.op() != Op::PollListener {
             let is_spare = token.slot() >= self.pages.len() as u32 - SPARE_SLOTS;
             self.pages[token.slot() as usize].note_push(token, request, is_spare);
         }
@@ -143,7 +143,7 @@ impl SimRing {
             % 4;
         let op = world
             .random
-            .pick(&[Op::Poll, Op::Recv, Op::Connect, Op::Shutdown, Op::Send]);
+            .pick(&[Op::Poll, Op::Recv, Op::Connect, Op::Shutdown, Op::Writable]);
         let Some(token) = self.pages[slot as usize].token_before(slot, op) else {
             return;
         };
@@ -241,7 +241,11 @@ impl SimRing {
                 return Err(format!("slot {slot} has a socket at the end"));
             }
         }
-        if let Some(waiting) = self.waiting.iter().find(|w| w.token.op() != Op::Listen) {
+        if let Some(waiting) = self
+            .waiting
+            .iter()
+            .find(|w| w.token.op() != Op::PollListener)
+        {
             return Err(format!("{waiting:?} is under way at the end"));
         }
         let mut world = lock(&self.world);
@@ -310,7 +314,7 @@ impl Ring for SimRing {
             self.note_end(token);
         }
         let socket = match token.op() {
-            Op::Listen => None,
+            Op::PollListener => None,
             _ => self.pages[token.slot() as usize].socket,
         };
         lock(&self.world).last_reaped = socket;
@@ -353,7 +357,7 @@ impl Ring for SimRing {
         self.memory.unstage(half);
     }
 
-    fn waiting_count(&self, listener: RawFd) -> u32 {
+    fn accept_queue_len(&self, listener: RawFd) -> u32 {
         lock(&self.world).waiting(listener)
     }
 
