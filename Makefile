@@ -244,6 +244,7 @@ lint: ## Check formatting, clippy, documentation, imports between files and crat
 	@bash .ci/need $(NEED_LINT)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p holdfast-engine --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked --quiet
 	.ci/cycles --test
 	.ci/cycles

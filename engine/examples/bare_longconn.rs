@@ -25,9 +25,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use holdfast_engine::ring::{Completion, Request, Ring};
-use holdfast_engine::token::{Op, Token};
-use holdfast_engine::{Config, DialPlan, KernelRing, SetupError, listen::listeners};
+use holdfast_engine::internals::{Completion, KernelRing, Op, Request, Ring, Token};
+use holdfast_engine::{Config, DialPlan, SetupError, listen::listeners};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, gettid};

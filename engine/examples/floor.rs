@@ -13,9 +13,8 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use holdfast_engine::ring::{Completion, Request, Ring};
-use holdfast_engine::token::{Op, Token};
-use holdfast_engine::{Config, KernelRing, SetupError, listen::listeners};
+use holdfast_engine::internals::{Completion, KernelRing, Op, Request, Ring, Token};
+use holdfast_engine::{Config, SetupError, listen::listeners};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 const SLOTS: u32 = 16_384;

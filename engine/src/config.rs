@@ -157,21 +157,21 @@ impl Default for ConfigBuilder {
 }
 
 impl ConfigBuilder {
-    /// Most accepted connections at once, over all threads; more are refused and counted. From 1 [default: 1,000,000].
+    /// Most accepted connections at once, over all threads; more are refused and counted. From 1 (default: 1,000,000).
     #[must_use]
     pub fn capacity(mut self, connections: u64) -> Self {
         self.config.capacity = connections;
         self
     }
 
-    /// Core threads, from 1 to 1,024 [default: 1]. Best one for each core.
+    /// Core threads, from 1 to 1,024 (default: 1). Best one for each core.
     #[must_use]
     pub fn thread_count(mut self, threads: usize) -> Self {
         self.config.thread_count = threads;
         self
     }
 
-    /// Cores to pin threads to, by number: thread `i` runs on `cores[i % cores.len()]`. Empty pins nothing [default].
+    /// Cores to pin threads to, by number: thread `i` runs on `cores[i % cores.len()]`. Empty pins nothing (default).
     /// [`allowed_cores`](crate::allowed_cores) lists those this process may use.
     #[must_use]
     pub fn cores(mut self, cores: Vec<usize>) -> Self {
@@ -181,7 +181,7 @@ impl ConfigBuilder {
 
     /// Direct descriptors in the table of one ring, [`SPARE_SLOTS`] included, from [`RING_SLOTS_MIN`]; more than
     /// [`RING_SLOTS_MAX`] means that. The kernel allows at most the soft descriptor limit (RLIMIT_NOFILE) when the ring is made.
-    /// [Default: what one thread's share of the capacity needs, up to that limit.] A thread makes another ring when its
+    /// (Default: what one thread's share of the capacity needs, up to that limit.) A thread makes another ring when its
     /// rings are full, so the table bounds nothing.
     #[must_use]
     pub fn ring_slots(mut self, slots: u32) -> Self {
@@ -189,7 +189,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Size of one receive buffer, bytes, from 1 to 1,048,576 [default: 2,048]. A ring has [`BUFFER_COUNT`] or more, an idle
+    /// Size of one receive buffer, bytes, from 1 to 1,048,576 (default: 2,048). A ring has [`BUFFER_COUNT`] or more, an idle
     /// connection none.
     #[must_use]
     pub fn buffer_bytes(mut self, bytes: u32) -> Self {
@@ -197,7 +197,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Most receive buffers of one ring, a power of two from [`BUFFER_COUNT`] to [`BUFFER_COUNT_MAX`] [default: `BUFFER_COUNT`].
+    /// Most receive buffers of one ring, a power of two from [`BUFFER_COUNT`] to [`BUFFER_COUNT_MAX`] (default: `BUFFER_COUNT`).
     /// Memory is taken as they come into use.
     #[must_use]
     pub fn buffer_count_max(mut self, count: u16) -> Self {
@@ -205,7 +205,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Room for copied bytes to send between two entries into the kernel, bytes, from 1 to 268,435,456 [default: 65,536]. A ring
+    /// Room for copied bytes to send between two entries into the kernel, bytes, from 1 to 268,435,456 (default: 65,536). A ring
     /// reserves it twice; memory is taken as it is used.
     #[must_use]
     pub fn staging_bytes(mut self, bytes: usize) -> Self {
@@ -214,14 +214,14 @@ impl ConfigBuilder {
     }
 
     /// How long a connection that received keeps a receive in the kernel (864 bytes of kernel memory) before it is parked on a poll
-    /// (256 bytes). Zero parks at once [default]: right for connections that are nearly always idle.
+    /// (256 bytes). Zero parks at once (default): right for connections that are nearly always idle.
     #[must_use]
     pub fn park_after(mut self, time: Duration) -> Self {
         self.config.park_after = time;
         self
     }
 
-    /// Whether received bytes are delivered while bytes to send wait for the peer [default: no]. A client whose server may
+    /// Whether received bytes are delivered while bytes to send wait for the peer (default: no). A client whose server may
     /// answer before it has read the whole request needs this; a server is safer without: a peer that does not read is not read.
     #[must_use]
     pub fn reads_while_blocked(mut self, reads: bool) -> Self {
@@ -229,7 +229,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Most bytes kept for one connection whose peer does not read, or whose message is not complete [default: 16,384]. Static bytes
+    /// Most bytes kept for one connection whose peer does not read, or whose message is not complete (default: 16,384). Static bytes
     /// are not kept, so they do not count. One that needs more is closed with
     /// [`CloseReason::Stalled`](crate::CloseReason::Stalled) or [`CloseReason::BufferLimit`](crate::CloseReason::BufferLimit).
     #[must_use]
@@ -238,7 +238,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// How long a busy thread lets work gather before it looks again, up to 1 s [default: 1 ms]; zero looks at once. More is
+    /// How long a busy thread lets work gather before it looks again, up to 1 s (default: 1 ms); zero looks at once. More is
     /// cheaper, less is prompter. An idle thread sleeps until an event in any case.
     #[must_use]
     pub fn batch_delay(mut self, time: Duration) -> Self {
@@ -246,14 +246,14 @@ impl ConfigBuilder {
         self
     }
 
-    /// How long one attempt to connect may take [default: 30 s].
+    /// How long one attempt to connect may take (default: 30 s).
     #[must_use]
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.config.connect_timeout = time;
         self
     }
 
-    /// How long a connection closed by us may wait for the peer's FIN before it is aborted [default: 10 s]. In a graceful shutdown:
+    /// How long a connection closed by us may wait for the peer's FIN before it is aborted (default: 10 s). In a graceful shutdown:
     /// how long after the last connection that closed.
     #[must_use]
     pub fn drain_timeout(mut self, time: Duration) -> Self {

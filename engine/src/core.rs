@@ -134,6 +134,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     }
 
     /// What an audit looks at.
+    #[cfg(feature = "sim")]
     pub(crate) fn parts(&self) -> (&[Shard<R, H>], &Context<'a, H>) {
         (&self.shards, &self.ctx)
     }

@@ -74,6 +74,7 @@ pub struct Conn<'a, S> {
 }
 
 /// What a callback asked for so far, to look at.
+#[cfg(feature = "sim")]
 pub(crate) struct ActionsSoFar<'a> {
     pub copied: &'a [u8],
     /// Behind the others.
@@ -218,6 +219,7 @@ impl<'a, S> Conn<'a, S> {
     }
 
     /// What was asked of this connection so far.
+    #[cfg(feature = "sim")]
     pub(crate) fn actions(&self) -> ActionsSoFar<'_> {
         ActionsSoFar {
             copied: self.outgoing,

@@ -1,31 +1,109 @@
-//! A thread-per-core io_uring engine with one small state slot per socket.
+//! A thread-per-core io_uring engine that holds very many TCP connections, with one small state slot for each.
 //!
-//! A protocol is a [`Handler`]: a few callbacks on a state of some bytes. [`Engine::start`] runs one on every core, accepting from
-//! [`listen::listeners`] and dialling through a [`DialPlan`]. See `ARCHITECTURE.md` for the life of a connection.
+//! A protocol is a [`Handler`]: a few callbacks over a state of some bytes. [`Engine::start`] runs one handler on every core thread,
+//! which accepts from [`listen::listeners`] and dials through a [`DialPlan`]. Needs Linux 6.1 (6.11 to dial) and io_uring;
+//! [`check_io_uring`] says what is missing.
+//!
+//! # Example
+//!
+//! An echo server, and one client that talks to it:
+//!
+//! ```
+//! use std::io::{Read, Write};
+//! use holdfast_engine::{Config, Conn, Engine, Handler, Shutdown, listen::listeners};
+//!
+//! struct Echo;
+//!
+//! impl Handler for Echo {
+//!     type State = ();
+//!     type Report = ();
+//!
+//!     fn on_open(&mut self, _conn: &mut Conn<'_, ()>) {}
+//!
+//!     fn on_bytes(&mut self, conn: &mut Conn<'_, ()>, bytes: &[u8]) -> usize {
+//!         conn.send_copy(bytes);
+//!         bytes.len()
+//!     }
+//!
+//!     fn on_timer(&mut self, _conn: &mut Conn<'_, ()>) {}
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let config = Config::builder().capacity(1_000).thread_count(2).build()?;
+//!     let (listeners, bound) = listeners(&["127.0.0.1:0".parse()?], config.thread_count(), None)?;
+//!     let engine = Engine::start(config, listeners, None, |_thread| Echo)?;
+//!
+//!     let mut client = std::net::TcpStream::connect(bound[0])?;
+//!     client.write_all(b"hello")?;
+//!     let mut echoed = [0; 5];
+//!     client.read_exact(&mut echoed)?;
+//!     assert_eq!(&echoed, b"hello");
+//!     drop(client);
+//!
+//!     engine.stop(Shutdown::Graceful);
+//!     engine.join()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What it costs
+//!
+//! A connection takes a slot of 24 bytes plus the handler's state, and in the kernel a socket, a direct descriptor and, while it is
+//! idle, one poll. Receive buffers belong to rings, not to connections; bytes are kept for a connection only while a message is
+//! incomplete or its peer does not read, within [`ConfigBuilder::pending_bytes_max`].
+//!
+//! # Errors
+//!
+//! What keeps an engine from starting is a [`SetupError`], with a cause and a next step. What peers do is never an error: every
+//! connection ends with one [`CloseReason`], every attempt to connect that fails with one [`OpenFailure`], both counted in [`Stats`].
+//!
+//! # Features
+//!
+//! - `sim`: the simulator, a kernel, a network and peers in memory, to test handlers with; see the module `sim`.
 
 pub mod config;
-pub mod core;
-pub mod dial;
-pub mod engine;
-pub mod error;
-pub mod handler;
+mod core;
+mod dial;
+mod engine;
+mod error;
+mod handler;
 mod kernel;
-pub mod limiter;
+mod limiter;
 pub mod listen;
-pub mod ring;
+mod ring;
 mod shard;
+#[cfg(feature = "sim")]
 pub mod sim;
-pub mod slot;
-pub mod stats;
-pub mod token;
-pub mod wheel;
+mod slot;
+mod stats;
+mod token;
+mod wheel;
 
 pub use self::core::Shutdown;
 pub use config::{Config, ConfigBuilder};
 pub use dial::DialPlan;
-pub use engine::Engine;
+pub use engine::{CoreReport, Engine};
 pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};
 pub use handler::{Conn, Dial, Handler};
-pub use kernel::KernelRing;
 pub use kernel::os::allowed_cores;
 pub use stats::Stats;
+
+/// Checks that this kernel has the io_uring features the engine needs, those to dial with `dials`. Keeps nothing.
+///
+/// # Errors
+/// [`SetupErrorKind::Unsupported`] names the missing feature and the version of Linux that has it, the other kinds the setting or
+/// the limit that keeps this process from io_uring.
+pub fn check_io_uring(dials: bool) -> Result<(), SetupError> {
+    kernel::KernelRing::check(dials)
+}
+
+/// Rings, slots and the wheel, for this project's benchmarks and baseline programs. Not part of the API: anything may change.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::kernel::KernelRing;
+    pub use crate::ring::*;
+    pub use crate::slot::*;
+    pub use crate::token::*;
+    pub use crate::wheel::*;
+}

@@ -46,6 +46,7 @@ impl ConnectionLimiter {
     }
 
     /// Places taken, and how many of these belong to connections.
+    #[cfg(feature = "sim")]
     pub(crate) fn counts(&self) -> (u64, u64) {
         let held = self.held.load(Ordering::Acquire);
         (self.taken.load(Ordering::Acquire), held)

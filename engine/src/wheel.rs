@@ -43,6 +43,7 @@ impl Wheel {
     }
 
     /// Timers on the wheel.
+    #[cfg(any(test, feature = "sim"))]
     pub fn count(&self) -> u32 {
         self.count
     }

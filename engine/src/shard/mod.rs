@@ -3,6 +3,7 @@
 //!
 //! Must not depend on: threads, other shards, protocols.
 
+#[cfg(feature = "sim")]
 pub(crate) mod audit;
 mod call;
 mod end;

@@ -29,6 +29,7 @@ mod waiting;
 mod watch;
 mod world;
 
+pub use crate::limiter::ConnectionLimiter;
 pub use broken::{Broken, Canary};
 pub use fault::{Fault, Faults};
 pub use node::{Node, Orders, Steps, drive};

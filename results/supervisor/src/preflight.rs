@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use holdfast_engine::config::{RING_SLOTS_MAX, SPARE_SLOTS};
-use holdfast_engine::{Config, ConfigBuilder, KernelRing, SetupError, allowed_cores};
+use holdfast_engine::{Config, ConfigBuilder, SetupError, allowed_cores, check_io_uring};
 use holdfast_sysctl::preflight::{self, Nofile};
 use holdfast_sysctl::{Machine, Role, Shortfall};
 
@@ -40,7 +40,7 @@ impl Preflight {
         preflight::check_kernel(&machine, feature, version)?;
         preflight::check_io_uring(&machine)?;
         let nofile = preflight::raise_nofile()?;
-        KernelRing::check(is_dialling)?;
+        check_io_uring(is_dialling)?;
         Ok(Preflight {
             machine,
             role,

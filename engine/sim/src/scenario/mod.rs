@@ -12,9 +12,9 @@ mod shifting;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use holdfast_engine::limiter::ConnectionLimiter;
 use holdfast_engine::sim::{
-    Canary, Node, Orders, Random, Reading, Script, Shared, Step, Steps, World, drive,
+    Canary, ConnectionLimiter, Node, Orders, Random, Reading, Script, Shared, Step, Steps, World,
+    drive,
 };
 use holdfast_engine::{Config, DialPlan, Handler};
 
