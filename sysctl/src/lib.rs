@@ -26,7 +26,8 @@ pub mod state;
 pub mod tables;
 pub mod values;
 
+pub use holdfast_units::count as grouped;
 pub use machine::Machine;
 pub use plan::Plan;
 pub use profile::{Profile, Role};
-pub use shortfall::{Shortfall, gibibytes, grouped};
+pub use shortfall::{Shortfall, gibibytes};

@@ -16,5 +16,6 @@ pub mod refusal;
 pub mod report_line;
 mod report_snapshots;
 pub mod signals;
-pub mod units;
 pub mod wire;
+
+pub use holdfast_units as units;

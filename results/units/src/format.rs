@@ -1,12 +1,60 @@
 //! Figures as people read them, and the arithmetic of counts.
 //!
 //! Invariants: pure; what is unknown shows as `-`. No count, however large, is a panic.
-//! Must not know: what is counted.
+//! Must not depend on: what is counted.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use holdfast_sysctl::grouped as count;
+/// A count with its digits in groups of three: `1,000,000`.
+#[must_use]
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A time as it can be typed: `1h30m`, `1.5s`, `500ms`.
+#[must_use]
+pub fn duration(time: Duration) -> String {
+    let ns = time.as_nanos();
+    let trimmed = |text: String| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    };
+    match ns {
+        0 => return "0s".into(),
+        1..1_000 => return format!("{ns}ns"),
+        1_000..1_000_000 => return trimmed(format!("{}.{:03}", ns / 1_000, ns % 1_000)) + "us",
+        1_000_000..1_000_000_000 => {
+            return trimmed(format!("{}.{:06}", ns / 1_000_000, ns % 1_000_000)) + "ms";
+        }
+        _ => {}
+    }
+    let all = time.as_secs();
+    let mut text = String::new();
+    for (length, unit) in [(86_400, "d"), (3_600, "h"), (60, "m")] {
+        let n = match unit {
+            "d" => all / length,
+            "h" => all % 86_400 / length,
+            _ => all % 3_600 / length,
+        };
+        if n > 0 {
+            text += &format!("{n}{unit}");
+        }
+    }
+    let seconds = trimmed(format!("{}.{:09}", all % 60, time.subsec_nanos()));
+    if seconds != "0" {
+        text += &format!("{seconds}s");
+    }
+    text
+}
 
 /// Bytes in the unit that reads best.
 #[must_use]
@@ -81,11 +129,17 @@ mod tests {
         assert_eq!(count(0), "0");
         assert_eq!(count(999), "999");
         assert_eq!(count(1_000), "1,000");
+        assert_eq!(count(64_511), "64,511");
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(micros(999), "999 us");
         assert_eq!(micros(1_500), "1.5 ms");
         assert_eq!(micros(2_000_000), "2.00 s");
         assert_eq!(bytes(3 << 30), "3.0 GiB");
         assert_eq!(bytes(512 << 20), "512.0 MiB");
+        let text = |ms| duration(Duration::from_millis(ms));
+        assert_eq!(
+            [0, 500, 1_500, 60_000, 5_400_000, 90_000_001].map(text),
+            ["0s", "500ms", "1.5s", "1m", "1h30m", "1d1h0.001s"]
+        );
     }
 }
