@@ -81,8 +81,8 @@ bench-longconn: build ## Hold a million TCP connections on this machine and prov
 ## bench-longconn takes: USERS=1000000 RATE=max|2000 EVERY=30s HOLD=60s SOURCE=127.0.1.0/28 ARGS='more options'
 BENCH_LONGCONN = $(strip \
 	$(if $(USERS),--users $(USERS)) \
-	$(if $(RATE),--rate $(RATE)) \
-	$(if $(EVERY),--every $(EVERY)) \
+	$(if $(RATE),--spawn-rate $(RATE)) \
+	$(if $(EVERY),--interval $(EVERY)) \
 	$(if $(HOLD),--hold $(HOLD)) \
 	$(if $(SOURCE),--source $(SOURCE)) \
 	$(ARGS))
@@ -122,9 +122,9 @@ bench-lab: build locust-venv ## Drive a million users through a real Locust mast
 ## bench-lab takes: USERS=1000000 RATE=20000 HOLD=60s EVERY=550s CLIENTS=4 HTTP=1 WEB=1 ARGS='more options'
 BENCH_LAB = $(strip \
 	$(if $(USERS),--users $(USERS)) \
-	$(if $(RATE),--rate $(RATE)) \
+	$(if $(RATE),--spawn-rate $(RATE)) \
 	$(if $(HOLD),--hold $(HOLD)) \
-	$(if $(EVERY),--every $(EVERY)) \
+	$(if $(EVERY),--interval $(EVERY)) \
 	$(if $(CLIENTS),--clients $(CLIENTS)) \
 	$(if $(HTTP),--http) \
 	$(if $(WEB),--web) \

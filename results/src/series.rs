@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::mark::Mark;
+use crate::sample::Sample;
 
 use holdfast_report::run::CpuPhase;
 use holdfast_telemetry::proc::{KernelSample, ProcessSample};
@@ -94,25 +94,25 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// What `mark` has noted of a run that began at `started`, and the server's latest line.
+    /// What `sample` has noted of a run that began at `started`, and the server's latest line.
     #[must_use]
     pub fn of(
-        mark: &'a Mark,
+        sample: &'a Sample,
         started: Instant,
         phase: &'a str,
         cores: Option<CpuPhase>,
         server_report: Option<&'a ServerReport>,
     ) -> Self {
         Self {
-            at_seconds: mark.at.duration_since(started).as_secs_f64(),
+            at_seconds: sample.at.duration_since(started).as_secs_f64(),
             phase,
-            kernel: &mark.kernel,
+            kernel: &sample.kernel,
             cores,
-            cgroup_left_bytes: mark.cgroup_left_bytes,
-            server: mark.server.as_ref(),
-            client: mark.client.as_ref(),
+            cgroup_left_bytes: sample.cgroup_left_bytes,
+            server: sample.server.as_ref(),
+            client: sample.client.as_ref(),
             server_report,
-            client_report: mark.client_report.as_ref(),
+            client_report: sample.client_report.as_ref(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Invariants: closing is left out: what a million connections do to the kernel when they all end limits nobody.
 //! Must not know: phases; who decides which samples these are.
 
-use crate::mark::Mark;
+use crate::sample::Sample;
 
 /// Extremes of all samples from the client's start to the end of the hold.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,7 +22,7 @@ pub struct UnderLoad {
 
 impl UnderLoad {
     /// Takes one sample in. `pressure_pages` is where socket memory becomes scarce.
-    pub fn take(&mut self, now: &Mark, pressure_pages: Option<u64>) {
+    pub fn take(&mut self, now: &Sample, pressure_pages: Option<u64>) {
         let kernel = &now.kernel;
         self.time_wait_max = self.time_wait_max.max(kernel.tcp_tw);
         self.tcp_mem_pages_max = self.tcp_mem_pages_max.max(kernel.tcp_mem_pages);

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use super::programs::{Family, Programs, kill_with_parent};
 use super::scenario::Generator;
 
+use holdfast_telemetry::live::{Percentiles, Snapshot};
 use holdfast_telemetry::report_line::{Report, read_json};
 use holdfast_telemetry::wire::{self, HttpClientReport, Latency};
 use holdfast_testbed::child::words;
@@ -75,6 +76,20 @@ impl Report for GeneratorLine {
     }
 }
 
+impl GeneratorLine {
+    /// Figures for people, of our client.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let Self::Client(report) = self else {
+            return None;
+        };
+        let mut now = Snapshot::from(&**report);
+        now.times
+            .push(Percentiles::so_far("latency", report.latency_us));
+        Some(now)
+    }
+}
+
 /// What a load came to.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
@@ -97,7 +112,7 @@ pub struct Outcome {
 pub struct Wanted {
     /// The server.
     pub address: SocketAddr,
-    /// ThreadTimes, one for each core.
+    /// Threads, one for each core.
     pub threads: usize,
     /// Connections, each with one user on it.
     pub connections: u64,

@@ -10,21 +10,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use clap::Args;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::cores::{Halves, allowed};
 use super::programs::Programs;
 use super::scenario::{Generator, Kind, SCENARIOS, Scenario, Subject};
+use crate::run_harness::RunFlags;
 
-use holdfast_report::folder::{check_label, labelled, runs_or_default};
+use holdfast_report::folder::check_label;
 use holdfast_report::http::record::HttpAsked;
 use holdfast_telemetry::refusal::Refusal;
 use holdfast_testbed::programs::{bin_dir_or_own, find, is_program, program};
 
 /// Load on a new server before it is measured.
 pub const WARM_UP: Duration = Duration::from_millis(500);
-/// A measured slice without `--slice`.
-pub const SLICE_DEFAULT: Duration = Duration::from_millis(1_500);
 /// How fast the users of `users-*` start, a second.
 pub const USERS_PER_SECOND: u64 = 10_000;
 /// After the last user's start: the longest wait, so that every user has asked before the measurement.
@@ -37,21 +37,68 @@ const SLICE_MIN: Duration = Duration::from_millis(200);
 const SLICE_MAX: Duration = Duration::from_secs(600);
 const ROUNDS_MAX: u32 = 1_000;
 
-/// The flags of `holdfast-bench http`; each is explained by `--help`.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct Options {
-    pub scenarios: Vec<String>,
-    pub subjects: Vec<Subject>,
-    pub generators: Vec<Generator>,
+/// The flags of `holdfast-bench http`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    args_override_self = true,
+    after_help = "Exit codes: 0 passed, 1 fell short (run.json says in what), 2 not started, 130 interrupted."
+)]
+pub struct Flags {
+    /// Measure these scenarios, separated by commas [default: all]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help = scenarios_help())]
+    scenarios: Vec<String>,
+
+    /// Measure these servers, separated by commas
+    #[arg(
+        long,
+        value_enum,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "holdfast,floor,nginx,haproxy,go"
+    )]
+    subjects: Vec<Subject>,
+
+    /// Load them with these programs, separated by commas
+    #[arg(
+        long,
+        value_enum,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "wrk,holdfast"
+    )]
+    generators: Vec<Generator>,
+
+    /// Measure everything this many times; figures are medians
+    #[arg(long, value_name = "COUNT", default_value_t = 3)]
     pub rounds: u32,
+
+    /// Measure this long each time, after a warm-up
+    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = humantime::parse_duration)]
     pub slice: Duration,
-    pub has_peers: bool,
+
+    /// Leave out nginx, haproxy, Go and wrk [default: off]
+    #[arg(long)]
+    no_peers: bool,
+
+    /// Have the servers listen on this port
+    #[arg(long, value_name = "PORT", default_value_t = 900, value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
-    pub label: Option<String>,
-    pub runs: Option<PathBuf>,
-    pub is_private: bool,
-    pub bin_dir: Option<PathBuf>,
+
+    /// Stay in the host's network: no setting is changed [default: off]
+    #[arg(long)]
+    pub no_namespace: bool,
+
+    /// The flags that every run has.
+    #[command(flatten)]
+    pub run: RunFlags,
+}
+
+fn scenarios_help() -> String {
+    let names: Vec<&str> = SCENARIOS.iter().map(|s| s.name).collect();
+    format!(
+        "Measure these scenarios, separated by commas: {} [default: all]",
+        names.join(", ")
+    )
 }
 
 /// One measurement to be made.
@@ -71,7 +118,7 @@ pub struct Slice {
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The flags as given.
-    pub options: Options,
+    pub flags: Flags,
     /// Every slice, in order.
     pub slices: Vec<Slice>,
     /// Programs.
@@ -82,8 +129,6 @@ pub struct Plan {
     pub halves: Halves,
     /// Descriptors one process may have at most.
     pub descriptors: u64,
-    /// Where the run's folder goes.
-    pub runs: PathBuf,
     /// Folder of our programs, and of what is built for a run.
     pub bin_dir: PathBuf,
     /// What a person should know before the start, one line each.
@@ -107,23 +152,23 @@ impl Plan {
         )
     }
 
-    /// Checks `options` against sense and the programs there are.
+    /// Checks `flags` against sense and the programs there are.
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub fn new(mut options: Options) -> Result<Self, Refusal> {
-        check_figures(&options)?;
-        check_label(options.label.as_deref())?;
-        let scenarios = chosen(&options.scenarios)?;
-        if !options.has_peers {
-            options.subjects.retain(|s| !s.is_peer());
-            options.generators.retain(|g| *g != Generator::Wrk);
+    pub fn new(mut flags: Flags) -> Result<Self, Refusal> {
+        check_figures(&flags)?;
+        check_label(flags.run.name.as_deref())?;
+        let scenarios = chosen(&flags.scenarios)?;
+        if flags.no_peers {
+            flags.subjects.retain(|s| !s.is_peer());
+            flags.generators.retain(|g| *g != Generator::Wrk);
         }
         let mut notices = Vec::new();
-        let bin_dir = bin_dir_or_own(options.bin_dir.as_deref());
+        let bin_dir = bin_dir_or_own(flags.run.bin_dir.as_deref());
         let programs = Programs {
-            server: program(options.bin_dir.as_deref(), "holdfast-server").ok(),
-            client: program(options.bin_dir.as_deref(), "holdfast-client").ok(),
+            server: program(flags.run.bin_dir.as_deref(), "holdfast-server").ok(),
+            client: program(flags.run.bin_dir.as_deref(), "holdfast-client").ok(),
             floor: Some(bin_dir.join("examples/floor")).filter(|p| is_program(p)),
             nginx: find("nginx"),
             haproxy: find("haproxy"),
@@ -132,14 +177,9 @@ impl Plan {
             setpriv: find("setpriv"),
             unshare: find("unshare"),
         };
-        leave_out_absent(&mut options, &programs, &mut notices);
-        let slices = slices(
-            &scenarios,
-            &options.subjects,
-            &options.generators,
-            options.rounds,
-        );
-        check_slices(&slices, &options)?;
+        leave_out_absent(&mut flags, &programs, &mut notices);
+        let slices = slices(&scenarios, &flags.subjects, &flags.generators, flags.rounds);
+        check_slices(&slices, &flags)?;
         let halves = Halves::of(&allowed());
         if halves.is_shared() {
             notices.push(format!(
@@ -151,22 +191,15 @@ impl Plan {
         notices.extend(too_few_descriptors(&slices, descriptors));
         Ok(Self {
             descriptors,
-            versions: versions(&options, &programs),
-            asked: asked(&options, &scenarios),
-            runs: runs_or_default(options.runs.as_deref()),
+            versions: versions(&flags, &programs),
+            asked: asked(&flags, &scenarios),
             bin_dir,
-            options,
+            flags,
             slices,
             programs,
             halves,
             notices,
         })
-    }
-
-    /// The run's name: `http`, and the label behind it.
-    #[must_use]
-    pub fn folder_name(&self) -> String {
-        labelled("http", self.options.label.as_deref())
     }
 
     /// The request as the record holds it.
@@ -191,7 +224,7 @@ impl Plan {
         self.slices
             .iter()
             .skip(first)
-            .map(|slice| estimate(slice, self.options.slice))
+            .map(|slice| estimate(slice, self.flags.slice))
             .sum()
     }
 }
@@ -221,7 +254,7 @@ pub fn ramp(users: u64) -> Duration {
     Duration::from_secs_f64(users as f64 / USERS_PER_SECOND as f64)
 }
 
-fn check_figures(o: &Options) -> Result<(), Refusal> {
+fn check_figures(o: &Flags) -> Result<(), Refusal> {
     if !(1..=ROUNDS_MAX).contains(&o.rounds) {
         return Err(Refusal::new(
             format!("{} rounds are outside 1 to {ROUNDS_MAX}", o.rounds),
@@ -256,9 +289,9 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>, Refusal> {
 }
 
 /// Leaves out whose program is not here, and says so.
-fn leave_out_absent(options: &mut Options, programs: &Programs, notices: &mut Vec<String>) {
+fn leave_out_absent(flags: &mut Flags, programs: &Programs, notices: &mut Vec<String>) {
     const FLOOR: &str = "cargo build --release -p holdfast-engine --example floor";
-    options.subjects.retain(|subject| {
+    flags.subjects.retain(|subject| {
         let (is_here, next) = match subject {
             Subject::Holdfast => (true, ""),
             Subject::Floor => (programs.floor.is_some(), FLOOR),
@@ -274,9 +307,9 @@ fn leave_out_absent(options: &mut Options, programs: &Programs, notices: &mut Ve
         }
         is_here
     });
-    if programs.wrk.is_none() && options.generators.contains(&Generator::Wrk) {
+    if programs.wrk.is_none() && flags.generators.contains(&Generator::Wrk) {
         notices.push("wrk is left out: it is not here; next: apt-get install wrk".into());
-        options.generators.retain(|g| *g != Generator::Wrk);
+        flags.generators.retain(|g| *g != Generator::Wrk);
     }
     if programs.setpriv.is_none() || programs.unshare.is_none() {
         notices.push(
@@ -313,14 +346,14 @@ fn slices(
 }
 
 /// There is something to do, and our own programs for it are here.
-fn check_slices(slices: &[Slice], options: &Options) -> Result<(), Refusal> {
+fn check_slices(slices: &[Slice], flags: &Flags) -> Result<(), Refusal> {
     if slices.is_empty() {
         return Err(Refusal::new(
             "none of these scenarios is measured with these subjects and generators",
             "leave --scenarios, --subjects or --generators out; users-* need the generator holdfast",
         ));
     }
-    let bin_dir = options.bin_dir.as_deref();
+    let bin_dir = flags.run.bin_dir.as_deref();
     if slices.iter().any(|s| s.subject == Subject::Holdfast) {
         program(bin_dir, "holdfast-server")?;
     }
@@ -353,20 +386,20 @@ fn too_few_descriptors(slices: &[Slice], descriptors: u64) -> Option<String> {
     })
 }
 
-fn asked(options: &Options, scenarios: &[&Scenario]) -> HttpAsked {
+fn asked(flags: &Flags, scenarios: &[&Scenario]) -> HttpAsked {
     HttpAsked {
         scenarios: scenarios.iter().map(|s| s.name.into()).collect(),
-        subjects: options.subjects.iter().map(|s| s.name().into()).collect(),
-        generators: options.generators.iter().map(|g| g.name().into()).collect(),
-        rounds: options.rounds,
-        slice_seconds: options.slice.as_secs_f64(),
+        subjects: flags.subjects.iter().map(|s| s.name().into()).collect(),
+        generators: flags.generators.iter().map(|g| g.name().into()).collect(),
+        rounds: flags.rounds,
+        slice_seconds: flags.slice.as_secs_f64(),
         warm_up_seconds: WARM_UP.as_secs_f64(),
         users_per_second: USERS_PER_SECOND,
     }
 }
 
-fn versions(options: &Options, programs: &Programs) -> BTreeMap<String, Option<String>> {
-    if !options.has_peers {
+fn versions(flags: &Flags, programs: &Programs) -> BTreeMap<String, Option<String>> {
+    if flags.no_peers {
         return BTreeMap::new();
     }
     [
@@ -452,7 +485,7 @@ mod tests {
         let all = chosen(&[]).expect("all");
         let total: Duration = slices(&all, Subject::ALL, Generator::ALL, 3)
             .iter()
-            .map(|slice| estimate(slice, SLICE_DEFAULT))
+            .map(|slice| estimate(slice, Duration::from_millis(1_500)))
             .sum();
         assert!(total < Duration::from_secs(600), "{total:?}");
     }

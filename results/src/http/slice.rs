@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::ends::{Client, LOAD_POLL, Outcomes, Performance, Server, still_run};
+use super::address::address;
 use super::generator::{Outcome, Wanted};
 use super::plan::{IDLE_SETTLE, Plan, USERS_PER_SECOND, USERS_SETTLE, WARM_UP, ramp};
+use super::processes::{Client, LOAD_POLL, Outcomes, Performance, Server, still_run};
 use super::scenario::{Generator, Kind};
-use super::stage::{self, Cut, Stage};
+use crate::run_control::{Aborted, RunControl};
 
 use holdfast_report::folder::RunFolder;
 use holdfast_report::http::record::{CountsOfBoth, Measured};
@@ -36,17 +37,17 @@ const REPORT_JITTER: Duration = Duration::from_millis(100);
 /// # Errors
 /// When it gave no figures, and why.
 pub async fn measure(
-    stage: &mut Stage,
+    control: &mut RunControl,
     plan: &Plan,
     folder: &RunFolder,
     number: usize,
-) -> Result<Measured, Cut> {
+) -> Result<Measured, Aborted> {
     let slice = plan.slices[number];
     let dir = folder.file(&format!("work/{number:05}"));
     std::fs::create_dir_all(&dir)
-        .map_err(|e| Cut::failed("not_started", format!("{}: {e}", dir.display())))?;
+        .map_err(|e| Aborted::failed("not_started", format!("{}: {e}", dir.display())))?;
     let mut performance = Performance {
-        stage,
+        control,
         plan,
         halves: plan.halves_of(&slice),
         slice,
@@ -55,7 +56,7 @@ pub async fn measure(
         outcomes: Outcomes::default(),
     };
     let measured = performance.perform().await;
-    if matches!(measured, Err(Cut::Failed { .. })) {
+    if matches!(measured, Err(Aborted::Failed { .. })) {
         tidy(&dir);
     } else {
         let _ = std::fs::remove_dir_all(&dir);
@@ -73,14 +74,14 @@ fn tidy(dir: &Path) {
 }
 
 /// One moment of a slice.
-struct Mark {
+struct Moment {
     at: Instant,
     server_cpu: f64,
     kernel: KernelSample,
 }
 
 impl Performance<'_> {
-    async fn perform(&mut self) -> Result<Measured, Cut> {
+    async fn perform(&mut self) -> Result<Measured, Aborted> {
         let (mut server, start) = self.start_server()?;
         self.until_ready(&mut server, start.ready).await?;
         let mut measured = match self.slice.scenario.kind {
@@ -108,7 +109,7 @@ impl Performance<'_> {
     }
 
     /// As much as goes, for the time of a slice.
-    async fn saturation(&mut self, server: &mut Server) -> Result<Measured, Cut> {
+    async fn saturation(&mut self, server: &mut Server) -> Result<Measured, Aborted> {
         let scenario = self.slice.scenario;
         let mut measured = Measured::default();
         let mut holder = None;
@@ -123,7 +124,7 @@ impl Performance<'_> {
             measured.idle_connections = scenario.idle;
         }
         let before = self.mark(server);
-        let (outcome, client_cpu) = self.load_for(server, self.plan.options.slice).await?;
+        let (outcome, client_cpu) = self.load_for(server, self.plan.flags.slice).await?;
         self.window(&mut measured, &before, server);
         measured.client_cpu_seconds = client_cpu;
         measured.requests = outcome.ok;
@@ -139,7 +140,7 @@ impl Performance<'_> {
     }
 
     /// Users who wait: from when all have started, for the time of a slice.
-    async fn users(&mut self, server: &mut Server) -> Result<Measured, Cut> {
+    async fn users(&mut self, server: &mut Server) -> Result<Measured, Aborted> {
         let users = self.slice.scenario.connections;
         let warm_up = ramp(users) + USERS_SETTLE;
         let mut client = self.start_client(&Wanted {
@@ -156,7 +157,7 @@ impl Performance<'_> {
             .await?;
         let before = self.mark(server);
         let client_before = tree::cpu_seconds(client.pid());
-        let time = self.plan.options.slice;
+        let time = self.plan.flags.slice;
         let until = first.at_us + micros(time.saturating_sub(REPORT_JITTER));
         let last = self
             .until_report(server, &mut client, time + RAMP_MAX, |r| {
@@ -178,11 +179,11 @@ impl Performance<'_> {
     }
 
     /// Connections that ask once and stay.
-    async fn idle_memory(&mut self, server: &mut Server) -> Result<Measured, Cut> {
+    async fn idle_memory(&mut self, server: &mut Server) -> Result<Measured, Aborted> {
         let connections = self.slice.scenario.connections_of(self.slice.subject);
         let rss_base_bytes = Some(tree::rss_bytes(server.pid()));
         let holder = self.hold_idle(server, connections).await?;
-        self.stage
+        self.control
             .wait::<()>(IDLE_SETTLE, LOAD_POLL, || Ok(None))
             .await?;
         let rss_bytes = Some(tree::rss_bytes(server.pid()));
@@ -197,7 +198,11 @@ impl Performance<'_> {
     }
 
     /// Opens connections that ask once and then stay, with our client, whoever makes the load.
-    async fn hold_idle(&mut self, server: &mut Server, connections: u64) -> Result<Client, Cut> {
+    async fn hold_idle(
+        &mut self,
+        server: &mut Server,
+        connections: u64,
+    ) -> Result<Client, Aborted> {
         let wanted = Wanted {
             connections,
             wait: NEVER,
@@ -210,7 +215,7 @@ impl Performance<'_> {
             r.ramp_done && r.pending_now == 0 && r.requests >= connections
         })
         .await?;
-        self.stage
+        self.control
             .wait::<()>(MEMORY_SETTLE, LOAD_POLL, || Ok(None))
             .await?;
         Ok(holder)
@@ -221,9 +226,9 @@ impl Performance<'_> {
         &mut self,
         server: &mut Server,
         time: Duration,
-    ) -> Result<(Outcome, f64), Cut> {
+    ) -> Result<(Outcome, f64), Aborted> {
         let mut client = self.start_client(&self.wanted())?;
-        self.stage
+        self.control
             .wait::<()>(time, LOAD_POLL, || {
                 still_run(server, &mut client).map(|()| None)
             })
@@ -234,7 +239,7 @@ impl Performance<'_> {
     fn wanted(&self) -> Wanted {
         let scenario = self.slice.scenario;
         Wanted {
-            address: stage::address(self.number, self.plan.options.port),
+            address: address(self.number, self.plan.flags.port),
             threads: self.halves.client.len(),
             connections: scenario.connections,
             per_second: None,
@@ -245,15 +250,15 @@ impl Performance<'_> {
         }
     }
 
-    fn mark(&self, server: &Server) -> Mark {
-        Mark {
+    fn mark(&self, server: &Server) -> Moment {
+        Moment {
             at: Instant::now(),
             server_cpu: tree::cpu_seconds(server.pid()),
             kernel: KernelSample::read(),
         }
     }
 
-    fn window(&self, measured: &mut Measured, before: &Mark, server: &Server) {
+    fn window(&self, measured: &mut Measured, before: &Moment, server: &Server) {
         let after = self.mark(server);
         measured.seconds = after.at.duration_since(before.at).as_secs_f64();
         measured.server_cpu_seconds = after.server_cpu - before.server_cpu;

@@ -13,6 +13,7 @@ use super::plan::Plan;
 use super::programs::{Family, Programs, kill_with_parent};
 use super::scenario::{Scenario, Subject};
 
+use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::report_line::{Report, read_json};
 use holdfast_telemetry::wire::{self, HttpServerReport};
 use holdfast_testbed::child::words;
@@ -51,6 +52,17 @@ impl Report for ServerLine {
     }
 }
 
+impl ServerLine {
+    /// Figures for people, of our server.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        match self {
+            Self::Report(report) => Some(Snapshot::from(&**report)),
+            Self::Words => None,
+        }
+    }
+}
+
 /// How a server shows that it listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
@@ -78,7 +90,7 @@ pub struct Start {
 pub struct Wanted<'a> {
     /// Where to listen.
     pub address: SocketAddr,
-    /// ThreadTimes or worker processes, one for each core.
+    /// Threads or worker processes, one for each core.
     pub threads: usize,
     /// Descriptors one process may have.
     pub descriptors: u64,

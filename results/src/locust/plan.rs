@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::frame::RunFlags;
+use crate::held_load::Limits;
+use crate::prefault;
+use crate::run_harness::RunFlags;
 
-use holdfast_report::folder::{check_label, runs_or_default, workspace};
+use holdfast_report::folder::{check_label, workspace};
 use holdfast_report::run::Asked;
 use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::units::count;
@@ -41,30 +43,30 @@ const RATE_SLOWEST: f64 = 2_000.0;
     after_help = "Exit codes: 0 passed, 1 fell short (run.json says in what), 2 not started, 130 interrupted."
 )]
 pub struct Flags {
-    /// Users, over all workers
+    /// Open and hold this many users, over all workers
     #[arg(long, short = 'u', value_name = "COUNT", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=20_000_000))]
     users: u64,
 
-    /// Users the master starts a second, over all workers
-    #[arg(long, short = 'r', value_name = "PER_SECOND", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    rate: u32,
+    /// Have the master start this many users a second, over all workers
+    #[arg(long, short = 'r', alias = "rate", value_name = "PER_SECOND", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    spawn_rate: u32,
 
-    /// How long all users are held after the ramp
+    /// Hold all users this long after the ramp
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     hold: Duration,
 
-    /// Interval between two heartbeats to one long connection; the default is that of the lab this began with
-    #[arg(long, value_name = "TIME", default_value = "550s", value_parser = humantime::parse_duration)]
-    every: Duration,
+    /// Send a heartbeat to each long connection at this interval
+    #[arg(long, alias = "every", value_name = "TIME", default_value = "550s", value_parser = humantime::parse_duration)]
+    interval: Duration,
 
-    /// Users of HTTP who wait 100 ms to 1 s between two requests, instead of long connections [default: off]
+    /// Send HTTP requests, 100 ms to 1 s after each response, instead of holding long connections [default: off]
     #[arg(long)]
     http: bool,
 
     #[command(flatten)]
     lab: LabFlags,
 
-    /// How far from the asked rate a second of the ramp may be, percent
+    /// Allow each second of the ramp to differ this much from the rate asked for, percent
     #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
     ramp_tolerance: f64,
 
@@ -72,11 +74,11 @@ pub struct Flags {
     #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "8089", value_parser = clap::value_parser!(u16).range(1..))]
     pub web: Option<u16>,
 
-    /// Where users connect, if something in this lab (make lab) stands before the server [default: the server on the backend]
+    /// Connect users to this address, if something in this lab (make lab) stands before the server [default: the server on the backend]
     #[arg(long, value_name = "HOST:PORT")]
     target: Option<String>,
 
-    /// The locust program [default: client/locust/.venv/bin/locust of this workspace, or the one on the search path]
+    /// Run this locust program [default: client/locust/.venv/bin/locust of this workspace, or the one on the search path]
     #[arg(long, value_name = "FILE")]
     locust: Option<PathBuf>,
 
@@ -98,8 +100,6 @@ pub struct Plan {
     pub locust: (PathBuf, PathBuf),
     /// pdsh.
     pub pdsh: PathBuf,
-    /// Where the run's folder goes.
-    pub runs: PathBuf,
 }
 
 impl Plan {
@@ -109,7 +109,7 @@ impl Plan {
     /// The first thing that stands in the way.
     pub fn new(flags: Flags) -> Result<Self, Refusal> {
         check_label(flags.run.name.as_deref())?;
-        for (what, time) in [("--hold", flags.hold), ("--every", flags.every)] {
+        for (what, time) in [("--hold", flags.hold), ("--interval", flags.interval)] {
             if time < Duration::from_secs(1) || time > Duration::from_secs(24 * 3600) {
                 let words = humantime::format_duration(time);
                 return Err(Refusal::new(
@@ -148,15 +148,8 @@ impl Plan {
             locust: locust(flags.locust.as_deref())?,
             pdsh: find("pdsh")
                 .ok_or_else(|| Refusal::new("pdsh is missing", "apt-get install pdsh"))?,
-            runs: runs_or_default(flags.run.runs.as_deref()),
             flags,
         })
-    }
-
-    /// The run's name.
-    #[must_use]
-    pub fn label(&self) -> Option<&str> {
-        self.flags.run.name.as_deref()
     }
 
     /// Users asked for.
@@ -168,19 +161,13 @@ impl Plan {
     /// Users asked for a second.
     #[must_use]
     pub fn rate(&self) -> u32 {
-        self.flags.rate
+        self.flags.spawn_rate
     }
 
     /// How far a second of the ramp may be from that, percent.
     #[must_use]
     pub fn ramp_tolerance(&self) -> f64 {
         self.flags.ramp_tolerance
-    }
-
-    /// How long all users are to be held.
-    #[must_use]
-    pub fn asked_hold(&self) -> Duration {
-        self.flags.hold
     }
 
     /// What Locust says of its version.
@@ -210,8 +197,8 @@ impl Plan {
         let f = &self.flags;
         Asked {
             users: f.users,
-            spawn_rate_per_second: Some(f64::from(f.rate)),
-            every_seconds: f.every.as_secs_f64(),
+            spawn_rate_per_second: Some(f64::from(f.spawn_rate)),
+            every_seconds: f.interval.as_secs_f64(),
             hold_seconds: f.hold.as_secs_f64(),
             message: MESSAGE.into(),
             source: None,
@@ -224,16 +211,31 @@ impl Plan {
         self.flags.target.clone().unwrap_or_else(own)
     }
 
-    /// Longest time the ramp may take.
+    /// What the run asks for, and how long each of its parts may take.
     #[must_use]
-    pub fn ramp_max(&self) -> Duration {
-        let rate = f64::from(self.flags.rate).min(RATE_SLOWEST);
+    pub fn limits(&self) -> Limits {
+        let ramp_max = self.ramp_max();
+        Limits {
+            users: self.flags.users,
+            hold: self.flags.hold,
+            ramp_max,
+            // Locust decides who is started when: only the whole ramp has a bound.
+            stall_max: ramp_max,
+            close_max: self.close_max(),
+            interrupt_grace: self.close_max(),
+            is_prefaulted: prefault::is_worth(self.flags.users),
+            waits_for_quiet: false,
+        }
+    }
+
+    /// Longest time the ramp may take.
+    fn ramp_max(&self) -> Duration {
+        let rate = f64::from(self.flags.spawn_rate).min(RATE_SLOWEST);
         Duration::from_secs_f64(self.flags.users as f64 / rate * 1.25 + 120.0)
     }
 
     /// Longest time a process may take to close everything in order.
-    #[must_use]
-    pub fn close_max(&self) -> Duration {
+    fn close_max(&self) -> Duration {
         Duration::from_secs(60 + self.flags.users / 10_000)
     }
 
@@ -251,8 +253,8 @@ impl Plan {
             &room,
         ]);
         if !self.flags.http {
-            let every = plain_time(self.flags.every);
-            args.extend(words(&["--message", MESSAGE, "--every", &every]));
+            let interval = plain_time(self.flags.interval);
+            args.extend(words(&["--message", MESSAGE, "--interval", &interval]));
         }
         args.extend(words(&["--progress", "json", "--die-with-parent"]));
         args
@@ -282,7 +284,7 @@ impl Plan {
             "--users",
             &f.users.to_string(),
             "--spawn-rate",
-            &f.rate.to_string(),
+            &f.spawn_rate.to_string(),
             "--run-time",
             &format!("{}s", run_time.as_secs()),
             "--host",
@@ -300,7 +302,7 @@ impl Plan {
             "--logfile",
             &file(MASTER_LOG),
             "--longconn-every",
-            &plain_time(f.every),
+            &plain_time(f.interval),
             "--longconn-expect",
             MESSAGE,
             "--http-wait",

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::crew::Crew;
+use super::worker_reports::WorkerReports;
 
 use holdfast_telemetry::proc::{ProcessSample, ThreadTimes, process, tree};
 use holdfast_testbed::child::Child;
@@ -25,7 +25,12 @@ pub struct Workers {
 
 impl Workers {
     /// Finds the processes below `pdsh` until there are `expected`; those that have ended since, in words.
-    pub fn look(&mut self, pdsh: &Child<Crew>, expected: usize, phase: &str) -> Vec<String> {
+    pub fn look(
+        &mut self,
+        pdsh: &Child<WorkerReports>,
+        expected: usize,
+        phase: &str,
+    ) -> Vec<String> {
         if self.pids.len() < expected && pdsh.exit().is_none() {
             for pid in tree::pids(pdsh.pid()) {
                 let Some(host) = worker_of(pid).filter(|h| !self.pids.contains_key(h)) else {

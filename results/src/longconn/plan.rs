@@ -10,9 +10,10 @@ use std::time::Duration;
 use holdfast_sysctl::Machine;
 use holdfast_sysctl::cost::{CLIENT_END_BYTES, SERVER_END_BYTES};
 
-use super::options::{Options, SpawnRate, check_figures};
+use super::flags::{Flags, Prefault, SpawnRate, check_figures};
+use crate::held_load::Limits;
+use crate::prefault;
 
-use holdfast_report::folder::{labelled, runs_or_default};
 use holdfast_report::run::Asked;
 use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::units::{bytes, count};
@@ -28,6 +29,8 @@ pub const USERS_DEFAULT: u64 = 1_000_000;
 /// the kernel's bind bucket of each source address and port, 128 bytes.
 pub const TARGET_COUNT: u8 = 16;
 
+/// After an interrupt each process has this long to shut down gracefully.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(10);
 const HOLD_MIN: Duration = Duration::from_secs(1);
 const HOLD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A machine slower than this is not waited for when the rate is `max`.
@@ -41,11 +44,9 @@ pub struct Plan {
     /// How the namespace is set up.
     pub tuning: Tuning,
     /// The flags as given.
-    pub options: Options,
+    pub flags: Flags,
     /// How long all are held.
     pub hold: Duration,
-    /// Where the run's folder goes.
-    pub runs: PathBuf,
     /// The server program.
     pub server_program: PathBuf,
     /// The client program.
@@ -55,18 +56,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Checks `options` against sense, memory and the programs there are.
+    /// Checks `flags` against sense, memory and the programs there are.
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub fn new(options: Options) -> Result<Self, Refusal> {
+    pub fn new(flags: Flags) -> Result<Self, Refusal> {
         let usable = Machine::read().map(|machine| machine.memory_usable_bytes());
-        Self::with_memory(options, usable.ok())
+        Self::with_memory(flags, usable.ok())
     }
 
-    fn with_memory(options: Options, usable_bytes: Option<u64>) -> Result<Self, Refusal> {
-        check_figures(&options)?;
-        let hold = options.hold.unwrap_or(options.every * 2);
+    fn with_memory(flags: Flags, usable_bytes: Option<u64>) -> Result<Self, Refusal> {
+        check_figures(&flags)?;
+        let hold = flags.hold.unwrap_or(flags.interval * 2);
         if !(HOLD_MIN..=HOLD_MAX).contains(&hold) {
             return Err(Refusal::new(
                 format!(
@@ -77,47 +78,39 @@ impl Plan {
             ));
         }
         let mut notices = Vec::new();
-        if hold <= options.every {
+        if hold <= flags.interval {
             notices.push(format!(
                 "the hold ({}) is no longer than the interval ({}): some users will get no heartbeat",
                 humantime::format_duration(hold),
-                humantime::format_duration(options.every)
+                humantime::format_duration(flags.interval)
             ));
         }
-        let users = fit_users(&options, usable_bytes, &mut notices)?;
-        let server_program = program(options.bin_dir.as_deref(), "holdfast-server")?;
-        let client_program = program(options.bin_dir.as_deref(), "holdfast-client")?;
-        let runs = runs_or_default(options.runs.as_deref());
-        let tuning = Tuning::new(options.is_private, options.has_profile, &options.sysctl)?;
+        let users = fit_users(&flags, usable_bytes, &mut notices)?;
+        let server_program = program(flags.run.bin_dir.as_deref(), "holdfast-server")?;
+        let client_program = program(flags.run.bin_dir.as_deref(), "holdfast-client")?;
+        let tuning = Tuning::new(!flags.no_namespace, !flags.no_profile, &flags.sysctl)?;
         Ok(Self {
             users,
             tuning,
-            options,
+            flags,
             hold,
-            runs,
             server_program,
             client_program,
             notices,
         })
     }
 
-    /// The run's name: `longconn`, and the label behind it.
-    #[must_use]
-    pub fn folder_name(&self) -> String {
-        labelled("longconn", self.options.label.as_deref())
-    }
-
     /// The request as the record holds it.
     #[must_use]
     pub fn asked(&self) -> Asked {
-        let o = &self.options;
+        let o = &self.flags;
         Asked {
             users: self.users,
-            spawn_rate_per_second: match o.rate {
+            spawn_rate_per_second: match o.spawn_rate {
                 SpawnRate::Max => None,
                 SpawnRate::PerSecond(rate) => Some(rate),
             },
-            every_seconds: o.every.as_secs_f64(),
+            every_seconds: o.interval.as_secs_f64(),
             hold_seconds: self.hold.as_secs_f64(),
             message: o.message.clone(),
             source: o.source.clone(),
@@ -129,14 +122,33 @@ impl Plan {
     #[must_use]
     pub fn targets(&self) -> Vec<String> {
         (1..=TARGET_COUNT)
-            .map(|n| format!("127.0.0.{n}:{}", self.options.port))
+            .map(|n| format!("127.0.0.{n}:{}", self.flags.port))
             .collect()
+    }
+
+    /// What the run asks for, and how long each of its parts may take.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            users: self.users,
+            hold: self.hold,
+            ramp_max: self.ramp_max(),
+            stall_max: self.stall_max(),
+            close_max: self.close_max(),
+            interrupt_grace: INTERRUPT_GRACE,
+            is_prefaulted: match self.flags.prefault {
+                Prefault::Auto => prefault::is_worth(self.users),
+                Prefault::On => true,
+                Prefault::Off => false,
+            },
+            waits_for_quiet: true,
+        }
     }
 
     /// Longest time a ramp may take before it counts as failed.
     #[must_use]
     pub fn ramp_max(&self) -> Duration {
-        let rate = match self.options.rate {
+        let rate = match self.flags.spawn_rate {
             SpawnRate::Max => RATE_SLOWEST,
             SpawnRate::PerSecond(rate) => rate.min(RATE_SLOWEST),
         };
@@ -146,7 +158,7 @@ impl Plan {
     /// Longest time without any progress before a ramp counts as stalled: longer than the kernel tries a SYN.
     #[must_use]
     pub fn stall_max(&self) -> Duration {
-        let between = match self.options.rate {
+        let between = match self.flags.spawn_rate {
             SpawnRate::Max => 0.0,
             SpawnRate::PerSecond(rate) => 3.0 / rate,
         };
@@ -162,7 +174,7 @@ impl Plan {
     /// Arguments of the server.
     #[must_use]
     pub fn server_args(&self) -> Vec<String> {
-        let o = &self.options;
+        let o = &self.flags;
         let mut args = words(&["longconn", "--listen", &format!("0.0.0.0:{}", o.port)]);
         args.extend(words(&[
             "--connections",
@@ -171,8 +183,8 @@ impl Plan {
             &o.message,
         ]));
         args.extend(words(&[
-            "--every",
-            &plain_time(o.every),
+            "--interval",
+            &plain_time(o.interval),
             "--progress",
             "json",
             "--die-with-parent",
@@ -180,14 +192,14 @@ impl Plan {
         if let Some(n) = o.server_threads {
             args.extend(words(&["--threads", &n.to_string()]));
         }
-        args.extend(o.server_args.iter().cloned());
+        args.extend(o.server_arg.iter().cloned());
         args
     }
 
     /// Arguments of the client, which writes its histograms to `histogram_log`.
     #[must_use]
     pub fn client_args(&self, histogram_log: &Path) -> Vec<String> {
-        let o = &self.options;
+        let o = &self.flags;
         // Only a bound: the bench ends the client long before.
         let run_time = self.ramp_max() + self.hold + Duration::from_secs(120);
         let mut args = words(&["longconn"]);
@@ -198,13 +210,13 @@ impl Plan {
             "--users",
             &self.users.to_string(),
             "--spawn-rate",
-            &o.rate.to_string(),
+            &o.spawn_rate.to_string(),
         ]));
         args.extend(words(&[
             "--expect",
             &o.message,
-            "--every",
-            &plain_time(o.every),
+            "--interval",
+            &plain_time(o.interval),
         ]));
         args.extend(words(&["--progress", "json", "--die-with-parent"]));
         args.extend(words(&[
@@ -218,14 +230,14 @@ impl Plan {
         if let Some(n) = o.client_threads {
             args.extend(words(&["--threads", &n.to_string()]));
         }
-        args.extend(o.client_args.iter().cloned());
+        args.extend(o.client_arg.iter().cloned());
         args
     }
 }
 
 /// The users asked for, or as many as memory holds if none were.
 fn fit_users(
-    o: &Options,
+    o: &Flags,
     usable_bytes: Option<u64>,
     notices: &mut Vec<String>,
 ) -> Result<u64, Refusal> {
@@ -235,7 +247,7 @@ fn fit_users(
     };
     let fit = usable / PAIR_BYTES;
     match o.users {
-        Some(users) if users <= fit || o.is_forced => {
+        Some(users) if users <= fit || o.force => {
             if users > fit {
                 notices.push(format!(
                     "memory holds about {} users, {} are tried by --force",
@@ -278,36 +290,33 @@ fn fit_users(
 
 #[cfg(test)]
 mod tests {
-    use super::super::options::{RATE_MIN, USERS_MAX, tests::options};
+    use super::super::flags::{RATE_MIN, USERS_MAX, tests::flags};
     use super::*;
 
     #[test]
     fn memory_decides() {
         let available = 1000 * PAIR_BYTES + 7;
         let mut notices = vec![];
-        let mut refused = |options: Options, usable| {
-            let refusal = fit_users(&options, Some(usable), &mut notices).expect_err("refused");
+        let mut refused = |flags: Flags, usable| {
+            let refusal = fit_users(&flags, Some(usable), &mut notices).expect_err("refused");
             refusal.to_string()
         };
-        let more = Options {
+        let more = Flags {
             users: Some(1001),
-            ..options()
+            ..flags()
         };
         assert!(refused(more, available).contains("--users 1000 "));
-        assert!(refused(options(), PAIR_BYTES - 1).contains("too few"));
-        assert_eq!(
-            fit_users(&options(), Some(available), &mut notices),
-            Ok(1000)
-        );
+        assert!(refused(flags(), PAIR_BYTES - 1).contains("too few"));
+        assert_eq!(fit_users(&flags(), Some(available), &mut notices), Ok(1000));
         assert_eq!(notices.len(), 1);
-        let forced = Options {
+        let forced = Flags {
             users: Some(2000),
-            is_forced: true,
-            ..options()
+            force: true,
+            ..flags()
         };
         assert_eq!(fit_users(&forced, Some(available), &mut notices), Ok(2000));
         assert_eq!(
-            fit_users(&options(), Some(1 << 40), &mut notices),
+            fit_users(&flags(), Some(1 << 40), &mut notices),
             Ok(USERS_DEFAULT)
         );
     }
@@ -317,12 +326,11 @@ mod tests {
         let plan = Plan {
             tuning: Tuning::default(),
             users: 1_000_000,
-            options: Options {
-                rate: SpawnRate::PerSecond(2000.0),
-                ..options()
+            flags: Flags {
+                spawn_rate: SpawnRate::PerSecond(2000.0),
+                ..flags()
             },
             hold: Duration::from_secs(550),
-            runs: PathBuf::new(),
             server_program: PathBuf::new(),
             client_program: PathBuf::new(),
             notices: vec![],
@@ -335,13 +343,13 @@ mod tests {
         assert_eq!(plan.targets()[1], "127.0.0.2:999");
         let args = plan.client_args(Path::new("/r/h.hlog"));
         assert!(
-            args.windows(2).any(|w| w == ["--every", "550s"])
+            args.windows(2).any(|w| w == ["--interval", "550s"])
                 && args.windows(2).any(|w| w == ["--spawn-rate", "2000"])
         );
         let slowest = Plan {
-            options: Options {
-                rate: SpawnRate::PerSecond(RATE_MIN),
-                ..options()
+            flags: Flags {
+                spawn_rate: SpawnRate::PerSecond(RATE_MIN),
+                ..flags()
             },
             users: USERS_MAX,
             ..plan

@@ -9,8 +9,8 @@ use super::haproxy::Statistics;
 use super::limit::limit;
 use super::plan::{Kind, PORT, TrialPlan};
 use super::system::{Mode, Running};
-use super::trial::{Ground, Mark, SPARE, begun, latest, occurred, rate_of, split, statistics};
-use crate::http::stage::Cut;
+use super::trial::{Ground, Moment, SPARE, begun, latest, occurred, rate_of, split, statistics};
+use crate::run_control::Aborted;
 
 use holdfast_report::network::Agreement;
 use holdfast_report::proxy::record::Trial;
@@ -21,13 +21,14 @@ use holdfast_testbed::network::layout::{BACKEND, BALANCER, client};
 
 impl Ground<'_> {
     /// Heartbeats over connections that stay.
-    pub(super) async fn longconn(&mut self, trial: &TrialPlan) -> Result<Trial, Cut> {
+    pub(super) async fn longconn(&mut self, trial: &TrialPlan) -> Result<Trial, Aborted> {
         let (plan, users) = (self.plan, trial.users);
         let listen = self.network.host(BACKEND).at(PORT).to_string();
-        let (every, room) = (plain_time(plan.every), (users + 1_000).to_string());
+        let (interval, room) = (plain_time(plan.every), (users + 1_000).to_string());
         let common = "--progress json --die-with-parent";
-        let args =
-            format!("longconn --listen {listen} --connections {room} --every {every} {common}");
+        let args = format!(
+            "longconn --listen {listen} --connections {room} --interval {interval} {common}"
+        );
         let mut server: Child<ServerReport> = self.start_server(split(&args)).await?;
         let mut system = self.start_system(trial, Mode::Tcp).await?;
         let target = system.as_ref().map_or(listen, |s| s.address.to_string());
@@ -39,12 +40,12 @@ impl Ground<'_> {
         let log = self.dir.join("histograms.hlog").display().to_string();
         let program = plan.programs.1.clone();
         let mut args = split(&format!(
-            "longconn --target {target} --users {users} --spawn-rate {} --every {every} --drain-timeout 5s {common}",
+            "longconn --target {target} --users {users} --spawn-rate {} --interval {interval} --drain-timeout 5s {common}",
             plan.rate
         ));
         args.extend(["--histogram-log".into(), log]);
         let mut client: Child<ClientReport> = self.start("client", &client(1), &program, args)?;
-        let start = Mark::take(&server, &client, system.as_ref());
+        let start = Moment::take(&server, &client, system.as_ref());
         let ramp_max = Duration::from_secs_f64(users as f64 / f64::from(plan.rate)) + SPARE;
         let is_ramped =
             |_: &_, c: &Child<ClientReport>| c.heard().latest.as_ref().is_some_and(|r| r.ramp_done);
@@ -57,7 +58,7 @@ impl Ground<'_> {
             is_ramped,
         )
         .await?;
-        let ramped = Mark::take(&server, &client, system.as_ref());
+        let ramped = Moment::take(&server, &client, system.as_ref());
         let at_start = latest(&client);
         let until = Instant::now() + plan.hold;
         let is_over = |_: &_, _: &_| Instant::now() >= until;
@@ -84,7 +85,7 @@ impl Ground<'_> {
             have_said,
         )
         .await?;
-        let held = Mark::take(&server, &client, system.as_ref());
+        let held = Moment::take(&server, &client, system.as_ref());
         let (in_hold, open) = (latest(&client), latest(&server).open_now);
         let statistics = statistics(system.as_ref())?;
         result.proxy_rss_bytes = system.as_ref().and_then(Running::rss_bytes);
@@ -105,7 +106,7 @@ impl Ground<'_> {
         let client = self.end(client).await?;
         let after = self.statistics_after(system.as_ref()).await?;
         if let Some(system) = system {
-            system.end(self.stage).await?;
+            system.end(self.control).await?;
         }
         let server = self.end(server).await?;
         if trial.kind == Kind::Longconn {

@@ -11,10 +11,10 @@ use clap::{Args, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::nginx;
-use crate::frame::RunFlags;
 use crate::http::plan::{USERS_SETTLE, ramp};
+use crate::run_harness::RunFlags;
 
-use holdfast_report::folder::{check_label, runs_or_default};
+use holdfast_report::folder::check_label;
 use holdfast_report::proxy::record::ProxyAsked;
 use holdfast_telemetry::refusal::Refusal;
 use holdfast_testbed::enclosure::NAMES;
@@ -57,15 +57,15 @@ impl Known {
         in that shell: holdfast-bench proxy --target balancer:7070"
 )]
 pub struct Flags {
-    /// System under test
+    /// Measure this system
     #[arg(long, value_enum, default_value = "haproxy", conflicts_with = "target")]
     proxy: Known,
 
-    /// Another system under test, which somebody runs in this lab and which passes on to backend:7070 [default: none]
+    /// Measure another system, which runs in this lab already and forwards to backend:7070 [default: none]
     #[arg(long, value_name = "HOST:PORT")]
     target: Option<String>,
 
-    /// Scenarios, separated by commas: longconn, limit, http-64, or http-COUNT for COUNT users who wait 100 ms to 1 s
+    /// Measure these scenarios, separated by commas: longconn, limit, http-64, or http-COUNT for COUNT users who wait 100 ms to 1 s
     #[arg(
         long,
         value_name = "NAMES",
@@ -74,31 +74,31 @@ pub struct Flags {
     )]
     scenarios: Vec<String>,
 
-    /// Long connections held, direct and through the system
+    /// Hold this many long connections, direct and through the system
     #[arg(long, short = 'u', value_name = "COUNT", default_value_t = 8_000, value_parser = clap::value_parser!(u64).range(1..=PORTS))]
     users: u64,
 
-    /// Long connections that are to find the system's limit [default: a fifth more than its descriptors allow]
+    /// Open this many long connections to find the system's limit [default: a fifth more than its descriptors allow]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     limit_users: Option<u64>,
 
-    /// Long connections to open a second
-    #[arg(long, short = 'r', value_name = "PER_SECOND", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    rate: u32,
+    /// Open this many long connections a second
+    #[arg(long, short = 'r', alias = "rate", value_name = "PER_SECOND", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    spawn_rate: u32,
 
-    /// Interval between two heartbeats to one connection
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
-    every: Duration,
+    /// Send a heartbeat to each connection at this interval
+    #[arg(long, alias = "every", value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    interval: Duration,
 
-    /// How long long connections are held
+    /// Hold long connections this long
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
     hold: Duration,
 
-    /// Length of each measurement of HTTP, after its warm-up
+    /// Measure HTTP this long each time, after a warm-up
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     slice: Duration,
 
-    /// Rounds of HTTP scenarios: direct and through the system in turn, medians of all; long connections are held once
+    /// Repeat HTTP scenarios this many times, direct and through the system in turn; figures are medians. Long connections are held once
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 
@@ -165,10 +165,8 @@ pub struct Plan {
     pub slice: Duration,
     /// Hosts.
     pub layout: Layout,
-    /// Where the run's folder goes.
-    pub runs: PathBuf,
-    /// `--name`.
-    pub label: Option<String>,
+    /// The flags that every run has.
+    pub run: RunFlags,
     asked: ProxyAsked,
 }
 
@@ -177,10 +175,10 @@ impl Plan {
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub fn new(flags: &Flags) -> Result<Self, Refusal> {
+    pub fn new(flags: Flags) -> Result<Self, Refusal> {
         check_label(flags.run.name.as_deref())?;
         for (what, time, least) in [
-            ("--every", flags.every, Duration::from_millis(10)),
+            ("--interval", flags.interval, Duration::from_millis(10)),
             ("--hold", flags.hold, Duration::from_secs(2)),
             ("--slice", flags.slice, Duration::from_secs(1)),
         ] {
@@ -221,8 +219,8 @@ impl Plan {
                 }));
             }
         }
-        let system = system(flags)?;
-        let bin_dir = flags.run.bin_dir.as_deref();
+        let system = system(&flags)?;
+        let bin_dir = flags.run.bin_dir.clone();
         let sources = trials.iter().map(|t| t.users).max().unwrap_or(0) / PORTS + 1;
         Ok(Self {
             version: version(&system),
@@ -234,8 +232,8 @@ impl Plan {
                 scenarios: flags.scenarios.clone(),
                 users: flags.users,
                 limit_users,
-                spawn_rate_per_second: f64::from(flags.rate),
-                every_seconds: flags.every.as_secs_f64(),
+                spawn_rate_per_second: f64::from(flags.spawn_rate),
+                every_seconds: flags.interval.as_secs_f64(),
                 hold_seconds: flags.hold.as_secs_f64(),
                 slice_seconds: flags.slice.as_secs_f64(),
                 rounds: flags.rounds,
@@ -243,16 +241,15 @@ impl Plan {
             system,
             trials,
             programs: (
-                program(bin_dir, "holdfast-server")?,
-                program(bin_dir, "holdfast-client")?,
+                program(bin_dir.as_deref(), "holdfast-server")?,
+                program(bin_dir.as_deref(), "holdfast-client")?,
             ),
-            rate: flags.rate,
-            every: flags.every,
+            rate: flags.spawn_rate,
+            every: flags.interval,
             hold: flags.hold,
             slice: flags.slice,
             layout: Layout::new(1, u8::try_from(sources).unwrap_or(u8::MAX))?,
-            runs: runs_or_default(flags.run.runs.as_deref()),
-            label: flags.run.name.clone(),
+            run: flags.run,
         })
     }
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 use super::limit::limit;
 use super::plan::{Kind, PORT, TrialPlan};
 use super::system::{Mode, Running};
-use super::trial::{Ground, Mark, SPARE, begun, occurred, rate_of, split, statistics};
+use super::trial::{Ground, Moment, SPARE, begun, occurred, rate_of, split, statistics};
 use crate::http::generator::{self, GeneratorLine, Wanted};
 use crate::http::plan::{USERS_PER_SECOND, USERS_SETTLE, ramp};
-use crate::http::stage::Cut;
 use crate::http::subject::ServerLine;
+use crate::run_control::Aborted;
 
 use holdfast_report::network::Agreement;
 use holdfast_report::proxy::record::Trial;
@@ -26,7 +26,7 @@ const WAIT_MEAN_SECONDS: f64 = 0.55;
 
 impl Ground<'_> {
     /// Requests over connections that stay.
-    pub(super) async fn http(&mut self, trial: &TrialPlan) -> Result<Trial, Cut> {
+    pub(super) async fn http(&mut self, trial: &TrialPlan) -> Result<Trial, Aborted> {
         let (plan, users) = (self.plan, trial.users);
         let is_waiting = trial.kind == Kind::Waiting;
         let listen = self.network.host(BACKEND).at(PORT);
@@ -36,7 +36,7 @@ impl Ground<'_> {
                 "http --listen {listen} --connections {room} --progress json --die-with-parent"
             )))
             .await?;
-        self.stage.glance.watch_server(&server);
+        self.control.progress.watch(&server, ServerLine::snapshot);
         let mut system = self.start_system(trial, Mode::Http).await?;
         let mut result = Trial {
             proxy_rss_base_bytes: system.as_ref().and_then(Running::rss_bytes),
@@ -65,7 +65,9 @@ impl Ground<'_> {
             &program,
             generator::client_args(&wanted),
         )?;
-        self.stage.glance.watch_client(&client);
+        self.control
+            .progress
+            .watch(&client, GeneratorLine::snapshot);
         let is_warm = |_: &_, c: &Child<GeneratorLine>| {
             c.heard()
                 .latest
@@ -82,7 +84,7 @@ impl Ground<'_> {
             is_warm,
         )
         .await?;
-        let start = Mark::take(&server, &client, system.as_ref());
+        let start = Moment::take(&server, &client, system.as_ref());
         let first = latest_http(&client);
         let until = first.at_us + u64::try_from(plan.slice.as_micros()).unwrap_or(u64::MAX);
         let is_over = |_: &_, c: &Child<GeneratorLine>| {
@@ -102,7 +104,7 @@ impl Ground<'_> {
         )
         .await?;
         let last = latest_http(&client);
-        let end = Mark::take(&server, &client, system.as_ref());
+        let end = Moment::take(&server, &client, system.as_ref());
         let statistics = statistics(system.as_ref())?;
         let said = system.as_ref().and_then(Running::out_of_descriptors);
         let held = match &statistics {
@@ -119,14 +121,20 @@ impl Ground<'_> {
         result.per_second = rate_of(answered, first.at_us, last.at_us);
         let client = self.end(client).await?;
         let GeneratorLine::Client(client) = client else {
-            return Err(Cut::failed("without_result", "the client left no report"));
+            return Err(Aborted::failed(
+                "without_result",
+                "the client left no report",
+            ));
         };
         let after = self.statistics_after(system.as_ref()).await?;
         if let Some(system) = system {
-            system.end(self.stage).await?;
+            system.end(self.control).await?;
         }
         let ServerLine::Report(server) = self.end(server).await? else {
-            return Err(Cut::failed("without_result", "the server left no report"));
+            return Err(Aborted::failed(
+                "without_result",
+                "the server left no report",
+            ));
         };
         // Through haproxy, what was under way when the client was stopped is answered and counted by some.
         let under_way: u64 = client.outcomes.values().sum::<u64>() - ok(&client);

@@ -13,10 +13,10 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::haproxy::{self, Statistics};
 use super::nginx;
 use super::plan::{Known, System, workers};
-use crate::http::stage::{Cut, Stage, has_not_ended};
-use crate::http::subject::ServerLine;
+use crate::run_control::{Aborted, RunControl, has_not_ended};
 
 use holdfast_telemetry::proc::tree;
+use holdfast_telemetry::report_line::AnyLine;
 use holdfast_testbed::child::{Child, words};
 use holdfast_testbed::network::Network;
 use holdfast_testbed::network::layout::{BACKEND, BALANCER};
@@ -42,7 +42,7 @@ pub enum Mode {
 pub struct Running {
     /// Where clients connect to.
     pub address: SocketAddr,
-    process: Option<Child<ServerLine>>,
+    process: Option<Child<AnyLine>>,
     socket: Option<PathBuf>,
     /// nginx's.
     log: Option<PathBuf>,
@@ -53,14 +53,14 @@ pub struct Running {
 /// # Errors
 /// When it does not.
 pub async fn start(
-    stage: &mut Stage,
+    control: &mut RunControl,
     system: &System,
     mode: Mode,
     network: &Network,
     port: u16,
     dir: &Path,
-) -> Result<Running, Cut> {
-    let fail = |why: String| Cut::failed("system_did_not_start", why);
+) -> Result<Running, Aborted> {
+    let fail = |why: String| Aborted::failed("system_did_not_start", why);
     let (known, program) = match system {
         System::Target(address) => {
             return Ok(Running {
@@ -110,7 +110,7 @@ pub async fn start(
         &ip,
         &args,
         log.clone(),
-        stage.notify.clone(),
+        control.notify.clone(),
     )
     .map_err(|e| fail(format!("{}: {e}", program.display())))?;
     let pid = process.pid();
@@ -120,7 +120,7 @@ pub async fn start(
         socket,
         log: (known == Known::Nginx).then_some(log),
     };
-    let found = stage
+    let found = control
         .wait(START_MAX, Duration::from_millis(20), || {
             running.still_runs("system_did_not_start")?;
             let is_ready = match &running.socket {
@@ -144,7 +144,7 @@ impl Running {
     ///
     /// # Errors
     /// How it ended, counted as `kind`.
-    pub fn still_runs(&mut self, kind: &'static str) -> Result<(), Cut> {
+    pub fn still_runs(&mut self, kind: &'static str) -> Result<(), Aborted> {
         self.process
             .as_mut()
             .map_or(Ok(()), |process| has_not_ended(process, kind))
@@ -154,12 +154,12 @@ impl Running {
     ///
     /// # Errors
     /// When it has statistics and does not say them.
-    pub fn statistics(&self) -> Result<Option<Statistics>, Cut> {
+    pub fn statistics(&self) -> Result<Option<Statistics>, Aborted> {
         let Some(socket) = &self.socket else {
             return Ok(None);
         };
         haproxy::ask(socket).map(Some).map_err(|e| {
-            Cut::failed(
+            Aborted::failed(
                 "system_without_statistics",
                 format!("haproxy's socket: {e}"),
             )
@@ -188,12 +188,12 @@ impl Running {
     ///
     /// # Errors
     /// When it does not end.
-    pub async fn end(self, stage: &mut Stage) -> Result<(), Cut> {
+    pub async fn end(self, control: &mut RunControl) -> Result<(), Aborted> {
         let Some(mut process) = self.process else {
             return Ok(());
         };
         process.signal(nix::sys::signal::Signal::SIGTERM);
-        stage
+        control
             .until_ended(&mut process, "system_did_not_end")
             .await?;
         process.tidy();

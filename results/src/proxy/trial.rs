@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use super::haproxy::Statistics;
 use super::plan::{Kind, PORT, Plan, TrialPlan};
 use super::system::{self, Mode, Running};
-use crate::http::stage::{Cut, Stage, has_not_ended};
+use crate::run_control::{Aborted, RunControl, has_not_ended};
 
 use holdfast_report::proxy::record::{Trial, Window};
 use holdfast_telemetry::proc::KernelSample;
@@ -35,7 +35,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(10);
 /// Where trials are made.
 pub struct Ground<'a> {
     /// Signals, waits.
-    pub stage: &'a mut Stage,
+    pub control: &'a mut RunControl,
     /// What was asked for.
     pub plan: &'a Plan,
     /// The hosts.
@@ -45,7 +45,7 @@ pub struct Ground<'a> {
 }
 
 /// One moment.
-pub(super) struct Mark {
+pub(super) struct Moment {
     pub(super) at: Instant,
     server_cpu: f64,
     client_cpu: f64,
@@ -53,7 +53,7 @@ pub(super) struct Mark {
     pub(super) kernel: KernelSample,
 }
 
-impl Mark {
+impl Moment {
     pub(super) fn take<S: Report, C: Report>(
         server: &Child<S>,
         client: &Child<C>,
@@ -88,7 +88,7 @@ impl Ground<'_> {
     ///
     /// # Errors
     /// Why it gave no figures.
-    pub async fn perform(&mut self, trial: &TrialPlan) -> Result<Trial, Cut> {
+    pub async fn perform(&mut self, trial: &TrialPlan) -> Result<Trial, Aborted> {
         match trial.kind {
             Kind::Longconn | Kind::Limit => self.longconn(trial).await,
             Kind::Saturation | Kind::Waiting => self.http(trial).await,
@@ -102,30 +102,30 @@ impl Ground<'_> {
         host: &str,
         program: &Path,
         args: Vec<String>,
-    ) -> Result<Child<R>, Cut> {
+    ) -> Result<Child<R>, Aborted> {
         let (ip, args) = self
             .network
             .host(host)
             .command(&self.network.ip, program, args);
         let log = self.dir.join(format!("{name}.stderr.log"));
-        Child::start(name, &ip, &args, log, self.stage.notify.clone())
-            .map_err(|e| Cut::failed("not_started", format!("the {name}: {e}")))
+        Child::start(name, &ip, &args, log, self.control.notify.clone())
+            .map_err(|e| Aborted::failed("not_started", format!("the {name}: {e}")))
     }
 
     pub(super) async fn start_server<R: Report>(
         &mut self,
         args: Vec<String>,
-    ) -> Result<Child<R>, Cut> {
+    ) -> Result<Child<R>, Aborted> {
         let program = self.plan.programs.0.clone();
         let mut server = self.start("server", BACKEND, &program, args)?;
         let found = self
-            .stage
+            .control
             .wait(SPARE, POLL, || {
                 has_not_ended(&mut server, "server_did_not_start")?;
                 Ok((server.heard().line_count > 0).then_some(()))
             })
             .await?;
-        found.ok_or_else(|| Cut::failed("server_did_not_start", "it did not listen"))?;
+        found.ok_or_else(|| Aborted::failed("server_did_not_start", "it did not listen"))?;
         Ok(server)
     }
 
@@ -133,12 +133,12 @@ impl Ground<'_> {
         &mut self,
         trial: &TrialPlan,
         mode: Mode,
-    ) -> Result<Option<Running>, Cut> {
+    ) -> Result<Option<Running>, Aborted> {
         if !trial.is_proxied {
             return Ok(None);
         }
         let (plan, network) = (self.plan, self.network);
-        system::start(self.stage, &plan.system, mode, network, PORT, self.dir)
+        system::start(self.control, &plan.system, mode, network, PORT, self.dir)
             .await
             .map(Some)
     }
@@ -152,9 +152,9 @@ impl Ground<'_> {
         client: &mut Child<C>,
         system: &mut Option<Running>,
         is_it: impl Fn(&Child<S>, &Child<C>) -> bool,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Aborted> {
         let found = self
-            .stage
+            .control
             .wait(max, POLL, || {
                 has_not_ended(server, "server_died")?;
                 has_not_ended(client, "client_died")?;
@@ -166,14 +166,17 @@ impl Ground<'_> {
             .await?;
         found.ok_or_else(|| {
             let why = format!("{what} took longer than {} s", max.as_secs());
-            Cut::failed("timed_out", why)
+            Aborted::failed("timed_out", why)
         })
     }
 
     /// Ends a process of ours; its last report.
-    pub(super) async fn end<R: Report + Clone>(&mut self, mut child: Child<R>) -> Result<R, Cut> {
+    pub(super) async fn end<R: Report + Clone>(
+        &mut self,
+        mut child: Child<R>,
+    ) -> Result<R, Aborted> {
         child.signal(Signal::SIGTERM);
-        self.stage.until_ended(&mut child, "did_not_end").await?;
+        self.control.until_ended(&mut child, "did_not_end").await?;
         child.tidy();
         let last = child.heard().latest.clone().filter(Report::is_final);
         last.ok_or_else(|| {
@@ -182,7 +185,7 @@ impl Ground<'_> {
                 child.name,
                 child.end_in_words()
             );
-            Cut::failed("without_result", why)
+            Aborted::failed("without_result", why)
         })
     }
 
@@ -190,8 +193,8 @@ impl Ground<'_> {
     pub(super) async fn statistics_after(
         &mut self,
         system: Option<&Running>,
-    ) -> Result<Option<Statistics>, Cut> {
-        self.stage
+    ) -> Result<Option<Statistics>, Aborted> {
+        self.control
             .wait(CLOSE_MAX, POLL, || {
                 let is_over = statistics(system)?.is_none_or(|s| s.front.open == 0);
                 Ok(is_over.then_some(()))
@@ -216,7 +219,7 @@ pub(super) fn begun(trial: &TrialPlan) -> Trial {
     }
 }
 
-pub(super) fn statistics(system: Option<&Running>) -> Result<Option<Statistics>, Cut> {
+pub(super) fn statistics(system: Option<&Running>) -> Result<Option<Statistics>, Aborted> {
     system.map_or(Ok(None), Running::statistics)
 }
 
@@ -254,9 +257,9 @@ pub fn path(run: &Path, number: usize, trial: &TrialPlan) -> PathBuf {
 ///
 /// # Errors
 /// When it cannot be made.
-pub fn folder(run: &Path, number: usize, trial: &TrialPlan) -> Result<PathBuf, Cut> {
+pub fn folder(run: &Path, number: usize, trial: &TrialPlan) -> Result<PathBuf, Aborted> {
     let dir = path(run, number, trial);
     std::fs::create_dir_all(&dir)
-        .map_err(|e| Cut::failed("not_started", format!("{}: {e}", dir.display())))?;
+        .map_err(|e| Aborted::failed("not_started", format!("{}: {e}", dir.display())))?;
     Ok(dir)
 }

@@ -22,6 +22,19 @@ pub trait Report: Sized + 'static {
     }
 }
 
+/// A line of a program whose output is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnyLine;
+
+impl Report for AnyLine {
+    fn read(_line: &str) -> Result<Self, String> {
+        Ok(Self)
+    }
+    fn is_final(&self) -> bool {
+        false
+    }
+}
+
 /// Reads a line of JSON that must carry `schema`.
 ///
 /// # Errors

@@ -5,7 +5,7 @@
 //! A ramp would measure that. So the memory is taken first, as kernel memory of the kind sockets need (bytes queued in unix
 //! sockets: unmovable pages), and given back step by step as the ramp takes it, too shortly before to be reported away again.
 //! Invariants: what is held is bounded by what was asked and by memory available; all of it is given back when the value is
-//! dropped; a machine that does not let us (no CAP_NET_ADMIN) is left cold, and the record says so.
+//! dropped; a machine that does not let us (no CAP_NET_ADMIN) is left as it is, and the record says so.
 //! Must not know: what the memory is for.
 
 use std::io::{ErrorKind, Write};
@@ -19,7 +19,7 @@ use holdfast_telemetry::live::{Counter, Live};
 use holdfast_telemetry::proc::{KernelSample, kernel, machine};
 use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
 
-/// Memory a pair of connections takes, all of it: what is warmed and given back for each.
+/// Memory a pair of connections takes, all of it: what is touched and given back for each.
 const PAIR_BYTES: u64 = 8_600;
 /// What the client asks to be free for each user before it starts, rounded up.
 const CLIENT_BYTES: u64 = 4_400;
@@ -56,14 +56,14 @@ fn bytes_for(users: u64) -> u64 {
 
 /// Memory held until the ramp needs it.
 #[derive(Debug, Default)]
-pub struct Warm {
+pub struct Prefaulted {
     pairs: Vec<(UnixStream, UnixStream)>,
     releaser: Option<(Arc<AtomicBool>, JoinHandle<()>)>,
 }
 
-impl Warm {
+impl Prefaulted {
     /// Takes up to `bytes`, with a thread on each core, and counts in `held` what it got.
-    fn fill(bytes: u64, held: &AtomicU64) -> Self {
+    fn take(bytes: u64, held: &AtomicU64) -> Self {
         let thread_count = std::thread::available_parallelism().map_or(1, usize::from);
         let share = bytes as usize / thread_count;
         let pairs = std::thread::scope(|scope| {
@@ -75,7 +75,7 @@ impl Warm {
                 .flat_map(|t| t.join().unwrap_or_default())
                 .collect()
         });
-        Warm {
+        Prefaulted {
             pairs,
             releaser: None,
         }
@@ -104,18 +104,18 @@ impl Warm {
 
 /// Memory that is being taken, by threads of its own.
 #[derive(Debug)]
-pub struct Warming {
+pub struct Prefaulting {
     started: Instant,
     held: Arc<AtomicU64>,
-    filling: JoinHandle<Warm>,
+    filling: JoinHandle<Prefaulted>,
 }
 
-impl Warming {
+impl Prefaulting {
     /// Begins, for so many users, and says so.
     pub fn start(users: u64, live: &mut Live) -> Self {
         let bytes = bytes_for(users);
         live.say(format_args!(
-            "warming {:.1} GiB: the host of this virtual machine backs memory only when it is touched",
+            "prefaulting {:.1} GiB: the host of this virtual machine backs memory only when it is touched",
             bytes as f64 / f64::from(1 << 30)
         ));
         let held = Arc::new(AtomicU64::new(0));
@@ -123,7 +123,7 @@ impl Warming {
         Self {
             started: Instant::now(),
             held,
-            filling: std::thread::spawn(move || Warm::fill(bytes, &counted)),
+            filling: std::thread::spawn(move || Prefaulted::take(bytes, &counted)),
         }
     }
 
@@ -137,19 +137,19 @@ impl Warming {
     #[must_use]
     pub fn counter(&self) -> Counter {
         let mib = self.held.load(Ordering::Relaxed) >> 20;
-        Counter::new("warmed MiB", mib, self.started.elapsed().as_secs_f64())
+        Counter::new("prefaulted MiB", mib, self.started.elapsed().as_secs_f64())
     }
 
     /// Waits for the rest; the memory, its bytes, and the seconds it took.
     #[must_use]
-    pub fn join(self) -> (Warm, (u64, f64)) {
-        let warm = self.filling.join().unwrap_or_default();
+    pub fn join(self) -> (Prefaulted, (u64, f64)) {
+        let memory = self.filling.join().unwrap_or_default();
         let seconds = self.started.elapsed().as_secs_f64();
-        (warm, (self.held.load(Ordering::Relaxed), seconds))
+        (memory, (self.held.load(Ordering::Relaxed), seconds))
     }
 }
 
-impl Drop for Warm {
+impl Drop for Prefaulted {
     fn drop(&mut self) {
         if let Some((is_over, thread)) = self.releaser.take() {
             is_over.store(true, Ordering::Relaxed);
@@ -200,21 +200,21 @@ mod tests {
 
     #[test]
     fn what_is_taken_is_counted_on_the_way() {
-        let warming = Warming::start(1, &mut Live::silent());
-        while !warming.is_done() {
+        let prefaulting = Prefaulting::start(1, &mut Live::silent());
+        while !prefaulting.is_done() {
             std::thread::yield_now();
         }
-        let shown = warming.counter();
-        let (warm, (held, _)) = warming.join();
+        let shown = prefaulting.counter();
+        let (memory, (held, _)) = prefaulting.join();
         // None without the right to queue so much.
-        assert_eq!(held > 0, !warm.pairs.is_empty() && held >= PAIR_BYTES / 2);
+        assert_eq!(held > 0, !memory.pairs.is_empty() && held >= PAIR_BYTES / 2);
         assert_eq!(shown.total, held >> 20);
     }
 
     #[test]
     fn takes_no_more_than_asked_for() {
         let held = AtomicU64::new(0);
-        let warm = Warm::fill(1 << 20, &held);
-        assert!(held.into_inner() <= (2 + warm.pairs.len() as u64) * UNIX_PAIR_BYTES as u64);
+        let memory = Prefaulted::take(1 << 20, &held);
+        assert!(held.into_inner() <= (2 + memory.pairs.len() as u64) * UNIX_PAIR_BYTES as u64);
     }
 }

@@ -10,9 +10,9 @@ use holdfast_telemetry::proc::{CoreTicks, KernelSample, ProcessSample};
 use holdfast_telemetry::units::round;
 use holdfast_telemetry::wire::ClientReport;
 
-/// Everything known at one moment that a phase begins or ends with.
+/// Everything known at one moment.
 #[derive(Debug, Clone)]
-pub struct Mark {
+pub struct Sample {
     /// By the clock.
     pub at: Instant,
     /// The kernel.
@@ -32,7 +32,7 @@ pub struct Mark {
 }
 
 /// What the cores did between two moments.
-pub fn cpu_phase(from: Option<&Mark>, to: Option<&Mark>) -> Option<CpuPhase> {
+pub fn cpu_phase(from: Option<&Sample>, to: Option<&Sample>) -> Option<CpuPhase> {
     let (from, to) = (from?, to?);
     let spent = |a: Option<ProcessSample>, b: Option<ProcessSample>| {
         b.map_or(0.0, |b| {

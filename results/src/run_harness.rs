@@ -1,4 +1,4 @@
-//! What stands around every load, whatever is measured.
+//! What every run has around it, whatever is measured.
 //!
 //! Purpose: the flags, the runtime and the signals before it; the record on disk, the printed result and the exit code after it.
 //! Invariants: a record that cannot be written is said, never passed over: the run then falls short. Standard output holds the
@@ -23,23 +23,23 @@ use holdfast_testbed::child::Child;
 /// The flags of every run, whatever it measures; each is explained by `--help`.
 #[derive(Debug, Clone, Args)]
 pub struct RunFlags {
-    /// Word to end the run folder's name with [default: none]
+    /// Append this word to the name of the run's folder [default: none]
     #[arg(long, value_name = "WORD")]
     pub name: Option<String>,
 
-    /// Folder that receives the run's folder [default: results/runs of this workspace]
-    #[arg(long, value_name = "DIR")]
-    pub runs: Option<PathBuf>,
+    /// Create the run's folder in this one [default: results/runs of this workspace]
+    #[arg(long, alias = "runs", value_name = "DIR")]
+    pub results_dir: Option<PathBuf>,
 
     /// Print run.json to standard output instead of the summary [default: off]
     #[arg(long)]
     pub json: bool,
 
-    /// How it is shown on its way.
+    /// How the run is shown.
     #[command(flatten)]
     pub live: LiveFlags,
 
-    /// Folder with holdfast-server, holdfast-client and, for http, examples/floor [default: where this program is]
+    /// Take holdfast-server, holdfast-client and, for http, examples/floor from this folder [default: where this program is]
     #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
 }
@@ -75,7 +75,7 @@ pub fn signals() -> io::Result<Signals> {
 pub fn leave(run: &impl Serialize, folder: &RunFolder, runs: &Path) -> bool {
     if let Err(e) = folder.write_json("run.json", run) {
         eprintln!(
-            "error: {}: {e}; next: free space there, or choose another folder with --runs DIR",
+            "error: {}: {e}; next: free space there, or choose another folder with --results-dir DIR",
             folder.file("run.json").display()
         );
         return false;

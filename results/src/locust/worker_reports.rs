@@ -1,7 +1,7 @@
 //! All workers of a run, and the server, in the terms of a long-connection run.
 //!
-//! Purpose: pdsh prints the workers' lines with the host's name before each; [`Crew`] keeps the latest of each host, and
-//! [`Crew::total`] is their sum. Requests count as messages, so that HTTP users fill the same record.
+//! Purpose: pdsh prints the workers' lines with the host's name before each; [`WorkerReports`] keeps the latest of each host, and
+//! [`WorkerReports::total`] is their sum. Requests count as messages, so that HTTP users fill the same record.
 //! Invariants: a worker that is gone has no users: what it had open is not counted any more.
 //! Must not know: processes, hosts' namespaces.
 
@@ -18,20 +18,20 @@ use holdfast_telemetry::wire::{
 /// The latest line of each worker, by host.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(transparent)]
-pub struct Crew {
+pub struct WorkerReports {
     latest: BTreeMap<String, WorkerReport>,
 }
 
 /// What one worker's users did.
 #[derive(Debug, Clone, Default)]
-pub struct Doings {
+pub struct UserTotals {
     /// Connections and messages.
     pub report: ClientReport,
     /// What became of requests, by class; empty for long connections.
     pub outcomes: BTreeMap<String, u64>,
 }
 
-impl Report for Crew {
+impl Report for WorkerReports {
     fn read(line: &str) -> Result<Self, String> {
         let (host, line) = line.split_once(": ").ok_or("no host before it")?;
         let report = read_json(line, WORKER_SCHEMA, |r: &WorkerReport| &r.schema)?;
@@ -49,7 +49,7 @@ impl Report for Crew {
     }
 }
 
-impl Crew {
+impl WorkerReports {
     /// Hosts whose workers have said something.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         self.latest.keys().map(String::as_str)
@@ -69,21 +69,21 @@ impl Crew {
 
     /// What the worker of one host has done in its last test.
     #[must_use]
-    pub fn of(&self, host: &str, class: &str) -> Doings {
+    pub fn of(&self, host: &str, class: &str) -> UserTotals {
         let report = self.latest.get(host);
         let run = report.and_then(|r| r.runs.last());
-        let mut doings = run
+        let mut totals = run
             .and_then(|run| run.get(class))
-            .map(|value| doings(class, value))
+            .map(|value| totals_of(class, value))
             .unwrap_or_default();
-        doings.report.is_final = self.has_ended(host);
-        doings
+        totals.report.is_final = self.has_ended(host);
+        totals
     }
 
     /// All of them together; hosts that are `gone` have nothing open.
     #[must_use]
-    pub fn total(&self, class: &str, gone: &BTreeSet<String>) -> Doings {
-        let mut sum = Doings::default();
+    pub fn total(&self, class: &str, gone: &BTreeSet<String>) -> UserTotals {
+        let mut sum = UserTotals::default();
         sum.report.is_final = !self.latest.is_empty();
         sum.report.ramp_done = !self.latest.is_empty();
         for host in self.hosts() {
@@ -97,18 +97,18 @@ impl Crew {
     }
 }
 
-fn doings(class: &str, value: &serde_json::Value) -> Doings {
+fn totals_of(class: &str, value: &serde_json::Value) -> UserTotals {
     if class == "Http" {
         let report: HttpClientReport = serde_json::from_value(value.clone()).unwrap_or_default();
         return of_http(report);
     }
-    Doings {
+    UserTotals {
         report: serde_json::from_value(value.clone()).unwrap_or_default(),
         outcomes: BTreeMap::new(),
     }
 }
 
-fn of_http(r: HttpClientReport) -> Doings {
+fn of_http(r: HttpClientReport) -> UserTotals {
     let report = ClientReport {
         at_us: r.at_us,
         thread_count: r.thread_count,
@@ -128,13 +128,13 @@ fn of_http(r: HttpClientReport) -> Doings {
         anomalies: r.anomalies,
         ..ClientReport::default()
     };
-    Doings {
+    UserTotals {
         report,
         outcomes: r.outcomes,
     }
 }
 
-fn add(sum: &mut Doings, one: &Doings) {
+fn add(sum: &mut UserTotals, one: &UserTotals) {
     let (s, r) = (&mut sum.report, &one.report);
     s.is_final &= r.is_final;
     s.ramp_done &= r.ramp_done;
@@ -173,9 +173,9 @@ fn add(sum: &mut Doings, one: &Doings) {
 
 /// A server of either kind; responses count as messages.
 #[derive(Debug, Clone, Default)]
-pub struct Served(pub ServerReport);
+pub struct AnyServer(pub ServerReport);
 
-impl Report for Served {
+impl Report for AnyServer {
     fn read(line: &str) -> Result<Self, String> {
         if !line.contains(HTTP_SERVER_SCHEMA) {
             return read_json(line, SERVER_SCHEMA, |r: &ServerReport| &r.schema).map(Self);
@@ -209,7 +209,7 @@ impl Report for Served {
 mod tests {
     use super::*;
 
-    fn line(host: &str, open: u64, received: u64) -> Crew {
+    fn line(host: &str, open: u64, received: u64) -> WorkerReports {
         let report = ClientReport {
             open_now: open,
             opened: open,
@@ -230,7 +230,7 @@ mod tests {
             ..WorkerReport::default()
         };
         let text = serde_json::to_string(&worker).expect("writes");
-        Crew::read(&format!("{host}: {text}")).expect("reads")
+        WorkerReports::read(&format!("{host}: {text}")).expect("reads")
     }
 
     #[test]
@@ -241,7 +241,7 @@ mod tests {
             line("client2", 20, 7),
             line("client1", 10, 5),
         ] {
-            Crew::absorb(&mut all, new);
+            WorkerReports::absorb(&mut all, new);
         }
         let all = all.expect("lines");
         assert_eq!((all.hosts().count(), all.known()), (2, 2));
@@ -253,6 +253,8 @@ mod tests {
         assert_eq!(total.report.failed["refused"], 2);
         let gone = ["client2".to_string()].into();
         assert_eq!(all.total("LongConn", &gone).report.open_now, 10);
-        assert!(Crew::read("no host").is_err() && Crew::read("client1: {}").is_err());
+        assert!(
+            WorkerReports::read("no host").is_err() && WorkerReports::read("client1: {}").is_err()
+        );
     }
 }

@@ -4,7 +4,7 @@
 
 use holdfast_sysctl::grouped;
 
-use super::options::SpawnRate;
+use super::flags::SpawnRate;
 use super::plan::Plan;
 
 use holdfast_telemetry::live::{Counter, Percentiles, Snapshot};
@@ -12,13 +12,11 @@ use holdfast_telemetry::wire::{ClientReport, ServerReport};
 
 /// One moment of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Glance<'a> {
+pub struct Moment<'a> {
     /// What was asked for.
     pub plan: &'a Plan,
     /// Phase of the run.
     pub phase: &'static str,
-    /// Since the start, seconds.
-    pub seconds: f64,
     /// Until the end of the hold, seconds; `None` before it.
     pub hold_left_seconds: Option<f64>,
     /// The server's latest line.
@@ -27,17 +25,17 @@ pub struct Glance<'a> {
     pub client: Option<&'a ClientReport>,
 }
 
-impl Glance<'_> {
+impl Moment<'_> {
     /// Its figures; `processes` are the two ends by name and id.
     #[must_use]
     pub fn snapshot(&self, processes: Vec<(&'static str, u32)>) -> Snapshot {
-        let options = &self.plan.options;
+        let flags = &self.plan.flags;
         let mut now = self.client.map_or_else(Snapshot::default, |client| {
-            let rate = match options.rate {
+            let rate = match flags.spawn_rate {
                 SpawnRate::Max => None,
                 SpawnRate::PerSecond(rate) => Some(rate),
             };
-            let due = client.open_now as f64 / options.every.as_secs_f64();
+            let due = client.open_now as f64 / flags.interval.as_secs_f64();
             Snapshot {
                 times: vec![
                     Percentiles::so_far("connect", client.connect_us),
@@ -58,11 +56,7 @@ impl Glance<'_> {
         }
         Snapshot {
             title: format!("bench longconn {} users", grouped(self.plan.users)),
-            phase: self.phase,
-            seconds: self.seconds,
             left_seconds: self.left_seconds(),
-            open: Some(now.open.unwrap_or(0)),
-            target: Some(self.plan.users),
             processes,
             ..now
         }
@@ -70,7 +64,7 @@ impl Glance<'_> {
 
     /// By the hold that is under way, or by the rate of the ramp.
     fn left_seconds(&self) -> Option<f64> {
-        match (self.phase, self.plan.options.rate, self.client) {
+        match (self.phase, self.plan.flags.spawn_rate, self.client) {
             ("hold", ..) => self.hold_left_seconds,
             ("ramp", SpawnRate::PerSecond(rate), Some(client)) => {
                 let users = self.plan.users.saturating_sub(client.attempts);

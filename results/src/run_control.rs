@@ -1,18 +1,18 @@
-//! Where slices are performed: signals, waits, progress.
+//! Signals, waits and progress of one run.
 //!
-//! Purpose: what every slice needs of its surroundings, so that a slice itself reads as one line of events.
-//! Invariants: every wait is bounded, and ends at once when the bench is interrupted, or interrupted again while all ends in order. Children that a slice drops are killed.
-//! Must not know: what is measured.
+//! Purpose: what every scenario needs while its processes run, so that a scenario itself reads as a line of events.
+//! Invariants: every wait is bounded. An interrupt ends a wait at once; during shutdown only a second one does. A dropped
+//! child is killed.
+//! Must not depend on: any scenario.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::glance::Glance;
-use crate::frame;
+use crate::progress::Progress;
+use crate::run_harness;
 
 use holdfast_telemetry::live::Live;
 use holdfast_telemetry::refusal::Refusal;
@@ -28,11 +28,13 @@ const END_MAX: Duration = Duration::from_secs(15);
 /// How often the end of a process is looked for: the window of a slice lasts until it is seen.
 const END_POLL: Duration = Duration::from_millis(2);
 
-/// Why a slice has no figures.
+/// Why a run, or a part of it, ended before its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cut {
+pub enum Aborted {
     /// The bench was interrupted.
     Interrupted,
+    /// A program could not start and said why: the run never began.
+    Refused(Refusal),
     /// Something did not do its part.
     Failed {
         /// By kind, as it is counted among the failures.
@@ -42,7 +44,7 @@ pub enum Cut {
     },
 }
 
-impl Cut {
+impl Aborted {
     /// A failure.
     pub fn failed(kind: &'static str, why: impl Into<String>) -> Self {
         Self::Failed {
@@ -52,52 +54,61 @@ impl Cut {
     }
 }
 
-/// The surroundings of all slices.
+/// Signals, waits and progress of one run.
 #[derive(Debug)]
-pub struct Stage {
+pub struct RunControl {
     /// Woken by each line of a child.
     pub notify: Rc<Notify>,
     /// What shows the run.
     pub live: Live,
-    /// What it shows.
-    pub glance: Glance,
+    /// What it shows, where the run is made of parts.
+    pub progress: Progress,
     shown: Option<Instant>,
     signals: Signals,
     interrupt_count: u32,
-    /// So many interrupts end no wait.
-    outlasted_count: u32,
+    interrupted_at: Option<Instant>,
+    /// This many interrupts end no wait.
+    ignored_count: u32,
 }
 
-impl Stage {
+impl RunControl {
     /// Listens for signals. Inside the runtime.
     ///
     /// # Errors
     /// When signals cannot be listened for.
     pub fn new(live: Live) -> Result<Self, Refusal> {
-        let signals = frame::signals()
+        let signals = run_harness::signals()
             .map_err(|e| Refusal::new(format!("signals: {e}"), "ulimit -n 20000"))?;
         Ok(Self {
             notify: Rc::new(Notify::new()),
             live,
-            glance: Glance::new(),
+            progress: Progress::new(),
             shown: None,
             signals,
             interrupt_count: 0,
-            outlasted_count: 0,
+            interrupted_at: None,
+            ignored_count: 0,
         })
     }
 
-    /// Somebody wants it all to end.
+    /// The bench was interrupted.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         self.interrupt_count > 0
     }
 
-    /// What is waited for from now on ends in order, also when all of it was interrupted: it takes one interrupt more to end a wait.
-    pub fn end_in_order(&mut self) {
-        self.outlasted_count = 1;
+    /// When it was interrupted first.
+    #[must_use]
+    pub fn interrupted_at(&self) -> Option<Instant> {
+        self.interrupted_at
+    }
+
+    /// Shuts down gracefully from now on, also after an interrupt: only a second one ends a wait.
+    pub fn begin_shutdown(&mut self) {
+        self.ignored_count = 1;
         if self.interrupt_count == 1 {
-            self.live.say("in order; once more: at once");
+            self.live
+                .say("shutting down gracefully; interrupt once more: at once");
         }
     }
 
@@ -109,12 +120,12 @@ impl Stage {
         &mut self,
         max: Duration,
         poll: Duration,
-        mut look: impl FnMut() -> Result<Option<T>, Cut>,
-    ) -> Result<Option<T>, Cut> {
+        mut look: impl FnMut() -> Result<Option<T>, Aborted>,
+    ) -> Result<Option<T>, Aborted> {
         let until = Instant::now() + max;
         loop {
-            if self.interrupt_count > self.outlasted_count {
-                return Err(Cut::Interrupted);
+            if self.interrupt_count > self.ignored_count {
+                return Err(Aborted::Interrupted);
             }
             if let Some(found) = look()? {
                 return Ok(Some(found));
@@ -135,7 +146,7 @@ impl Stage {
         &mut self,
         child: &mut Child<R>,
         kind: &'static str,
-    ) -> Result<(), Cut> {
+    ) -> Result<(), Aborted> {
         let ended = self
             .wait(END_MAX, END_POLL, || {
                 child.reap();
@@ -143,7 +154,7 @@ impl Stage {
             })
             .await?;
         ended.ok_or_else(|| {
-            Cut::failed(
+            Aborted::failed(
                 kind,
                 format!(
                     "the {} did not end within {} s{}",
@@ -162,15 +173,16 @@ impl Stage {
             () = self.notify.notified() => {}
             () = sleep(time) => {}
         }
-        if self.glance.has_begun() && self.shown.is_none_or(|at| at.elapsed() >= SHOW_EVERY) {
+        if self.progress.has_begun() && self.shown.is_none_or(|at| at.elapsed() >= SHOW_EVERY) {
             self.shown = Some(Instant::now());
-            self.live.show(self.glance.snapshot());
+            self.live.show(self.progress.snapshot());
         }
         is_signal |= self.live.tick();
         if is_signal {
             self.interrupt_count += 1;
             if self.interrupt_count == 1 {
-                self.live.say("interrupted: ending all of it");
+                self.interrupted_at = Some(Instant::now());
+                self.live.say("interrupted: stopping the run");
             }
         }
     }
@@ -180,12 +192,12 @@ impl Stage {
 ///
 /// # Errors
 /// How it ended and its last words, counted as `kind`.
-pub fn has_not_ended<R: Report>(child: &mut Child<R>, kind: &'static str) -> Result<(), Cut> {
+pub fn has_not_ended<R: Report>(child: &mut Child<R>, kind: &'static str) -> Result<(), Aborted> {
     child.reap();
     if child.exit().is_none() {
         return Ok(());
     }
-    Err(Cut::failed(
+    Err(Aborted::failed(
         kind,
         format!(
             "the {} {}{}",
@@ -203,33 +215,4 @@ pub fn last_words<R: Report>(child: &Child<R>) -> String {
         .stderr_tail(1)
         .pop()
         .map_or(String::new(), |line| format!(": {line}"))
-}
-
-/// The address of slice `number`: each has one of its own, so that what earlier ones left in TIME_WAIT is in nobody's way.
-#[must_use]
-pub fn address(number: usize, port: u16) -> SocketAddr {
-    let byte = |n: usize| u8::try_from(n % 250 + 1).unwrap_or(1);
-    SocketAddr::from((
-        Ipv4Addr::new(127, 1, byte(number / 250), byte(number)),
-        port,
-    ))
-}
-
-/// Whether something listens at `address`.
-#[must_use]
-pub fn connects(address: SocketAddr) -> bool {
-    TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_of_loopback_and_differ() {
-        let all: std::collections::BTreeSet<_> = (0..49_000).map(|n| address(n, 900)).collect();
-        assert_eq!(all.len(), 49_000);
-        assert!(all.iter().all(|a| a.ip().is_loopback()));
-        assert_eq!(address(0, 900).to_string(), "127.1.1.1:900");
-    }
 }

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::address::{address, connects};
 use super::cores::{self, Halves};
 use super::generator::{self, GeneratorLine, Outcome, Wanted};
 use super::plan::{Plan, Slice};
 use super::scenario::{Generator, Subject};
-use super::stage::{self, Cut, Stage, has_not_ended, last_words};
 use super::subject::{self, Ready, ServerLine, Start};
+use crate::run_control::{Aborted, RunControl, has_not_ended, last_words};
 
 use holdfast_telemetry::wire::{HttpClientReport, HttpServerReport};
 use holdfast_testbed::child::Child;
@@ -46,7 +47,7 @@ impl Outcomes {
 
 /// One slice on its way.
 pub(super) struct Performance<'a> {
-    pub(super) stage: &'a mut Stage,
+    pub(super) control: &'a mut RunControl,
     pub(super) plan: &'a Plan,
     pub(super) halves: Halves,
     pub(super) slice: Slice,
@@ -62,10 +63,10 @@ pub(super) type Client = Child<GeneratorLine>;
 
 impl Performance<'_> {
     /// Starts the server on its cores.
-    pub(super) fn start_server(&mut self) -> Result<(Server, Start), Cut> {
-        let fail = |why| Cut::failed("server_did_not_start", why);
+    pub(super) fn start_server(&mut self) -> Result<(Server, Start), Aborted> {
+        let fail = |why| Aborted::failed("server_did_not_start", why);
         let wanted = subject::Wanted {
-            address: stage::address(self.number, self.plan.options.port),
+            address: address(self.number, self.plan.flags.port),
             threads: self.halves.server.len(),
             descriptors: self.plan.descriptors,
             scenario: self.slice.scenario,
@@ -78,7 +79,7 @@ impl Performance<'_> {
                 &start.program,
                 &start.args,
                 self.dir.join("server.stderr.log"),
-                self.stage.notify.clone(),
+                self.control.notify.clone(),
             )
         })
         .map_err(fail)?
@@ -88,12 +89,12 @@ impl Performance<'_> {
                 start.program.display()
             ))
         })?;
-        self.stage.glance.watch_server(&server);
+        self.control.progress.watch(&server, ServerLine::snapshot);
         Ok((server, start))
     }
 
     /// Starts this slice's generator on its cores.
-    pub(super) fn start_client(&mut self, wanted: &Wanted) -> Result<Client, Cut> {
+    pub(super) fn start_client(&mut self, wanted: &Wanted) -> Result<Client, Aborted> {
         self.start_generator(self.slice.generator, wanted, "client.stderr.log")
     }
 
@@ -103,8 +104,8 @@ impl Performance<'_> {
         generator: Generator,
         wanted: &Wanted,
         log: &str,
-    ) -> Result<Client, Cut> {
-        let fail = |why| Cut::failed("client_did_not_start", why);
+    ) -> Result<Client, Aborted> {
+        let fail = |why| Aborted::failed("client_did_not_start", why);
         let (program, args) =
             generator::start(generator, &self.plan.programs, wanted, &self.dir).map_err(fail)?;
         let client = cores::on(&self.halves.client, || {
@@ -113,12 +114,14 @@ impl Performance<'_> {
                 &program,
                 &args,
                 self.dir.join(log),
-                self.stage.notify.clone(),
+                self.control.notify.clone(),
             )
         })
         .map_err(fail)?
         .map_err(|e| fail(format!("{} cannot be started: {e}", program.display())))?;
-        self.stage.glance.watch_client(&client);
+        self.control
+            .progress
+            .watch(&client, GeneratorLine::snapshot);
         Ok(client)
     }
 
@@ -127,21 +130,21 @@ impl Performance<'_> {
         &mut self,
         server: &mut Server,
         ready: Ready,
-    ) -> Result<(), Cut> {
-        let address = stage::address(self.number, self.plan.options.port);
+    ) -> Result<(), Aborted> {
+        let address = address(self.number, self.plan.flags.port);
         let found = self
-            .stage
+            .control
             .wait(START_MAX, Duration::from_millis(10), || {
                 has_not_ended(server, "server_did_not_start")?;
                 let is_ready = match ready {
                     Ready::Line => server.heard().line_count > 0,
-                    Ready::Connects => stage::connects(address),
+                    Ready::Connects => connects(address),
                 };
                 Ok(is_ready.then_some(()))
             })
             .await?;
         found.ok_or_else(|| {
-            Cut::failed(
+            Aborted::failed(
                 "server_did_not_start",
                 format!(
                     "it did not listen within {} s{}",
@@ -159,9 +162,9 @@ impl Performance<'_> {
         client: &mut Client,
         max: Duration,
         is_it: impl Fn(&HttpClientReport) -> bool,
-    ) -> Result<HttpClientReport, Cut> {
+    ) -> Result<HttpClientReport, Aborted> {
         let found = self
-            .stage
+            .control
             .wait(max, LOAD_POLL, || {
                 still_run(server, client)?;
                 Ok(match &client.heard().latest {
@@ -173,7 +176,7 @@ impl Performance<'_> {
             })
             .await?;
         found.ok_or_else(|| {
-            Cut::failed(
+            Aborted::failed(
                 "client_timed_out",
                 format!(
                     "the client did not get as far as it should within {} s{}",
@@ -189,15 +192,15 @@ impl Performance<'_> {
         &mut self,
         mut client: Client,
         generator: Generator,
-    ) -> Result<(Outcome, f64), Cut> {
+    ) -> Result<(Outcome, f64), Aborted> {
         client.signal(generator::stop_signal(generator));
-        self.stage
+        self.control
             .until_ended(&mut client, "client_did_not_end")
             .await?;
         client.tidy();
         let outcome = generator::outcome(client.heard().latest.as_ref()).map_err(|why| {
             let end = client.end_in_words();
-            Cut::failed(
+            Aborted::failed(
                 "client_without_result",
                 format!("{why}; it {end}{}", last_words(&client)),
             )
@@ -210,13 +213,13 @@ impl Performance<'_> {
         &mut self,
         mut server: Server,
         start: &Start,
-    ) -> Result<Option<HttpServerReport>, Cut> {
+    ) -> Result<Option<HttpServerReport>, Aborted> {
         server.signal(if start.is_orderly {
             Signal::SIGTERM
         } else {
             Signal::SIGKILL
         });
-        self.stage
+        self.control
             .until_ended(&mut server, "server_did_not_end")
             .await?;
         server.tidy();
@@ -224,7 +227,7 @@ impl Performance<'_> {
             return Ok(None);
         }
         if !server.exit().is_some_and(|status| status.success()) {
-            return Err(Cut::failed(
+            return Err(Aborted::failed(
                 "server_ended_badly",
                 format!(
                     "the server {}{}",
@@ -235,7 +238,7 @@ impl Performance<'_> {
         }
         match &server.heard().latest {
             Some(ServerLine::Report(report)) if report.is_final => Ok(Some((**report).clone())),
-            _ => Err(Cut::failed(
+            _ => Err(Aborted::failed(
                 "server_without_result",
                 "the server left no final report",
             )),
@@ -244,7 +247,7 @@ impl Performance<'_> {
 }
 
 /// Neither end has ended by itself.
-pub(super) fn still_run(server: &mut Server, client: &mut Client) -> Result<(), Cut> {
+pub(super) fn still_run(server: &mut Server, client: &mut Client) -> Result<(), Aborted> {
     has_not_ended(server, "server_died")?;
     has_not_ended(client, "client_died")
 }

@@ -1,19 +1,17 @@
-//! From what was seen to what is recorded.
+//! From what was observed in a run that opens users and holds them to its record.
 //!
-//! Purpose: [`Seen`] is all that the flow noticed; [`Seen::fill`] turns it, and the last reports of both processes, into
-//! the figures of a [`Run`].
-//! Invariants: reads only; asks the kernel nothing. What was not seen becomes `None`, never a zero.
-//! Must not know: how phases follow each other; whether figures are good.
+//! Purpose: [`Observations`] collects samples; [`Observations::build_record`] turns them, and the last reports of both ends,
+//! into the figures of a [`Run`].
+//! Invariants: reads only; asks the kernel nothing. What was not observed becomes `None`, never zero.
+//! Must not depend on: how phases follow each other, whether figures are good.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use crate::longconn::plan::Plan;
-use crate::mark::{Mark, cpu_phase};
+use crate::sample::{Sample, cpu_phase};
 use crate::under_load::UnderLoad;
 
-use holdfast_report::folder::RunFolder;
 use holdfast_report::run::{
     Connections, Cpu, Hold, Kernel, Latencies, Memory, Messages, ProcessRecord, Processes, Ramp,
     Run,
@@ -39,31 +37,31 @@ pub struct Counts {
     pub kernel_sockets: u64,
 }
 
-/// All that the flow noticed on its way.
+/// Everything observed in a run.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct Observations {
     /// Start of the run.
     pub started: Instant,
     /// The latest second.
-    pub latest: Mark,
+    pub latest: Sample,
     /// The server listens, the client does not run yet.
-    pub baseline: Option<Mark>,
+    pub baseline: Option<Sample>,
     /// The client was just started.
-    pub ramp_start: Option<Mark>,
+    pub ramp_start: Option<Sample>,
     /// The ramp is done.
-    pub hold_start: Option<Mark>,
+    pub hold_start: Option<Sample>,
     /// The three counts are taken; `None` for a run cut short.
-    pub hold_end: Option<Mark>,
+    pub hold_end: Option<Sample>,
     /// Where a run was cut short.
-    pub cut: Option<Mark>,
+    pub cut: Option<Sample>,
     /// The three counts, also of a run cut short.
     pub counts: Option<Counts>,
     /// The client right after its start.
     pub client_base: Option<ProcessSample>,
     /// Least memory available in any sample.
     pub available_bytes_min: u64,
-    /// Memory warmed before the ramp, bytes, and how long it took, seconds.
-    pub warmed: (u64, f64),
+    /// Memory touched before the ramp, bytes, and how long that took, seconds.
+    pub prefaulted: (u64, f64),
     /// Most connections in TIME_WAIT in any sample.
     pub time_wait_max: u64,
     /// What samples showed before everything was closed.
@@ -74,7 +72,7 @@ pub struct Seen {
     pub incidents: Vec<String>,
 }
 
-impl Seen {
+impl Observations {
     /// Nothing yet, but the kernel as it is before the start.
     #[must_use]
     pub fn new(kernel: KernelSample) -> Self {
@@ -82,11 +80,11 @@ impl Seen {
         Self {
             started: now,
             available_bytes_min: kernel.mem_available_bytes,
-            warmed: (0, 0.0),
+            prefaulted: (0, 0.0),
             time_wait_max: 0,
             under_load: UnderLoad::default(),
             tcp_mem_pages: None,
-            latest: Mark {
+            latest: Sample {
                 at: now,
                 kernel,
                 server: None,
@@ -107,8 +105,8 @@ impl Seen {
         }
     }
 
-    /// Replaces the latest second and returns the one before.
-    pub fn take_second(&mut self, now: Mark) -> Mark {
+    /// Adds the sample of this second; returns the one before.
+    pub fn add(&mut self, now: Sample) -> Sample {
         if self.ramp_start.is_some() && self.hold_end.is_none() && self.cut.is_none() {
             self.under_load
                 .take(&now, self.tcp_mem_pages.map(|pages| pages[1]));
@@ -119,13 +117,13 @@ impl Seen {
     }
 
     /// Where the load ended: the three counts, or the cut.
-    fn load_end(&self) -> Option<&Mark> {
+    fn load_end(&self) -> Option<&Sample> {
         self.hold_end.as_ref().or(self.cut.as_ref())
     }
 
     /// What client, server and kernel count as open at `mark`.
     #[must_use]
-    pub fn counts_at(&self, mark: &Mark, server_open: u64) -> Counts {
+    pub fn counts_at(&self, mark: &Sample, server_open: u64) -> Counts {
         let base = self.baseline.as_ref().map_or(0, |m| m.kernel.established);
         let kernel_sockets = mark.kernel.established.saturating_sub(base);
         Counts {
@@ -137,41 +135,22 @@ impl Seen {
         }
     }
 
-    /// Fills in everything measured.
-    pub fn fill(
+    /// Fills in everything measured: `counts` at the end of the hold, the last report and the process of both ends.
+    pub fn build_record(
         &self,
         run: &mut Run,
-        plan: &Plan,
-        folder: &RunFolder,
-        server_child: Option<&Child<ServerReport>>,
-        client_child: Option<&Child<ClientReport>>,
+        counts: &Counts,
+        server: &End<ServerReport>,
+        client: &End<ClientReport>,
     ) {
         run.header.seconds = round(self.started.elapsed().as_secs_f64(), 3);
-        run.header.incidents = self.incidents.clone();
-        for garbled in [garbled(server_child), garbled(client_child)]
-            .into_iter()
-            .flatten()
-        {
-            run.header.incidents.push(garbled);
-        }
-        let histograms = folder.file("histograms.hlog");
-        if client_child.is_some_and(|c| c.heard().final_raw.is_some()) && !histograms.exists() {
-            run.header
-                .incidents
-                .push("the client left no histograms".into());
-        }
-        let server = server_child
-            .and_then(|c| c.heard().latest.clone())
-            .unwrap_or_default();
-        let client = client_child
-            .and_then(|c| c.heard().latest.clone())
-            .unwrap_or_default();
-        let counts = self.counts.unwrap_or_default();
-        run.connections = connections(plan.users, &counts, &server, &client);
+        run.header.incidents.clone_from(&self.incidents);
+        let (server_report, client_report) = (&server.report, &client.report);
+        run.connections = connections(run.asked.users, counts, server_report, client_report);
         run.ramp = Ramp {
-            seconds: round(client.ramp_seconds, 4),
-            per_second: if client.ramp_seconds > 0.0 {
-                round(client.opened as f64 / client.ramp_seconds, 1)
+            seconds: round(client_report.ramp_seconds, 4),
+            per_second: if client_report.ramp_seconds > 0.0 {
+                round(client_report.opened as f64 / client_report.ramp_seconds, 1)
             } else {
                 0.0
             },
@@ -180,43 +159,35 @@ impl Seen {
             seconds: self.hold_seconds(),
         };
         run.messages = Messages {
-            sent: server.is_final.then_some(server.messages_sent),
-            received: client.messages_received,
-            wrong: client.messages_wrong,
-            missed: client.messages_missed,
+            sent: server_report
+                .is_final
+                .then_some(server_report.messages_sent),
+            received: client_report.messages_received,
+            wrong: client_report.messages_wrong,
+            missed: client_report.messages_missed,
             per_second: self.messages_per_second(),
-            due_per_second: round(counts.client as f64 / plan.options.every.as_secs_f64(), 1),
+            due_per_second: round(counts.client as f64 / run.asked.every_seconds, 1),
         };
         run.latency_us = Latencies {
-            connect: client.connect_us,
-            lateness: client.lateness_us,
+            connect: client_report.connect_us,
+            lateness: client_report.lateness_us,
         };
-        run.memory = self.memory(&counts);
-        run.cpu = self.cpu(server_child.map(Child::cpu), client_child.map(Child::cpu));
+        run.memory = self.memory(counts);
+        run.cpu = self.cpu(server.cpu, client.cpu);
         run.kernel = self.kernel();
         run.processes = Processes {
-            server: process_record(
-                server_child,
-                server.thread_count,
-                server.shard_count,
-                &server.anomalies,
-            ),
-            client: process_record(
-                client_child,
-                client.thread_count,
-                client.shard_count,
-                &client.anomalies,
-            ),
+            server: server.process.clone(),
+            client: client.process.clone(),
         };
     }
 
-    pub(crate) fn hold_seconds(&self) -> Option<f64> {
+    fn hold_seconds(&self) -> Option<f64> {
         let (start, end) = (self.hold_start.as_ref()?, self.hold_end.as_ref()?);
         Some(round(end.at.duration_since(start.at).as_secs_f64(), 3))
     }
 
     /// Received a second between the reports nearest to the hold's two ends, by the client's own clock.
-    pub(crate) fn messages_per_second(&self) -> Option<f64> {
+    fn messages_per_second(&self) -> Option<f64> {
         let a = self.hold_start.as_ref()?.client_report.as_ref()?;
         let b = self.hold_end.as_ref()?.client_report.as_ref()?;
         let seconds = b.at_us.checked_sub(a.at_us).filter(|us| *us > 0)? as f64 / 1e6;
@@ -226,12 +197,12 @@ impl Seen {
         ))
     }
 
-    pub(crate) fn memory(&self, counts: &Counts) -> Memory {
+    fn memory(&self, counts: &Counts) -> Memory {
         let mut memory = Memory {
             available_bytes_min: Some(self.available_bytes_min),
             cgroup_left_bytes_min: self.under_load.cgroup_left_bytes_min,
-            warmed_bytes: self.warmed.0,
-            warmed_seconds: self.warmed.1,
+            warmed_bytes: self.prefaulted.0,
+            warmed_seconds: self.prefaulted.1,
             ..Memory::default()
         };
         let Some(base) = &self.baseline else {
@@ -270,7 +241,7 @@ impl Seen {
         memory
     }
 
-    pub(crate) fn cpu(&self, server: Option<Duration>, client: Option<Duration>) -> Cpu {
+    fn cpu(&self, server: Option<Duration>, client: Option<Duration>) -> Cpu {
         let seconds = |cpu: Option<Duration>| round(cpu.unwrap_or_default().as_secs_f64(), 3);
         let ramp_end = self.hold_start.as_ref().or(self.cut.as_ref());
         Cpu {
@@ -283,7 +254,7 @@ impl Seen {
         }
     }
 
-    pub(crate) fn kernel(&self) -> Kernel {
+    fn kernel(&self) -> Kernel {
         let Some(base) = &self.baseline else {
             return Kernel::default();
         };
@@ -291,17 +262,17 @@ impl Seen {
         let growth = |of: fn(&Saturation) -> u64| {
             of(&load_end.kernel.saturation).saturating_sub(of(&base.kernel.saturation))
         };
-        let seen = &self.under_load;
+        let observed = &self.under_load;
         Kernel {
             counters: self.latest.kernel.counters_since(&base.kernel),
             load_counters: load_end.kernel.counters_since(&base.kernel),
             time_wait_max: self.time_wait_max,
-            time_wait_load_max: seen.time_wait_max,
-            tcp_mem_pages_max: seen.tcp_mem_pages_max,
-            tcp_mem_pressure_seconds: seen.tcp_mem_pressure_seconds,
+            time_wait_load_max: observed.time_wait_max,
+            tcp_mem_pages_max: observed.tcp_mem_pages_max,
+            tcp_mem_pressure_seconds: observed.tcp_mem_pressure_seconds,
             packets_dropped: growth(|p| p.packets_dropped),
             oom_kills: growth(|p| p.oom_kills),
-            conntrack_count_max: seen.conntrack_count_max,
+            conntrack_count_max: observed.conntrack_count_max,
             conntrack_max: load_end.kernel.saturation.conntrack_max,
             conntrack_drops: growth(|p| p.conntrack_drops),
             established_base: base.kernel.established,
@@ -309,7 +280,54 @@ impl Seen {
     }
 }
 
-fn garbled<R: Report>(child: Option<&Child<R>>) -> Option<String> {
+/// One end of the connections when all is over: its last report, its process, its time on cores.
+#[derive(Debug, Clone, Default)]
+pub struct End<R> {
+    /// The last report; zeros without one.
+    pub report: R,
+    /// How the process ended.
+    pub process: ProcessRecord,
+    /// Time on cores of its whole life.
+    pub cpu: Option<Duration>,
+}
+
+impl End<ServerReport> {
+    /// A server, as `report` has it.
+    pub fn server<L: Report>(child: Option<&Child<L>>, report: Option<ServerReport>) -> Self {
+        let report = report.unwrap_or_default();
+        Self {
+            process: process_record(
+                child,
+                report.thread_count,
+                report.shard_count,
+                &report.anomalies,
+            ),
+            cpu: child.map(Child::cpu),
+            report,
+        }
+    }
+}
+
+impl End<ClientReport> {
+    /// A client, or what started all of them, as `report` has them.
+    pub fn client<L: Report>(child: Option<&Child<L>>, report: Option<ClientReport>) -> Self {
+        let report = report.unwrap_or_default();
+        Self {
+            process: process_record(
+                child,
+                report.thread_count,
+                report.shard_count,
+                &report.anomalies,
+            ),
+            cpu: child.map(Child::cpu),
+            report,
+        }
+    }
+}
+
+/// The first line of a child that was no report, in words.
+#[must_use]
+pub fn malformed_line<R: Report>(child: Option<&Child<R>>) -> Option<String> {
     let child = child?;
     let line = child.heard().not_understood.clone()?;
     Some(format!(
@@ -318,7 +336,7 @@ fn garbled<R: Report>(child: Option<&Child<R>>) -> Option<String> {
     ))
 }
 
-pub(crate) fn connections(
+fn connections(
     asked: u64,
     counts: &Counts,
     server: &ServerReport,
@@ -352,7 +370,7 @@ pub(crate) fn connections(
     }
 }
 
-pub(crate) fn process_record<R: Report>(
+fn process_record<R: Report>(
     child: Option<&Child<R>>,
     thread_count: usize,
     shard_count: usize,
@@ -383,7 +401,7 @@ fn nonzero(map: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
 mod tests {
     use super::*;
 
-    fn mark(established: u64, available: u64) -> Mark {
+    fn mark(established: u64, available: u64) -> Sample {
         let kernel = KernelSample {
             established,
             mem_available_bytes: available,
@@ -393,7 +411,7 @@ mod tests {
             open_now: 7,
             ..ClientReport::default()
         };
-        Mark {
+        Sample {
             at: Instant::now(),
             kernel,
             server: None,
@@ -407,9 +425,9 @@ mod tests {
 
     #[test]
     fn the_kernel_counts_from_the_baseline_and_keeps_the_odd_socket() {
-        let mut seen = Seen::new(KernelSample::default());
-        seen.baseline = Some(mark(4, 0));
-        let counts = seen.counts_at(&mark(19, 0), 6);
+        let mut observed = Observations::new(KernelSample::default());
+        observed.baseline = Some(mark(4, 0));
+        let counts = observed.counts_at(&mark(19, 0), 6);
         assert_eq!(
             (
                 counts.client,
@@ -423,17 +441,17 @@ mod tests {
 
     #[test]
     fn extremes_are_kept_over_seconds() {
-        let mut seen = Seen::new(KernelSample {
+        let mut observed = Observations::new(KernelSample {
             mem_available_bytes: 100,
             ..KernelSample::default()
         });
         for available in [90, 20, 50] {
-            seen.take_second(mark(0, available));
+            observed.add(mark(0, available));
         }
         assert_eq!(
             (
-                seen.available_bytes_min,
-                seen.latest.kernel.mem_available_bytes
+                observed.available_bytes_min,
+                observed.latest.kernel.mem_available_bytes
             ),
             (20, 50)
         );
