@@ -21,7 +21,15 @@ use nix::sys::signal::Signal;
 
 /// A stage whose bench runs shortly unless told otherwise.
 fn staged(name: &str, server: &str, client: &str) -> Stage {
-    const FLAGS: &[&str] = &["longconn", "--users", "10", "--every", "1s", "--hold", "1s"];
+    const FLAGS: &[&str] = &[
+        "longconn",
+        "--users",
+        "10",
+        "--interval",
+        "1s",
+        "--hold",
+        "1s",
+    ];
     Stage::new(name, server, client, FLAGS)
 }
 
@@ -42,13 +50,13 @@ fn bad_flags_are_refused_in_one_line() {
         (&["--users", "many"], "not a whole number"),
         (&["--users", "99999999999"], "more than one machine"),
         (&["--users", "90000000"], "hold"),
-        (&["--rate", "0"], "a rate of 0"),
-        (&["--rate", "-5"], "a rate of -5"),
-        (&["--rate", "1e300"], "a rate of 1e300"),
-        (&["--rate", "NaN"], "a rate of NaN"),
-        (&["--rate", "fast"], "neither a number nor"),
-        (&["--every", "0s"], "an interval of 0s"),
-        (&["--every", "soon"], "--every"),
+        (&["--spawn-rate", "0"], "a rate of 0"),
+        (&["--spawn-rate", "-5"], "a rate of -5"),
+        (&["--spawn-rate", "1e300"], "a rate of 1e300"),
+        (&["--spawn-rate", "NaN"], "a rate of NaN"),
+        (&["--spawn-rate", "fast"], "neither a number nor"),
+        (&["--interval", "0s"], "an interval of 0s"),
+        (&["--interval", "soon"], "--interval"),
         (&["--hold", "90years"], "a hold of 90years"),
         (&["--hold", "0s"], "a hold of 0s"),
         (&["--message", ""], "a message of 0 bytes"),
@@ -68,6 +76,13 @@ fn bad_flags_are_refused_in_one_line() {
         assert_refused(&stage.bench(args).output().expect("runs"), words);
     }
     assert_eq!(entries(&stage.runs()), 0, "a refusal leaves no run");
+}
+
+#[test]
+fn old_names_of_flags_are_still_understood() {
+    let stage = staged("aliases", SERVER, CLIENT);
+    let old = ["--rate", "0", "--every", "2s", "--warm", "off"];
+    assert_refused(&stage.bench(&old).output().expect("runs"), "a rate of 0");
 }
 
 #[test]
