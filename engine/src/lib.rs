@@ -70,6 +70,7 @@ mod handler;
 mod kernel;
 mod limiter;
 pub mod listen;
+mod refusal;
 mod ring;
 mod shard;
 #[cfg(feature = "sim")]
@@ -86,6 +87,7 @@ pub use engine::{CoreReport, Engine};
 pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};
 pub use handler::{Conn, Dial, Handler};
 pub use kernel::os::allowed_cores;
+pub use kernel::{KernelRing, probe};
 pub use stats::Stats;
 
 /// Checks that this kernel has the io_uring features the engine needs, those to dial with `dials`. Keeps nothing.

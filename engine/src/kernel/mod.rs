@@ -10,4 +10,4 @@ mod buffers;
 pub mod os;
 mod uring;
 
-pub use uring::KernelRing;
+pub use uring::{KernelRing, probe};

@@ -18,6 +18,7 @@ use super::buffers::{BufferRing, Region};
 use super::os::Waker;
 use crate::config::{BUFFER_COUNT, CQ_ENTRIES, Config, SQ_ENTRIES};
 use crate::error::{Error, SetupErrorKind};
+use crate::refusal;
 use crate::ring::{Completion, Request, Ring, Staged};
 use crate::token::Token;
 
@@ -49,6 +50,27 @@ pub struct KernelRing {
     started_at: Instant,
 }
 
+/// A ring as the engine uses it, without a table or buffers.
+fn build_ring() -> Result<IoUring, Error> {
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_cqsize(CQ_ENTRIES)
+        .build(SQ_ENTRIES)
+        .map_err(refusal::explain)
+}
+
+/// Checks, before anything else starts, that io_uring can be used by this process: that the kernel has it, that no sysctl and no
+/// seccomp filter forbids it, that descriptors and locked memory suffice for one ring. Keeps nothing.
+///
+/// # Errors
+/// [`Error`] naming which of these it is, and the remedy.
+pub fn probe() -> Result<(), Error> {
+    KernelRing::check(false)
+}
+
 impl KernelRing {
     /// A ring with a table of `config.ring_slots` direct descriptors, for the calling thread alone. Its time counts from
     /// `started_at`; it rings `waker` when it has work.
@@ -60,7 +82,7 @@ impl KernelRing {
         own.ring
             .submitter()
             .register_eventfd(waker.fd().as_raw_fd())
-            .map_err(setup_error)?;
+            .map_err(refusal::explain)?;
         Ok(own)
     }
 
@@ -90,14 +112,7 @@ impl KernelRing {
             config.buffer_bytes,
             buffers_offset,
         );
-        let ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_cqsize(CQ_ENTRIES)
-            .build(SQ_ENTRIES)
-            .map_err(setup_error)?;
+        let ring = build_ring()?;
         ring.submitter()
             .register_files_sparse(config.ring_slots)
             .map_err(|e| {
@@ -141,20 +156,16 @@ impl KernelRing {
         })
     }
 
-    /// Checks, without keeping anything, that the kernel has what the engine needs.
+    /// Checks that this process may make a ring as the engine makes it, and that the kernel has what the engine needs. Keeps nothing.
     ///
     /// # Errors
-    /// [`Error`] naming the feature and the version that has it.
+    /// [`Error`] naming the cause and the remedy.
     pub fn check(dials: bool) -> Result<(), Error> {
-        let ring: IoUring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .build(8)
-            .map_err(setup_error)?;
-        let mut probe = Probe::new();
+        let ring = build_ring()?;
+        let mut supported = Probe::new();
         ring.submitter()
-            .register_probe(&mut probe)
-            .map_err(setup_error)?;
+            .register_probe(&mut supported)
+            .map_err(refusal::explain)?;
         let mut needed = vec![
             (opcode::PollAdd::CODE, "POLL_ADD", "5.1"),
             (opcode::Accept::CODE, "ACCEPT", "5.5"),
@@ -166,7 +177,7 @@ impl KernelRing {
         }
         match needed
             .into_iter()
-            .find(|(code, ..)| !probe.is_supported(*code))
+            .find(|(code, ..)| !supported.is_supported(*code))
         {
             None => Ok(()),
             Some((_, name, version)) => Err(Error::new(
@@ -484,36 +495,4 @@ impl Ring for KernelRing {
     fn overflow_count(&self) -> u64 {
         self.overflow_count
     }
-}
-
-fn setup_error(e: std::io::Error) -> Error {
-    let (kind, cause, next_step) = match e.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => (
-            SetupErrorKind::NotPermitted,
-            "io_uring is disabled here (by kernel.io_uring_disabled, seccomp or a container's profile)",
-            "sysctl -w kernel.io_uring_disabled=0, or allow the io_uring system calls in the container",
-        ),
-        Some(libc::ENOSYS) => (
-            SetupErrorKind::Unsupported,
-            "this kernel has no io_uring, or a container's profile hides it",
-            "run Linux 6.1 or newer",
-        ),
-        Some(libc::EINVAL) => (
-            SetupErrorKind::Unsupported,
-            "this kernel's io_uring has no SINGLE_ISSUER with DEFER_TASKRUN (Linux 6.1)",
-            "run Linux 6.1 or newer",
-        ),
-        Some(libc::EMFILE | libc::ENFILE) => (
-            SetupErrorKind::LimitExceeded,
-            "no descriptor left for a ring",
-            "raise the descriptor limit: ulimit -n 20000",
-        ),
-        Some(libc::ENOMEM) => (
-            SetupErrorKind::OutOfMemory,
-            "no memory for a ring (or the locked-memory limit is reached)",
-            "free memory, or raise it: ulimit -l unlimited",
-        ),
-        _ => return Error::from_io("io_uring cannot be set up", e, "see dmesg"),
-    };
-    Error::new(kind, cause, next_step).with_source(e)
 }
