@@ -72,9 +72,12 @@ mod limiter;
 pub mod listen;
 mod refusal;
 mod ring;
+// The simulator audits slots and records; with it on, nothing here may be unused.
+#[cfg_attr(not(feature = "sim"), allow(dead_code))]
 mod shard;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg_attr(not(feature = "sim"), allow(dead_code))]
 mod slot;
 mod stats;
 mod token;
@@ -109,3 +112,8 @@ pub mod internals {
     pub use crate::token::*;
     pub use crate::wheel::*;
 }
+
+/// Tests the example of the readme.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

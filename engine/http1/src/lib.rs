@@ -20,3 +20,8 @@ pub use limits::{HEADER_COUNT_CEILING, Limits};
 pub use request::{EMPTY_LINES_MAX, RequestError, RequestHead, parse_request};
 pub use response::{ResponseHead, parse_response};
 pub use status::status_reason;
+
+/// Tests the example of the readme.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
