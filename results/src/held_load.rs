@@ -9,11 +9,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::RunFolder;
 use holdfast_report::run::CpuPhase;
 use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::proc::KernelSample;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::wire::{ClientReport, ServerReport};
 use holdfast_testbed::child::Child;
@@ -161,7 +161,11 @@ impl Starter<'_> {
         let log = self.folder.file(&format!("{name}.stderr.log"));
         Child::start(name, program, args, log, self.notify.clone()).map_err(|e| {
             let cause = format!("{} cannot be started: {e}", program.display());
-            Aborted::Refused(Refusal::new(cause, "cargo build --release"))
+            Aborted::Refused(SetupError::new(
+                SetupErrorKind::InvalidInput,
+                cause,
+                "cargo build --release",
+            ))
         })
     }
 }
@@ -193,10 +197,11 @@ pub async fn run<L: HeldLoad>(
     control: &mut RunControl,
     folder: &RunFolder,
     tcp_mem_pages: Option<[u64; 3]>,
-) -> Result<Observations, Refusal> {
+) -> Result<Observations, SetupError> {
     let series = Series::create(&folder.file("series.csv")).await;
     let series = series.map_err(|e| {
-        Refusal::new(
+        SetupError::new(
+            SetupErrorKind::Io,
             format!("series.csv: {e}"),
             "choose another folder with --results-dir DIR",
         )
@@ -222,7 +227,7 @@ pub async fn run<L: HeldLoad>(
     }
     run.finish().await;
     match ended {
-        Err(Aborted::Refused(refusal)) => Err(refusal),
+        Err(Aborted::Refused(error)) => Err(error),
         _ => Ok(run.observed),
     }
 }

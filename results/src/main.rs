@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::{compare, list, report};
 use holdfast_results::http::{self, Http};
 use holdfast_results::locust::{self, Locust};
@@ -15,7 +16,6 @@ use holdfast_results::longconn::{self, Longconn};
 use holdfast_results::proxy::{self, Proxy};
 use holdfast_results::scenario::bench;
 use holdfast_sysctl::cli_docs::CliDocs;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_testbed::network::visit;
 
 /// Loads a server with a client, both on this machine, and proves the result.
@@ -151,7 +151,7 @@ fn main() -> ExitCode {
             if e.use_stderr()
                 && e.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
         {
-            eprintln!("{}", usage(&e));
+            eprintln!("error: {}", usage(&e));
             return ExitCode::from(NOT_STARTED);
         }
         Err(e) => e.exit(),
@@ -170,21 +170,22 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(code) => ExitCode::from(code),
-        Err(refusal) => {
-            eprintln!("{refusal}");
+        Err(error) => {
+            eprintln!("error: {error}");
             ExitCode::from(NOT_STARTED)
         }
     }
 }
 
 /// The first paragraph of what clap says, on one line.
-fn usage(e: &clap::Error) -> Refusal {
+fn usage(e: &clap::Error) -> SetupError {
     let text = e.render().to_string();
     let cause = text.split("\n\n").next().unwrap_or_default();
     let named = std::env::args().nth(1);
     let named = named.filter(|name| Cli::command().find_subcommand(name).is_some());
     let named = named.as_deref().unwrap_or("longconn");
-    Refusal::new(
+    SetupError::new(
+        SetupErrorKind::InvalidInput,
         cause.trim_start_matches("error: "),
         format!("holdfast-bench {named} --help"),
     )

@@ -2,9 +2,10 @@
 //!
 //! Must not depend on: any scenario.
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::RunFolder;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::report_line::Report;
+use holdfast_telemetry::report_line::passed_on;
 use holdfast_testbed::child::Child;
 
 use crate::run_control::Aborted;
@@ -32,8 +33,9 @@ pub fn still_runs<R: Report>(child: Option<&Child<R>>, phase: &str) -> Result<()
     let is_error = |line: &&String| line.starts_with("error");
     let line = lines.iter().find(is_error).or(lines.last());
     Err(Aborted::Refused(match line {
-        Some(line) => Refusal::passed_on(line),
-        None => Refusal::new(
+        Some(line) => passed_on(line),
+        None => SetupError::new(
+            SetupErrorKind::Other,
             format!("the {} would not start and did not say why", child.name),
             &child.command,
         ),

@@ -14,8 +14,8 @@ use tokio::time::sleep;
 use crate::progress::Progress;
 use crate::run_harness;
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_telemetry::live::Live;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::signals::Signals;
 use holdfast_testbed::child::Child;
@@ -29,12 +29,12 @@ const END_MAX: Duration = Duration::from_secs(15);
 const END_POLL: Duration = Duration::from_millis(2);
 
 /// Why a run, or a part of it, ended before its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Aborted {
     /// The bench was interrupted.
     Interrupted,
     /// A program could not start and said why: the run never began.
-    Refused(Refusal),
+    Refused(SetupError),
     /// Something did not do its part.
     Failed {
         /// By kind, as it is counted among the failures.
@@ -76,9 +76,14 @@ impl RunControl {
     ///
     /// # Errors
     /// When signals cannot be listened for.
-    pub fn new(live: Live) -> Result<Self, Refusal> {
-        let signals = run_harness::signals()
-            .map_err(|e| Refusal::new(format!("signals: {e}"), "ulimit -n 20000"))?;
+    pub fn new(live: Live) -> Result<Self, SetupError> {
+        let signals = run_harness::signals().map_err(|e| {
+            SetupError::new(
+                SetupErrorKind::Io,
+                format!("signals: {e}"),
+                "ulimit -n 20000",
+            )
+        })?;
         Ok(Self {
             notify: Rc::new(Notify::new()),
             live,

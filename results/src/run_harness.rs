@@ -12,10 +12,10 @@ use clap::Args;
 use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::RunFolder;
 use holdfast_report::header::Verdict;
 use holdfast_telemetry::live::LiveFlags;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::signals::Signals;
 use holdfast_testbed::child::Child;
@@ -48,12 +48,9 @@ pub struct RunFlags {
 ///
 /// # Errors
 /// When the kernel gives no io_uring.
-pub fn runtime() -> Result<tokio_uring::Runtime, Refusal> {
+pub fn runtime() -> Result<tokio_uring::Runtime, SetupError> {
     tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(|e| {
-        Refusal::new(
-            format!("io_uring cannot be set up: {e} (kernel.io_uring_disabled, a seccomp filter, or a kernel before 5.11)"),
-            "sysctl -w kernel.io_uring_disabled=0",
-        )
+        SetupError::new(SetupErrorKind::Io, format!("io_uring cannot be set up: {e} (kernel.io_uring_disabled, a seccomp filter, or a kernel before 5.11)"), "sysctl -w kernel.io_uring_disabled=0")
     })
 }
 

@@ -8,11 +8,12 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use holdfast_engine::SetupError;
 use holdfast_report::folder::{RunFolder, labelled, runs_or_default};
 use holdfast_report::header::Header;
 use holdfast_report::{print, report};
 use holdfast_telemetry::live::Live;
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_telemetry::report_line::passed_on;
 use serde::Serialize;
 
 use crate::provenance;
@@ -39,7 +40,7 @@ pub trait Scenario {
     ///
     /// # Errors
     /// When that cannot be made.
-    fn enter(&self) -> Result<Option<u8>, Refusal> {
+    fn enter(&self) -> Result<Option<u8>, SetupError> {
         Ok(None)
     }
 
@@ -47,7 +48,7 @@ pub trait Scenario {
     ///
     /// # Errors
     /// When the run cannot start.
-    fn prepare(&mut self, head: Header, live: &mut Live) -> Result<Self::Record, Refusal>;
+    fn prepare(&mut self, head: Header, live: &mut Live) -> Result<Self::Record, SetupError>;
 
     /// Measures. What ends it early is among the incidents of the record, or an error if nothing began.
     ///
@@ -58,7 +59,7 @@ pub trait Scenario {
         control: &mut RunControl,
         folder: &RunFolder,
         record: &mut Self::Record,
-    ) -> Result<(), Refusal>;
+    ) -> Result<(), SetupError>;
 
     /// Completes the record with everything that follows from what was measured.
     fn record(&mut self, folder: &RunFolder, record: &mut Self::Record);
@@ -78,12 +79,12 @@ pub trait Scenario {
 ///
 /// # Errors
 /// When the run could not start; nothing is left behind then.
-pub fn bench<S: Scenario>(mut scenario: S) -> Result<u8, Refusal> {
+pub fn bench<S: Scenario>(mut scenario: S) -> Result<u8, SetupError> {
     if let Some(code) = scenario.enter()? {
         return Ok(code);
     }
     let flags = scenario.run_flags().clone();
-    let live = Live::new(flags.live).map_err(|line| Refusal::passed_on(&line))?;
+    let live = Live::new(flags.live).map_err(|line| passed_on(&line))?;
     #[expect(clippy::disallowed_methods, reason = "the date in the folder's name")]
     let started = SystemTime::now();
     let label = flags.name.as_deref();
@@ -110,7 +111,7 @@ fn measure<S: Scenario>(
     head: Header,
     mut live: Live,
     folder: &RunFolder,
-) -> Result<(S::Record, bool), Refusal> {
+) -> Result<(S::Record, bool), SetupError> {
     let mut record = scenario.prepare(head, &mut live)?;
     run_harness::runtime()?.block_on(async {
         let mut control = RunControl::new(live)?;

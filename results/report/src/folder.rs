@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 
 /// A folder made for one run.
 #[derive(Debug, Clone)]
@@ -26,9 +26,10 @@ impl RunFolder {
     ///
     /// # Errors
     /// When it cannot be made or written.
-    pub fn create(runs: &Path, started: SystemTime, name: &str) -> Result<Self, Refusal> {
+    pub fn create(runs: &Path, started: SystemTime, name: &str) -> Result<Self, SetupError> {
         let refuse = |what: &Path, e: io::Error| {
-            Refusal::new(
+            SetupError::new(
+                SetupErrorKind::Io,
                 format!("results folder {} cannot be written: {e}", what.display()),
                 "choose another with --runs DIR (make: RUNS=DIR), or change its owner",
             )
@@ -162,13 +163,14 @@ pub fn runs_or_default(runs: Option<&Path>) -> PathBuf {
 ///
 /// # Errors
 /// When there is no such folder.
-pub fn find(run: &str, runs: Option<&Path>) -> Result<PathBuf, Refusal> {
+pub fn find(run: &str, runs: Option<&Path>) -> Result<PathBuf, SetupError> {
     let runs = runs_or_default(runs);
     let found = [PathBuf::from(run), runs.join(run)]
         .into_iter()
         .find(|path| path.is_dir());
     found.ok_or_else(|| {
-        Refusal::new(
+        SetupError::new(
+            SetupErrorKind::NotFound,
             format!(
                 "there is no run {run:?}, neither here nor in {}",
                 runs.display()
@@ -182,7 +184,7 @@ pub fn find(run: &str, runs: Option<&Path>) -> Result<PathBuf, Refusal> {
 ///
 /// # Errors
 /// When it cannot.
-pub fn check_label(label: Option<&str>) -> Result<(), Refusal> {
+pub fn check_label(label: Option<&str>) -> Result<(), SetupError> {
     let is_word = |label: &str| {
         !label.is_empty()
             && label.len() <= 64
@@ -191,7 +193,8 @@ pub fn check_label(label: Option<&str>) -> Result<(), Refusal> {
                 .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     match label {
-        Some(label) if !is_word(label) => Err(Refusal::new(
+        Some(label) if !is_word(label) => Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             format!("{label:?} cannot end a folder's name"),
             "use up to 64 letters, digits, - _ and . with --name",
         )),
@@ -252,7 +255,7 @@ mod tests {
             .expect_err("refused")
             .to_string();
         assert!(
-            refusal.starts_with("error: results folder") && refusal.contains("; next: "),
+            refusal.starts_with("results folder") && refusal.contains("; next: "),
             "{refusal}"
         );
         let _ = fs::remove_file(&runs);

@@ -16,7 +16,7 @@ use crate::print::print_result;
 use crate::record::{Record, folder_name, folders};
 use crate::{http, proxy, summary};
 
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_telemetry::units::bytes;
 
 /// One folder.
@@ -91,11 +91,15 @@ fn size_bytes(folder: &Path) -> u64 {
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn list(runs: Option<&Path>, is_json: bool) -> Result<u8, Refusal> {
+pub fn list(runs: Option<&Path>, is_json: bool) -> Result<u8, SetupError> {
     let runs = runs_or_default(runs);
     let folders = folders(&runs).map_err(|e| {
         let cause = format!("the runs in {} cannot be read: {e}", runs.display());
-        Refusal::new(cause, "name their folder with --runs DIR")
+        SetupError::new(
+            SetupErrorKind::InvalidInput,
+            cause,
+            "name their folder with --runs DIR",
+        )
     })?;
     let mut lines: Vec<Line> = folders.iter().map(|folder| Line::of(folder)).collect();
     lines.sort_by_key(|line| std::cmp::Reverse(line.moment()));
@@ -137,10 +141,11 @@ fn table(lines: &[Line], runs: &Path) -> String {
 ///
 /// # Errors
 /// When there is no such run, or no sound record in it.
-pub fn show(run: &str, runs: Option<&Path>, is_json: bool) -> Result<u8, Refusal> {
+pub fn show(run: &str, runs: Option<&Path>, is_json: bool) -> Result<u8, SetupError> {
     let folder = find(run, runs)?;
     let record = Record::read(&folder).map_err(|why| {
-        Refusal::new(
+        SetupError::new(
+            SetupErrorKind::InvalidInput,
             format!("{}: {why}", folder.display()),
             "holdfast-bench list shows the runs there are",
         )
@@ -148,8 +153,13 @@ pub fn show(run: &str, runs: Option<&Path>, is_json: bool) -> Result<u8, Refusal
     if is_json {
         // As it is on disk, with keys this version does not know.
         let text = fs::read(folder.join("run.json"));
-        let text =
-            text.map_err(|e| Refusal::new(format!("run.json: {e}"), "holdfast-bench list"))?;
+        let text = text.map_err(|e| {
+            SetupError::new(
+                SetupErrorKind::Io,
+                format!("run.json: {e}"),
+                "holdfast-bench list",
+            )
+        })?;
         let _ = io::stdout().write_all(&text);
         return Ok(0);
     }

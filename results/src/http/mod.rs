@@ -18,13 +18,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use holdfast_engine::SetupError;
 use holdfast_report::bottleneck;
 use holdfast_report::folder::RunFolder;
 use holdfast_report::header::Header;
 use holdfast_report::http::record::{Cores, Entry, HTTP_RUN_SCHEMA, HttpRun, Measured};
 use holdfast_report::http::{ratios, summary, verdict};
 use holdfast_telemetry::live::Live;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::units::{minutes, round};
 use holdfast_testbed::lab;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -47,7 +47,7 @@ impl Http {
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub fn new(flags: Flags) -> Result<Self, Refusal> {
+    pub fn new(flags: Flags) -> Result<Self, SetupError> {
         Ok(Self {
             plan: Plan::new(flags)?,
         })
@@ -63,7 +63,7 @@ impl Scenario for Http {
         &self.plan.flags.run
     }
 
-    fn prepare(&mut self, head: Header, live: &mut Live) -> Result<HttpRun, Refusal> {
+    fn prepare(&mut self, head: Header, live: &mut Live) -> Result<HttpRun, SetupError> {
         prepare_go(&mut self.plan, live);
         let plan = &self.plan;
         for notice in &plan.notices {
@@ -113,7 +113,7 @@ impl Scenario for Http {
         control: &mut RunControl,
         folder: &RunFolder,
         run: &mut HttpRun,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), SetupError> {
         let plan = &self.plan;
         control.progress.title = "bench http";
         let started = Instant::now();
@@ -129,7 +129,7 @@ impl Scenario for Http {
                 .begin(plan.slice_name(number), target, left);
             let measured = match slice::measure(control, plan, folder, number).await {
                 Ok(measured) => measured,
-                Err(Aborted::Refused(refusal)) => return Err(refusal),
+                Err(Aborted::Refused(error)) => return Err(error),
                 Err(Aborted::Interrupted) => {
                     run.header.incidents.push("interrupted".into());
                     break;

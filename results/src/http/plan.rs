@@ -18,9 +18,9 @@ use super::programs::Programs;
 use super::scenario::{Generator, Kind, SCENARIOS, Scenario, Subject};
 use crate::run_harness::RunFlags;
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::check_label;
 use holdfast_report::http::record::HttpAsked;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_testbed::programs::{bin_dir_or_own, find, is_program, program};
 
 /// Load on a new server before it is measured.
@@ -156,7 +156,7 @@ impl Plan {
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub fn new(mut flags: Flags) -> Result<Self, Refusal> {
+    pub fn new(mut flags: Flags) -> Result<Self, SetupError> {
         check_figures(&flags)?;
         check_label(flags.run.name.as_deref())?;
         let scenarios = chosen(&flags.scenarios)?;
@@ -254,15 +254,17 @@ pub fn ramp(users: u64) -> Duration {
     Duration::from_secs_f64(users as f64 / USERS_PER_SECOND as f64)
 }
 
-fn check_figures(o: &Flags) -> Result<(), Refusal> {
+fn check_figures(o: &Flags) -> Result<(), SetupError> {
     if !(1..=ROUNDS_MAX).contains(&o.rounds) {
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             format!("{} rounds are outside 1 to {ROUNDS_MAX}", o.rounds),
             "give another number with --rounds 3",
         ));
     }
     if !(SLICE_MIN..=SLICE_MAX).contains(&o.slice) {
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             format!(
                 "a slice of {} is outside 200ms to 10m",
                 humantime::format_duration(o.slice)
@@ -274,10 +276,11 @@ fn check_figures(o: &Flags) -> Result<(), Refusal> {
 }
 
 /// The scenarios of these names, all of them for none, in the order of the table.
-fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>, Refusal> {
+fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>, SetupError> {
     if let Some(name) = names.iter().find(|name| Scenario::named(name).is_none()) {
         let all: Vec<&str> = SCENARIOS.iter().map(|s| s.name).collect();
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             format!("{name:?} is no scenario"),
             format!("--scenarios with some of {}", all.join(",")),
         ));
@@ -346,9 +349,10 @@ fn slices(
 }
 
 /// There is something to do, and our own programs for it are here.
-fn check_slices(slices: &[Slice], flags: &Flags) -> Result<(), Refusal> {
+fn check_slices(slices: &[Slice], flags: &Flags) -> Result<(), SetupError> {
     if slices.is_empty() {
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             "none of these scenarios is measured with these subjects and generators",
             "leave --scenarios, --subjects or --generators out; users-* need the generator holdfast",
         ));

@@ -18,6 +18,7 @@ mod workers;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use holdfast_engine::SetupError;
 use holdfast_report::folder::RunFolder;
 use holdfast_report::header::Header;
 use holdfast_report::locust::summary;
@@ -28,7 +29,6 @@ use holdfast_telemetry::live::{Counter, Live, Snapshot};
 use holdfast_telemetry::proc::ThreadTimes;
 use holdfast_telemetry::proc::tree;
 use holdfast_telemetry::proc::{KernelSample, ProcessSample};
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::units::count;
 use holdfast_telemetry::wire::{ClientReport, ServerReport};
 use holdfast_testbed::child::Child;
@@ -83,7 +83,7 @@ impl Locust {
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub fn new(flags: Flags) -> Result<Self, Refusal> {
+    pub fn new(flags: Flags) -> Result<Self, SetupError> {
         Ok(Self {
             plan: Plan::new(flags)?,
             network: None,
@@ -187,14 +187,14 @@ impl Scenario for Locust {
         &self.plan.flags.run
     }
 
-    fn enter(&self) -> Result<Option<u8>, Refusal> {
+    fn enter(&self) -> Result<Option<u8>, SetupError> {
         Ok(match enclosure::enter(self.plan.flags.web.is_some())? {
             Entered::Done(code) => Some(code),
             Entered::Inside(_) => None,
         })
     }
 
-    fn prepare(&mut self, head: Header, live: &mut Live) -> Result<Run, Refusal> {
+    fn prepare(&mut self, head: Header, live: &mut Live) -> Result<Run, SetupError> {
         let network = Network::build(self.plan.layout, self.plan.users())?;
         network.check()?;
         if let Some(port) = self.plan.flags.web {
@@ -217,7 +217,7 @@ impl Scenario for Locust {
         control: &mut RunControl,
         folder: &RunFolder,
         _run: &mut Run,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), SetupError> {
         self.observed = Some(held_load::run(self, control, folder, None).await?);
         self.ramp.stop();
         Ok(())

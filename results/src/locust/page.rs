@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 
 use super::plan::PAGE_PORT;
 
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_testbed::enclosure::OUTSIDE;
 use holdfast_testbed::network::host::Host;
 
@@ -19,7 +19,7 @@ use holdfast_testbed::network::host::Host;
 ///
 /// # Errors
 /// When the port is taken, or this process may not enter the machine's network.
-pub fn publish(master: &Host, port: u16) -> Result<String, Refusal> {
+pub fn publish(master: &Host, port: u16) -> Result<String, SetupError> {
     let machine = Host {
         name: OUTSIDE.into(),
         addresses: vec![Ipv4Addr::LOCALHOST],
@@ -30,7 +30,8 @@ pub fn publish(master: &Host, port: u16) -> Result<String, Refusal> {
         .inside(|| TcpListener::bind(address).map_err(|e| e.to_string()))
         .and_then(|bound| bound);
     let listener = bound.map_err(|why| {
-        Refusal::new(
+        SetupError::new(
+            SetupErrorKind::Io,
             format!("Locust's page cannot be served at {address}: {why}"),
             "leave --web out, run as root, or end what listens there (ss -ltnp)",
         )

@@ -12,9 +12,9 @@ use crate::held_load::Limits;
 use crate::prefault;
 use crate::run_harness::RunFlags;
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::{check_label, workspace};
 use holdfast_report::run::Asked;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::units::count;
 use holdfast_testbed::child::{plain_time, words};
 use holdfast_testbed::network::layout::{BACKEND, Layout, MASTER, PORTS};
@@ -107,19 +107,21 @@ impl Plan {
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub fn new(flags: Flags) -> Result<Self, Refusal> {
+    pub fn new(flags: Flags) -> Result<Self, SetupError> {
         check_label(flags.run.name.as_deref())?;
         for (what, time) in [("--hold", flags.hold), ("--interval", flags.interval)] {
             if time < Duration::from_secs(1) || time > Duration::from_secs(24 * 3600) {
                 let words = humantime::format_duration(time);
-                return Err(Refusal::new(
+                return Err(SetupError::new(
+                    SetupErrorKind::InvalidInput,
                     format!("{what} {words} is outside 1s to 1day"),
                     format!("give another, {what} 30s"),
                 ));
             }
         }
         if flags.ramp_tolerance.is_nan() || flags.ramp_tolerance < 0.0 {
-            return Err(Refusal::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!("a tolerance of {} percent is none", flags.ramp_tolerance),
                 "give another, --ramp-tolerance 2",
             ));
@@ -128,7 +130,8 @@ impl Plan {
         let each = flags.users.div_ceil(u64::from(flags.lab.clients));
         let addresses = each.div_ceil(PORTS);
         if addresses > u64::from(flags.lab.addresses) {
-            return Err(Refusal::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!(
                     "{} users of one client host need {addresses} addresses there, {} connections from each, not {}",
                     count(each),
@@ -146,8 +149,13 @@ impl Plan {
                 program(bin_dir, "holdfast-client")?,
             ),
             locust: locust(flags.locust.as_deref())?,
-            pdsh: find("pdsh")
-                .ok_or_else(|| Refusal::new("pdsh is missing", "apt-get install pdsh"))?,
+            pdsh: find("pdsh").ok_or_else(|| {
+                SetupError::new(
+                    SetupErrorKind::NotFound,
+                    "pdsh is missing",
+                    "apt-get install pdsh",
+                )
+            })?,
             flags,
         })
     }
@@ -361,14 +369,15 @@ impl Plan {
 }
 
 /// The locust program, and the file with our user classes.
-fn locust(given: Option<&Path>) -> Result<(PathBuf, PathBuf), Refusal> {
+fn locust(given: Option<&Path>) -> Result<(PathBuf, PathBuf), SetupError> {
     let own = workspace().map(|dir| dir.join("client/locust"));
     let classes = own
         .as_ref()
         .map(|dir| dir.join("locustfile.py"))
         .filter(|path| path.is_file())
         .ok_or_else(|| {
-            Refusal::new(
+            SetupError::new(
+                SetupErrorKind::NotFound,
                 "client/locust/locustfile.py is not here",
                 "start it in the workspace of Holdfast",
             )
@@ -379,12 +388,12 @@ fn locust(given: Option<&Path>) -> Result<(PathBuf, PathBuf), Refusal> {
             Ok((path.to_path_buf(), classes))
         } else {
             let cause = format!("{} is missing or cannot be run", path.display());
-            Err(Refusal::new(cause, next))
+            Err(SetupError::new(SetupErrorKind::InvalidInput, cause, next))
         };
     }
     own.map(|dir| dir.join(".venv/bin/locust"))
         .filter(|path| is_program(path))
         .or_else(|| find("locust"))
         .map(|path| (path, classes))
-        .ok_or_else(|| Refusal::new("Locust is missing", next))
+        .ok_or_else(|| SetupError::new(SetupErrorKind::NotFound, "Locust is missing", next))
 }

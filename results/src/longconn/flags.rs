@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use clap::Args;
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::check_label;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::units::count;
 
 use crate::run_harness::RunFlags;
@@ -145,16 +145,18 @@ pub enum Prefault {
 ///
 /// # Errors
 /// The first thing that makes no sense.
-pub(super) fn check_figures(o: &Flags) -> Result<(), Refusal> {
+pub(super) fn check_figures(o: &Flags) -> Result<(), SetupError> {
     match o.users {
         Some(0) => {
-            return Err(Refusal::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 "zero users were asked for",
                 "give at least one, --users 1000",
             ));
         }
         Some(n) if n > USERS_MAX => {
-            return Err(Refusal::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!(
                     "{} users are more than one machine can have ({})",
                     count(n),
@@ -168,13 +170,15 @@ pub(super) fn check_figures(o: &Flags) -> Result<(), Refusal> {
     if let SpawnRate::PerSecond(rate) = o.spawn_rate
         && !(RATE_MIN..=RATE_MAX).contains(&rate)
     {
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             format!("a rate of {rate:?} users a second is outside {RATE_MIN} to {RATE_MAX}"),
             "give another, --spawn-rate 2000, or as fast as it goes, --spawn-rate max",
         ));
     }
     if !(INTERVAL_MIN..=INTERVAL_MAX).contains(&o.interval) {
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             format!(
                 "an interval of {} is outside 10ms to 1day",
                 humantime::format_duration(o.interval)
@@ -183,7 +187,8 @@ pub(super) fn check_figures(o: &Flags) -> Result<(), Refusal> {
         ));
     }
     if o.message.is_empty() || o.message.len() > MESSAGE_BYTES_MAX {
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             format!(
                 "a message of {} bytes is outside 1 to {MESSAGE_BYTES_MAX}",
                 o.message.len()
@@ -193,7 +198,8 @@ pub(super) fn check_figures(o: &Flags) -> Result<(), Refusal> {
     }
     check_label(o.run.name.as_deref())?;
     if o.server_threads == Some(0) || o.client_threads == Some(0) {
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             "zero threads were asked for",
             "leave --server-threads and --client-threads out",
         ));

@@ -11,6 +11,7 @@ mod progress;
 use std::path::Path;
 use std::time::Instant;
 
+use holdfast_engine::SetupError;
 use holdfast_report::folder::RunFolder;
 use holdfast_report::header::Header;
 use holdfast_report::run::{RUN_SCHEMA, Run};
@@ -20,7 +21,6 @@ use holdfast_sysctl::{Role, plan as tune};
 use holdfast_telemetry::live::{Live, Snapshot};
 use holdfast_telemetry::proc::ThreadTimes;
 use holdfast_telemetry::proc::{KernelSample, ProcessSample};
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::wire::{ClientReport, ServerReport};
 use holdfast_testbed::child::Child;
 use holdfast_testbed::lab;
@@ -54,7 +54,7 @@ impl Longconn {
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub fn new(flags: Flags) -> Result<Self, Refusal> {
+    pub fn new(flags: Flags) -> Result<Self, SetupError> {
         Ok(Self {
             plan: Plan::new(flags)?,
             server: None,
@@ -75,7 +75,7 @@ impl Scenario for Longconn {
         &self.plan.flags.run
     }
 
-    fn prepare(&mut self, head: Header, live: &mut Live) -> Result<Run, Refusal> {
+    fn prepare(&mut self, head: Header, live: &mut Live) -> Result<Run, SetupError> {
         let plan = &self.plan;
         for notice in &plan.notices {
             live.say(notice);
@@ -102,7 +102,7 @@ impl Scenario for Longconn {
         control: &mut RunControl,
         folder: &RunFolder,
         run: &mut Run,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), SetupError> {
         let tcp_mem_pages = run.header.machine.tcp_mem_pages;
         self.observed = Some(held_load::run(self, control, folder, tcp_mem_pages).await?);
         Ok(())

@@ -14,8 +14,8 @@ use super::flags::{Flags, Prefault, SpawnRate, check_figures};
 use crate::held_load::Limits;
 use crate::prefault;
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::run::Asked;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::units::{bytes, count};
 use holdfast_testbed::child::{plain_time, words};
 use holdfast_testbed::lab::Tuning;
@@ -60,16 +60,17 @@ impl Plan {
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub fn new(flags: Flags) -> Result<Self, Refusal> {
+    pub fn new(flags: Flags) -> Result<Self, SetupError> {
         let usable = Machine::read().map(|machine| machine.memory_usable_bytes());
         Self::with_memory(flags, usable.ok())
     }
 
-    fn with_memory(flags: Flags, usable_bytes: Option<u64>) -> Result<Self, Refusal> {
+    fn with_memory(flags: Flags, usable_bytes: Option<u64>) -> Result<Self, SetupError> {
         check_figures(&flags)?;
         let hold = flags.hold.unwrap_or(flags.interval * 2);
         if !(HOLD_MIN..=HOLD_MAX).contains(&hold) {
-            return Err(Refusal::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!(
                     "a hold of {} is outside 1s to 7days",
                     humantime::format_duration(hold)
@@ -240,7 +241,7 @@ fn fit_users(
     o: &Flags,
     usable_bytes: Option<u64>,
     notices: &mut Vec<String>,
-) -> Result<u64, Refusal> {
+) -> Result<u64, SetupError> {
     let Some(usable) = usable_bytes else {
         notices.push("memory available is unknown: not checked".into());
         return Ok(o.users.unwrap_or(USERS_DEFAULT));
@@ -257,7 +258,8 @@ fn fit_users(
             }
             Ok(users)
         }
-        Some(users) => Err(Refusal::new(
+        Some(users) => Err(SetupError::new(
+            SetupErrorKind::OutOfMemory,
             format!(
                 "{} users need about {} (both ends, {} B each), {} can be used and hold {}",
                 count(users),
@@ -269,7 +271,8 @@ fn fit_users(
             format!("--users {fit} (make: USERS={fit}), or --force to try"),
         )),
         None if fit >= USERS_DEFAULT => Ok(USERS_DEFAULT),
-        None if fit == 0 => Err(Refusal::new(
+        None if fit == 0 => Err(SetupError::new(
+            SetupErrorKind::OutOfMemory,
             format!(
                 "{} of memory can be used, too few to hold anything",
                 bytes(usable)
@@ -307,17 +310,18 @@ mod tests {
         };
         assert!(refused(more, available).contains("--users 1000 "));
         assert!(refused(flags(), PAIR_BYTES - 1).contains("too few"));
-        assert_eq!(fit_users(&flags(), Some(available), &mut notices), Ok(1000));
+        let fit = |flags: &Flags, usable, notices: &mut _| fit_users(flags, usable, notices).ok();
+        assert_eq!(fit(&flags(), Some(available), &mut notices), Some(1000));
         assert_eq!(notices.len(), 1);
         let forced = Flags {
             users: Some(2000),
             force: true,
             ..flags()
         };
-        assert_eq!(fit_users(&forced, Some(available), &mut notices), Ok(2000));
+        assert_eq!(fit(&forced, Some(available), &mut notices), Some(2000));
         assert_eq!(
-            fit_users(&flags(), Some(1 << 40), &mut notices),
-            Ok(USERS_DEFAULT)
+            fit(&flags(), Some(1 << 40), &mut notices),
+            Some(USERS_DEFAULT)
         );
     }
 

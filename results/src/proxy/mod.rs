@@ -15,13 +15,13 @@ mod trial;
 use std::path::Path;
 use std::time::Instant;
 
+use holdfast_engine::SetupError;
 use holdfast_report::bottleneck;
 use holdfast_report::folder::RunFolder;
 use holdfast_report::header::Header;
 use holdfast_report::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
 use holdfast_report::proxy::{rounds, summary, verdict};
 use holdfast_telemetry::live::Live;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_telemetry::units::round;
 use holdfast_testbed::enclosure::{self, Entered};
 use holdfast_testbed::network::Network;
@@ -48,7 +48,7 @@ impl Proxy {
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub fn new(flags: Flags) -> Result<Self, Refusal> {
+    pub fn new(flags: Flags) -> Result<Self, SetupError> {
         Ok(Self {
             plan: Plan::new(flags)?,
             network: None,
@@ -65,14 +65,14 @@ impl Scenario for Proxy {
         &self.plan.run
     }
 
-    fn enter(&self) -> Result<Option<u8>, Refusal> {
+    fn enter(&self) -> Result<Option<u8>, SetupError> {
         Ok(match enclosure::enter(false)? {
             Entered::Done(code) => Some(code),
             Entered::Inside(_) => None,
         })
     }
 
-    fn prepare(&mut self, head: Header, _live: &mut Live) -> Result<ProxyRun, Refusal> {
+    fn prepare(&mut self, head: Header, _live: &mut Live) -> Result<ProxyRun, SetupError> {
         // What does not raise it itself would stop at the soft limit.
         if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
@@ -99,7 +99,7 @@ impl Scenario for Proxy {
         control: &mut RunControl,
         folder: &RunFolder,
         run: &mut ProxyRun,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), SetupError> {
         let (plan, network) = (&self.plan, self.network.as_ref());
         let network = network.expect("prepare has made it");
         control.progress.title = "bench proxy";
@@ -124,7 +124,7 @@ impl Scenario for Proxy {
             let _ = std::fs::remove_dir(trial::path(folder.path(), number, wanted));
             match done {
                 Ok(trial) => run.trials.push(trial),
-                Err(Aborted::Refused(refusal)) => return Err(refusal),
+                Err(Aborted::Refused(error)) => return Err(error),
                 Err(Aborted::Interrupted) => {
                     run.header.incidents.push("interrupted".into());
                     break;

@@ -14,9 +14,9 @@ use super::nginx;
 use crate::http::plan::{USERS_SETTLE, ramp};
 use crate::run_harness::RunFlags;
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::check_label;
 use holdfast_report::proxy::record::ProxyAsked;
-use holdfast_telemetry::refusal::Refusal;
 use holdfast_testbed::enclosure::NAMES;
 use holdfast_testbed::network::layout::{BACKEND, BALANCER, Layout, PORTS};
 use holdfast_testbed::programs::{find, program};
@@ -175,7 +175,7 @@ impl Plan {
     ///
     /// # Errors
     /// The first thing that stands in the way.
-    pub fn new(flags: Flags) -> Result<Self, Refusal> {
+    pub fn new(flags: Flags) -> Result<Self, SetupError> {
         check_label(flags.run.name.as_deref())?;
         for (what, time, least) in [
             ("--interval", flags.interval, Duration::from_millis(10)),
@@ -184,7 +184,8 @@ impl Plan {
         ] {
             if time < least || time > Duration::from_secs(3600) {
                 let words = humantime::format_duration;
-                return Err(Refusal::new(
+                return Err(SetupError::new(
+                    SetupErrorKind::InvalidInput,
                     format!("{what} {} is outside {} to 1h", words(time), words(least)),
                     format!("give another, {what} 5s"),
                 ));
@@ -280,7 +281,7 @@ pub fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn scenario(name: &str, users: u64, limit_users: u64) -> Result<(Kind, u64), Refusal> {
+fn scenario(name: &str, users: u64, limit_users: u64) -> Result<(Kind, u64), SetupError> {
     let number = |text: &str| text.parse().ok().filter(|n| (1..=PORTS).contains(n));
     let found = match name {
         "longconn" => Some((Kind::Longconn, users)),
@@ -292,7 +293,8 @@ fn scenario(name: &str, users: u64, limit_users: u64) -> Result<(Kind, u64), Ref
             .map(|n| (Kind::Waiting, n)),
     };
     found.ok_or_else(|| {
-        Refusal::new(
+        SetupError::new(
+            SetupErrorKind::InvalidInput,
             format!("{name:?} is no scenario"),
             format!(
                 "choose of longconn, limit, http-{SATURATION}, http-{} or another number of users",
@@ -302,7 +304,7 @@ fn scenario(name: &str, users: u64, limit_users: u64) -> Result<(Kind, u64), Ref
     })
 }
 
-fn system(flags: &Flags) -> Result<System, Refusal> {
+fn system(flags: &Flags) -> Result<System, SetupError> {
     let Some(target) = &flags.target else {
         let known = flags.proxy;
         let package = match known {
@@ -317,7 +319,8 @@ fn system(flags: &Flags) -> Result<System, Refusal> {
             } else {
                 ""
             };
-            Refusal::new(
+            SetupError::new(
+                SetupErrorKind::NotFound,
                 format!("{}{what} is missing", known.name()),
                 format!("apt-get install {package}"),
             )
@@ -325,7 +328,8 @@ fn system(flags: &Flags) -> Result<System, Refusal> {
         return Ok(System::Known(known, path));
     };
     if !Path::new(NAMES).join(BALANCER).exists() {
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::NotFound,
             format!("--target {target} is not in a lab: there is no host {BALANCER} here"),
             format!(
                 "make lab; there start the system on {BALANCER}, passing on to {BACKEND}:{PORT}, and repeat this command"
@@ -338,7 +342,8 @@ fn system(flags: &Flags) -> Result<System, Refusal> {
         .and_then(|mut all| all.next())
         .map(System::Target)
         .ok_or_else(|| {
-            Refusal::new(
+            SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!("--target {target} is no address"),
                 format!("give one such as {BALANCER}:{PORT}"),
             )

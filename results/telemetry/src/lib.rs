@@ -12,7 +12,6 @@ pub mod live;
 pub mod metrics;
 pub mod namespace;
 pub mod proc;
-pub mod refusal;
 pub mod report_line;
 mod report_snapshots;
 pub mod signals;

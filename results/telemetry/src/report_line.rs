@@ -3,6 +3,7 @@
 //! Invariants: a line of another schema is refused, never half understood.
 //! Must not know: processes, what the figures mean.
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use serde::de::DeserializeOwned;
 
 use crate::wire::{CLIENT_SCHEMA, ClientReport, SERVER_SCHEMA, ServerReport};
@@ -33,6 +34,14 @@ impl Report for AnyLine {
     fn is_final(&self) -> bool {
         false
     }
+}
+
+/// The error that a child process printed as its last words, `error: cause; next: command`.
+#[must_use]
+pub fn passed_on(line: &str) -> SetupError {
+    let line = line.trim().trim_start_matches("error:").trim_start();
+    let (cause, next_step) = line.split_once("; next: ").unwrap_or((line, ""));
+    SetupError::new(SetupErrorKind::Other, cause, next_step)
 }
 
 /// Reads a line of JSON that must carry `schema`.
@@ -70,5 +79,20 @@ impl Report for ClientReport {
     }
     fn is_final(&self) -> bool {
         self.is_final
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_child_processes_keep_their_cause_and_next_step() {
+        let error = passed_on("error: port 999 is in use; next: ss -ltn\n");
+        assert_eq!(
+            (error.cause(), error.next_step()),
+            ("port 999 is in use", "ss -ltn")
+        );
+        assert_eq!(passed_on("port in use").to_string(), "port in use");
     }
 }

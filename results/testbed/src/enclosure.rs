@@ -29,7 +29,7 @@ use nix::unistd::{Pid, geteuid};
 
 use crate::lab::enter_user_namespace;
 
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 
 /// The name in the enclosure of the network it was entered from, if that was to be kept.
 pub const OUTSIDE: &str = "outside";
@@ -89,7 +89,7 @@ impl Inside {
 ///
 /// # Errors
 /// When the system forbids namespaces; nothing is left behind.
-pub fn enter(keeps_outside: bool) -> Result<Entered, Refusal> {
+pub fn enter(keeps_outside: bool) -> Result<Entered, SetupError> {
     let step = std::env::var(STEP).unwrap_or_default();
     match step.split(' ').collect::<Vec<_>>()[..] {
         ["first", parent] => first(parent, keeps_outside).map(Entered::Done),
@@ -102,7 +102,7 @@ pub fn enter(keeps_outside: bool) -> Result<Entered, Refusal> {
 }
 
 /// This process, as whoever called it sees it: makes the process namespace, starts its first process, waits.
-fn outside() -> Result<u8, Refusal> {
+fn outside() -> Result<u8, SetupError> {
     match unshare(CloneFlags::CLONE_NEWPID) {
         Ok(()) => {}
         Err(Errno::EPERM) => {
@@ -127,7 +127,7 @@ fn outside() -> Result<u8, Refusal> {
 }
 
 /// The first process of the enclosure: nothing in it outlives this one.
-fn first(parent: &str, keeps_outside: bool) -> Result<u8, Refusal> {
+fn first(parent: &str, keeps_outside: bool) -> Result<u8, SetupError> {
     let fail = |what: &str, e: Errno| forbidden(&format!("{what}: {e}"));
     set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("the signal at a parent's end", e))?;
     // What is mounted on /proc is still the outside's view: of this process and of its parent, if that still lives.
@@ -185,7 +185,7 @@ fn first(parent: &str, keeps_outside: bool) -> Result<u8, Refusal> {
 }
 
 /// Starts this program once more, with the same arguments.
-fn again(step: &str) -> Result<Child, Refusal> {
+fn again(step: &str) -> Result<Child, SetupError> {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     std::env::current_exe()
@@ -200,7 +200,7 @@ fn again(step: &str) -> Result<Child, Refusal> {
 }
 
 /// From now on signals are read, not suffered. Until then they end this process, and all that it started with it.
-fn listen() -> Result<SignalFd, Refusal> {
+fn listen() -> Result<SignalFd, SetupError> {
     let mask: SigSet = SIGNALS.into_iter().collect();
     mask.thread_block()
         .and_then(|()| SignalFd::new(&mask))
@@ -242,13 +242,17 @@ fn is_whole(uid_map: &str) -> bool {
     uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-fn forbidden(why: &str) -> Refusal {
+fn forbidden(why: &str) -> SetupError {
     let next = if geteuid().is_root() {
         "run it on a machine or in a container that may make namespaces (CAP_SYS_ADMIN, a /proc of its own)"
     } else {
         "sudo, or sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=1000"
     };
-    Refusal::new(format!("the lab cannot be made here: {why}"), next)
+    SetupError::new(
+        SetupErrorKind::Io,
+        format!("the lab cannot be made here: {why}"),
+        next,
+    )
 }
 
 #[cfg(test)]

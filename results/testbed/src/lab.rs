@@ -26,8 +26,8 @@ use holdfast_sysctl::profile::{Profile, Role, built_in, joined};
 use holdfast_sysctl::setting::{Kind, Setting};
 use holdfast_sysctl::values::{Now, read, write};
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_telemetry::namespace::{NamespaceRecord, SettingRecord};
-use holdfast_telemetry::refusal::Refusal;
 
 /// The setting whose value a new namespace takes as the size of its own connection table.
 const CHILD_HASH: &str = "net.ipv4.tcp_child_ehash_entries";
@@ -63,7 +63,11 @@ impl Tuning {
     ///
     /// # Errors
     /// When one is not a setting of a network namespace, or there is none to set it in.
-    pub fn new(is_private: bool, has_profile: bool, overrides: &[String]) -> Result<Self, Refusal> {
+    pub fn new(
+        is_private: bool,
+        has_profile: bool,
+        overrides: &[String],
+    ) -> Result<Self, SetupError> {
         let mut tuning = Self {
             is_private,
             has_profile,
@@ -71,10 +75,12 @@ impl Tuning {
         };
         for text in overrides {
             let next = "give --sysctl net.core.somaxconn=4096, or holdfast-tune apply for settings of the machine";
-            let profile = Profile::parse("--sysctl", text)
-                .map_err(|error| Refusal::new(error.to_string(), next))?;
+            let profile = Profile::parse("--sysctl", text).map_err(|error| {
+                SetupError::new(SetupErrorKind::InvalidInput, error.to_string(), next)
+            })?;
             let [setting] = &profile.settings[..] else {
-                return Err(Refusal::new(
+                return Err(SetupError::new(
+                    SetupErrorKind::InvalidInput,
                     format!("--sysctl '{text}' is no setting"),
                     next,
                 ));
@@ -84,11 +90,15 @@ impl Tuning {
                     "--sysctl {}: only net.* belongs to a namespace",
                     setting.key
                 );
-                return Err(Refusal::new(cause, next));
+                return Err(SetupError::new(SetupErrorKind::InvalidInput, cause, next));
             }
             if !is_private {
                 let cause = "--sysctl with --no-namespace would change the host's network";
-                return Err(Refusal::new(cause, "leave one of the two out"));
+                return Err(SetupError::new(
+                    SetupErrorKind::InvalidInput,
+                    cause,
+                    "leave one of the two out",
+                ));
             }
             tuning.settings.push(setting.clone());
         }

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 
 /// The folder of our programs: `bin_dir`, or where this one is.
 #[must_use]
@@ -29,16 +29,22 @@ pub fn is_program(path: &Path) -> bool {
 ///
 /// # Errors
 /// When it is missing or cannot be run.
-pub fn program(bin_dir: Option<&Path>, name: &str) -> Result<PathBuf, Refusal> {
+pub fn program(bin_dir: Option<&Path>, name: &str) -> Result<PathBuf, SetupError> {
     let path = bin_dir_or_own(bin_dir).join(name);
     if !is_program(&path) {
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::NotFound,
             format!("{} is missing or cannot be run", path.display()),
             "cargo build --release, or name its folder with --bin-dir DIR",
         ));
     }
-    path.canonicalize()
-        .map_err(|e| Refusal::new(format!("{}: {e}", path.display()), "cargo build --release"))
+    path.canonicalize().map_err(|e| {
+        SetupError::new(
+            SetupErrorKind::Io,
+            format!("{}: {e}", path.display()),
+            "cargo build --release",
+        )
+    })
 }
 
 /// A program of the system: on the search path, or where Debian puts what only root uses and a plain user's path lacks.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::metric::Better;
 
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 
 /// A gate file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -48,10 +48,10 @@ impl Gate {
     ///
     /// # Errors
     /// When it cannot be read or is no gate.
-    pub fn read(path: &Path) -> Result<Self, Refusal> {
+    pub fn read(path: &Path) -> Result<Self, SetupError> {
         let refuse = |why: String| {
             let cause = format!("the gate {}: {why}", path.display());
-            Refusal::new(cause, EXAMPLE)
+            SetupError::new(SetupErrorKind::InvalidInput, cause, EXAMPLE)
         };
         let text = std::fs::read_to_string(path).map_err(|e| refuse(e.to_string()))?;
         let gate: Self = toml::from_str(&text).map_err(|e| refuse(e.to_string()))?;
@@ -74,7 +74,7 @@ impl Gate {
     ///
     /// # Errors
     /// Naming the rule.
-    pub fn check_names(&self, path: &Path, names: &[&str]) -> Result<(), Refusal> {
+    pub fn check_names(&self, path: &Path, names: &[&str]) -> Result<(), SetupError> {
         let unknown = self
             .metric
             .iter()
@@ -85,7 +85,8 @@ impl Gate {
                 path.display(),
                 rule.name
             );
-            Err(Refusal::new(
+            Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 cause,
                 "the table of holdfast-bench compare without --gate has their names",
             ))

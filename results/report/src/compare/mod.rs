@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use crate::print::print_result;
 
 use gate::{Gate, Rule};
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 use judge::Figure;
 use metric::Better;
 use side::Sample;
@@ -47,12 +47,16 @@ pub struct Options {
 ///
 /// # Errors
 /// When a run or the gate cannot be read, or the runs are not comparable.
-pub fn compare(options: &Options, is_json: bool) -> Result<u8, Refusal> {
+pub fn compare(options: &Options, is_json: bool) -> Result<u8, SetupError> {
     const REGRESSION: u8 = 1;
     const NOT_COMPARABLE: u8 = 2;
     if !(0.0..=1_000.0).contains(&options.tolerance_percent) {
         let cause = format!("a tolerance of {} percent", options.tolerance_percent);
-        return Err(Refusal::new(cause, "give 0 to 1000 with --tolerance"));
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
+            cause,
+            "give 0 to 1000 with --tolerance",
+        ));
     }
     let gate = options.gate.as_deref().map(Gate::read).transpose()?;
     let mut notes = Vec::new();
@@ -64,7 +68,8 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, Refusal> {
         .find(|a| after.iter().any(|b| a.folder == b.folder))
     {
         let cause = format!("{} is on both sides", both.name);
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             cause,
             "name other runs, see holdfast-bench list",
         ));
@@ -75,7 +80,8 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, Refusal> {
     );
     if kind != other {
         let cause = format!("{kind} cannot be compared with {other}");
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             cause,
             "name runs of one kind, see holdfast-bench list",
         ));
@@ -101,7 +107,8 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, Refusal> {
             "these runs are not comparable: {}",
             comparison.differences.join("; ")
         );
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             cause,
             "compare runs of the same machine and settings, or add --anyway",
         ));
@@ -122,7 +129,7 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, Refusal> {
     })
 }
 
-fn checked(gate: &Gate, figures: &[Figure]) -> Result<Vec<Checked>, Refusal> {
+fn checked(gate: &Gate, figures: &[Figure]) -> Result<Vec<Checked>, SetupError> {
     let mut all = Vec::new();
     for figure in figures {
         for rule in gate.rules(&figure.name) {
@@ -138,7 +145,7 @@ fn checked(gate: &Gate, figures: &[Figure]) -> Result<Vec<Checked>, Refusal> {
     Ok(all)
 }
 
-fn check(rule: &Rule, figure: &Figure) -> Result<(bool, String), Refusal> {
+fn check(rule: &Rule, figure: &Figure) -> Result<(bool, String), SetupError> {
     let mut said = Vec::new();
     let value = figure.after.median;
     if let Some(min) = rule.min.filter(|min| value < *min) {
@@ -154,7 +161,8 @@ fn check(rule: &Rule, figure: &Figure) -> Result<(bool, String), Refusal> {
                 "the gate's {}: it is not known which way is better",
                 rule.name
             );
-            return Err(Refusal::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 cause,
                 "say better = \"higher\" or \"lower\" there",
             ));
@@ -173,7 +181,7 @@ fn leave_page(
     comparison: &Comparison,
     before: &[Sample],
     after: &[Sample],
-) -> Result<(), Refusal> {
+) -> Result<(), SetupError> {
     let Some(path) = options
         .html
         .clone()
@@ -186,7 +194,11 @@ fn leave_page(
         Ok(()) => eprintln!("{}", path.display()),
         Err(why) if options.html.is_some() => {
             let cause = format!("{} cannot be written: {why}", path.display());
-            return Err(Refusal::new(cause, "name another file with --html FILE"));
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
+                cause,
+                "name another file with --html FILE",
+            ));
         }
         Err(why) => eprintln!("warning: no page: {}: {why}", path.display()),
     }

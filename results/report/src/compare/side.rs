@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::folder::find;
 use crate::record::{Record, folder_name, folders};
 
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 
 /// One run.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ pub fn read(
     words: &str,
     runs: Option<&Path>,
     notes: &mut Vec<String>,
-) -> Result<Vec<Sample>, Refusal> {
+) -> Result<Vec<Sample>, SetupError> {
     let mut samples: Vec<Sample> = Vec::new();
     let mut add = |folder: PathBuf, record| {
         let folder = folder.canonicalize().unwrap_or(folder);
@@ -66,14 +66,16 @@ pub fn read(
                 "{} is neither a run nor a folder of runs: {why}",
                 folder.display()
             );
-            return Err(Refusal::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 cause,
                 "holdfast-bench list shows the runs there are",
             ));
         }
     }
     if samples.is_empty() {
-        return Err(Refusal::new(
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
             format!("{words:?} names no run"),
             "holdfast-bench compare BEFORE AFTER, each a run, a folder of runs, or several separated by commas",
         ));

@@ -29,7 +29,7 @@ use crate::folder::{self, RunFolder};
 use crate::record::Record;
 
 use document::Document;
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 use source::Source;
 
 /// The page.
@@ -50,10 +50,11 @@ pub struct Report {
 ///
 /// # Errors
 /// When there is nothing to report on, or a schema that this program does not know.
-pub fn make(folder: &Path) -> Result<Report, Refusal> {
+pub fn make(folder: &Path) -> Result<Report, SetupError> {
     let source = Source::read(folder)?;
     render(&source).map_err(|why| {
-        Refusal::new(
+        SetupError::new(
+            SetupErrorKind::Io,
             format!("the report of {} cannot be made: {why}", source.name),
             "holdfast-bench report --help",
         )
@@ -93,12 +94,13 @@ pub fn render(source: &Source) -> Result<Report, String> {
 ///
 /// # Errors
 /// Those of [`make`], and when a file cannot be written.
-pub fn write(folder: &Path) -> Result<[PathBuf; 2], Refusal> {
+pub fn write(folder: &Path) -> Result<[PathBuf; 2], SetupError> {
     let report = make(folder)?;
     let into = RunFolder::at(folder);
     for (name, text) in [(HTML, &report.html), (MARKDOWN, &report.markdown)] {
         into.write(name, text.as_bytes()).map_err(|e| {
-            Refusal::new(
+            SetupError::new(
+                SetupErrorKind::Io,
                 format!("{} cannot be written: {e}", folder.join(name).display()),
                 "free space there, or change its owner, then holdfast-bench report again",
             )
@@ -111,7 +113,7 @@ pub fn write(folder: &Path) -> Result<[PathBuf; 2], Refusal> {
 pub fn leave(folder: &Path) {
     match write(folder) {
         Ok([page, _]) => eprintln!("report: {}", page.display()),
-        Err(refusal) => eprintln!("warning: no report: {refusal}"),
+        Err(error) => eprintln!("warning: no report: {error}"),
     }
 }
 
@@ -119,7 +121,7 @@ pub fn leave(folder: &Path) {
 ///
 /// # Errors
 /// Those of [`write()`], and when there is no such run.
-pub fn again(run: &str, runs: Option<&Path>) -> Result<u8, Refusal> {
+pub fn again(run: &str, runs: Option<&Path>) -> Result<u8, SetupError> {
     let [page, text] = write(&folder::find(run, runs)?)?;
     // A closed pipe is the reader's choice; the reports are on disk.
     let _ = writeln!(io::stdout(), "{}\n{}", page.display(), text.display());

@@ -13,7 +13,7 @@ use super::series::Series;
 use crate::header::Header;
 use crate::record::{ReadError, Record};
 
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 
 /// A run's folder, read.
 #[derive(Debug)]
@@ -37,11 +37,11 @@ impl Source {
     ///
     /// # Errors
     /// When there is nothing in it to report on, or the record is of a schema that this program does not know.
-    pub fn read(folder: &Path) -> Result<Self, Refusal> {
+    pub fn read(folder: &Path) -> Result<Self, SetupError> {
         const NEXT: &str = "ls results/runs, then holdfast-bench report FOLDER";
         if !folder.is_dir() {
             let cause = format!("{} is no folder of a run", folder.display());
-            return Err(Refusal::new(cause, NEXT));
+            return Err(SetupError::new(SetupErrorKind::InvalidInput, cause, NEXT));
         }
         let open = |name: &str| File::open(folder.join(name));
         let path = folder.canonicalize().unwrap_or_else(|_| folder.into());
@@ -58,7 +58,7 @@ impl Source {
         if has_none {
             let (path, notes) = (folder.display(), source.notes.join(", "));
             let cause = format!("{path} holds nothing to report on: {notes}");
-            return Err(Refusal::new(cause, NEXT));
+            return Err(SetupError::new(SetupErrorKind::InvalidInput, cause, NEXT));
         }
         Ok(source)
     }
@@ -67,7 +67,7 @@ impl Source {
     ///
     /// # Errors
     /// When the record is of a schema that this program does not know.
-    pub fn of(name: String, files: [io::Result<impl io::Read>; 3]) -> Result<Self, Refusal> {
+    pub fn of(name: String, files: [io::Result<impl io::Read>; 3]) -> Result<Self, SetupError> {
         let mut notes = Vec::new();
         let [record, series, histograms] = files;
         let (record, header) = read_record(record, &name, &mut notes)?;
@@ -102,7 +102,7 @@ fn read_record(
     file: io::Result<impl io::Read>,
     name: &str,
     notes: &mut Vec<String>,
-) -> Result<(Option<Record>, Option<Header>), Refusal> {
+) -> Result<(Option<Record>, Option<Header>), SetupError> {
     let mut text = Vec::new();
     let read = file.and_then(|mut file| file.read_to_end(&mut text));
     let (why, header) = match read.map(|_| Record::parse(&text)) {
@@ -111,7 +111,8 @@ fn read_record(
             return Ok((Some(record), Some(header)));
         }
         Ok(Err(unknown @ ReadError::UnknownSchema(_))) => {
-            return Err(Refusal::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!("{name}: {unknown}"),
                 "make the report with the holdfast-bench of the commit that the record names",
             ));

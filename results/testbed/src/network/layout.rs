@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use holdfast_telemetry::hosts::{BACKEND, BALANCER, MASTER, client};
 
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 
 /// The network of the lab.
 pub const SUBNET: &str = "10.77.0.0/16";
@@ -50,10 +50,11 @@ impl Layout {
     ///
     /// # Errors
     /// When there are none, or more than the network has room for.
-    pub fn new(clients: u8, addresses: u8) -> Result<Self, Refusal> {
+    pub fn new(clients: u8, addresses: u8) -> Result<Self, SetupError> {
         let all = u32::from(clients) * u32::from(addresses);
         if all == 0 || all > CLIENT_ADDRESSES_MAX || addresses > 250 || clients > 64 {
-            return Err(Refusal::new(
+            return Err(SetupError::new(
+                SetupErrorKind::InvalidInput,
                 format!(
                     "{clients} client hosts with {addresses} addresses each are outside 1 to {CLIENT_ADDRESSES_MAX} addresses of 1 to 64 hosts, at most 250 each"
                 ),

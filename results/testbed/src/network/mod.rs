@@ -24,7 +24,7 @@ use crate::enclosure::NAMES;
 use crate::lab::{self, Tuning};
 use crate::programs::find;
 
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 use host::Host;
 use layout::{BACKEND, BALANCER, BRIDGE, Layout, MASTER, PREFIX, Place};
 
@@ -50,12 +50,18 @@ impl Network {
     ///
     /// # Errors
     /// What could not be made, and what helps.
-    pub fn build(wanted: Layout, users: u64) -> Result<Self, Refusal> {
-        let ip =
-            find("ip").ok_or_else(|| Refusal::new("ip is missing", "apt-get install iproute2"))?;
+    pub fn build(wanted: Layout, users: u64) -> Result<Self, SetupError> {
+        let ip = find("ip").ok_or_else(|| {
+            SetupError::new(
+                SetupErrorKind::NotFound,
+                "ip is missing",
+                "apt-get install iproute2",
+            )
+        })?;
         if let Ok(text) = fs::read(ABOUT) {
             let layout = serde_json::from_slice(&text).map_err(|e| {
-                Refusal::new(
+                SetupError::new(
+                    SetupErrorKind::Io,
                     format!("{ABOUT}: {e}"),
                     "leave this lab and make another, make lab",
                 )
@@ -123,7 +129,7 @@ impl Network {
     ///
     /// # Errors
     /// The first that was not.
-    pub fn check(&self) -> Result<usize, Refusal> {
+    pub fn check(&self) -> Result<usize, SetupError> {
         let mut answered = 0;
         for host in &self.hosts {
             let others = self.hosts.iter().filter(|other| other.name != host.name);
@@ -145,7 +151,8 @@ impl Network {
                 })
                 .map_err(|why| broken(&why))?;
             if let Some(ip) = silent {
-                return Err(Refusal::new(
+                return Err(SetupError::new(
+                    SetupErrorKind::Other,
                     format!("{} hears nothing from {ip}", host.name),
                     format!(
                         "ip netns exec {} ip address, and a firewall that sees bridged frames (sysctl net.bridge)",
@@ -159,7 +166,7 @@ impl Network {
     }
 
     /// Links, bridge and addresses.
-    fn join(&self, places: &[Place]) -> Result<(), Refusal> {
+    fn join(&self, places: &[Place]) -> Result<(), SetupError> {
         let bridge = BRIDGE.0;
         let mut own = format!(
             "link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set {bridge} up\n"
@@ -185,7 +192,7 @@ impl Network {
         Ok(())
     }
 
-    fn batch(&self, args: &[&str], text: &str) -> Result<(), Refusal> {
+    fn batch(&self, args: &[&str], text: &str) -> Result<(), SetupError> {
         let say = |e: std::io::Error| broken(&format!("ip: {e}"));
         let mut process = Command::new(&self.ip)
             .args(args)
@@ -219,7 +226,7 @@ fn users_of(place: &Place, users: u64, layout: &Layout) -> u64 {
 }
 
 /// A namespace of its own, tuned, with the host's name.
-fn make_host(place: &Place, users: u64) -> Result<Host, Refusal> {
+fn make_host(place: &Place, users: u64) -> Result<Host, SetupError> {
     let tuning = Tuning {
         role: place.role,
         ..Tuning::default()
@@ -273,8 +280,9 @@ fn answers(address: SocketAddr) -> bool {
     }
 }
 
-fn broken(why: &str) -> Refusal {
-    Refusal::new(
+fn broken(why: &str) -> SetupError {
+    SetupError::new(
+        SetupErrorKind::Io,
         format!("the lab's network cannot be made: {why}"),
         "modprobe bridge veth, on a kernel that has namespaces",
     )

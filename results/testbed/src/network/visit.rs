@@ -16,7 +16,7 @@ use super::layout::Layout;
 use crate::enclosure::{self, Entered, Inside};
 use crate::programs::{bin_dir_or_own, find};
 
-use holdfast_telemetry::refusal::Refusal;
+use holdfast_engine::{SetupError, SetupErrorKind};
 
 /// Connections the hosts' settings are scaled to, unless somebody says otherwise.
 const USERS_DEFAULT: u64 = 1_000_000;
@@ -58,7 +58,7 @@ pub struct Flags {
 ///
 /// # Errors
 /// When the lab cannot be made, or the command not be started.
-pub fn visit(flags: &Flags) -> Result<u8, Refusal> {
+pub fn visit(flags: &Flags) -> Result<u8, SetupError> {
     let layout = Layout::new(flags.lab.clients, flags.lab.addresses)?;
     let inside = match enclosure::enter(false)? {
         Entered::Done(code) => return Ok(code),
@@ -80,7 +80,8 @@ pub fn visit(flags: &Flags) -> Result<u8, Refusal> {
     let mut command = Command::new(&program);
     command.args(args).env("PATH", path.unwrap_or(before));
     let Err::<Infallible, _>(e) = Err(command.exec());
-    Err(Refusal::new(
+    Err(SetupError::new(
+        SetupErrorKind::NotFound,
         format!("{} cannot be started: {e}", program.display()),
         "holdfast-bench lab -- ip netns list",
     ))
