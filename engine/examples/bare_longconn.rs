@@ -2,7 +2,7 @@
 //! kernel's, so that what Holdfast adds can be told apart.
 //!
 //! `cargo build --release -p holdfast-engine --example bare_longconn`, then, with a connection table of its own as
-//! `holdfast-bench longconn` has it (see `results/testbed/src/lab.rs`; two buckets for each socket, a power of two):
+//! `holdfast-bench longconn` has it (see `results/testbed/src/namespace.rs`; two buckets for each socket, a power of two):
 //!
 //! ```sh
 //! unshare -n sh -c 'sysctl -qw net.ipv4.tcp_child_ehash_entries=2097152 && exec unshare -n sh -c "ip link set lo up &&

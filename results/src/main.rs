@@ -16,7 +16,7 @@ use holdfast_results::longconn::{self, Longconn};
 use holdfast_results::proxy::{self, Proxy};
 use holdfast_results::scenario::bench;
 use holdfast_sysctl::cli_docs::CliDocs;
-use holdfast_testbed::network::visit;
+use holdfast_testbed::network::shell;
 
 /// Loads a server with a client, both on this machine, and proves the result.
 #[derive(Debug, Parser)]
@@ -33,7 +33,7 @@ enum What {
     /// HTTP requests: our server and client beside others, each on its half of the cores, alternating over rounds.
     Http(Box<http::Flags>),
     /// A network of hosts on this machine, in namespaces of its own: a shell in it, or one command
-    Lab(visit::Flags),
+    Lab(shell::Flags),
     /// A system between client and server (haproxy): what it adds, and where it stops, direct and through it in one run
     Proxy(Box<proxy::Flags>),
     /// Users through a real Locust master: a worker of ours on each client host of the lab, all counts compared with Locust's
@@ -159,7 +159,7 @@ fn main() -> ExitCode {
     let done = match cli.what {
         What::Longconn(flags) => Longconn::new(*flags).and_then(bench),
         What::Http(flags) => Http::new(*flags).and_then(bench),
-        What::Lab(flags) => visit::visit(&flags),
+        What::Lab(flags) => shell::open(&flags),
         What::Proxy(flags) => Proxy::new(*flags).and_then(bench),
         What::Locust(flags) => Locust::new(*flags).and_then(bench),
         What::CliDocs(command) => return command.run::<Cli>(),

@@ -26,7 +26,7 @@ use holdfast_report::http::record::{Cores, Entry, HTTP_RUN_SCHEMA, HttpRun, Meas
 use holdfast_report::http::{ratios, summary, verdict};
 use holdfast_telemetry::live::Live;
 use holdfast_telemetry::units::{minutes, round};
-use holdfast_testbed::lab;
+use holdfast_testbed::namespace;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::run_control::{Aborted, RunControl};
@@ -89,11 +89,11 @@ impl Scenario for Http {
             .slices
             .iter()
             .map(|s| s.scenario.connections_of(s.subject));
-        let tuning = lab::Tuning {
+        let tuning = namespace::Tuning {
             is_private: !plan.flags.no_namespace,
-            ..lab::Tuning::default()
+            ..namespace::Tuning::default()
         };
-        run.header.lab = lab::enter(connections.max().unwrap_or(0), &tuning);
+        run.header.lab = namespace::enter(connections.max().unwrap_or(0), &tuning);
         for note in &run.header.lab.notes {
             live.say(note);
         }

@@ -32,10 +32,10 @@ use holdfast_telemetry::proc::{KernelSample, ProcessSample};
 use holdfast_telemetry::units::count;
 use holdfast_telemetry::wire::{ClientReport, ServerReport};
 use holdfast_testbed::child::Child;
-use holdfast_testbed::enclosure::{self, Entered};
 use holdfast_testbed::network::Network;
 use holdfast_testbed::network::host::Host;
 use holdfast_testbed::network::layout::{BACKEND, MASTER};
+use holdfast_testbed::sandbox::{self, Entered};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -188,7 +188,7 @@ impl Scenario for Locust {
     }
 
     fn enter(&self) -> Result<Option<u8>, SetupError> {
-        Ok(match enclosure::enter(self.plan.flags.web.is_some())? {
+        Ok(match sandbox::enter(self.plan.flags.web.is_some())? {
             Entered::Done(code) => Some(code),
             Entered::Inside(_) => None,
         })

@@ -12,8 +12,8 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use super::plan::PAGE_PORT;
 
 use holdfast_engine::{SetupError, SetupErrorKind};
-use holdfast_testbed::enclosure::OUTSIDE;
 use holdfast_testbed::network::host::Host;
+use holdfast_testbed::sandbox::OUTSIDE;
 
 /// Serves the page of `master` at `port` of the machine's 127.0.0.1 from now on; its address for people.
 ///

@@ -18,7 +18,7 @@ use holdfast_report::run::Asked;
 use holdfast_telemetry::units::count;
 use holdfast_testbed::child::{plain_time, words};
 use holdfast_testbed::network::layout::{BACKEND, Layout, MASTER, PORTS};
-use holdfast_testbed::network::visit::LabFlags;
+use holdfast_testbed::network::shell::NetworkFlags;
 use holdfast_testbed::programs::{find, is_program, program};
 
 /// Port of the server.
@@ -64,7 +64,7 @@ pub struct Flags {
     http: bool,
 
     #[command(flatten)]
-    lab: LabFlags,
+    lab: NetworkFlags,
 
     /// Allow each second of the ramp to differ this much from the rate asked for, percent
     #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]

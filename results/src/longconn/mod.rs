@@ -23,7 +23,7 @@ use holdfast_telemetry::proc::ThreadTimes;
 use holdfast_telemetry::proc::{KernelSample, ProcessSample};
 use holdfast_telemetry::wire::{ClientReport, ServerReport};
 use holdfast_testbed::child::Child;
-use holdfast_testbed::lab;
+use holdfast_testbed::namespace;
 use nix::sys::signal::Signal;
 
 use crate::held_load::{self, HeldLoad, HeldRun, Limits, PhaseTimes, Starter};
@@ -85,7 +85,7 @@ impl Scenario for Longconn {
             asked: plan.asked(),
             ..Run::default()
         };
-        run.header.lab = lab::enter(plan.users, &plan.tuning);
+        run.header.lab = namespace::enter(plan.users, &plan.tuning);
         for note in &run.header.lab.notes {
             live.say(note);
         }

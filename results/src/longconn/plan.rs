@@ -18,7 +18,7 @@ use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::run::Asked;
 use holdfast_telemetry::units::{bytes, count};
 use holdfast_testbed::child::{plain_time, words};
-use holdfast_testbed::lab::Tuning;
+use holdfast_testbed::namespace::Tuning;
 use holdfast_testbed::programs::program;
 
 /// What one connection takes with both ends on this machine, everything counted.

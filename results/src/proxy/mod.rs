@@ -23,9 +23,9 @@ use holdfast_report::proxy::record::{PROXY_RUN_SCHEMA, ProxyRun, Trial};
 use holdfast_report::proxy::{rounds, summary, verdict};
 use holdfast_telemetry::live::Live;
 use holdfast_telemetry::units::round;
-use holdfast_testbed::enclosure::{self, Entered};
 use holdfast_testbed::network::Network;
 use holdfast_testbed::network::layout::BACKEND;
+use holdfast_testbed::sandbox::{self, Entered};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::network_record::network_record;
@@ -66,7 +66,7 @@ impl Scenario for Proxy {
     }
 
     fn enter(&self) -> Result<Option<u8>, SetupError> {
-        Ok(match enclosure::enter(false)? {
+        Ok(match sandbox::enter(false)? {
             Entered::Done(code) => Some(code),
             Entered::Inside(_) => None,
         })

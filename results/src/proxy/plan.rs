@@ -17,9 +17,9 @@ use crate::run_harness::RunFlags;
 use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::check_label;
 use holdfast_report::proxy::record::ProxyAsked;
-use holdfast_testbed::enclosure::NAMES;
 use holdfast_testbed::network::layout::{BACKEND, BALANCER, Layout, PORTS};
 use holdfast_testbed::programs::{find, program};
+use holdfast_testbed::sandbox::NAMES;
 
 /// Port of the server, and of the system under test.
 pub const PORT: u16 = 7070;

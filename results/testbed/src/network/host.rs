@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::enclosure::NAMES;
+use crate::sandbox::NAMES;
 
 use holdfast_telemetry::namespace::NamespaceRecord;
 use holdfast_telemetry::proc::KernelSample;

@@ -1,13 +1,13 @@
 //! The lab's network: hosts in namespaces of their own, joined by a bridge in another.
 //!
-//! Purpose: [`Network::build`] makes it inside an [enclosure](crate::enclosure), with the kernel profiles of each host's role and a
+//! Purpose: [`Network::build`] makes it inside a [sandbox](crate::sandbox), with the kernel profiles of each host's role and a
 //! connection table of its own; [`Network::check`] proves that its hosts hear each other.
-//! Invariants: everything made lives in the enclosure and ends with it. Who joins a lab that is there finds the same hosts.
+//! Invariants: everything made lives in the sandbox and ends with it. A process that joins an existing testbed finds the same hosts.
 //! Must not know: what runs in it.
 
 pub mod host;
 pub mod layout;
-pub mod visit;
+pub mod shell;
 
 use std::fs;
 use std::io::Write;
@@ -20,9 +20,9 @@ use holdfast_sysctl::profile::Role;
 use holdfast_sysctl::values::write;
 use nix::mount::{MsFlags, mount};
 
-use crate::enclosure::NAMES;
-use crate::lab::{self, Tuning};
+use crate::namespace::{self, Tuning};
 use crate::programs::find;
+use crate::sandbox::NAMES;
 
 use holdfast_engine::{SetupError, SetupErrorKind};
 use host::Host;
@@ -70,7 +70,7 @@ impl Network {
         }
         let places = wanted.places();
         make_names(&wanted).map_err(|why| broken(&why))?;
-        lab::loopback_up().map_err(|why| broken(&why))?;
+        namespace::loopback_up().map_err(|why| broken(&why))?;
         name_own(BRIDGE.1).map_err(|why| broken(&why))?;
         let mut hosts = Vec::new();
         for place in &places {
@@ -233,7 +233,7 @@ fn make_host(place: &Place, users: u64) -> Result<Host, SetupError> {
     };
     let made = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            let lab = lab::enter(users, &tuning);
+            let lab = namespace::enter(users, &tuning);
             if lab.namespace == "host" {
                 return Err(lab.notes.join("; "));
             }

@@ -13,8 +13,8 @@ use clap::Args;
 
 use super::Network;
 use super::layout::Layout;
-use crate::enclosure::{self, Entered, Inside};
 use crate::programs::{bin_dir_or_own, find};
+use crate::sandbox::{self, Entered, Inside};
 
 use holdfast_engine::{SetupError, SetupErrorKind};
 
@@ -23,7 +23,7 @@ const USERS_DEFAULT: u64 = 1_000_000;
 
 /// The flags of the network, for all who run something in it.
 #[derive(Debug, Clone, Args)]
-pub struct LabFlags {
+pub struct NetworkFlags {
     /// Client hosts in the lab
     #[arg(long, value_name = "COUNT", default_value_t = 4)]
     pub clients: u8,
@@ -43,7 +43,7 @@ pub struct LabFlags {
 )]
 pub struct Flags {
     #[command(flatten)]
-    lab: LabFlags,
+    lab: NetworkFlags,
 
     /// Connections to scale kernel settings and connection tables to
     #[arg(long, short = 'u', value_name = "COUNT", default_value_t = USERS_DEFAULT)]
@@ -58,9 +58,9 @@ pub struct Flags {
 ///
 /// # Errors
 /// When the lab cannot be made, or the command not be started.
-pub fn visit(flags: &Flags) -> Result<u8, SetupError> {
+pub fn open(flags: &Flags) -> Result<u8, SetupError> {
     let layout = Layout::new(flags.lab.clients, flags.lab.addresses)?;
-    let inside = match enclosure::enter(false)? {
+    let inside = match sandbox::enter(false)? {
         Entered::Done(code) => return Ok(code),
         Entered::Inside(inside) => inside,
     };

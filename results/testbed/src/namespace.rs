@@ -1,4 +1,4 @@
-//! The lab: a network namespace of our own, tuned for the load and gone with the last process in it.
+//! A network namespace of our own, tuned for the load; it ends with the last process in it.
 //!
 //! Purpose: room for millions of connections without touching a setting of the host.
 //! The way in, while this process still has one thread:

@@ -1,13 +1,13 @@
-//! A place of its own for a lab: namespaces of processes, mounts and network that end with whoever asked for them.
+//! A sandbox: namespaces of processes, mounts and network that end with the process that asked for them.
 //!
 //! ```text
-//!   this program -> first process of the enclosure -> this program again, inside
-//!   waits, passes     mounts /proc and /run,            does the work; its own network is nobody's
+//!   this program -> first process of the sandbox -> this program again, inside
+//!   waits, passes     mounts /proc and /run,            does the work; its network is empty
 //!   signals on        passes signals on, reaps
 //! ```
 //!
 //! Purpose: [`enter`] starts this program twice more with the same arguments; only the innermost one goes on with the work.
-//! Invariants: the first process ends with this one, however that ends, and the kernel ends everything else in the enclosure
+//! Invariants: the first process ends with this one, however that ends, and the kernel ends everything else in the sandbox
 //! with the first. No file, mount, interface or process is left outside: there was none. A signal reaches the work once, also
 //! Ctrl-C, which the terminal sends to all three by itself.
 //! Must not know: what the work is.
@@ -27,11 +27,11 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, geteuid};
 
-use crate::lab::enter_user_namespace;
+use crate::namespace::enter_user_namespace;
 
 use holdfast_engine::{SetupError, SetupErrorKind};
 
-/// The name in the enclosure of the network it was entered from, if that was to be kept.
+/// The name in the sandbox of the network it was entered from, if that was to be kept.
 pub const OUTSIDE: &str = "outside";
 /// Where names of networks live.
 pub const NAMES: &str = "/run/netns";
@@ -62,7 +62,7 @@ pub enum Entered {
 /// What a process inside knows of the outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inside {
-    /// The first process of the enclosure, as the outside numbers it.
+    /// The first process of the sandbox, as the outside numbers it.
     pub pid_outside: u32,
     /// Made by a plain user, in a user namespace.
     pub is_user: bool,
@@ -84,7 +84,7 @@ impl Inside {
     }
 }
 
-/// Enters an enclosure of its own, unless this process is in one already. Call while it has one thread, and return the code
+/// Enters a sandbox of its own, unless this process is in one already. Call while it has one thread, and return the code
 /// of [`Entered::Done`] as one's own. With `keeps_outside` the network it was entered from stays reachable, as [`OUTSIDE`].
 ///
 /// # Errors
@@ -126,7 +126,7 @@ fn outside() -> Result<u8, SetupError> {
     }
 }
 
-/// The first process of the enclosure: nothing in it outlives this one.
+/// The first process of the sandbox: nothing in it outlives this one.
 fn first(parent: &str, keeps_outside: bool) -> Result<u8, SetupError> {
     let fail = |what: &str, e: Errno| forbidden(&format!("{what}: {e}"));
     set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("the signal at a parent's end", e))?;
