@@ -21,7 +21,7 @@ NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv chrt taskset python
 	promtool groff strace systemd-analyze chromium chromedriver haproxy nginx-stream prlimit pdsh
 NEED_FUZZ := $(NEED_BUILD) c++
 NEED_LAB := ip nsenter
-NEED_FAULTS := ip ss tc unshare nsenter prlimit python3
+NEED_FAULTS := ip ss tc unshare prlimit
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
 PEER_COMMANDS := nginx haproxy go wrk
 
@@ -150,24 +150,32 @@ report-shots: ## Pictures of a run's report, light, dark and on a phone, into re
 	report=$$($(CARGO_TARGET_DIR)/debug/holdfast-bench report $(or $(RUN),latest) | head -n 1); \
 		$(CARGO_TARGET_DIR)/debug/examples/report_shots "$$report" report-shots
 
-.PHONY: drill
-drill: build ## Kill client and server at a million connections, and see that nothing is lost silently (USERS=1000000)
-	results/drills/longconn $(USERS)
+TESTBED = $(CARGO_TARGET_DIR)/release/examples
+
+.PHONY: faults-build
+faults-build: build
+	@bash .ci/need $(NEED_FAULTS)
+	$(CARGO) build --release --locked -p holdfast-testbed --examples
 
 .PHONY: faults
-faults: build ## Drill real faults: links, losses, resets, floods, kills, stops, limits (root; DRILLS='link loss', see results/drills/faults --list)
-	@bash .ci/need $(NEED_FAULTS)
-	BIN_DIR=$(CARGO_TARGET_DIR)/release results/drills/faults $(DRILLS)
+faults: faults-build ## Inject real faults: links, losses, resets, floods, kills, stops, limits (root; FAULTS='link loss' for some, FAULTS=--list)
+	$(TESTBED)/faults --bin-dir $(CARGO_TARGET_DIR)/release $(or $(FAULTS),$(DRILLS))
+
+.PHONY: faults-million
+faults-million: faults-build ## Kill client and server at a million connections: nothing is lost without being counted (root; USERS=1000000)
+	$(TESTBED)/faults --bin-dir $(CARGO_TARGET_DIR)/release million $(if $(USERS),--users $(USERS))
+
+# The name it had before 0.2.0.
+.PHONY: drill
+drill: faults-million
 
 .PHONY: soak
-soak: build ## Hold 200,000 connections while 1,000 a second come and go, and see that memory stays flat (root; MINUTES=30 USERS=200000)
-	@bash .ci/need $(NEED_FAULTS)
-	BIN_DIR=$(CARGO_TARGET_DIR)/release results/drills/soak $(or $(MINUTES),30) $(USERS)
+soak: faults-build ## Hold 200,000 connections while 1,000 a second come and go: memory stays flat (root; MINUTES=30 USERS=200000)
+	$(TESTBED)/faults --bin-dir $(CARGO_TARGET_DIR)/release soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(USERS),--users $(USERS))
 
 .PHONY: bench-tune
-bench-tune: build ## Measure what single kernel settings are worth: the same run with and without them, in turn (USERS=300000 ROUNDS=3)
-	@bash .ci/need python3
-	results/drills/tune $(or $(USERS),300000) $(or $(ROUNDS),3)
+bench-tune: faults-build ## Measure what single kernel settings are worth: the same run with and without them, in turn (USERS=300000 ROUNDS=3)
+	$(TESTBED)/settings --bin-dir $(CARGO_TARGET_DIR)/release $(or $(USERS),300000) $(or $(ROUNDS),3)
 
 .PHONY: tune-build
 tune-build:

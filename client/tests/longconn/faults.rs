@@ -1,5 +1,5 @@
 //! Faults around a running client: its log cannot be written, somebody sits on its ports, its descriptors run out. At full size and in the
-//! network: `results/drills/faults`, engine/RELIABILITY.md.
+//! network: `make faults`, engine/RELIABILITY.md.
 
 use std::net::TcpListener;
 use std::process::Command;

@@ -6,33 +6,14 @@
 
 pub mod programs;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::sync::Mutex;
 
 use holdfast_telemetry::wire::{ClientReport, HttpServerReport, ServerReport};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde::de::DeserializeOwned;
-
-/// The longest anything may take on a loaded machine. Nothing that works comes near it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Waits until `is_so`; fails the test when it does not become so.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let since = Instant::now();
-    while !is_so() {
-        assert!(
-            since.elapsed() < PATIENCE,
-            "did not happen in {PATIENCE:?}: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
+pub use holdfast_testbed::running::{Outcome, PATIENCE, Report, Running, until};
 
 /// A program of this workspace, from the folder of this package's own; built if it is not there.
 pub fn program(name: &str) -> PathBuf {
@@ -64,198 +45,6 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A running program and what it has said so far. Killed when dropped.
-pub struct Running<R> {
-    child: Child,
-    said: Arc<(Mutex<Said<R>>, Condvar)>,
-    readers: Vec<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Said<R> {
-    reports: Vec<R>,
-    errors: String,
-    is_over: bool,
-}
-
-/// What a program left behind.
-pub struct Outcome<R> {
-    pub status: ExitStatus,
-    pub reports: Vec<R>,
-    pub errors: String,
-}
-
-impl<R: Clone> Outcome<R> {
-    pub fn code(&self) -> Option<i32> {
-        self.status.code()
-    }
-
-    /// The last report.
-    pub fn last(&self) -> R {
-        self.reports
-            .last()
-            .unwrap_or_else(|| panic!("no report: {}", self.errors))
-            .clone()
-    }
-
-    /// Fails the test unless the program refused with code 2 and one line that has all of `parts`.
-    pub fn assert_refused(&self, parts: &[&str]) {
-        assert_eq!(self.code(), Some(2), "{}", self.errors);
-        assert_eq!(
-            self.errors.trim_end().lines().count(),
-            1,
-            "one line: {:?}",
-            self.errors
-        );
-        for part in parts {
-            assert!(self.errors.contains(part), "'{part}' in {:?}", self.errors);
-        }
-    }
-}
-
-impl<R: DeserializeOwned + Clone + Default + Send + 'static> Running<R> {
-    /// Starts a command whose standard output is reports, a line each.
-    pub fn start(mut command: Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        let said = Arc::new((Mutex::new(Said::default()), Condvar::new()));
-        let (out, err) = (
-            child.stdout.take().expect("piped"),
-            child.stderr.take().expect("piped"),
-        );
-        let (for_out, for_err) = (Arc::clone(&said), Arc::clone(&said));
-        let reading_out = std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                let report = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
-                for_out.0.lock().unwrap().reports.push(report);
-                for_out.1.notify_all();
-            }
-            for_out.0.lock().unwrap().is_over = true;
-            for_out.1.notify_all();
-        });
-        let reading_err = std::thread::spawn(move || {
-            for line in BufReader::new(err).lines().map_while(Result::ok) {
-                let errors = &mut for_err.0.lock().unwrap().errors;
-                errors.push_str(&line);
-                errors.push('\n');
-            }
-        });
-        Running {
-            child,
-            said,
-            readers: vec![reading_out, reading_err],
-        }
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid() as i32), signal).expect("the process is there");
-    }
-
-    /// Waits for a report that `is_it`, one that was made after this call unless an older one is it already.
-    pub fn until(&self, what: &str, mut is_it: impl FnMut(&R) -> bool) -> R {
-        let since = Instant::now();
-        let mut said = self.said.0.lock().unwrap();
-        let mut seen = said.reports.len().saturating_sub(1);
-        loop {
-            while seen < said.reports.len() {
-                if is_it(&said.reports[seen]) {
-                    return said.reports[seen].clone();
-                }
-                seen += 1;
-            }
-            assert!(!said.is_over, "ended before: {what}; {}", said.errors);
-            assert!(
-                since.elapsed() < PATIENCE,
-                "did not happen in {PATIENCE:?}: {what}"
-            );
-            said = self
-                .said
-                .1
-                .wait_timeout(said, Duration::from_millis(100))
-                .unwrap()
-                .0;
-        }
-    }
-
-    /// A report made after this call.
-    pub fn fresh(&self) -> R {
-        let mut skip = true;
-        self.until("a fresh report", move |_| {
-            !std::mem::replace(&mut skip, false)
-        })
-    }
-
-    /// Waits for the end.
-    pub fn outcome(mut self) -> Outcome<R> {
-        let since = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("our child") {
-                break status;
-            }
-            assert!(since.elapsed() < PATIENCE, "still runs after {PATIENCE:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        for reader in self.readers.drain(..) {
-            reader
-                .join()
-                .expect("what a program prints on standard output are reports");
-        }
-        let mut said = self.said.0.lock().unwrap();
-        Outcome {
-            status,
-            reports: std::mem::take(&mut said.reports),
-            errors: std::mem::take(&mut said.errors),
-        }
-    }
-
-    /// Asks for an end in order and waits for it.
-    pub fn stop(self) -> Outcome<R> {
-        self.signal(Signal::SIGTERM);
-        self.outcome()
-    }
-
-    /// Memory of the process that is in RAM, bytes.
-    pub fn rss_bytes(&self) -> u64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it lives");
-        let line = status
-            .lines()
-            .find(|l| l.starts_with("VmRSS:"))
-            .expect("the kernel says");
-        let kib: u64 = line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|n| n.parse().ok())
-            .expect("a number");
-        kib * 1024
-    }
-
-    /// Processor time of the process so far.
-    pub fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it lives");
-        let after_name = stat.rsplit_once(") ").expect("a name in brackets").1;
-        let fields: Vec<&str> = after_name.split(' ').collect();
-        // utime and stime, proc(5): fields 14 and 15, in hundredths of a second.
-        let ticks = |i: usize| fields[i].parse::<u64>().expect("a number");
-        Duration::from_millis((ticks(11) + ticks(12)) * 10)
-    }
-}
-
-impl<R> Drop for Running<R> {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// A subcommand with reports on standard output, which ends with this test.
 pub fn subcommand(name: &str, subcommand: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program(name));
@@ -274,7 +63,7 @@ pub fn longconn(name: &str, args: &[&str]) -> Command {
 pub const LONGCONN_ARGS: [&str; 4] = ["longconn", "--progress", "json", "--die-with-parent"];
 
 /// What one subcommand of the server reports.
-pub trait Serving: DeserializeOwned + Clone + Default + Send + 'static {
+pub trait Serving: Report {
     /// The subcommand.
     const SUBCOMMAND: &'static str;
     fn listen(&self) -> &[String];

@@ -1,5 +1,5 @@
 //! Faults around a running server: nobody reads what it says, its files cannot be written, its limits fall, it stands still. At full size
-//! and in the network: `results/drills/faults`, engine/RELIABILITY.md.
+//! and in the network: `make faults`, engine/RELIABILITY.md.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
