@@ -219,7 +219,7 @@ fuzz: ## Fuzz whatever reads bytes from outside, each target for TIME=60 seconds
 .PHONY: loom
 loom: ## Try every order in which threads may use the connection limiter they share
 	@bash .ci/need $(NEED_BUILD)
-	RUSTFLAGS='--cfg loom' $(CARGO) test --locked --release --target-dir $(CARGO_TARGET_DIR)/loom -p holdfast-engine --lib loom_tests
+	HOLDFAST_TEST_SECONDS_MAX=3600 RUSTFLAGS='--cfg loom' $(CARGO) test --locked --release --target-dir $(CARGO_TARGET_DIR)/loom -p holdfast-engine --lib loom_tests
 
 # What reaches the kernel cannot run under Miri, and what loops for long would take hours.
 .PHONY: miri
@@ -233,7 +233,7 @@ miri: ## Run the pure parts of the engine and of HTTP/1.1 under Miri (nightly)
 .PHONY: tsan
 tsan: ## Run the engine's tests, real rings and threads, under ThreadSanitizer (nightly)
 	@bash .ci/need $(NEED_BUILD) rust-src
-	RUSTFLAGS=-Zsanitizer=thread $(CARGO) +nightly test --locked -Zbuild-std --target "$$(rustc -vV | sed -n 's/^host: //p')" \
+	HOLDFAST_TEST_SECONDS_MAX=3600 RUSTFLAGS=-Zsanitizer=thread $(CARGO) +nightly test --locked -Zbuild-std --target "$$(rustc -vV | sed -n 's/^host: //p')" \
 		--target-dir $(CARGO_TARGET_DIR)/tsan -p holdfast-engine --lib --test handlers
 
 .PHONY: sim

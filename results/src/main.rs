@@ -16,6 +16,7 @@ use holdfast_results::longconn::{self, Longconn};
 use holdfast_results::proxy::{self, Proxy};
 use holdfast_results::scenario::bench;
 use holdfast_sysctl::cli_docs::CliDocs;
+use holdfast_testbed::child_signals;
 use holdfast_testbed::network::shell;
 
 /// Loads a server with a client, both on this machine, and proves the result.
@@ -145,6 +146,7 @@ struct Report {
 
 fn main() -> ExitCode {
     const NOT_STARTED: u8 = 2;
+    child_signals::reset_for_children();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e)

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod child;
+pub mod child_signals;
 pub mod namespace;
 pub mod network;
 pub mod programs;

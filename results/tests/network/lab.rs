@@ -295,6 +295,33 @@ fn what_is_no_lab_is_refused_in_one_line() {
     }
 }
 
+/// A background job of a shell without job control ignores SIGINT and SIGQUIT; nohup ignores SIGHUP on purpose.
+#[test]
+#[ignore = "needs iproute2: make test"]
+fn children_begin_with_default_signals_but_under_nohup() {
+    let script = "trap '' INT QUIT TERM; exec nohup \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_holdfast-bench")])
+        .args(["lab", "--clients", "1", "--addresses", "1", "--users", "10"])
+        .args(["--", "grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    // Without signals 32 and 33, which the C library has for itself.
+    let masks = said.lines().map(|line| {
+        let mask = line.split_once(':').expect("a mask").1.trim();
+        u64::from_str_radix(mask, 16).expect("hexadecimal") & 0x7fff_ffff
+    });
+    let sighup = 1;
+    assert_eq!(
+        masks.collect::<Vec<_>>(),
+        [0, sighup],
+        "{}",
+        stderr(&output)
+    );
+}
+
 fn executable(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its mode");

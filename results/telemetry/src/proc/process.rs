@@ -57,6 +57,15 @@ fn start(stat: &str, own: &str) -> Option<f64> {
     Some(boot.trim().parse::<f64>().ok()? + ticks / TICKS_PER_SECOND)
 }
 
+/// Signals that the calling process ignores, as a mask: bit 0 is signal 1.
+#[must_use]
+pub fn ignored_signals() -> u64 {
+    let status = text("/proc/self/status");
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
 /// The words of a process's command line; empty when it has ended.
 #[must_use]
 pub fn command_line(pid: u32) -> Vec<Vec<u8>> {
