@@ -175,6 +175,9 @@ impl Observations {
         run.memory = self.memory(counts);
         run.cpu = self.cpu(server.cpu, client.cpu);
         run.kernel = self.kernel();
+        let entries = run.kernel.time_wait_max + run.connections.kernel_established_sockets;
+        let warning = run.header.lab.long_chains(entries);
+        run.header.lab.notes.extend(warning);
         run.processes = Processes {
             server: server.process.clone(),
             client: client.process.clone(),

@@ -169,6 +169,12 @@ impl Scenario for Http {
             entry.limits = bottleneck::of_entry(entry);
         }
         run.ratios = ratios::ratios(&run.scenarios);
+        let entries = run.scenarios.iter().flat_map(|entry| {
+            let sockets = 2 * entry.connections;
+            entry.measured.iter().map(move |m| sockets + m.time_wait)
+        });
+        let entries_max = entries.max().unwrap_or(0);
+        run.notes.extend(run.header.lab.long_chains(entries_max));
         // Only empty ones go: what a failed slice left in them stays.
         let _ = std::fs::remove_dir(folder.file("work"));
     }

@@ -24,13 +24,12 @@ use nix::unistd::{getgid, getuid};
 
 use holdfast_sysctl::profile::{Profile, Role, built_in, joined};
 use holdfast_sysctl::setting::{Kind, Setting};
+use holdfast_sysctl::tables::{CHILD_HASH_KEY, TIME_WAIT_MAX_KEY, hash_buckets};
 use holdfast_sysctl::values::{Now, read, write};
 
 use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_telemetry::namespace::{NamespaceRecord, SettingRecord};
 
-/// The setting whose value a new namespace takes as the size of its own connection table.
-const CHILD_HASH: &str = "net.ipv4.tcp_child_ehash_entries";
 /// Size of this namespace's table; negative where it shares the host's.
 const OWN_HASH: &str = "net.ipv4.tcp_ehash_entries";
 
@@ -119,17 +118,26 @@ impl Tuning {
                 && !self.settings.iter().any(|own| own.key == setting.key)
         });
         all.extend(self.settings.iter().cloned());
+        let wanted = |setting: &Setting| match read(&setting.key) {
+            // What the profile does not ask to lower stays; what is given on the command line is meant.
+            Now::Is(now) if !setting.why.is_empty() => {
+                setting.merged(&now, &setting.wanted(users), setting.rule)
+            }
+            _ => setting.wanted(users),
+        };
+        let mut values: Vec<String> = all.iter().map(wanted).collect();
+        // However few connections are open at once, short ones leave as many behind as TIME_WAIT may hold.
+        let at = |key: &str| all.iter().position(|setting| setting.key == key);
+        if let (Some(hash), Some(time_wait)) = (at(CHILD_HASH_KEY), at(TIME_WAIT_MAX_KEY))
+            && !all[hash].why.is_empty()
+            && let Ok(time_wait_max) = values[time_wait].parse()
+            && let Some(buckets) = hash_buckets(&all, users, time_wait_max)
+        {
+            values[hash] = buckets.to_string();
+        }
         all.into_iter()
-            .map(|setting| {
-                let wanted = match read(&setting.key) {
-                    // What the profile does not ask to lower stays; what is given on the command line is meant.
-                    Now::Is(now) if !setting.why.is_empty() => {
-                        setting.merged(&now, &setting.wanted(users), setting.rule)
-                    }
-                    _ => setting.wanted(users),
-                };
-                (setting.key, wanted, setting.why)
-            })
+            .zip(values)
+            .map(|(setting, value)| (setting.key, value, setting.why))
             .collect()
     }
 }
@@ -142,7 +150,7 @@ impl Tuning {
 pub fn enter(users: u64, tuning: &Tuning) -> NamespaceRecord {
     let mut lab = NamespaceRecord::default();
     let settings = tuning.settings(users);
-    let buckets = settings.iter().find(|(key, ..)| key == CHILD_HASH);
+    let buckets = settings.iter().find(|(key, ..)| key == CHILD_HASH_KEY);
     let wanted: u64 = buckets.map_or(0, |(_, value, _)| value.parse().unwrap_or(0));
     lab.connection_hash_buckets_wanted = wanted;
 
@@ -174,7 +182,7 @@ pub fn enter(users: u64, tuning: &Tuning) -> NamespaceRecord {
             .is_none_or(|buckets| buckets <= 0)
     {
         lab.notes.push(format!(
-            "the connection table is the host's, not {wanted} buckets of our own: long chains slow large runs ({CHILD_HASH} came with Linux 6.1)"
+            "the connection table is the host's, not {wanted} buckets of our own: long chains slow large runs ({CHILD_HASH_KEY} came with Linux 6.1)"
         ));
     }
     lab
@@ -194,9 +202,9 @@ fn enter_private(buckets: u64, lab: &mut NamespaceRecord) -> Result<&'static str
     };
     if buckets == 0 {
         // The kernel's own way: the table is shared with the host.
-    } else if let Err(e) = write(CHILD_HASH, &buckets.to_string()) {
+    } else if let Err(e) = write(CHILD_HASH_KEY, &buckets.to_string()) {
         lab.notes
-            .push(format!("{CHILD_HASH} could not be set: {e}"));
+            .push(format!("{CHILD_HASH_KEY} could not be set: {e}"));
     } else if let Err(e) = unshare(CloneFlags::CLONE_NEWNET) {
         lab.notes.push(format!(
             "no second namespace, so no connection table of our own: {e}"
@@ -317,10 +325,21 @@ mod tests {
         };
         assert_eq!(of("net.core.somaxconn"), ["128"]);
         // Two buckets for each of two million sockets.
-        assert_eq!(of(CHILD_HASH), ["4194304"]);
+        assert_eq!(of(CHILD_HASH_KEY), ["4194304"]);
         assert!(settings.iter().all(|(key, ..)| key.starts_with("net.")));
         let bare = Tuning::new(true, false, &[]).unwrap();
         assert!(bare.settings(1_000_000).is_empty());
+    }
+
+    #[test]
+    fn few_connections_have_room_for_all_that_time_wait_may_hold() {
+        let settings = Tuning::default().settings(64);
+        let of = |key: &str| -> u64 {
+            let found = settings.iter().find(|(k, ..)| k == key);
+            found.expect("set").1.parse().expect("a number")
+        };
+        let entries = 2 * 64 + of(TIME_WAIT_MAX_KEY);
+        assert!(entries > 65_536 && of(CHILD_HASH_KEY) >= entries);
     }
 
     #[test]
