@@ -186,9 +186,9 @@ fn usage(e: &clap::Error) -> SetupError {
     let named = std::env::args().nth(1);
     let named = named.filter(|name| Cli::command().find_subcommand(name).is_some());
     let named = named.as_deref().unwrap_or("longconn");
-    SetupError::new(
-        SetupErrorKind::InvalidInput,
-        cause.trim_start_matches("error: "),
-        format!("holdfast-bench {named} --help"),
-    )
+    let cause = cause.trim_start_matches("error: ");
+    let help = format!("holdfast-bench {named} --help");
+    // A value's parser names what it accepts.
+    let (cause, next) = cause.split_once("; next: ").unwrap_or((cause, &help));
+    SetupError::new(SetupErrorKind::InvalidInput, cause, next)
 }

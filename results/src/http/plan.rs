@@ -22,6 +22,7 @@ use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::check_label;
 use holdfast_report::http::record::HttpAsked;
 use holdfast_testbed::programs::{bin_dir_or_own, find, is_program, program};
+use holdfast_units::parse;
 
 /// Load on a new server before it is measured.
 pub const WARM_UP: Duration = Duration::from_millis(500);
@@ -73,7 +74,7 @@ pub struct Flags {
     pub rounds: u32,
 
     /// Measure this long each time, after a warm-up
-    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = parse::time)]
     pub slice: Duration,
 
     /// Leave out nginx, haproxy, Go and wrk [default: off]

@@ -84,7 +84,7 @@ impl Measured<'_> {
         let ramp = RampRecord::of(
             &self.ramp_samples,
             self.plan.users(),
-            f64::from(self.plan.rate()),
+            self.plan.rate() as f64,
             self.plan.ramp_tolerance(),
         );
         run.locust = Some(LocustRecord {

@@ -398,7 +398,7 @@ impl HeldLoad for Locust {
     }
 
     fn snapshot(&self, latest: &Sample, _times: PhaseTimes) -> Snapshot {
-        let rate = Some(f64::from(self.plan.rate()));
+        let rate = Some(self.plan.rate() as f64);
         let mut now = latest
             .client_report
             .as_ref()

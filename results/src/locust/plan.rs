@@ -20,6 +20,7 @@ use holdfast_testbed::child::{plain_time, words};
 use holdfast_testbed::network::layout::{BACKEND, Layout, MASTER, PORTS};
 use holdfast_testbed::network::shell::NetworkFlags;
 use holdfast_testbed::programs::{find, is_program, program};
+use holdfast_units::parse;
 
 /// Port of the server.
 pub const PORT: u16 = 7070;
@@ -44,19 +45,19 @@ const RATE_SLOWEST: f64 = 2_000.0;
 )]
 pub struct Flags {
     /// Open and hold this many users, over all workers
-    #[arg(long, short = 'u', value_name = "COUNT", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=20_000_000))]
+    #[arg(long, short = 'u', value_name = "COUNT", default_value_t = 1_000_000, value_parser = parse::count_in(1..=20_000_000))]
     users: u64,
 
     /// Have the master start this many users a second, over all workers
-    #[arg(long, short = 'r', alias = "rate", value_name = "PER_SECOND", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    spawn_rate: u32,
+    #[arg(long, short = 'r', alias = "rate", value_name = "PER_SECOND", default_value_t = 20_000, value_parser = parse::count_in(1..=1_000_000))]
+    spawn_rate: u64,
 
     /// Hold all users this long after the ramp
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse::time)]
     hold: Duration,
 
     /// Send a heartbeat to each long connection at this interval
-    #[arg(long, alias = "every", value_name = "TIME", default_value = "550s", value_parser = humantime::parse_duration)]
+    #[arg(long, alias = "every", value_name = "TIME", default_value = "550s", value_parser = parse::time)]
     interval: Duration,
 
     /// Send HTTP requests, 100 ms to 1 s after each response, instead of holding long connections [default: off]
@@ -168,7 +169,7 @@ impl Plan {
 
     /// Users asked for a second.
     #[must_use]
-    pub fn rate(&self) -> u32 {
+    pub fn rate(&self) -> u64 {
         self.flags.spawn_rate
     }
 
@@ -205,7 +206,7 @@ impl Plan {
         let f = &self.flags;
         Asked {
             users: f.users,
-            spawn_rate_per_second: Some(f64::from(f.spawn_rate)),
+            spawn_rate_per_second: Some(f.spawn_rate as f64),
             every_seconds: f.interval.as_secs_f64(),
             hold_seconds: f.hold.as_secs_f64(),
             message: MESSAGE.into(),
@@ -238,7 +239,7 @@ impl Plan {
 
     /// Longest time the ramp may take.
     fn ramp_max(&self) -> Duration {
-        let rate = f64::from(self.flags.spawn_rate).min(RATE_SLOWEST);
+        let rate = (self.flags.spawn_rate as f64).min(RATE_SLOWEST);
         Duration::from_secs_f64(self.flags.users as f64 / rate * 1.25 + 120.0)
     }
 

@@ -9,6 +9,8 @@ use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::check_label;
 use holdfast_telemetry::units::count;
 
+use holdfast_units::parse;
+
 use crate::run_harness::RunFlags;
 
 pub(super) const USERS_MAX: u64 = 100_000_000;
@@ -26,7 +28,7 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 )]
 pub struct Flags {
     /// Open and hold this many connections [default: 1000000, or what memory can hold]
-    #[arg(long, short = 'u', value_name = "COUNT", value_parser = parse_count)]
+    #[arg(long, short = 'u', value_name = "COUNT", value_parser = parse::count)]
     pub users: Option<u64>,
 
     /// Open this many users a second, a number or `max`
@@ -34,11 +36,11 @@ pub struct Flags {
     pub spawn_rate: SpawnRate,
 
     /// Send a heartbeat to each connection at this interval (1s, 550s, 10m)
-    #[arg(long, alias = "every", value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, alias = "every", value_name = "TIME", default_value = "30s", value_parser = parse::time)]
     pub interval: Duration,
 
     /// Hold all connections this long after the ramp [default: two intervals]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
     pub hold: Option<Duration>,
 
     /// Give the client these source addresses: addresses, ranges, CIDR or `auto` [default: the client's choice]
@@ -95,20 +97,12 @@ pub struct Flags {
     pub run: RunFlags,
 }
 
-fn parse_count(text: &str) -> Result<u64, String> {
-    text.replace('_', "")
-        .parse()
-        .map_err(|_| "not a whole number".to_string())
-}
-
 fn parse_rate(text: &str) -> Result<SpawnRate, String> {
     if text == "max" {
         return Ok(SpawnRate::Max);
     }
-    text.replace('_', "")
-        .parse()
-        .map(SpawnRate::PerSecond)
-        .map_err(|_| "neither a number nor `max`".to_string())
+    let rate = parse::rate(text).map_err(|error| format!("{error}, or max"))?;
+    Ok(SpawnRate::PerSecond(rate))
 }
 
 /// How fast users are opened.

@@ -46,7 +46,7 @@ impl Ground<'_> {
         args.extend(["--histogram-log".into(), log]);
         let mut client: Child<ClientReport> = self.start("client", &client(1), &program, args)?;
         let start = Moment::take(&server, &client, system.as_ref());
-        let ramp_max = Duration::from_secs_f64(users as f64 / f64::from(plan.rate)) + SPARE;
+        let ramp_max = Duration::from_secs_f64(users as f64 / plan.rate as f64) + SPARE;
         let is_ramped =
             |_: &_, c: &Child<ClientReport>| c.heard().latest.as_ref().is_some_and(|r| r.ramp_done);
         self.until(

@@ -20,6 +20,7 @@ use holdfast_report::proxy::record::ProxyAsked;
 use holdfast_testbed::network::layout::{BACKEND, BALANCER, Layout, PORTS};
 use holdfast_testbed::programs::{find, program};
 use holdfast_testbed::sandbox::NAMES;
+use holdfast_units::parse;
 
 /// Port of the server, and of the system under test.
 pub const PORT: u16 = 7070;
@@ -75,27 +76,27 @@ pub struct Flags {
     scenarios: Vec<String>,
 
     /// Hold this many long connections, direct and through the system
-    #[arg(long, short = 'u', value_name = "COUNT", default_value_t = 8_000, value_parser = clap::value_parser!(u64).range(1..=PORTS))]
+    #[arg(long, short = 'u', value_name = "COUNT", default_value_t = 8_000, value_parser = parse::count_in(1..=PORTS))]
     users: u64,
 
     /// Open this many long connections to find the system's limit [default: a fifth more than its descriptors allow]
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "COUNT", value_parser = parse::count_in(1..=u64::MAX))]
     limit_users: Option<u64>,
 
     /// Open this many long connections a second
-    #[arg(long, short = 'r', alias = "rate", value_name = "PER_SECOND", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    spawn_rate: u32,
+    #[arg(long, short = 'r', alias = "rate", value_name = "PER_SECOND", default_value_t = 2_000, value_parser = parse::count_in(1..=1_000_000))]
+    spawn_rate: u64,
 
     /// Send a heartbeat to each connection at this interval
-    #[arg(long, alias = "every", value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, alias = "every", value_name = "TIME", default_value = "5s", value_parser = parse::time)]
     interval: Duration,
 
     /// Hold long connections this long
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parse::time)]
     hold: Duration,
 
     /// Measure HTTP this long each time, after a warm-up
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse::time)]
     slice: Duration,
 
     /// Repeat HTTP scenarios this many times, direct and through the system in turn; figures are medians. Long connections are held once
@@ -156,7 +157,7 @@ pub struct Plan {
     /// Our programs: server and client.
     pub programs: (PathBuf, PathBuf),
     /// Long connections opened a second.
-    pub rate: u32,
+    pub rate: u64,
     /// Interval of heartbeats.
     pub every: Duration,
     /// Hold of long connections.
@@ -233,7 +234,7 @@ impl Plan {
                 scenarios: flags.scenarios.clone(),
                 users: flags.users,
                 limit_users,
-                spawn_rate_per_second: f64::from(flags.spawn_rate),
+                spawn_rate_per_second: flags.spawn_rate as f64,
                 every_seconds: flags.interval.as_secs_f64(),
                 hold_seconds: flags.hold.as_secs_f64(),
                 slice_seconds: flags.slice.as_secs_f64(),
@@ -260,7 +261,7 @@ impl Plan {
         const START_AND_END: Duration = Duration::from_secs(3);
         let opening = match trial.kind {
             Kind::Longconn | Kind::Limit => {
-                Duration::from_secs_f64(trial.users as f64 / f64::from(self.rate)) + self.hold
+                Duration::from_secs_f64(trial.users as f64 / self.rate as f64) + self.hold
             }
             Kind::Saturation => USERS_SETTLE + self.slice,
             Kind::Waiting => ramp(trial.users) + USERS_SETTLE + self.slice,

@@ -46,7 +46,7 @@ pub struct Flags {
     lab: NetworkFlags,
 
     /// Connections to scale kernel settings and connection tables to
-    #[arg(long, short = 'u', value_name = "COUNT", default_value_t = USERS_DEFAULT)]
+    #[arg(long, short = 'u', value_name = "COUNT", default_value_t = USERS_DEFAULT, value_parser = holdfast_units::parse::count)]
     users: u64,
 
     /// Command to run in the lab, in the bridge's namespace [default: check the network, show it and open a shell]
