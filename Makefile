@@ -23,7 +23,7 @@ NEED_FUZZ := $(NEED_BUILD) c++
 NEED_LAB := ip nsenter
 NEED_FAULTS := ip ss tc unshare prlimit
 # What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
-PEER_COMMANDS := nginx haproxy go wrk
+COMPETITOR_COMMANDS := nginx haproxy go wrk
 
 .PHONY: help
 help: ## List the targets (this text)
@@ -88,25 +88,28 @@ BENCH_LONGCONN = $(strip \
 	$(ARGS))
 
 .PHONY: bench-http
-bench-http: peers build ## Measure HTTP: our server and client beside the floor, nginx, haproxy, Go and wrk, in one run
-	$(CARGO) build --release --locked -p holdfast-engine --example floor
+bench-http: competitors build ## Measure HTTP: our server and client beside a baseline, nginx, haproxy, Go and wrk, in one run
+	$(CARGO) build --release --locked -p holdfast-engine --example baseline
 	$(CARGO_TARGET_DIR)/release/holdfast-bench http $(BENCH_HTTP)
 
-## bench-http takes: ROUNDS=3 SCENARIOS=keepalive-64,pipeline-16 PEERS=0 ARGS='more options'
+## bench-http takes: ROUNDS=3 SCENARIOS=keepalive-64,pipeline-16 COMPETITORS=0 ARGS='more options'
 BENCH_HTTP = $(strip \
 	$(if $(ROUNDS),--rounds $(ROUNDS)) \
 	$(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
-	$(if $(filter 0,$(PEERS)),--no-peers) \
+	$(if $(filter 0,$(COMPETITORS)),--no-competitors) \
 	$(ARGS))
 
 .PHONY: charts
 charts: ## Draw the charts of README.md from the committed records (results/runs) into results/charts
 	$(CARGO) run --quiet --locked -p holdfast-report --example charts results/runs results/charts
 
-.PHONY: peers
-peers:
-ifneq ($(PEERS),0)
-	@bash .ci/need setpriv unshare $(PEER_COMMANDS) || echo "bench-http goes on without them" >&2
+# PEERS is the name it had before 0.2.0.
+COMPETITORS ?= $(PEERS)
+
+.PHONY: competitors
+competitors:
+ifneq ($(COMPETITORS),0)
+	@bash .ci/need setpriv unshare $(COMPETITOR_COMMANDS) || echo "bench-http goes on without them" >&2
 endif
 
 .PHONY: lab

@@ -39,7 +39,7 @@ pub struct RunFlags {
     #[command(flatten)]
     pub live: LiveFlags,
 
-    /// Take holdfast-server, holdfast-client and, for http, examples/floor from this folder [default: where this program is]
+    /// Take holdfast-server, holdfast-client and, for http, examples/baseline from this folder [default: where this program is]
     #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
 }

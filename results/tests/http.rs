@@ -24,7 +24,7 @@ fn staged(name: &str, server: &str, client: &str) -> Stage {
         "1",
         "--slice",
         "300ms",
-        "--no-peers",
+        "--no-competitors",
         "--scenarios",
         "keepalive-64",
         "--subjects",

@@ -22,10 +22,10 @@ use holdfast_telemetry::report_line::{Report, read_json};
 use holdfast_telemetry::wire::{self, HttpClientReport, Latency};
 use holdfast_testbed::child::words;
 
-const WRK: &str = include_str!("../../peers/wrk.lua");
-const WRK_PIPELINE: &str = include_str!("../../peers/wrk-pipeline.lua");
+const WRK: &str = include_str!("../../competitors/wrk.lua");
+const WRK_PIPELINE: &str = include_str!("../../competitors/wrk-pipeline.lua");
 
-/// wrk's result, as `peers/wrk.lua` prints it. Times are microseconds.
+/// wrk's result, as `competitors/wrk.lua` prints it. Times are microseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct WrkResult {
     schema: String,

@@ -1,6 +1,6 @@
 //! HTTP servers and clients side by side: `holdfast-bench http`.
 //!
-//! Purpose: `Go peer -> namespace -> slices, round by round -> medians -> ratios`. Every slice has a server of its own on one half of
+//! Purpose: `Go competitor -> namespace -> slices, round by round -> medians -> ratios`. Every slice has a server of its own on one half of
 //! the cores and a generator on the other ([`mod@slice`]).
 //! Must not depend on: how HTTP is spoken.
 
@@ -81,7 +81,7 @@ impl Scenario for Http {
             scenarios: entries(plan),
             ..HttpRun::default()
         };
-        // Peers that do not raise it themselves would stop at the soft limit of descriptors.
+        // Competitors that do not raise it themselves would stop at the soft limit of descriptors.
         if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
         }
@@ -193,12 +193,12 @@ impl Scenario for Http {
     }
 }
 
-/// Builds the Go peer before anything is measured; without it Go is left out.
+/// Builds the Go competitor before anything is measured; without it Go is left out.
 fn prepare_go(plan: &mut Plan, live: &mut Live) {
     if !plan.slices.iter().any(|s| s.subject == Subject::Go) {
         return;
     }
-    live.say("building the Go peer");
+    live.say("building the Go competitor");
     let built = match &plan.programs.go {
         Some(go) => subject::build_go(go, &plan.bin_dir),
         None => Err("the Go tool is not here".into()),

@@ -55,7 +55,7 @@ pub struct Flags {
         value_enum,
         value_name = "NAMES",
         value_delimiter = ',',
-        default_value = "holdfast,floor,nginx,haproxy,go"
+        default_value = "holdfast,baseline,nginx,haproxy,go"
     )]
     subjects: Vec<Subject>,
 
@@ -78,8 +78,8 @@ pub struct Flags {
     pub slice: Duration,
 
     /// Leave out nginx, haproxy, Go and wrk [default: off]
-    #[arg(long)]
-    no_peers: bool,
+    #[arg(long, alias = "no-peers")]
+    no_competitors: bool,
 
     /// Have the servers listen on this port
     #[arg(long, value_name = "PORT", default_value_t = 900, value_parser = clap::value_parser!(u16).range(1..))]
@@ -161,8 +161,8 @@ impl Plan {
         check_figures(&flags)?;
         check_label(flags.run.name.as_deref())?;
         let scenarios = chosen(&flags.scenarios)?;
-        if flags.no_peers {
-            flags.subjects.retain(|s| !s.is_peer());
+        if flags.no_competitors {
+            flags.subjects.retain(|s| !s.is_competitor());
             flags.generators.retain(|g| *g != Generator::Wrk);
         }
         let mut notices = Vec::new();
@@ -170,7 +170,7 @@ impl Plan {
         let programs = Programs {
             server: program(flags.run.bin_dir.as_deref(), "holdfast-server").ok(),
             client: program(flags.run.bin_dir.as_deref(), "holdfast-client").ok(),
-            floor: Some(bin_dir.join("examples/floor")).filter(|p| is_program(p)),
+            baseline: Some(bin_dir.join("examples/baseline")).filter(|p| is_program(p)),
             nginx: find("nginx"),
             haproxy: find("haproxy"),
             go: find("go"),
@@ -294,11 +294,11 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>, SetupError> {
 
 /// Leaves out whose program is not here, and says so.
 fn leave_out_absent(flags: &mut Flags, programs: &Programs, notices: &mut Vec<String>) {
-    const FLOOR: &str = "cargo build --release -p holdfast-engine --example floor";
+    const BASELINE: &str = "cargo build --release -p holdfast-engine --example baseline";
     flags.subjects.retain(|subject| {
         let (is_here, next) = match subject {
             Subject::Holdfast => (true, ""),
-            Subject::Floor => (programs.floor.is_some(), FLOOR),
+            Subject::Baseline => (programs.baseline.is_some(), BASELINE),
             Subject::Nginx => (programs.nginx.is_some(), "apt-get install nginx-light"),
             Subject::Haproxy => (programs.haproxy.is_some(), "apt-get install haproxy"),
             Subject::Go => (programs.go.is_some(), "apt-get install golang-go"),
@@ -317,7 +317,7 @@ fn leave_out_absent(flags: &mut Flags, programs: &Programs, notices: &mut Vec<St
     }
     if programs.setpriv.is_none() || programs.unshare.is_none() {
         notices.push(
-            "setpriv or unshare is missing: peers may stay behind if this program is killed; next: apt-get install util-linux"
+            "setpriv or unshare is missing: competitors may stay behind if this program is killed; next: apt-get install util-linux"
                 .into(),
         );
     }
@@ -404,7 +404,7 @@ fn asked(flags: &Flags, scenarios: &[&Scenario]) -> HttpAsked {
 }
 
 fn versions(flags: &Flags, programs: &Programs) -> BTreeMap<String, Option<String>> {
-    if flags.no_peers {
+    if flags.no_competitors {
         return BTreeMap::new();
     }
     [

@@ -12,10 +12,10 @@ use holdfast_testbed::child::words;
 pub struct Programs {
     pub server: Option<PathBuf>,
     pub client: Option<PathBuf>,
-    pub floor: Option<PathBuf>,
+    pub baseline: Option<PathBuf>,
     pub nginx: Option<PathBuf>,
     pub haproxy: Option<PathBuf>,
-    /// The Go tool, which builds the Go peer.
+    /// The Go tool, which builds the Go competitor.
     pub go: Option<PathBuf>,
     pub wrk: Option<PathBuf>,
     pub setpriv: Option<PathBuf>,

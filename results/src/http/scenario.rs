@@ -101,7 +101,7 @@ pub const SCENARIOS: &[Scenario] = &[
 pub const REQUESTS_PER_USER_SECOND: f64 = 1.0 / 0.55;
 /// Connections of [`Kind::IdleMemory`] for a subject whose sockets count against the descriptor limit (20,000 where this
 /// was written).
-pub const IDLE_MEMORY_OF_PEERS: u64 = 10_000;
+pub const IDLE_MEMORY_OF_COMPETITORS: u64 = 10_000;
 
 impl Scenario {
     /// The scenario of this name.
@@ -114,7 +114,7 @@ impl Scenario {
     #[must_use]
     pub fn connections_of(&self, subject: Subject) -> u64 {
         if self.kind == Kind::IdleMemory && subject != Subject::Holdfast {
-            return IDLE_MEMORY_OF_PEERS;
+            return IDLE_MEMORY_OF_COMPETITORS;
         }
         self.connections + self.idle
     }
@@ -160,12 +160,13 @@ pub enum Subject {
     /// `holdfast-server http`.
     Holdfast,
     /// The engine's example that parses nothing: what any server of this kind pays at least.
-    Floor,
+    #[value(alias = "floor")]
+    Baseline,
     /// nginx.
     Nginx,
     /// haproxy.
     Haproxy,
-    /// Go's net/http, `peers/go/main.go`.
+    /// Go's net/http, `competitors/go/main.go`.
     Go,
 }
 
@@ -173,7 +174,7 @@ impl Subject {
     /// All of them.
     pub const ALL: &'static [Self] = &[
         Self::Holdfast,
-        Self::Floor,
+        Self::Baseline,
         Self::Nginx,
         Self::Haproxy,
         Self::Go,
@@ -184,7 +185,8 @@ impl Subject {
     pub fn name(self) -> &'static str {
         match self {
             Self::Holdfast => "holdfast",
-            Self::Floor => "floor",
+            // The name that records have had from the start.
+            Self::Baseline => "floor",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Go => "go",
@@ -193,7 +195,7 @@ impl Subject {
 
     /// Somebody else's program.
     #[must_use]
-    pub fn is_peer(self) -> bool {
+    pub fn is_competitor(self) -> bool {
         matches!(self, Self::Nginx | Self::Haproxy | Self::Go)
     }
 }
@@ -268,7 +270,7 @@ mod tests {
         assert_eq!(
             pairs(
                 "pipeline-16",
-                &[Subject::Holdfast, Subject::Floor],
+                &[Subject::Holdfast, Subject::Baseline],
                 &[Generator::Holdfast]
             ),
             ["holdfast/holdfast", "floor/holdfast"]

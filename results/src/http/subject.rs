@@ -18,9 +18,9 @@ use holdfast_telemetry::report_line::{Report, read_json};
 use holdfast_telemetry::wire::{self, HttpServerReport};
 use holdfast_testbed::child::words;
 
-const NGINX: &str = include_str!("../../peers/nginx.conf");
-const HAPROXY: &str = include_str!("../../peers/haproxy.cfg");
-const GO: &str = include_str!("../../peers/go/main.go");
+const NGINX: &str = include_str!("../../competitors/nginx.conf");
+const HAPROXY: &str = include_str!("../../competitors/haproxy.cfg");
+const GO: &str = include_str!("../../competitors/go/main.go");
 
 /// Connections a server is prepared for beyond those it gets: warm-up and measurement overlap while sockets close.
 const SPARE_CONNECTIONS: u64 = 1_000;
@@ -139,8 +139,8 @@ pub fn start(subject: Subject, plan: &Plan, wanted: &Wanted<'_>) -> Result<Start
             ready: Ready::Line,
             is_orderly: true,
         }),
-        Subject::Floor => {
-            let floor = programs.floor.as_deref().ok_or_else(missing)?;
+        Subject::Baseline => {
+            let baseline = programs.baseline.as_deref().ok_or_else(missing)?;
             let mode = if wanted.scenario.is_keep_alive {
                 "keepalive"
             } else {
@@ -153,7 +153,7 @@ pub fn start(subject: Subject, plan: &Plan, wanted: &Wanted<'_>) -> Result<Start
                     &wanted.scenario.pipeline.to_string(),
                 ]));
             }
-            let (program, args) = kill_with_parent(programs, Family::Alone, floor, args);
+            let (program, args) = kill_with_parent(programs, Family::Alone, baseline, args);
             Ok(Start {
                 program,
                 args,
@@ -201,16 +201,16 @@ fn foreign(programs: &Programs, program: &Path, args: Vec<String>) -> Start {
 }
 
 fn go_program(bin_dir: &Path) -> PathBuf {
-    bin_dir.join("peers/http-go")
+    bin_dir.join("competitors/http-go")
 }
 
-/// Builds the Go peer into `bin_dir`, unless it is there and of this source.
+/// Builds the Go competitor into `bin_dir`, unless it is there and of this source.
 ///
 /// # Errors
 /// The last line the Go tool said.
 pub fn build_go(go: &Path, bin_dir: &Path) -> Result<(), String> {
     let program = go_program(bin_dir);
-    let dir = bin_dir.join("peers");
+    let dir = bin_dir.join("competitors");
     let source = dir.join("http-go.go");
     let is_built = program.is_file() && std::fs::read_to_string(&source).is_ok_and(|s| s == GO);
     if is_built {

@@ -21,8 +21,8 @@ use holdfast_testbed::child::{Child, words};
 use holdfast_testbed::network::Network;
 use holdfast_testbed::network::layout::{BACKEND, BALANCER};
 
-const HAPROXY: &str = include_str!("../../peers/haproxy-proxy.cfg");
-const NGINX: &str = include_str!("../../peers/nginx-stream.conf");
+const HAPROXY: &str = include_str!("../../competitors/haproxy-proxy.cfg");
+const NGINX: &str = include_str!("../../competitors/nginx-stream.conf");
 /// Only in the lab: its /run is its own.
 const SOCKET: &str = "/run/haproxy.sock";
 /// One that does not listen by then will not.

@@ -97,7 +97,7 @@ pub fn next(what: BottleneckKind) -> &'static str {
     match what {
         BottleneckKind::Descriptors => "raise the limit: ulimit -Hn 1048576 as root",
         BottleneckKind::ProxyCapacity => {
-            "a larger maxconn in its configuration (results/peers/haproxy-proxy.cfg)"
+            "a larger maxconn in its configuration (results/competitors/haproxy-proxy.cfg)"
         }
         BottleneckKind::Ports => {
             "several addresses or servers behind the system: holdfast-bench proxy --target HOST:PORT"

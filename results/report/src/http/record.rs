@@ -204,7 +204,7 @@ pub struct Ratio {
     pub scenario: String,
     /// Generator of the server figures.
     pub generator: String,
-    /// Ours / the floor.
+    /// Ours / the baseline.
     pub ours_over_floor: Option<f64>,
     /// nginx / ours.
     pub nginx_over_ours: Option<f64>,

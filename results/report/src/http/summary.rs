@@ -105,7 +105,7 @@ fn ratios(ratios: &[Ratio]) -> Vec<Vec<String>> {
     let mut rows = vec![header(&[
         "scenario",
         "by",
-        "ours/floor",
+        "ours/baseline",
         "nginx/ours",
         "haproxy/ours",
         "go/ours",

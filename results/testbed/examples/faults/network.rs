@@ -247,7 +247,7 @@ pub fn half_open(stage: &Stage) {
     let (backend, main) = (stage.backend(), stage.clients().addresses[0]);
     stage.run(backend, &format!("ip route add 10.98.0.0/16 via {main}"));
     stage.set(backend, "net.ipv4.tcp_synack_retries", "1");
-    stage.set(backend, "net.ipv4.tcp_max_syn_backlog", "1024");
+    stage.set(backend, "net.core.somaxconn", "4096");
     let mut server = stage.server("--connections 5000 --interval 1s");
     let flood = |seed: u64| {
         let mut random = seed;

@@ -1,7 +1,7 @@
-//! The floor under an HTTP responder: one thread and one ring that receive and send a constant response, without looking at what
+//! The baseline of an HTTP responder: one thread and one ring that receive and send a constant response, without looking at what
 //! came. What it costs is the kernel's; what a real responder costs beyond it is its own.
 //!
-//! `floor --listen 127.0.0.1:PORT [--mode keepalive|close] [--pipeline N]`; prints `listening` when it does, ends on SIGTERM.
+//! `baseline --listen 127.0.0.1:PORT [--mode keepalive|close] [--pipeline N]`; prints `listening` when it does, ends on SIGTERM.
 //! `--pipeline N` answers each receive with N responses: the generator must send N requests in one write. In
 //! mode `close` the response and the end leave in one segment.
 //!
@@ -18,7 +18,7 @@ use holdfast_engine::{Config, SetupError, listen::listeners};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 const SLOTS: u32 = 16_384;
-struct Floor {
+struct Baseline {
     ring: KernelRing,
     listener: RawFd,
     free: Vec<u32>,
@@ -27,7 +27,7 @@ struct Floor {
     closes: bool,
 }
 
-impl Floor {
+impl Baseline {
     /// Takes what waits, and waits for more.
     fn accept(&mut self) -> Result<(), SetupError> {
         let listener = self.listener;
@@ -139,7 +139,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "close" => closes = true,
                 _ => return Err("--mode is keepalive or close".into()),
             },
-            _ => return Err(format!("{flag}: no such flag; see the head of floor.rs").into()),
+            _ => return Err(format!("{flag}: no such flag; see the head of baseline.rs").into()),
         }
     }
     let address = address.ok_or("--listen 127.0.0.1:PORT is wanted")?;
@@ -159,7 +159,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "HTTP/1.1 200 OK\r\nDate: Sun, 22 Nov 2026 18:00:00 GMT\r\nContent-Type: text/plain\r\n";
     let connection = if closes { "Connection: close\r\n" } else { "" };
     let answer = format!("{head}Content-Length: 2\r\n{connection}\r\nok").repeat(pipeline);
-    let mut floor = Floor {
+    let mut baseline = Baseline {
         ring: KernelRing::without_waker(&config, Instant::now())?,
         listener: listener.as_raw_fd(),
         free: (0..slots).rev().collect(),
@@ -168,11 +168,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         closes,
     };
     println!("listening");
-    floor.accept()?;
+    baseline.accept()?;
     loop {
-        floor.ring.enter(Some(Duration::MAX))?;
-        while let Some(completion) = floor.ring.reap() {
-            floor.complete(completion)?;
+        baseline.ring.enter(Some(Duration::MAX))?;
+        while let Some(completion) = baseline.ring.reap() {
+            baseline.complete(completion)?;
         }
     }
 }
