@@ -78,6 +78,8 @@ pub struct Spawn {
 /// What is due now, from [`Spawn::due`].
 #[derive(Debug, Clone, Copy)]
 pub struct Due {
+    /// This thread's first look at the load.
+    first_us: u64,
     rate_milli: u64,
     now_us: u64,
     since_us: u64,
@@ -154,6 +156,7 @@ impl Spawn {
         let (least, most) = (self.present.min(target), self.present.max(target));
         self.allowed = self.share_of(count).clamp(least, most);
         Due {
+            first_us,
             rate_milli,
             now_us,
             since_us,
@@ -202,6 +205,11 @@ impl Spawn {
 }
 
 impl Due {
+    /// When the thread of this share began, engine time.
+    pub fn started_us(&self) -> u64 {
+        self.first_us
+    }
+
     /// When the number of users has moved by `place`.
     fn at_us(&self, place: u64) -> u64 {
         if self.rate_milli == Load::MAX {

@@ -1,8 +1,9 @@
-//! Users without a connection that will want one again, and how long they pause after failures.
+//! Users that wait to connect again, and how long they pause after failures.
 //!
-//! A pause doubles with every failure in a row, less a random part, so that users who were lost together do not come back together.
-//! Invariants: memory is that of the users who wait, nothing for the others.
-//! Must not know: connections, what a user does.
+//! A pause doubles with every failure in a row, less a random part, so that users that lost their connections together do not come
+//! back together.
+//! Invariants: only waiting users take memory.
+//! Must not depend on: connections, what a user does.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -50,7 +51,7 @@ impl Backoff {
     }
 }
 
-/// Users by when they come back.
+/// Users that wait to connect, by due time.
 #[derive(Debug)]
 pub struct ReconnectQueue<T> {
     waiting: BinaryHeap<Reverse<Entry<T>>>,
@@ -91,12 +92,12 @@ impl<T> Default for ReconnectQueue<T> {
 }
 
 impl<T> ReconnectQueue<T> {
-    /// Puts a user in line until a time, engine time.
+    /// Adds a user that connects at `due_us`, engine time.
     pub fn push(&mut self, due_us: u64, user: T) {
         self.waiting.push(Reverse(Entry { due_us, user }));
     }
 
-    /// The first user whose time has come, with that time.
+    /// Removes the first user that is due by `now_us`. Returns its due time too.
     pub fn pop_due(&mut self, now_us: u64) -> Option<(u64, T)> {
         if self.next_us()? > now_us {
             return None;
@@ -105,19 +106,24 @@ impl<T> ReconnectQueue<T> {
         Some((entry.due_us, entry.user))
     }
 
-    /// When the first of them comes back.
+    /// The earliest due time.
     pub fn next_us(&self) -> Option<u64> {
         self.waiting.peek().map(|Reverse(entry)| entry.due_us)
     }
 
-    /// Sends the first of them home. False when there is none.
-    pub fn drop_first(&mut self) -> bool {
-        self.waiting.pop().is_some()
+    /// Removes the user that is due first.
+    pub fn pop_first(&mut self) -> Option<T> {
+        self.waiting.pop().map(|Reverse(entry)| entry.user)
     }
 
-    /// Sends all of them home.
-    pub fn clear(&mut self) {
-        self.waiting.clear();
+    /// Removes the users for which `keep` is false.
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        self.waiting.retain(|Reverse(entry)| keep(&entry.user));
+    }
+
+    /// Removes all users.
+    pub fn drain(&mut self) -> impl Iterator<Item = T> {
+        self.waiting.drain().map(|Reverse(entry)| entry.user)
     }
 }
 
@@ -126,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_due_first_comes_first_and_nobody_early() {
+    fn users_leave_in_due_order_and_never_early() {
         let mut line = ReconnectQueue::default();
         for (due_us, name) in [(30, 'c'), (10, 'a'), (20, 'b')] {
             line.push(due_us, name);

@@ -1,13 +1,57 @@
-//! What one thread's users count, as they count it and as the control plane reads it.
+//! What one thread's users count, and how the counts of all threads are merged.
 //!
-//! Invariants: every request begun is pending or in exactly one outcome; what is measured ended after the warm-up.
-//! Must not know: connections, other threads.
+//! Invariants: every request begun is pending or in exactly one outcome; only requests that end after the warm-up are measured.
+//! Must not depend on: connections, threads.
+
+use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
 use super::outcome::{OUTCOME_COUNT, Outcome};
 use super::response::{STATUS_COUNT, Verdict};
 use crate::aggregate::{add, drain_into, histogram, merge_spans};
+
+/// Bytes of an example that are kept.
+const EXAMPLE_BYTES_MAX: usize = 80;
+
+/// Reasons why responses were malformed. There are only as many as the parser knows.
+#[derive(Debug, Clone, Default)]
+pub struct Reasons(BTreeMap<&'static str, (u64, String)>);
+
+impl Reasons {
+    /// Counts `count` requests. `bytes` is what could not be parsed: its beginning is the example of a reason that is new.
+    pub fn record(&mut self, why: &'static str, count: u64, bytes: &[u8]) {
+        let (sum, _) = self.0.entry(why).or_insert_with(|| {
+            let start = &bytes[..bytes.len().min(EXAMPLE_BYTES_MAX)];
+            (0, start.escape_ascii().to_string())
+        });
+        *sum += count;
+    }
+
+    /// Adds the reasons of another thread.
+    pub fn merge(&mut self, other: &Reasons) {
+        for (why, (count, example)) in &other.0 {
+            let (sum, _) = self.0.entry(why).or_insert_with(|| (0, example.clone()));
+            *sum += count;
+        }
+    }
+
+    /// Requests by reason.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        self.0
+            .iter()
+            .map(|(why, (count, _))| ((*why).to_owned(), *count))
+            .collect()
+    }
+
+    /// The beginning of what could not be parsed, by reason; escaped.
+    pub fn examples(&self) -> BTreeMap<String, String> {
+        self.0
+            .iter()
+            .map(|(why, (_, example))| ((*why).to_owned(), example.clone()))
+            .collect()
+    }
+}
 
 /// Counts since the start; histograms of what was recorded since they were last handed over, microseconds.
 #[derive(Debug)]
@@ -23,6 +67,12 @@ pub struct Counters {
     pub measured_ok: u64,
     /// Measured requests that failed.
     pub measured_failed: u64,
+    /// Requests sent again on another connection.
+    pub retried: u64,
+    /// Connections on which bytes arrived while no request was outstanding.
+    pub unsolicited: u64,
+    /// Requests that ended as malformed, by reason.
+    pub malformed: Reasons,
     /// Turns of the schedule before their user was there.
     pub turns_skipped: u64,
     /// Turns of the schedule that were sent, or could not be.
@@ -67,6 +117,9 @@ impl Counters {
             responses: Box::new([0; STATUS_COUNT]),
             measured_ok: 0,
             measured_failed: 0,
+            retried: 0,
+            unsolicited: 0,
+            malformed: Reasons::default(),
             turns_skipped: 0,
             turns_taken: 0,
             backlog_now: 0,
@@ -126,6 +179,9 @@ impl Counters {
         counts.for_each(|(sum, part)| *sum += part);
         self.measured_ok += thread.measured_ok;
         self.measured_failed += thread.measured_failed;
+        self.retried += thread.retried;
+        self.unsolicited += thread.unsolicited;
+        self.malformed.merge(&thread.malformed);
         self.backlog_now += thread.backlog_now;
         self.backlog_max += thread.backlog_max;
         self.present += thread.present;
@@ -145,6 +201,9 @@ impl Counters {
         *into.responses = *self.responses;
         into.measured_ok = self.measured_ok;
         into.measured_failed = self.measured_failed;
+        into.retried = self.retried;
+        into.unsolicited = self.unsolicited;
+        into.malformed.clone_from(&self.malformed);
         into.backlog_now = self.backlog_now;
         into.backlog_max = self.backlog_max;
         into.present = self.present;

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use holdfast_engine::Engine;
-use holdfast_http1::Limits;
+use holdfast_http1::{HEADER_COUNT_CEILING, Limits};
 use holdfast_supervisor::run_command;
 use holdfast_supervisor::supervise::Supervisor;
 use holdfast_telemetry::console::{Console, EXIT_SHORT};
@@ -86,6 +86,16 @@ pub struct Flags {
     /// What each body must be, byte for byte [default: anything complete]
     #[arg(long, value_name = "TEXT")]
     expect_body: Option<String>,
+    /// Do not send a request again when the server closed the connection before any byte of its response. By default requests with an
+    /// idempotent method are, as RFC 9112 9.3.1 allows, if the connection answered before
+    #[arg(long)]
+    no_retry: bool,
+    /// Accept response heads up to this length, bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(256..=1_048_576))]
+    response_head_max: u32,
+    /// Accept up to this many header lines of a response
+    #[arg(long, value_name = "COUNT", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=HEADER_COUNT_CEILING as i64))]
+    response_headers_max: u16,
     /// How long an answer may take from the sending
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -176,7 +186,11 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         flags.no_keepalive,
         &mut console,
     )?;
-    let thread_count = ready.config.thread_count();
+    // A head that is not complete is kept by the engine.
+    let head_bytes_max = (flags.response_head_max as usize).max(16_384);
+    let engine_config = ready.config.to_builder();
+    let engine_config = engine_config.pending_bytes_max(head_bytes_max).build()?;
+    let thread_count = engine_config.thread_count();
     let base = HttpClientReport {
         schema: HTTP_CLIENT_SCHEMA.to_owned(),
         thread_count,
@@ -199,11 +213,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         histogram_log,
         ready: None,
     };
-    let EngineSetup {
-        config: engine_config,
-        plan,
-        load,
-    } = ready;
+    let EngineSetup { plan, load, .. } = ready;
     let handler = |share| {
         let (config, load) = (config.clone(), Arc::clone(&load));
         Users::new(config, load, share, thread_count, warm_up_us)
@@ -263,7 +273,11 @@ fn user_config(flags: &Flags, model: Model, timeout_us: u64) -> Result<UserConfi
         batch: request::render(&flags.target, &parts)?,
         expectations: Expectations {
             was_head: flags.method == "HEAD",
-            limits: Limits::default(),
+            limits: Limits {
+                head_bytes_max: flags.response_head_max as usize,
+                header_count_max: usize::from(flags.response_headers_max),
+                ..Limits::default()
+            },
             statuses: flags.expect_status,
             body: flags
                 .expect_body
@@ -271,6 +285,7 @@ fn user_config(flags: &Flags, model: Model, timeout_us: u64) -> Result<UserConfi
                 .map(|text| &*text.clone().into_bytes().leak()),
         },
         is_reconnecting: flags.no_keepalive,
+        is_retrying: !flags.no_retry && request::is_idempotent(&flags.method),
         timeout_us,
         request_limit: Arc::new(RequestLimit::new(flags.requests)),
     })

@@ -35,6 +35,9 @@ outcomes! {
     Reset = "reset",
     /// The server ended the connection before the response was complete.
     ClosedEarly = "closed_early",
+    /// The server closed an idle connection as the request was sent on it, before any byte of a response. Sent again, and not counted
+    /// here, unless the method is not idempotent or `--no-retry` was given.
+    ClosedIdle = "closed_idle",
     /// Nobody listened.
     Refused = "refused",
     /// Every source address and port was in use.

@@ -139,6 +139,10 @@ impl Reporter for HttpReporter {
                 .filter(|(_, n)| **n > 0)
                 .map(|(status, n)| (status.to_string(), *n))
                 .collect(),
+            retried: all.retried,
+            unsolicited: all.unsolicited,
+            malformed: all.malformed.counts(),
+            malformed_examples: all.malformed.examples(),
             backlog_now: all.backlog_now.min(left),
             backlog_max: all.backlog_max,
             measured_seconds: until_us.saturating_sub(self.warm_up_us) as f64 / 1e6,
@@ -206,10 +210,25 @@ impl Reporter for HttpReporter {
             &[
                 ("outcome", &report.outcomes),
                 ("response", &report.responses),
+                ("malformed", &report.malformed),
                 ("connecting failed", &report.failed),
                 ("anomalies", &report.anomalies),
             ],
         );
+        for (why, example) in &report.malformed_examples {
+            text += &format!("\nmalformed, an example: {why}: {example}");
+        }
+        for (what, count) in [
+            ("sent again on another connection", report.retried),
+            (
+                "bytes without a request outstanding, connections",
+                report.unsolicited,
+            ),
+        ] {
+            if count > 0 {
+                text += &format!("\n{what}: {}", grouped(count));
+            }
+        }
         if report.backlog_max > 0 {
             text += &format!(
                 "\nbacklog (due and not sent): {} at the end, at most {}",

@@ -65,6 +65,14 @@ pub fn parse_method(text: &str) -> Result<String, String> {
     Err("not a method; next: give one such as GET, HEAD or POST".to_owned())
 }
 
+/// True if sending a request twice means the same as sending it once (RFC 9110, 9.2.2).
+pub fn is_idempotent(method: &str) -> bool {
+    matches!(
+        method,
+        "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"
+    )
+}
+
 /// Parses `Name: value`.
 ///
 /// # Errors

@@ -1,19 +1,20 @@
-//! The user of an HTTP server: asks, awaits the answer, judges it, asks again when that is due.
+//! The user of an HTTP server: sends a request, judges the response, sends the next request when it is due.
 //!
 //! ```text
 //!   started ──► connecting ──► idle ──► awaiting ──► idle ...      keep-alive: one connection for all requests
 //!                  ▲  │ failed            │
-//!                  │  ▼                   │ ended, or to be ended after the response
-//!                in line ◄────────────────┘                        until the next request is due, or a pause is over
+//!                  │  ▼                   │ closed, or to be closed after the response
+//!                waiting ◄────────────────┘                        until the next request is due, or a pause is over
 //! ```
 //!
-//! Requests are sent in batches (`--pipeline`, else of one): all of a batch are due, sent and awaited together.
-//! The closed model asks again a wait after the answer; the open model when its [`Schedule`] says so, and what is due while an answer
-//! is awaited is sent right after it, one batch at a time.
-//! The timer is set lazily: it never moves to a later deadline, but looks again when it fires.
-//! Invariants: each request begun ends in exactly one [`Outcome`]; a connection that a user has left does nothing any more; memory of
-//! a user is its slot, or its position in line.
-//! Must not know: rings, threads, clocks, output.
+//! Requests are sent in batches (`--pipeline`, else of one): all requests of a batch are due, sent and awaited together.
+//! In the closed model the next batch is due a wait after the response; in the open model its [`Schedule`] says when, and a batch that
+//! became due while another one was outstanding is sent right after it.
+//! The timer is set lazily: it never moves to a later deadline, but is set again when it fires.
+//! Invariants: each request begun ends in exactly one [`Outcome`], also when it is sent again; bytes that arrive while no request is
+//! outstanding are no request's; a connection that a user has left changes nothing any more; the memory of a user is its slot, or its
+//! place in the reconnect queue.
+//! Must not depend on: rings, threads, clocks, output.
 
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ const BACKOFF: Backoff = Backoff {
 };
 
 /// How long a server that said it ends a connection may take to do so.
-const LEFT_US_MAX: u64 = 1_000_000;
+const DETACHED_US_MAX: u64 = 1_000_000;
 
 /// When users ask.
 #[derive(Debug, Clone, Copy)]
@@ -59,37 +60,43 @@ pub struct UserConfig {
     pub expectations: Expectations,
     /// A new connection for each batch.
     pub is_reconnecting: bool,
+    /// Send unanswered requests again on another connection: the method is idempotent, and `--no-retry` was not given.
+    pub is_retrying: bool,
     /// How long an answer may take from the sending, microseconds.
     pub timeout_us: u64,
     /// Requests there may be.
     pub request_limit: Arc<RequestLimit>,
 }
 
-/// The user's connection was left to end by itself.
-const LEFT: u8 = 1;
-/// A batch was answered on this connection.
+/// The user has left this connection, which closes by itself.
+const DETACHED: u8 = 1;
+/// A request was answered on this connection.
 const ANSWERED: u8 = 2;
-/// The timer is set, and not to later than anything that is to happen.
-const TIMED: u8 = 4;
-/// No attempt to connect of this user has ended yet.
-const FIRST: u8 = 8;
-/// There were to be fewer users: it ends when what it awaits has come.
-const LEAVING: u8 = 16;
+/// The timer is set, and fires no later than anything the user waits for.
+const TIMER_SET: u8 = 4;
+/// The user's first attempt to connect is under way.
+const FIRST_ATTEMPT: u8 = 8;
+/// The number of users went down: this one ends when its outstanding requests are answered.
+const RETIRING: u8 = 16;
+/// Bytes of the next response have arrived.
+const RESPONSE_STARTED: u8 = 32;
 
 /// 40 bytes a user: a slot of one cache line.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct User {
-    /// The batch under way or next: closed model when it is due, engine time; open model its turn.
+    /// The batch under way or next: closed model its due time, engine time; open model its turn.
     due: u64,
-    /// When the batch under way was sent. While connecting: when that was to begin.
+    /// When the batch under way was sent. While connecting: when the attempt was due.
     sent_us: u64,
     position: Position,
     progress: Progress,
-    /// Responses awaited.
+    /// Responses outstanding.
     awaited: u8,
     /// Connections in a row that ended without an answer.
     retries: u8,
     flags: u8,
+    /// Requests of an earlier connection to send again: begun and counted, not answered.
+    resend: u8,
 }
 
 const _: () = assert!(size_of::<User>() <= 40);
@@ -100,9 +107,9 @@ pub struct Users {
     spawn: Spawn,
     waiting: ReconnectQueue<User>,
     /// First attempts under way.
-    under_way: u64,
+    first_attempts: u64,
     random: Random,
-    mine: Counters,
+    counters: Counters,
 }
 
 impl Users {
@@ -118,9 +125,9 @@ impl Users {
             config,
             spawn: Spawn::new(load, share, share_count),
             waiting: ReconnectQueue::default(),
-            under_way: 0,
+            first_attempts: 0,
             random: Random::new(share),
-            mine: Counters::new(warm_up_us),
+            counters: Counters::new(warm_up_us),
         }
     }
 
@@ -135,7 +142,7 @@ impl Users {
 
     /// Sets when the user wants to ask next.
     #[inline]
-    fn want_next(&mut self, user: &mut User, now_us: u64) {
+    fn schedule_next(&mut self, user: &mut User, now_us: u64) {
         user.due = match &self.config.model {
             Model::Open(schedule) => user.due + schedule.users,
             Model::Closed(_, 0) => now_us,
@@ -147,52 +154,94 @@ impl Users {
         };
     }
 
-    /// Nothing is under way: sends the batch that is due, or waits until one is.
+    /// Nothing is outstanding: sends the batch that is due, or sets the timer to its due time.
     #[inline]
-    fn go_on(&mut self, conn: &mut Conn<'_, User>) {
+    fn send_or_wait(&mut self, conn: &mut Conn<'_, User>) {
         let now_us = conn.now_us();
         let due_us = self.due_us(conn.state);
         if due_us > now_us {
-            conn.state.flags |= TIMED;
+            conn.state.flags |= TIMER_SET;
             return conn.set_timer(due_us);
         }
-        let count = self.config.request_limit.take(self.config.batch.count());
+        let count = match std::mem::take(&mut conn.state.resend) {
+            0 => self.begin_batch(),
+            again => again,
+        };
         if count == 0 {
             return;
         }
         conn.send_static(self.config.batch.last(count));
-        self.mine.requests += u64::from(count);
-        self.mine.turns_taken += 1;
         let user = &mut *conn.state;
         user.sent_us = now_us;
         user.awaited = count;
         user.position = Position::Head;
-        if user.flags & TIMED == 0 {
-            user.flags |= TIMED;
+        if user.flags & TIMER_SET == 0 {
+            user.flags |= TIMER_SET;
             conn.set_timer(now_us + self.config.timeout_us);
         }
     }
 
-    /// All that is awaited has ended, other than by being answered.
-    fn fail_awaited(&mut self, user: &mut User, outcome: Outcome, now_us: u64) {
-        self.mine.failed(outcome, u64::from(user.awaited), now_us);
-        user.awaited = 0;
-        self.want_next(user, now_us);
-    }
-
-    /// The request that was to be next cannot be sent.
-    fn fail_unsent(&mut self, user: &mut User, outcome: Outcome, now_us: u64) {
+    /// Takes the requests of the next batch from the limit, and counts them. 0: the limit is reached.
+    #[inline]
+    fn begin_batch(&mut self) -> u8 {
         let count = self.config.request_limit.take(self.config.batch.count());
-        self.mine.requests += u64::from(count);
-        self.mine.turns_taken += 1;
-        user.awaited = count;
-        self.fail_awaited(user, outcome, now_us);
+        self.counters.requests += u64::from(count);
+        self.counters.turns_taken += u64::from(count > 0);
+        count
     }
 
-    /// Puts a user without a connection in line for another one.
-    fn come_again(&mut self, mut user: User, now_us: u64) {
-        if user.flags & LEAVING != 0 {
-            return;
+    /// All outstanding requests fail.
+    fn fail_awaited(&mut self, user: &mut User, outcome: Outcome, now_us: u64) {
+        self.counters
+            .failed(outcome, u64::from(user.awaited), now_us);
+        user.awaited = 0;
+        self.schedule_next(user, now_us);
+    }
+
+    /// What arrived is no response to the outstanding requests.
+    #[cold]
+    fn fail_malformed(&mut self, conn: &mut Conn<'_, User>, why: &'static str, bytes: &[u8]) {
+        let count = u64::from(conn.state.awaited);
+        self.counters.malformed.record(why, count, bytes);
+        self.fail_awaited(conn.state, Outcome::Malformed, conn.now_us());
+        conn.abort(CloseReason::LocallyClosed);
+    }
+
+    /// The connection ends with requests outstanding: they are sent again on another one where that is safe (RFC 9110, 9.2.2; RFC
+    /// 9112, 9.3.1 and 9.3.2), or fail.
+    fn on_unanswered(&mut self, user: &mut User, outcome: Outcome, now_us: u64) {
+        if user.flags & RESPONSE_STARTED != 0 {
+            // The server has acted on the first one.
+            self.counters.failed(outcome, 1, now_us);
+            user.awaited -= 1;
+            if user.awaited == 0 {
+                return self.schedule_next(user, now_us);
+            }
+        }
+        // A connection without a single answer would be tried for ever.
+        if self.config.is_retrying && user.flags & ANSWERED != 0 {
+            self.counters.retried += u64::from(user.awaited);
+            user.resend = std::mem::take(&mut user.awaited);
+        } else {
+            self.fail_awaited(user, outcome, now_us);
+        }
+    }
+
+    /// The class of outstanding requests whose connection closed.
+    fn close_outcome(&self, user: &User, reason: CloseReason) -> Outcome {
+        let is_race = matches!(reason, CloseReason::PeerClosed | CloseReason::Reset)
+            && user.flags & (ANSWERED | RESPONSE_STARTED) == ANSWERED
+            && user.awaited == self.config.batch.count();
+        match is_race {
+            true => Outcome::ClosedIdle,
+            false => Outcome::from_close(reason),
+        }
+    }
+
+    /// Queues a user without a connection for another one.
+    fn reconnect(&mut self, mut user: User, now_us: u64) {
+        if user.flags & RETIRING != 0 {
+            return self.counters.stopped(u64::from(user.resend));
         }
         let mut dial_us = now_us;
         if user.flags & ANSWERED != 0 {
@@ -202,43 +251,55 @@ impl Users {
             user.retries = user.retries.saturating_add(1);
         }
         let dial_us = dial_us.max(self.due_us(&user));
-        if let Model::Closed(..) = self.config.model {
-            // A pause is the user's own: what it wants to ask is due when it is over.
+        if let (Model::Closed(..), 0) = (self.config.model, user.resend) {
+            // The pause is the client's: the next request is due at its end.
             user.due = dial_us;
         }
         let again = User {
             due: user.due,
             retries: user.retries,
+            resend: user.resend,
             ..User::default()
         };
         self.waiting.push(dial_us, again);
     }
 
-    /// There are to be fewer users, and this one goes: it awaits nothing.
-    fn end(conn: &mut Conn<'_, User>) {
-        conn.state.flags |= LEFT;
+    /// Ends a user with nothing outstanding: the number of users went down.
+    fn retire(conn: &mut Conn<'_, User>) {
+        conn.state.flags |= DETACHED;
         conn.close();
     }
 
-    /// The last answer of a batch has come, and nothing behind it.
+    /// The last response of a batch is complete, and nothing came behind it.
     #[inline]
-    fn on_answered(&mut self, conn: &mut Conn<'_, User>, is_last: bool) {
-        conn.state.flags |= ANSWERED;
-        if conn.state.flags & LEAVING != 0 {
-            return Self::end(conn);
+    fn on_batch_answered(&mut self, conn: &mut Conn<'_, User>, is_last: bool) {
+        if conn.state.flags & RETIRING != 0 {
+            return Self::retire(conn);
         }
-        self.want_next(conn.state, conn.now_us());
+        self.schedule_next(conn.state, conn.now_us());
         if is_last || self.config.is_reconnecting {
-            self.come_again(*conn.state, conn.now_us());
-            conn.state.flags |= LEFT;
+            self.reconnect(*conn.state, conn.now_us());
+            conn.state.flags |= DETACHED;
             if is_last {
-                // The server said it ends the connection, and so keeps its addresses busy for a while (TIME_WAIT), not ours.
-                conn.set_timer(conn.now_us() + LEFT_US_MAX);
+                // The server announced the close: TIME_WAIT then stays on its side, not on ours.
+                conn.set_timer(conn.now_us() + DETACHED_US_MAX);
             } else {
                 conn.abort(CloseReason::LocallyClosed);
             }
         } else {
-            self.go_on(conn);
+            self.send_or_wait(conn);
+        }
+    }
+
+    /// Connects the waiting users whose time has come.
+    fn dial_waiting(&mut self, dial: &mut Dial<'_, User>) {
+        while dial.room() > 0
+            && let Some((dial_us, user)) = self.waiting.pop_due(dial.now_us())
+        {
+            dial.connect(User {
+                sent_us: dial_us,
+                ..user
+            });
         }
     }
 
@@ -250,7 +311,7 @@ impl Users {
         let (rounds, more) = schedule.rounds(by_us);
         let started = self.spawn.present();
         let due = rounds * started + self.spawn.share_of(more).min(started);
-        let gone = self.mine.turns_skipped + self.mine.turns_taken;
+        let gone = self.counters.turns_skipped + self.counters.turns_taken;
         due.saturating_sub(gone) * schedule.batch
     }
 }
@@ -262,53 +323,52 @@ impl Handler for Users {
     fn on_turn(&mut self, dial: &mut Dial<'_, User>) -> Option<u64> {
         let now_us = dial.now_us();
         if dial.is_stopping() {
-            self.mine.stopped_us.get_or_insert(now_us);
-            self.waiting.clear();
+            self.counters.stopped_us.get_or_insert(now_us);
+            let unanswered = self.waiting.drain().map(|user| u64::from(user.resend));
+            self.counters.stopped(unanswered.sum());
             return None;
         }
         if self.config.request_limit.is_exhausted() {
-            self.waiting.clear();
-            return None;
+            // Only requests that are begun are still sent.
+            self.waiting.retain(|user| user.resend > 0);
+            self.dial_waiting(dial);
+            return self.waiting.next_us();
         }
         if let Model::Open(schedule) = self.config.model {
             let backlog = self.backlog(&schedule, now_us);
-            self.mine.backlog_now = backlog;
-            self.mine.backlog_max = self.mine.backlog_max.max(backlog);
+            self.counters.backlog_now = backlog;
+            self.counters.backlog_max = self.counters.backlog_max.max(backlog);
         }
         let due = self.spawn.due(now_us);
         // Of fewer users, those go first who have no connection, then the newest.
-        while self.spawn.excess() > 0 && self.waiting.drop_first() {
+        while self.spawn.excess() > 0
+            && let Some(user) = self.waiting.pop_first()
+        {
+            self.counters.stopped(u64::from(user.resend));
             self.spawn.leave();
         }
         dial.close_newest(self.spawn.excess());
-        while dial.room() > 0 {
-            let Some((dial_us, user)) = self.waiting.pop_due(now_us) else {
-                break;
-            };
-            dial.connect(User {
-                sent_us: dial_us,
-                ..user
-            });
-        }
+        self.dial_waiting(dial);
         while dial.room() > 0 {
             let number = self.spawn.next_number();
             let Some(intended_us) = self.spawn.start_next(&due) else {
                 break;
             };
-            self.mine.ramp_us.get_or_insert((now_us, now_us));
-            self.under_way += 1;
+            self.counters.ramp_us.get_or_insert((now_us, now_us));
+            self.first_attempts += 1;
             let first = match self.config.model {
                 Model::Closed(..) => intended_us,
                 Model::Open(schedule) => {
-                    let turn = schedule.first_turn(number, intended_us);
-                    self.mine.turns_skipped += turn / schedule.users;
+                    // The schedule starts with the load, not with the engine: the first turns are nobody's else.
+                    let turn = schedule.first_turn(number, intended_us - due.started_us());
+                    self.counters.turns_skipped += turn / schedule.users;
                     turn
                 }
             };
             dial.connect(User {
                 due: first,
                 sent_us: intended_us,
-                flags: FIRST,
+                flags: FIRST_ATTEMPT,
                 ..User::default()
             });
         }
@@ -318,126 +378,137 @@ impl Handler for Users {
 
     fn on_open(&mut self, conn: &mut Conn<'_, User>) {
         let now_us = conn.now_us();
-        if conn.state.flags & FIRST != 0 {
-            self.under_way -= 1;
-            if let Some((_, last_us)) = &mut self.mine.ramp_us {
+        if conn.state.flags & FIRST_ATTEMPT != 0 {
+            self.first_attempts -= 1;
+            if let Some((_, last_us)) = &mut self.counters.ramp_us {
                 *last_us = now_us;
             }
         }
         conn.state.flags = 0;
         let took_us = now_us.saturating_sub(conn.state.sent_us);
-        self.mine.connect_us.saturating_record(took_us);
-        if self.spawn.excess() > 0 && self.mine.stopped_us.is_none() {
+        self.counters.connect_us.saturating_record(took_us);
+        if self.spawn.excess() > 0 && self.counters.stopped_us.is_none() {
             self.spawn.leave();
-            return Self::end(conn);
+            self.counters.stopped(u64::from(conn.state.resend));
+            return Self::retire(conn);
         }
-        if self.mine.stopped_us.is_none() {
-            self.go_on(conn);
+        if self.counters.stopped_us.is_none() {
+            self.send_or_wait(conn);
         }
     }
 
     fn on_open_failed(&mut self, state: &User, failure: OpenFailure, now_us: u64) {
         let mut user = *state;
-        if user.flags & FIRST != 0 {
-            self.under_way -= 1;
+        if user.flags & FIRST_ATTEMPT != 0 {
+            self.first_attempts -= 1;
             user.flags = 0;
         }
-        if failure == OpenFailure::Cancelled || self.mine.stopped_us.is_some() {
-            return;
+        if failure == OpenFailure::Cancelled || self.counters.stopped_us.is_some() {
+            return self.counters.stopped(u64::from(user.resend));
         }
-        // In the open model the connection is made ahead of the request, which is lost only if it is due.
-        if self.due_us(&user) <= now_us {
-            self.fail_unsent(&mut user, Outcome::from_open(failure), now_us);
+        // In the open model the connection is made ahead of the request, which fails only if it is due.
+        if user.resend > 0 || self.due_us(&user) <= now_us {
+            user.awaited = match std::mem::take(&mut user.resend) {
+                0 => self.begin_batch(),
+                again => again,
+            };
+            self.fail_awaited(&mut user, Outcome::from_open(failure), now_us);
         }
         if self.spawn.excess() > 0 {
             return self.spawn.leave();
         }
-        self.come_again(user, now_us);
+        self.reconnect(user, now_us);
     }
 
     fn on_stop(&mut self, conn: &mut Conn<'_, User>) {
-        if self.mine.stopped_us.is_some() {
+        if self.counters.stopped_us.is_some() {
             return conn.close();
         }
-        if conn.state.flags & (LEFT | LEAVING) != 0 {
+        if conn.state.flags & (DETACHED | RETIRING) != 0 {
             return;
         }
         self.spawn.leave();
         if conn.state.awaited == 0 {
-            return Self::end(conn);
+            return Self::retire(conn);
         }
-        conn.state.flags |= LEAVING;
+        conn.state.flags |= RETIRING;
     }
 
     fn on_bytes(&mut self, conn: &mut Conn<'_, User>, bytes: &[u8]) -> usize {
-        if conn.state.flags & LEFT != 0 || self.mine.stopped_us.is_some() {
+        if conn.state.flags & DETACHED != 0 || self.counters.stopped_us.is_some() {
             return bytes.len();
         }
         let now_us = conn.now_us();
         if conn.state.awaited == 0 {
-            // Nobody asked. What is to be asked next could not be told from it.
-            self.fail_unsent(conn.state, Outcome::Malformed, now_us);
+            // No request is outstanding, so this answers none (RFC 9110, 15.5.9: a server may send 408 on an idle connection). What
+            // would follow on this connection could not be told from it.
+            self.counters.unsolicited += 1;
             conn.abort(CloseReason::LocallyClosed);
             return bytes.len();
         }
         let mut at = 0;
         loop {
             let user = &mut *conn.state;
-            let found = response::read(
+            let parsed = response::read(
                 &mut user.position,
                 &mut user.progress,
                 &bytes[at..],
                 &self.config.expectations,
-                &mut self.mine.responses,
+                &mut self.counters.responses,
             );
-            let (used, verdict, is_last) = match found {
-                Ok(Parsed::Partial(used)) => return at + used,
+            let (used, verdict, is_last) = match parsed {
+                Ok(Parsed::Partial(used)) => {
+                    if at < bytes.len() {
+                        user.flags |= RESPONSE_STARTED;
+                    }
+                    return at + used;
+                }
                 Ok(Parsed::Complete {
                     used,
                     verdict,
                     is_last,
                 }) => (used, verdict, is_last),
-                Err(_) => break,
+                Err(malformed) => {
+                    self.fail_malformed(conn, malformed.0, &bytes[at..]);
+                    return bytes.len();
+                }
             };
             at += used;
             if user.awaited == 1 && at < bytes.len() {
-                // More than was asked for.
-                break;
+                self.fail_malformed(conn, "more bytes than the response has", &bytes[at..]);
+                return bytes.len();
             }
             user.awaited -= 1;
+            user.flags = user.flags & !RESPONSE_STARTED | ANSWERED;
             let (user, due_us) = (*conn.state, self.due_us(conn.state));
-            self.mine.answered(verdict, due_us, user.sent_us, now_us);
+            self.counters
+                .answered(verdict, due_us, user.sent_us, now_us);
             if user.awaited == 0 {
-                self.on_answered(conn, is_last);
+                self.on_batch_answered(conn, is_last);
                 return at;
             }
             if is_last {
-                // Those sent behind it will not be answered.
-                conn.state.flags |= ANSWERED;
-                self.fail_awaited(conn.state, Outcome::ClosedEarly, now_us);
+                self.on_unanswered(conn.state, Outcome::ClosedEarly, now_us);
                 conn.abort(CloseReason::LocallyClosed);
                 return bytes.len();
             }
         }
-        self.fail_awaited(conn.state, Outcome::Malformed, now_us);
-        conn.abort(CloseReason::LocallyClosed);
-        bytes.len()
     }
 
     fn on_timer(&mut self, conn: &mut Conn<'_, User>) {
-        conn.state.flags &= !TIMED;
-        if conn.state.flags & LEFT != 0 {
+        conn.state.flags &= !TIMER_SET;
+        if conn.state.flags & DETACHED != 0 {
             return conn.abort(CloseReason::LocallyClosed);
         }
-        if self.mine.stopped_us.is_some() {
+        if self.counters.stopped_us.is_some() {
             return;
         }
         if conn.state.awaited == 0 {
-            return self.go_on(conn);
+            return self.send_or_wait(conn);
         }
         let deadline_us = conn.state.sent_us + self.config.timeout_us;
         if deadline_us > conn.now_us() {
-            conn.state.flags |= TIMED;
+            conn.state.flags |= TIMER_SET;
             return conn.set_timer(deadline_us);
         }
         self.fail_awaited(conn.state, Outcome::TimedOut, conn.now_us());
@@ -446,11 +517,12 @@ impl Handler for Users {
 
     fn on_close(&mut self, state: &User, reason: CloseReason, now_us: u64) {
         let mut user = *state;
-        if user.flags & LEFT != 0 {
+        if user.flags & DETACHED != 0 {
             return;
         }
-        if self.mine.stopped_us.is_some() || reason == CloseReason::Aborted {
-            return self.mine.stopped(u64::from(user.awaited));
+        if self.counters.stopped_us.is_some() || reason == CloseReason::Aborted {
+            let unanswered = u64::from(user.awaited) + u64::from(user.resend);
+            return self.counters.stopped(unanswered);
         }
         if user.awaited > 0
             && reason == CloseReason::PeerClosed
@@ -458,23 +530,31 @@ impl Handler for Users {
                 response::end(user.position, user.progress, &self.config.expectations)
         {
             user.awaited -= 1;
-            user.flags |= ANSWERED;
+            user.flags = user.flags & !RESPONSE_STARTED | ANSWERED;
             let due_us = self.due_us(&user);
-            self.mine.answered(verdict, due_us, user.sent_us, now_us);
+            self.counters
+                .answered(verdict, due_us, user.sent_us, now_us);
             if user.awaited == 0 {
-                self.want_next(&mut user, now_us);
+                self.schedule_next(&mut user, now_us);
             }
         }
         if user.awaited > 0 {
-            self.fail_awaited(&mut user, Outcome::from_close(reason), now_us);
+            if reason == CloseReason::BufferLimit {
+                let why = "a head longer than the client keeps";
+                self.counters
+                    .malformed
+                    .record(why, u64::from(user.awaited), b"");
+            }
+            let outcome = self.close_outcome(&user, reason);
+            self.on_unanswered(&mut user, outcome, now_us);
         }
-        self.come_again(user, now_us);
+        self.reconnect(user, now_us);
     }
 
     fn report(&mut self, report: &mut Counters) {
-        self.mine.present = self.spawn.present();
-        self.mine.is_ramped = self.spawn.is_settled() && self.under_way == 0;
-        self.mine.publish(report);
+        self.counters.present = self.spawn.present();
+        self.counters.is_ramped = self.spawn.is_settled() && self.first_attempts == 0;
+        self.counters.publish(report);
     }
 }
 

@@ -98,6 +98,7 @@ pub fn start(
                 title,
                 load: Arc::clone(&load),
                 interval_us: config.interval_us,
+                lateness_limit_us: 0,
             };
             let view = LongconnReporter::new(asked, thread_count, 0, true);
             let make = move |share, load| LongconnUsers::new(config, load, share, thread_count);

@@ -143,12 +143,12 @@ impl Options {
         let send = self.text("longconn_send")?;
         let first_us = self.time_us("longconn_reconnect_pause", "500ms", false)?;
         let config = LongconnConfig {
-            expect: message("--longconn-expect", expect)?,
+            expect: message("--longconn-expect", &expect)?,
             interval_us: self.time_us("longconn_every", "0s", true)?,
             send: match send {
                 None => None,
                 Some(text) => Some((
-                    message("--longconn-send", text)?,
+                    message("--longconn-send", &text)?,
                     self.time_us("longconn_send_every", "30s", false)?,
                 )),
             },
@@ -205,6 +205,7 @@ impl Options {
                 body: expected.map(|text| &*text.into_bytes().leak()),
             },
             is_reconnecting: !keepalive,
+            is_retrying: request::is_idempotent(&method),
             timeout_us: self.time_us("http_timeout", "30s", false)?,
             request_limit: Arc::new(RequestLimit::new(None)),
         };

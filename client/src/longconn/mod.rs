@@ -1,7 +1,7 @@
-//! `holdfast-client longconn`: its flags, its figures, its verdict.
+//! `holdfast-client longconn`: its flags, its report, its verdict.
 //!
-//! Invariants: the exit code is 0 only if no user failed and none was lost.
-//! Must not know: rings, slots.
+//! Invariants: the exit code is 0 only if no user failed, none was lost and lateness kept its limit.
+//! Must not depend on: rings, slots.
 
 pub mod user;
 
@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use hdrhistogram::Histogram;
 use holdfast_engine::Engine;
+use holdfast_supervisor::flags::unescape;
 use holdfast_supervisor::histogram_log::Intervals;
 use holdfast_supervisor::run_command;
 use holdfast_supervisor::supervise::{Reporter, Supervisor, merge_threads};
@@ -31,7 +32,7 @@ use crate::launch::{
 use crate::load::Load;
 use crate::reconnect::Backoff;
 use crate::target;
-use user::{Ended, UserConfig, UserReport, Users};
+use user::{Closed, Ended, UserConfig, UserReport, Users};
 
 /// What longconn wants of the engine. Memory of ours for a connection: its slot and its share of rings and histograms.
 pub(crate) const SPEC: ClientSpec = ClientSpec {
@@ -42,31 +43,39 @@ pub(crate) const SPEC: ClientSpec = ClientSpec {
     connections_per_user: 1,
 };
 
+/// Longest message, bytes.
+const MESSAGE_BYTES_MAX: usize = 16_384;
+
 /// First line of the histogram log.
-const LOG_COMMENT: &str = "holdfast-client longconn; microseconds; tags: connect, lateness";
+const LOG_COMMENT: &str =
+    "holdfast-client longconn; microseconds; tags: connect, lateness, response";
 
 /// Flags of `holdfast-client longconn`.
 #[derive(Args)]
 pub struct Flags {
-    /// Server to connect to; repeat or separate by commas: users go round all of them
+    /// Connect to this server; repeat or separate by commas: users rotate over all of them
     #[arg(long, value_name = "HOST:PORT", required = true, value_delimiter = ',')]
     target: Vec<String>,
-    /// What each message must be; empty accepts anything
+    /// Expect exactly this as each message; empty accepts anything. Escapes: \r \n \t \0 \\ \xHH
     #[arg(long, value_name = "TEXT", default_value = "ok")]
     expect: String,
-    /// The interval messages are expected at, to time them and to count missed ones; 0s expects none
+    /// Expect messages at this interval: time them and count missed ones; 0s expects none
     #[arg(long, alias = "every", value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     interval: Duration,
-    /// Send this upward
+    /// Fall short (exit 1) when the 99.9th percentile of lateness is above this [default: the interval]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    lateness_max: Option<Duration>,
+    /// Send this message, with the escapes of --expect [default: nothing]. Without --interval, the next message is taken for the
+    /// response and timed
     #[arg(long, value_name = "TEXT", requires = "send_interval")]
     send: Option<String>,
-    /// How often each user sends
+    /// Send at this interval
     #[arg(long, alias = "send-every", value_name = "TIME", requires = "send", value_parser = humantime::parse_duration)]
     send_interval: Option<Duration>,
     /// Connect again after a failure or a loss
     #[arg(long)]
     reconnect: bool,
-    /// Pause before the first reconnect; it doubles up to a minute, less a random part
+    /// Pause this long before the first reconnect; doubles up to a minute, less a random part
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = humantime::parse_duration)]
     reconnect_pause: Duration,
     #[command(flatten)]
@@ -80,18 +89,19 @@ pub fn main(flags: Flags) -> ExitCode {
     run_command(|| run(flags))
 }
 
-/// A message that is sent or expected to the end of the program.
+/// Decodes a message that is sent or expected until the end of the process.
 ///
 /// # Errors
 /// One line naming the flag.
-pub(crate) fn message(name: &str, text: String) -> Result<&'static [u8], anyhow::Error> {
-    if text.len() > 16_384 {
+pub(crate) fn message(flag: &str, text: &str) -> Result<&'static [u8], anyhow::Error> {
+    let bytes = unescape(flag, text)?;
+    if bytes.len() > MESSAGE_BYTES_MAX {
         anyhow::bail!(
-            "{name} of {} bytes is too long; next: give at most 16,384 bytes",
-            text.len()
+            "{flag} of {} bytes is too long; next: give at most {MESSAGE_BYTES_MAX} bytes",
+            bytes.len()
         );
     }
-    Ok(Box::leak(text.into_bytes().into_boxed_slice()))
+    Ok(bytes.leak())
 }
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
@@ -99,10 +109,10 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     launch.engine.tie_to_parent()?;
     let users_config = UserConfig {
         interval_us: check_duration("--interval", flags.interval, true)?,
-        expect: message("--expect", flags.expect)?,
+        expect: message("--expect", &flags.expect)?,
         send: match (flags.send, flags.send_interval) {
             (Some(text), Some(every)) => Some((
-                message("--send", text)?,
+                message("--send", &text)?,
                 check_duration("--send-interval", every, false)?,
             )),
             _ => None,
@@ -116,6 +126,13 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         } else {
             None
         },
+    };
+    let lateness_limit_us = match flags.lateness_max {
+        Some(_) if flags.interval.is_zero() => anyhow::bail!(
+            "--lateness-max judges messages that are due at an interval; next: give --interval too"
+        ),
+        Some(limit) => check_duration("--lateness-max", limit, false)?,
+        None => users_config.interval_us,
     };
     let kinds = LabelValues {
         ends: Ended::ALL.iter().map(|(_, name)| *name).collect(),
@@ -131,6 +148,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         title: format!("client longconn {}", flags.target.join(",")),
         load: Arc::clone(&ready.load),
         interval_us: users_config.interval_us,
+        lateness_limit_us,
     };
     let users = flags.quantity.users;
     let mut reporter = LongconnReporter::new(params, thread_count, users, flags.reconnect);
@@ -151,7 +169,8 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let fell_short = last.failed.values().sum::<u64>()
         + lost
         + (last.users_asked - last.opened.min(last.users_asked));
-    Ok(if fell_short == 0 {
+    let is_late = lateness_limit_us > 0 && last.lateness_us.p999 > lateness_limit_us;
+    Ok(if fell_short == 0 && !is_late {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(EXIT_SHORT)
@@ -166,6 +185,8 @@ pub(crate) struct RunParams {
     pub load: Arc<Load>,
     /// The interval messages are expected at, microseconds; 0 expects none.
     pub interval_us: u64,
+    /// Largest 99.9th percentile of lateness of a run that did not fall short, microseconds; 0: lateness is not judged.
+    pub lateness_limit_us: u64,
 }
 
 /// What the control plane has gathered.
@@ -176,6 +197,7 @@ pub(crate) struct LongconnReporter {
     comes_again: bool,
     connect_us: Histogram<u64>,
     lateness_us: Histogram<u64>,
+    response_us: Histogram<u64>,
 }
 
 impl LongconnReporter {
@@ -192,6 +214,7 @@ impl LongconnReporter {
             comes_again,
             connect_us: histogram(),
             lateness_us: histogram(),
+            response_us: histogram(),
         }
     }
 }
@@ -206,9 +229,10 @@ impl Reporter for LongconnReporter {
             ..UserReport::default()
         };
         let stats = merge_threads(engine, |thread| {
-            for (sum, part) in all.ended.iter_mut().zip(thread.ended) {
-                *sum += part;
-            }
+            let ended = all.ended.iter_mut().zip(thread.ended);
+            ended.for_each(|(sum, part)| *sum += part);
+            let closed = all.closed.iter_mut().zip(thread.closed);
+            closed.for_each(|(sum, part)| *sum += part);
             all.received += thread.received;
             all.wrong += thread.wrong;
             all.missed += thread.missed;
@@ -218,9 +242,11 @@ impl Reporter for LongconnReporter {
             all.ramp_us = merge_spans(all.ramp_us, thread.ramp_us);
             drain_into(&mut thread.connect_us, &mut all.connect_us);
             drain_into(&mut thread.lateness_us, &mut all.lateness_us);
+            drain_into(&mut thread.response_us, &mut all.response_us);
         });
         add(&mut self.connect_us, &all.connect_us);
         add(&mut self.lateness_us, &all.lateness_us);
+        add(&mut self.response_us, &all.response_us);
         let ended = Ended::ALL.map(|(ended, name)| (name, all.ended[ended as usize]));
         let report = ClientReport {
             is_final,
@@ -233,6 +259,7 @@ impl Reporter for LongconnReporter {
             connecting_now: stats.connecting_now,
             users_now: all.present,
             ended: named(ended),
+            closed: named(Closed::ALL.map(|(closed, name)| (name, all.closed[closed as usize]))),
             ramp_done: all.is_ramped,
             ramp_seconds: ramp_seconds(all.ramp_us),
             messages_received: all.received,
@@ -242,10 +269,16 @@ impl Reporter for LongconnReporter {
             bytes_received: stats.bytes_received,
             connect_us: latency(&self.connect_us),
             lateness_us: latency(&self.lateness_us),
+            lateness_limit_us: self.params.lateness_limit_us,
+            response_us: latency(&self.response_us),
             anomalies: counts_by_name(stats.anomalies()),
             ..self.base.clone()
         };
-        let intervals = vec![("connect", all.connect_us), ("lateness", all.lateness_us)];
+        let intervals = vec![
+            ("connect", all.connect_us),
+            ("lateness", all.lateness_us),
+            ("response", all.response_us),
+        ];
         (report, intervals)
     }
 
@@ -291,6 +324,7 @@ fn summary(report: &ClientReport) -> String {
         &[
             ("failed", &report.failed),
             ("ended", &report.ended),
+            ("closed at the end", &report.closed),
             ("anomalies", &report.anomalies),
         ],
     );
@@ -306,7 +340,16 @@ fn summary(report: &ClientReport) -> String {
         &[
             ("connect", report.connect_us),
             ("lateness", report.lateness_us),
+            ("response", report.response_us),
         ],
     );
+    if report.lateness_us.count > 0 && report.lateness_limit_us > 0 {
+        let is_kept = report.lateness_us.p999 <= report.lateness_limit_us;
+        text += &format!(
+            "\nlateness limit: p99.9 {} us, {}",
+            grouped(report.lateness_limit_us),
+            if is_kept { "kept" } else { "exceeded" }
+        );
+    }
     text
 }

@@ -1,10 +1,14 @@
-//! The user of a long connection: connects once, then receives, checks and times what the server pushes.
+//! The user of a long connection: connects once, then receives, checks and times what the server sends.
 //!
-//! Lateness is measured on the grid the server promised: messages of one user are an interval apart, so the earliest one seen fixes
-//! when all the others are due. The first one is due one interval after the opening at the latest.
+//! Messages of one user are an interval apart, so the earliest one seen fixes when all others are due; the first one is due one
+//! interval after the opening at the latest. A message is late by the time since it was due, and missed once another interval has
+//! passed, even if it arrives later.
+//! How a connection was held ([`Ended`]) and how it was closed ([`UserReport::closed`]) are two things: a server that never answers our
+//! close, or answers it with a reset, has held it all the same.
+//! Where users send and no interval is expected, the next message answers what was sent: that is the response time.
 //! Invariants: each attempt ends in exactly one class, each opened connection in exactly one [`Ended`]; memory of a user is its slot,
-//! but for those that wait to reconnect.
-//! Must not know: rings, threads, clocks, output.
+//! except for users that wait to reconnect.
+//! Must not depend on: rings, threads, clocks, output.
 
 use std::sync::Arc;
 
@@ -51,15 +55,19 @@ pub enum Ended {
     TimedOut,
     /// We ended it before the end of the run.
     ClosedByUs,
-    /// The server did not answer our end in time.
+    /// We closed it before the end of the run, and the server did not answer in time.
     Cut,
+    /// The server accepted no more data.
+    Stalled,
+    /// The network said that the server cannot be reached.
+    Unreachable,
     /// Any other error.
     Other,
 }
 
 impl Ended {
     /// Every class with its name in reports.
-    pub const ALL: [(Ended, &'static str); 10] = [
+    pub const ALL: [(Ended, &'static str); 12] = [
         (Ended::Held, "held"),
         (Ended::Stopped, "stopped"),
         (Ended::WrongData, "wrong_data"),
@@ -69,7 +77,29 @@ impl Ended {
         (Ended::TimedOut, "timed_out"),
         (Ended::ClosedByUs, "closed_by_us"),
         (Ended::Cut, "cut"),
+        (Ended::Stalled, "stalled"),
+        (Ended::Unreachable, "unreachable"),
         (Ended::Other, "other"),
+    ];
+}
+
+/// How a connection that we closed at the end was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// The server closed its side too.
+    Gracefully,
+    /// The server did not close its side in time: `--drain-timeout`.
+    Aborted,
+    /// The server, or the network, answered with an error.
+    Reset,
+}
+
+impl Closed {
+    /// Every class with its name in reports.
+    pub const ALL: [(Closed, &'static str); 3] = [
+        (Closed::Gracefully, "gracefully"),
+        (Closed::Aborted, "aborted"),
+        (Closed::Reset, "reset"),
     ];
 }
 
@@ -78,6 +108,8 @@ impl Ended {
 pub struct UserReport {
     /// Opened connections that ended, by [`Ended`] number.
     pub ended: [u64; Ended::ALL.len()],
+    /// Connections that we closed at the end, by [`Closed`] number.
+    pub closed: [u64; Closed::ALL.len()],
     /// Whole right messages.
     pub received: u64,
     /// Messages that were not what was expected.
@@ -96,12 +128,15 @@ pub struct UserReport {
     pub connect_us: Histogram<u64>,
     /// Lateness of messages since the reader last emptied it, microseconds.
     pub lateness_us: Histogram<u64>,
+    /// Response times since the reader last emptied it, microseconds.
+    pub response_us: Histogram<u64>,
 }
 
 impl Default for UserReport {
     fn default() -> Self {
         UserReport {
             ended: [0; Ended::ALL.len()],
+            closed: [0; Closed::ALL.len()],
             received: 0,
             wrong: 0,
             missed: 0,
@@ -111,6 +146,7 @@ impl Default for UserReport {
             ramp_us: None,
             connect_us: histogram(),
             lateness_us: histogram(),
+            response_us: histogram(),
         }
     }
 }
@@ -118,14 +154,19 @@ impl Default for UserReport {
 const ANCHORED: u16 = 1;
 const WRONG: u16 = 2;
 const MISSED: u16 = 4;
-/// There were to be fewer users: its end is under way.
+/// The number of users went down: this one is closing.
 const LEAVING: u16 = 8;
+/// We closed it, because the run or the user ends.
+const CLOSING: u16 = 16;
+/// What was sent last is not answered.
+const AWAITING: u16 = 32;
 const RETRIES_SHIFT: u32 = 8;
 
 /// 8 bytes a user.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct User {
-    /// While connecting: the intended start. When open: when the next message is due.
+    /// While connecting: the intended start. When open: when the next message is due, or, where none is, when the oldest unanswered
+    /// message was sent.
     at: Step,
     /// Bytes of an unfinished message received.
     position: u16,
@@ -189,38 +230,43 @@ impl Users {
     fn leave(&mut self, conn: &mut Conn<'_, User>) {
         self.spawn.leave();
         self.count_missed(conn.state, conn.now_us());
-        conn.state.flags |= LEAVING;
+        conn.state.flags |= LEAVING | CLOSING;
         conn.close();
     }
 
     fn on_message(&mut self, user: &mut User, now: Step) {
         self.mine.received += 1;
         let interval_us = self.config.interval_us;
-        // When it is over, what still arrives counts, but a million connections being closed is not what is timed.
+        // Messages that arrive after the stop count, but are not timed: closing a million connections takes its time.
         let is_over = self.stopping_us.is_some() || user.flags & LEAVING != 0;
-        if interval_us == 0 || is_over {
+        if is_over {
             return;
         }
-        let every = (interval_us / STEP_US) as u32;
         let late = now.wrapping_sub(user.at) as i32;
-        if user.flags & ANCHORED == 0 || late < 0 {
-            // Before now, only the latest possible time was known: this message fixes the grid.
-            self.mine
-                .lateness_us
-                .saturating_record(late.max(0) as u64 * STEP_US);
-            user.flags |= ANCHORED;
-            user.at = now.wrapping_add(every);
+        if interval_us == 0 {
+            if user.flags & AWAITING != 0 {
+                user.flags &= !AWAITING;
+                let response_us = late.max(0) as u64 * STEP_US;
+                self.mine.response_us.saturating_record(response_us);
+            }
             return;
         }
         self.mine
             .lateness_us
-            .saturating_record(late as u64 * STEP_US);
-        let missed = late as u32 / every;
+            .saturating_record(late.max(0) as u64 * STEP_US);
+        let every = (interval_us / STEP_US) as u32;
+        let missed = late.max(0) as u32 / every;
         if missed > 0 {
             self.mine.missed += u64::from(missed);
             user.flags |= MISSED;
         }
-        user.at = user.at.wrapping_add(every * (missed + 1));
+        if user.flags & ANCHORED == 0 || late < 0 {
+            // Before now, only the latest possible time was known: this message fixes the grid.
+            user.flags |= ANCHORED;
+            user.at = now.wrapping_add(every);
+        } else {
+            user.at = user.at.wrapping_add(every * (missed + 1));
+        }
     }
 }
 
@@ -236,12 +282,12 @@ impl Handler for Users {
         let now_us = dial.now_us();
         if dial.is_stopping() {
             self.stopping_us.get_or_insert(now_us);
-            self.waiting.clear();
+            drop(self.waiting.drain());
             return None;
         }
         let due = self.spawn.due(now_us);
         // Of fewer users, those go first who have no connection, then the newest.
-        while self.spawn.excess() > 0 && self.waiting.drop_first() {
+        while self.spawn.excess() > 0 && self.waiting.pop_first().is_some() {
             self.spawn.leave();
         }
         dial.close_newest(self.spawn.excess());
@@ -306,6 +352,7 @@ impl Handler for Users {
 
     fn on_stop(&mut self, conn: &mut Conn<'_, User>) {
         if self.stopping_us.is_some() {
+            conn.state.flags |= CLOSING;
             conn.close();
         } else if conn.state.flags & LEAVING == 0 {
             self.leave(conn);
@@ -316,7 +363,7 @@ impl Handler for Users {
         let now = step(conn.now_us());
         let expect = self.config.expect;
         let user = &mut *conn.state;
-        // A server that talks is one worth coming back to soon.
+        // A server that sends is worth reconnecting to soon.
         user.flags &= (1 << RETRIES_SHIFT) - 1;
         if expect.is_empty() {
             self.on_message(user, now);
@@ -353,6 +400,10 @@ impl Handler for Users {
         }
         conn.send_static(message);
         self.mine.sent += 1;
+        if self.config.interval_us == 0 && conn.state.flags & AWAITING == 0 {
+            conn.state.flags |= AWAITING;
+            conn.state.at = step(conn.now_us());
+        }
         conn.set_timer(conn.now_us() + interval_us);
     }
 
@@ -362,21 +413,32 @@ impl Handler for Users {
         if !is_leaving {
             self.count_missed(&mut user, self.stopping_us.unwrap_or(now_us));
         }
+        let is_closing = user.flags & CLOSING != 0;
+        if is_closing {
+            let closed = match reason {
+                CloseReason::LocallyClosed | CloseReason::PeerClosed => Closed::Gracefully,
+                CloseReason::Aborted => Closed::Aborted,
+                _ => Closed::Reset,
+            };
+            self.mine.closed[closed as usize] += 1;
+        }
         let ended = match reason {
+            _ if is_closing && user.flags & WRONG != 0 => Ended::WrongData,
+            _ if is_closing && user.flags & MISSED != 0 => Ended::MissedMessage,
+            // Lost before we closed it: our close only brought it to light.
+            CloseReason::TimedOut => Ended::TimedOut,
+            CloseReason::Unreachable => Ended::Unreachable,
+            _ if is_leaving => Ended::Stopped,
+            _ if is_closing => Ended::Held,
             CloseReason::PeerClosed => Ended::ClosedByServer,
             CloseReason::Reset => Ended::Reset,
-            CloseReason::TimedOut | CloseReason::Unreachable => Ended::TimedOut,
+            CloseReason::Stalled | CloseReason::BufferLimit => Ended::Stalled,
             CloseReason::LocallyClosed if user.flags & WRONG != 0 => Ended::WrongData,
             CloseReason::LocallyClosed if user.flags & MISSED != 0 => Ended::MissedMessage,
-            CloseReason::LocallyClosed if is_leaving => Ended::Stopped,
             CloseReason::LocallyClosed if self.stopping_us.is_some() => Ended::Held,
             CloseReason::LocallyClosed => Ended::ClosedByUs,
             CloseReason::Aborted => Ended::Cut,
-            CloseReason::Stalled
-            | CloseReason::Idle
-            | CloseReason::BufferLimit
-            | CloseReason::Other
-            | _ => Ended::Other,
+            _ => Ended::Other,
         };
         self.mine.ended[ended as usize] += 1;
         if reason != CloseReason::LocallyClosed && !is_leaving {
@@ -386,6 +448,7 @@ impl Handler for Users {
 
     fn report(&mut self, report: &mut UserReport) {
         report.ended = self.mine.ended;
+        report.closed = self.mine.closed;
         report.received = self.mine.received;
         report.wrong = self.mine.wrong;
         report.missed = self.mine.missed;
@@ -395,6 +458,7 @@ impl Handler for Users {
         report.is_ramped = self.spawn.is_settled() && self.under_way == 0;
         drain_into(&mut self.mine.connect_us, &mut report.connect_us);
         drain_into(&mut self.mine.lateness_us, &mut report.lateness_us);
+        drain_into(&mut self.mine.response_us, &mut report.response_us);
     }
 }
 
@@ -488,6 +552,67 @@ mod tests {
             users.waiting.next_us().expect("again") <= 1_000_000,
             "it talked: back to the first pause"
         );
+    }
+
+    fn closed(users: &mut Users, user: &mut User, reason: CloseReason) -> Option<Ended> {
+        let before = users.mine.ended;
+        let mut outgoing = Vec::new();
+        users.on_stop(&mut Conn::new(user, 1_100_000, false, &mut outgoing));
+        users.on_close(user, reason, 1_200_000);
+        let grown =
+            |(ended, _): &&(Ended, _)| users.mine.ended[*ended as usize] > before[*ended as usize];
+        Ended::ALL.iter().find(grown).map(|(ended, _)| *ended)
+    }
+
+    #[test]
+    fn how_the_close_went_is_not_how_the_connection_was_held() {
+        let mut users = users(1_000_000);
+        let all: Vec<User> = dialled(&mut users, 0);
+        let mut none = Vec::new();
+        users.on_turn(&mut Dial::new(1_000_000, 0, true, &mut none));
+        for (reason, expected) in [
+            (CloseReason::LocallyClosed, Ended::Held),
+            (CloseReason::Aborted, Ended::Held),
+            (CloseReason::Reset, Ended::Held),
+            (CloseReason::TimedOut, Ended::TimedOut),
+        ] {
+            let mut user = User {
+                at: step(1_500_000),
+                ..all[0]
+            };
+            assert_eq!(closed(&mut users, &mut user, reason), Some(expected));
+        }
+        assert_eq!(users.mine.closed, [1, 1, 2]);
+    }
+
+    #[test]
+    fn a_first_message_later_than_its_interval_is_missed() {
+        let mut users = users(1_000_000);
+        let mut user = opened(&mut users, 0);
+        // Due at 1 s at the latest, and missed when the next one is due.
+        receive(&mut users, &mut user, 1_900_000, b"ok");
+        assert_eq!(users.mine.missed, 0);
+        let mut users = super::tests::users(1_000_000);
+        let mut user = opened(&mut users, 1_900_000);
+        receive(&mut users, &mut user, 8_000_000, b"ok");
+        assert_eq!(users.mine.missed, 5);
+        users.on_close(&user, CloseReason::LocallyClosed, 8_100_000);
+        assert_eq!(users.mine.ended[Ended::MissedMessage as usize], 1);
+    }
+
+    #[test]
+    fn the_next_message_answers_what_was_sent() {
+        let mut users = users(0);
+        users.config.send = Some((b"ping", 200_000));
+        let mut user = opened(&mut users, 0);
+        let mut outgoing = Vec::new();
+        users.on_timer(&mut Conn::new(&mut user, 100_000, false, &mut outgoing));
+        receive(&mut users, &mut user, 130_000, b"o");
+        assert_eq!(users.mine.response_us.len(), 0, "not whole");
+        receive(&mut users, &mut user, 131_000, b"k");
+        receive(&mut users, &mut user, 150_000, b"ok");
+        let times = &users.mine.response_us;
+        assert_eq!((times.len(), times.max() / 1_000), (1, 31));
     }
 
     #[test]

@@ -93,18 +93,44 @@ fn what_is_no_http_or_more_than_was_asked_for_is_malformed() {
 }
 
 #[test]
-fn an_answer_nobody_asked_for_spoils_the_next_request() {
+fn a_response_without_a_request_is_no_request() {
     let server = HttpServer::start(|_, stream| {
         stream.write_all(HELLO).unwrap();
-        // Not before the first one was taken for what it is: the user waits far longer.
+        // Longer than the client takes to read the first one, shorter than its wait.
         std::thread::sleep(Duration::from_millis(100));
         stream
-            .write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+            .write_all(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
             .is_ok()
     });
-    let last = run(server.address(), &["--requests", "2", "--wait", "1h"]).last();
-    assert_outcomes(&last, [("ok", 1), ("malformed", 1)]);
-    assert_eq!(server.asked(), 1);
+    let outcome = run(server.address(), &["--requests", "2", "--wait", "400ms"]);
+    let last = outcome.last();
+    assert_outcomes(&last, [("ok", 2)]);
+    assert_eq!((last.unsolicited, server.asked()), (1, 2), "{last:?}");
+    assert_eq!((server.connections(), outcome.code()), (2, Some(0)));
+}
+
+#[test]
+fn a_malformed_response_has_a_reason_and_an_example() {
+    let shell = b"SSH-2.0-OpenSSH_9.9\r\n";
+    let last = run(HttpServer::saying(shell).address(), &["--requests", "3"]).last();
+    assert_eq!(last.malformed.values().sum::<u64>(), 3, "{last:?}");
+    let (reason, example) = last.malformed_examples.iter().next().expect("an example");
+    assert!(last.malformed.contains_key(reason), "{last:?}");
+    assert!(example.starts_with("SSH-2.0"), "{last:?}");
+}
+
+#[test]
+fn limits_of_a_head_are_flags() {
+    let mut long = b"HTTP/1.1 200 OK\r\n".to_vec();
+    (0..100).for_each(|n| long.extend(format!("X-{n}: {}\r\n", "x".repeat(300)).bytes()));
+    long.extend(b"Content-Length: 5\r\n\r\nhello");
+    let server = HttpServer::start(move |_, stream| stream.write_all(&long).is_ok());
+    assert_all(&server, "ok", &[]);
+    assert_all(&server, "malformed", &["--response-headers-max", "64"]);
+    assert_all(&server, "malformed", &["--response-head-max", "16384"]);
+    let args = ["--requests", "1", "--response-headers-max", "64"];
+    let last = run(server.address(), &args).last();
+    assert_eq!(last.malformed.get("there are too many headers"), Some(&1));
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn a_batch_is_sent_at_once_and_the_next_when_all_is_answered() {
 }
 
 #[test]
-fn what_was_sent_behind_the_last_answer_of_a_connection_is_closed_early() {
+fn requests_behind_the_last_response_of_a_connection_are_sent_again_or_closed_early() {
     let server = HttpServer::start(|asked, stream| {
         let answer: &[u8] = match asked.number {
             0..2 => HELLO,
@@ -71,9 +71,52 @@ fn what_was_sent_behind_the_last_answer_of_a_connection_is_closed_early() {
         };
         stream.write_all(answer).is_ok()
     });
-    let last = run(server.address(), &["--pipeline", "8", "--requests", "16"]).last();
+    let args = ["--pipeline", "8", "--requests", "16"];
+    let last = run(server.address(), &[&args[..], &["--no-retry"]].concat()).last();
     assert_outcomes(&last, [("ok", 6), ("closed_early", 10)]);
     assert_eq!(server.connections(), 2);
+    // A POST may do something twice.
+    let last = run(
+        server.address(),
+        &[&args[..], &["--method", "POST"]].concat(),
+    )
+    .last();
+    assert_outcomes(&last, [("ok", 6), ("closed_early", 10)]);
+
+    let outcome = run(server.address(), &args);
+    let last = outcome.last();
+    assert_outcomes(&last, [("ok", 16)]);
+    // 5 and 2 of the first batch, then 7, 4 and 1 of the second one, which begins on the third connection.
+    assert_eq!((last.retried, outcome.code()), (5 + 2 + 7 + 4 + 1, Some(0)));
+}
+
+#[test]
+fn a_connection_that_closes_as_a_request_is_sent_fails_no_idempotent_request() {
+    // Every second request of a connection meets its end.
+    let server =
+        HttpServer::start(|asked, stream| asked.number == 0 && stream.write_all(HELLO).is_ok());
+    let args = ["--requests", "6", "--users", "2"];
+    let outcome = run(server.address(), &args);
+    let last = outcome.last();
+    assert_outcomes(&last, [("ok", 6)]);
+    assert!(last.retried >= 4 && outcome.code() == Some(0), "{last:?}");
+    for more in [&["--no-retry"][..], &["--method", "POST"]] {
+        let args = ["--requests", "6"];
+        let last = run(server.address(), &[&args[..], more].concat()).last();
+        assert_outcomes(&last, [("ok", 3), ("closed_idle", 3)]);
+        assert_eq!(last.retried, 0);
+    }
+    // A response that has begun is cut off: the server has acted on the request.
+    let server = HttpServer::start(|asked, stream| {
+        let answer = if asked.number == 0 {
+            HELLO
+        } else {
+            &HELLO[..20]
+        };
+        stream.write_all(answer).is_ok() && asked.number == 0
+    });
+    let last = run(server.address(), &["--requests", "6"]).last();
+    assert_outcomes(&last, [("ok", 3), ("closed_early", 3)]);
 }
 
 #[test]
@@ -100,13 +143,16 @@ fn one_connection_for_each_user_or_one_for_each_request() {
 }
 
 #[test]
-fn a_server_that_says_nothing_of_closing_costs_a_request_at_most() {
+fn a_server_that_closes_without_saying_so_costs_no_request() {
     let server = HttpServer::start(|asked, stream| {
         stream.write_all(HELLO).unwrap();
         asked.number < 4
     });
-    let last = run(server.address(), &["--users", "3", "--requests", "100"]).last();
-    let lost = count(&last.outcomes, "closed_early") + count(&last.outcomes, "reset");
+    let args = ["--users", "3", "--requests", "100"];
+    let last = run(server.address(), &args).last();
+    assert_outcomes(&last, [("ok", 100)]);
+    let last = run(server.address(), &[&args[..], &["--no-retry"]].concat()).last();
+    let lost = count(&last.outcomes, "closed_idle");
     assert_eq!(count(&last.outcomes, "ok") + lost, 100, "{last:?}");
     // Five answers a connection, then the request that met the end, if it had been sent.
     assert!(

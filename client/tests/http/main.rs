@@ -70,7 +70,7 @@ fn assert_balanced(outcome: &Outcome<HttpClientReport>) {
 }
 
 /// So many requests became each of these.
-fn assert_outcomes(last: &HttpClientReport, expected: [(&str, u64); 2]) {
+fn assert_outcomes<const N: usize>(last: &HttpClientReport, expected: [(&str, u64); N]) {
     let counts = expected.map(|(name, _)| (name, count(&last.outcomes, name)));
     assert_eq!(counts, expected, "{last:?}");
 }

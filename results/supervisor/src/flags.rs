@@ -73,3 +73,51 @@ pub fn check_duration(flag: &str, time: Duration, longest: Duration) -> Result<u
     let longest = humantime::format_duration(longest);
     anyhow::bail!("{flag} {time} is out of range; next: {flag} with 10ms to {longest}")
 }
+
+/// Decodes the escapes of a payload: `\r`, `\n`, `\t`, `\0`, `\\` and `\xHH`.
+///
+/// # Errors
+/// One line: the flag, and the escapes there are.
+pub fn unescape(flag: &str, text: &str) -> Result<Vec<u8>, anyhow::Error> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'\\' {
+            bytes.push(*first);
+            continue;
+        }
+        let (byte, length) = match rest {
+            [b'r', ..] => (b'\r', 1),
+            [b'n', ..] => (b'\n', 1),
+            [b't', ..] => (b'\t', 1),
+            [b'0', ..] => (0, 1),
+            [b'\\', ..] => (b'\\', 1),
+            [b'x', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                let digit = |byte: u8| (byte as char).to_digit(16).unwrap_or_default() as u8;
+                (digit(*high) << 4 | digit(*low), 3)
+            }
+            _ => anyhow::bail!(
+                "{flag} has a backslash that begins no escape; next: write \\\\ for a backslash, or one of \\r \\n \\t \\0 \\xHH"
+            ),
+        };
+        bytes.push(byte);
+        rest = &rest[length..];
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_decoded_and_others_named() {
+        let bytes = unescape("--send", "GET /\\r\\n\\x00\\xff\\0\\\\é").unwrap();
+        assert_eq!(bytes, b"GET /\r\n\x00\xff\0\\\xc3\xa9");
+        for text in ["\\", "\\q", "\\x1", "\\xg0"] {
+            let error = unescape("--send", text).unwrap_err().to_string();
+            assert!(error.starts_with("--send ") && error.contains("; next: "));
+        }
+    }
+}

@@ -83,6 +83,10 @@ pub struct ClientReport {
     /// users), closed_by_server, reset,
     /// wrong_data, missed_message, closed_by_us, ... Complete in the final report only.
     pub ended: BTreeMap<String, u64>,
+    /// How the connections that the client closed at the end were closed: gracefully, aborted (the server did not close its side in
+    /// time), reset. Says nothing of how they were held.
+    #[serde(default)]
+    pub closed: BTreeMap<String, u64>,
     /// Every user has been attempted once and no attempt is under way.
     pub ramp_done: bool,
     /// From the first attempt to the last one that opened, seconds.
@@ -101,6 +105,12 @@ pub struct ClientReport {
     pub connect_us: Latency,
     /// How long after its due time a heartbeat arrived.
     pub lateness_us: Latency,
+    /// The largest 99.9th percentile of `lateness_us` that the run passes with, microseconds; 0: it is not judged.
+    #[serde(default)]
+    pub lateness_limit_us: u64,
+    /// How long after a message was sent the next one arrived, where `--send` is given and no interval is expected.
+    #[serde(default)]
+    pub response_us: Latency,
     /// What should not happen in numbers, by name.
     pub anomalies: BTreeMap<String, u64>,
 }
@@ -208,6 +218,18 @@ pub struct HttpClientReport {
     pub outcomes: BTreeMap<String, u64>,
     /// Responses by status code.
     pub responses: BTreeMap<String, u64>,
+    /// Requests sent again on another connection, because the server closed the one they were sent on without answering.
+    #[serde(default)]
+    pub retried: u64,
+    /// Connections on which bytes arrived while no request was outstanding; they count as no request.
+    #[serde(default)]
+    pub unsolicited: u64,
+    /// Requests with the outcome malformed, by reason.
+    #[serde(default)]
+    pub malformed: BTreeMap<String, u64>,
+    /// Of each of these reasons an example: the beginning of what could not be parsed, escaped.
+    #[serde(default)]
+    pub malformed_examples: BTreeMap<String, String>,
     /// Open model: requests that are due and not sent yet, now.
     pub backlog_now: u64,
     /// Open model: the most there ever were.

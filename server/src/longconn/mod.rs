@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use holdfast_engine::{Config, Engine};
+use holdfast_supervisor::flags::unescape;
 use holdfast_supervisor::histogram_log::Intervals;
 use holdfast_supervisor::run_command;
 use holdfast_supervisor::supervise::{Reporter, merge_threads};
@@ -27,7 +28,7 @@ const BYTES_PER_CONNECTION: u64 = SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_
 /// Flags of `holdfast-server longconn`.
 #[derive(Args)]
 pub struct Flags {
-    /// Send this to each connection at every interval
+    /// Send this message to each connection. Escapes: \r \n \t \0 \\ \xHH
     #[arg(long, value_name = "TEXT", default_value = "ok")]
     message: String,
     /// Send to each connection at this interval, spread evenly over all of them; 0s sends nothing
@@ -49,10 +50,11 @@ pub fn main(flags: Flags) -> ExitCode {
 }
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
-    if flags.message.is_empty() || flags.message.len() > 16_384 {
+    let message = unescape("--message", &flags.message)?;
+    if message.is_empty() || message.len() > 16_384 {
         anyhow::bail!(
             "a message of {} bytes; next: give --message 1 to 16,384 bytes, or --interval 0s for none",
-            flags.message.len()
+            message.len()
         );
     }
     if !flags.interval.is_zero() {
@@ -70,7 +72,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let server = Server::bind(flags.server, spec)?;
     let config = HeartbeatConfig {
-        message: Box::leak(flags.message.into_bytes().into_boxed_slice()),
+        message: message.leak(),
         interval_us: flags.interval.as_millis() as u64 * 1_000,
         idle_timeout_us,
         echo: flags.echo,

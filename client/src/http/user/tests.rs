@@ -30,6 +30,7 @@ fn users(model: Model, pipeline: u8, requests: Option<u64>) -> Users {
             body: None,
         },
         is_reconnecting: false,
+        is_retrying: true,
         timeout_us: 1_000_000,
         request_limit: Arc::new(RequestLimit::new(requests)),
     };
@@ -75,7 +76,7 @@ fn timed(users: &mut Users, user: &mut User, now_us: u64) -> usize {
 }
 
 fn count(users: &Users, outcome: Outcome) -> u64 {
-    users.mine.outcomes[outcome as usize]
+    users.counters.outcomes[outcome as usize]
 }
 
 #[test]
@@ -86,7 +87,10 @@ fn without_a_wait_an_answer_brings_the_next_request() {
     for n in 1..=5 {
         assert_eq!(received(&mut users, &mut user, 300 + n * 100, HELLO), 1);
     }
-    assert_eq!((users.mine.requests, count(&users, Outcome::Ok)), (6, 5));
+    assert_eq!(
+        (users.counters.requests, count(&users, Outcome::Ok)),
+        (6, 5)
+    );
     // The first was due when the user came, before it was connected.
     let mut tally = Counters::default();
     users.report(&mut tally);
@@ -129,7 +133,7 @@ fn the_schedule_is_kept_however_late_the_answers_are() {
     assert_eq!(timed(&mut users, &mut both[1], 10_000), 1);
     // No answer until 95 ms: eight are due by 70 ms and two were sent.
     dialled(&mut users, 71_000);
-    assert_eq!(users.mine.backlog_now, 6);
+    assert_eq!(users.counters.backlog_now, 6);
     let mut sent = 0;
     for user in &mut both {
         for ms in 95..105 {
@@ -141,7 +145,7 @@ fn the_schedule_is_kept_however_late_the_answers_are() {
     }
     // At 20, 40, 60, 80 ms, and at 30, 50, 70, 90 ms; those of 100 and 110 ms are not due yet.
     assert_eq!(sent, 8);
-    assert_eq!(users.mine.requests, users.mine.turns_taken);
+    assert_eq!(users.counters.requests, users.counters.turns_taken);
 }
 
 #[test]
@@ -174,7 +178,10 @@ fn a_budget_is_spent_to_the_last_request() {
     assert_eq!(received(&mut users, &mut user, 1_000, &HELLO.repeat(3)), 0);
     assert_eq!(received(&mut users, &mut user, 2_000, HELLO), 2);
     assert_eq!(received(&mut users, &mut user, 3_000, &HELLO.repeat(2)), 0);
-    assert_eq!((users.mine.requests, count(&users, Outcome::Ok)), (6, 6));
+    assert_eq!(
+        (users.counters.requests, count(&users, Outcome::Ok)),
+        (6, 6)
+    );
 }
 
 #[test]
@@ -183,7 +190,7 @@ fn an_attempt_that_fails_costs_the_request_that_was_due_and_a_pause() {
     let user = dialled(&mut closed, 0)[0];
     closed.on_open_failed(&user, OpenFailure::Refused, 500);
     assert_eq!(
-        (closed.mine.requests, count(&closed, Outcome::Refused)),
+        (closed.counters.requests, count(&closed, Outcome::Refused)),
         (1, 1)
     );
     assert!(dialled(&mut closed, 50_000).is_empty());
@@ -203,7 +210,7 @@ fn an_attempt_that_fails_costs_the_request_that_was_due_and_a_pause() {
     let mut open = users(Model::Open(schedule), 1, None);
     let both = dialled(&mut open, 0);
     open.on_open_failed(&both[1], OpenFailure::Refused, 500);
-    assert_eq!(open.mine.requests, 0, "not due yet");
+    assert_eq!(open.counters.requests, 0, "not due yet");
     open.on_open_failed(&both[0], OpenFailure::Refused, 500);
     assert_eq!(count(&open, Outcome::Refused), 1);
 }
@@ -217,7 +224,54 @@ fn what_is_under_way_at_the_stop_is_stopped_whatever_comes() {
     assert_eq!(received(&mut users, &mut user, 2_000, HELLO), 0);
     users.on_close(&user, CloseReason::LocallyClosed, 3_000);
     assert_eq!(
-        (users.mine.requests, count(&users, Outcome::Stopped)),
+        (users.counters.requests, count(&users, Outcome::Stopped)),
         (2, 2)
     );
+}
+
+#[test]
+fn bytes_ahead_of_the_first_request_are_no_request() {
+    let schedule = Schedule {
+        users: 2,
+        batch: 1,
+        rate_milli: 1_000,
+    };
+    let mut users = users(Model::Open(schedule), 1, None);
+    let mut user = dialled(&mut users, 0)[1];
+    assert_eq!(opened(&mut users, &mut user, 500), 0, "due at 1 s");
+    received(&mut users, &mut user, 400_000, b"HTTP/1.1 408 x\r\n\r\n");
+    users.on_close(&user, CloseReason::LocallyClosed, 400_000);
+    assert_eq!(
+        (users.counters.requests, users.counters.unsolicited),
+        (0, 1)
+    );
+    let again = dialled(&mut users, 1_000_000);
+    assert_eq!(again.len(), 1, "connected again when its request is due");
+    assert_eq!(opened(&mut users, &mut again[0].clone(), 1_000_000), 1);
+}
+
+#[test]
+fn the_first_turn_is_sent_at_once_however_late_the_thread_starts() {
+    let schedule = Schedule {
+        users: 1,
+        batch: 1,
+        rate_milli: 200,
+    };
+    let mut users = users(Model::Open(schedule), 1, None);
+    let mut user = dialled(&mut users, 12_345)[0];
+    assert_eq!(opened(&mut users, &mut user, 12_500), 1);
+    assert_eq!(received(&mut users, &mut user, 13_000, HELLO), 0);
+    assert_eq!(timed(&mut users, &mut user, 5_000_000), 1, "then every 5 s");
+}
+
+#[test]
+fn requests_to_send_again_are_stopped_with_the_run() {
+    let mut users = users(Model::Closed(0, 0), 1, None);
+    let mut user = dialled(&mut users, 0)[0];
+    opened(&mut users, &mut user, 0);
+    received(&mut users, &mut user, 1_000, HELLO);
+    users.on_close(&user, CloseReason::PeerClosed, 2_000);
+    assert_eq!((users.counters.requests, users.counters.retried), (2, 1));
+    users.on_turn(&mut Dial::new(2_000, 100, true, &mut Vec::new()));
+    assert_eq!(count(&users, Outcome::Stopped), 1);
 }

@@ -131,6 +131,7 @@ fn user(random: &mut Random, users: u64, body: &'static [u8]) -> UserConfig {
             body: (!was_head).then_some(body),
         },
         is_reconnecting,
+        is_retrying: random.once_in(2),
         timeout_us: random.magnitude(5_000, 3_000_000),
         request_limit: Arc::new(RequestLimit::new(Some(random.magnitude(1, 400)))),
     }

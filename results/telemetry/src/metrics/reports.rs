@@ -299,6 +299,11 @@ impl ExposeMetrics for ClientReport {
             "Arrival of a message after its due time",
             &lateness,
         );
+        page.histogram(
+            "holdfast_message_response_seconds",
+            "Arrival of the next message after one was sent",
+            &buckets(durations, "response"),
+        );
     }
 }
 
@@ -344,6 +349,22 @@ impl ExposeMetrics for HttpClientReport {
             page.gauge(name, help, value as f64);
         }
         page.counter("holdfast_http_requests", "Requests begun", self.requests);
+        page.counter(
+            "holdfast_http_requests_retried",
+            "Requests sent again on another connection",
+            self.retried,
+        );
+        page.counter(
+            "holdfast_http_responses_unsolicited",
+            "Connections on which bytes arrived while no request was outstanding",
+            self.unsolicited,
+        );
+        page.counters(
+            "holdfast_http_responses_malformed",
+            "Requests whose response was malformed, by reason",
+            "reason",
+            &self.malformed,
+        );
         let outcomes = counts(&self.outcomes, &kinds.outcomes);
         page.counters(
             "holdfast_http_outcomes",
