@@ -16,6 +16,7 @@ use holdfast_results::longconn::{self, Longconn};
 use holdfast_results::proxy::{self, Proxy};
 use holdfast_results::scenario::bench;
 use holdfast_sysctl::cli_docs::CliDocs;
+use holdfast_telemetry::output;
 use holdfast_testbed::child_signals;
 use holdfast_testbed::network::shell;
 
@@ -153,7 +154,7 @@ fn main() -> ExitCode {
             if e.use_stderr()
                 && e.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
         {
-            eprintln!("error: {}", usage(&e));
+            output::log_last(format_args!("error: {}", usage(&e)));
             return ExitCode::from(NOT_STARTED);
         }
         Err(e) => e.exit(),
@@ -173,7 +174,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("error: {error}");
+            output::log_last(format_args!("error: {error}"));
             ExitCode::from(NOT_STARTED)
         }
     }

@@ -4,6 +4,7 @@
 
 use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::RunFolder;
+use holdfast_telemetry::output;
 use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::report_line::passed_on;
 use holdfast_testbed::child::Child;
@@ -48,7 +49,7 @@ pub fn leave<R: Report>(child: Option<&Child<R>>, folder: &RunFolder, file: &str
     leave_report(child, folder, file);
     if child.exit().is_none_or(|status| !status.success()) {
         for line in child.stderr_tail(10) {
-            eprintln!("{}: {line}", child.name);
+            output::log(format_args!("{}: {line}", child.name));
         }
     }
     child.tidy();

@@ -16,6 +16,7 @@ use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::folder::RunFolder;
 use holdfast_report::header::Verdict;
 use holdfast_telemetry::live::LiveFlags;
+use holdfast_telemetry::output;
 use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::signals::Signals;
 use holdfast_testbed::child::Child;
@@ -71,17 +72,17 @@ pub fn signals() -> io::Result<Signals> {
 #[must_use]
 pub fn leave(run: &impl Serialize, folder: &RunFolder, runs: &Path) -> bool {
     if let Err(e) = folder.write_json("run.json", run) {
-        eprintln!(
+        output::log(format_args!(
             "error: {}: {e}; next: free space there, or choose another folder with --results-dir DIR",
             folder.file("run.json").display()
-        );
+        ));
         return false;
     }
     if let Err(e) = folder.point_latest() {
-        eprintln!(
+        output::log(format_args!(
             "warning: {}/latest could not be pointed at this run: {e}",
             runs.display()
-        );
+        ));
     }
     true
 }
@@ -91,7 +92,10 @@ pub fn leave_report<R: Report>(child: &Child<R>, folder: &RunFolder, file: &str)
     if let Some(raw) = &child.heard().final_raw
         && let Err(e) = folder.write_json(file, raw)
     {
-        eprintln!("warning: {}: {e}", folder.file(file).display());
+        output::log(format_args!(
+            "warning: {}: {e}",
+            folder.file(file).display()
+        ));
     }
 }
 

@@ -96,12 +96,13 @@ pub fn bench<S: Scenario>(mut scenario: S) -> Result<u8, SetupError> {
     scenario.record(&folder, &mut record);
     S::judge(&mut record);
     let is_written = run_harness::leave(&record, &folder, &results_dir);
-    print::print_result(&record, flags.json, || S::summarise(&record, folder.path()));
+    let is_printed =
+        print::print_result(&record, flags.json, || S::summarise(&record, folder.path()));
     report::leave(folder.path());
     Ok(run_harness::exit_code(
         S::head(&mut record).verdict,
         is_interrupted,
-        is_written,
+        is_written && is_printed,
     ))
 }
 

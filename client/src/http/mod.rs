@@ -26,6 +26,7 @@ use holdfast_supervisor::run_command;
 use holdfast_supervisor::supervise::Supervisor;
 use holdfast_telemetry::console::{Console, EXIT_SHORT};
 use holdfast_telemetry::metrics::LabelValues;
+use holdfast_telemetry::output;
 use holdfast_telemetry::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 
 use crate::launch::{
@@ -295,10 +296,10 @@ fn user_config(flags: &Flags, model: Model, timeout_us: u64) -> Result<UserConfi
 fn verdict(last: &HttpClientReport) -> ExitCode {
     let ended: u64 = last.outcomes.values().sum();
     if ended != last.requests || last.pending_now != 0 {
-        eprintln!(
+        output::log_last(format_args!(
             "error: {} requests were begun and {ended} ended: the books do not balance; next: report this with the final figures (--json)",
             last.requests
-        );
+        ));
         return ExitCode::from(EXIT_SHORT);
     }
     let is_ok = last.outcomes.contains_key("ok") && reporter::failed(last) == 0;

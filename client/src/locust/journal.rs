@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
+use holdfast_telemetry::output;
+
 /// Lines kept.
 const LINES_MAX: usize = 200;
 /// Characters of a line.
@@ -43,7 +45,7 @@ impl Journal {
         }
         #[expect(clippy::disallowed_methods, reason = "a line of a log has a date")]
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
-        eprintln!("{text}");
+        output::log(&text);
         self.lines.push_back(format!("[{now}] holdfast: {text}"));
         self.said.push_back((text, Instant::now()));
         if self.lines.len() > LINES_MAX {

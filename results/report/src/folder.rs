@@ -83,6 +83,18 @@ impl RunFolder {
         self.path.join(name)
     }
 
+    /// Opens a file of a run's folder for reading. Anything but a file is refused, since opening a pipe could wait for ever.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is not a file.
+    pub fn open_file(folder: &Path, name: &str) -> io::Result<fs::File> {
+        let path = folder.join(name);
+        match fs::metadata(&path)?.is_file() {
+            true => fs::File::open(path),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file")),
+        }
+    }
+
     /// Writes `value` as indented JSON.
     ///
     /// # Errors
@@ -99,8 +111,11 @@ impl RunFolder {
     /// When the file cannot be written.
     pub fn write(&self, name: &str, text: &[u8]) -> io::Result<()> {
         let beside = self.path.join(format!(".{name}.part"));
-        fs::write(&beside, text)?;
-        fs::rename(&beside, self.path.join(name))
+        let written = fs::write(&beside, text);
+        let renamed = written.and_then(|()| fs::rename(&beside, self.path.join(name)));
+        renamed.inspect_err(|_| {
+            let _ = fs::remove_file(&beside);
+        })
     }
 
     /// Points `latest` beside this folder at it.

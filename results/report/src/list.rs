@@ -4,7 +4,6 @@
 //! Must not know: how a run is made or judged.
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -12,7 +11,7 @@ use serde::Serialize;
 
 use crate::folder::{find, runs_or_default};
 use crate::header::Verdict;
-use crate::print::print_result;
+use crate::print::{print_bytes, print_page, print_result};
 use crate::record::{Record, folder_name, folders};
 use crate::{http, proxy, summary};
 
@@ -103,8 +102,8 @@ pub fn list(runs: Option<&Path>, is_json: bool) -> Result<u8, SetupError> {
     })?;
     let mut lines: Vec<Line> = folders.iter().map(|folder| Line::of(folder)).collect();
     lines.sort_by_key(|line| std::cmp::Reverse(line.moment()));
-    print_result(&lines, is_json, || table(&lines, &runs));
-    Ok(0)
+    let is_printed = print_result(&lines, is_json, || table(&lines, &runs));
+    Ok(u8::from(!is_printed))
 }
 
 fn table(lines: &[Line], runs: &Path) -> String {
@@ -160,8 +159,7 @@ pub fn show(run: &str, runs: Option<&Path>, is_json: bool) -> Result<u8, SetupEr
                 "holdfast-bench list",
             )
         })?;
-        let _ = io::stdout().write_all(&text);
-        return Ok(0);
+        return Ok(u8::from(!print_bytes(&text)));
     }
     let path = folder.canonicalize().unwrap_or(folder);
     let page = match record {
@@ -169,6 +167,5 @@ pub fn show(run: &str, runs: Option<&Path>, is_json: bool) -> Result<u8, SetupEr
         Record::Http(run) => http::summary::page(&run, &path),
         Record::Proxy(run) => proxy::summary::page(&run, &path),
     };
-    let _ = io::stdout().write_all(page.as_bytes());
-    Ok(0)
+    Ok(u8::from(!print_page(&page)))
 }

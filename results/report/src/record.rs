@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::bottleneck;
+use crate::folder::RunFolder;
 use crate::header::Header;
 use crate::http::record::{HTTP_RUN_SCHEMA, HttpRun};
 use crate::proxy::record::{PROXY_RUN_SCHEMA, PROXY_RUN_SCHEMA_1, ProxyRun};
@@ -64,12 +65,15 @@ impl Record {
     /// # Errors
     /// Why there is no record, in words.
     pub fn read(folder: &Path) -> Result<Self, String> {
-        let text = fs::read(folder.join("run.json")).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                "no run.json: still running, or it died before its end".to_string()
-            }
-            _ => format!("run.json cannot be read: {e}"),
-        })?;
+        let mut text = Vec::new();
+        RunFolder::open_file(folder, "run.json")
+            .and_then(|mut file| file.read_to_end(&mut text))
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound => {
+                    "no run.json: still running, or it died before its end".to_string()
+                }
+                _ => format!("run.json cannot be read: {e}"),
+            })?;
         Self::parse(&text).map_err(|why| why.to_string())
     }
 

@@ -26,6 +26,7 @@ use holdfast_report::run::{RUN_SCHEMA, Run};
 use holdfast_report::{bottleneck, verdict};
 use holdfast_sysctl::machine::cgroup_memory_left;
 use holdfast_telemetry::live::{Counter, Live, Snapshot};
+use holdfast_telemetry::output;
 use holdfast_telemetry::proc::ThreadTimes;
 use holdfast_telemetry::proc::tree;
 use holdfast_telemetry::proc::{KernelSample, ProcessSample};
@@ -257,7 +258,7 @@ impl Scenario for Locust {
             if let Some(all) = &pdsh.heard().latest
                 && let Err(e) = folder.write_json("workers.json", all)
             {
-                eprintln!("warning: workers.json: {e}");
+                output::log(format_args!("warning: workers.json: {e}"));
             }
             pdsh.tidy();
         }

@@ -1,13 +1,14 @@
-//! What server and client have in common as programs: signals, the one-second tick, where reports go, how errors are said.
+//! What server and client have in common as programs: signals, the one-second tick, where reports go, how errors are printed.
 //!
-//! Invariants: an error of usage or set-up is one line on standard error and exit code 2; standard output carries reports only;
-//! a closed standard output ends nothing, and one that nobody reads delays nothing but the end, for a bounded time.
-//! Must not know: engines, protocols, what a report contains.
+//! Invariants: an error of usage or set-up is one line on standard error and exit code 2; standard output carries reports only.
+//! Nothing waits for a reader before the end, and there for a bounded time; final figures that cannot be written are an error.
+//! Must not depend on: engines, protocols, what a report contains.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +21,9 @@ use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::live::{Live, LiveFlags, Snapshot, has_room};
+use crate::live::{Live, LiveFlags, Snapshot};
+use crate::output::{self, LineWriter, READER_WAIT};
+use crate::proc::process::ignored_signals;
 use crate::signals::Signals;
 
 /// Exit code of errors of usage and set-up.
@@ -28,8 +31,11 @@ pub const EXIT_USAGE: u8 = 2;
 /// Exit code of a run that fell short.
 pub const EXIT_SHORT: u8 = 1;
 
-/// How long the last report waits for a reader of standard output that has stopped reading, milliseconds.
-const LAST_WAIT_MS: u16 = 10_000;
+/// SIGHUP, signal 1, in a mask of signals.
+const SIGHUP_BIT: u64 = 1;
+
+/// The file name that stands for standard output.
+const STDOUT: &str = "-";
 
 /// How a program shows its progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -37,15 +43,18 @@ pub enum Progress {
     /// A line or a page on a terminal, now and then a line elsewhere.
     #[default]
     Auto,
-    /// One JSON report a line, every second, on standard output.
+    /// One JSON report per line, every second, on standard output.
     Json,
-    /// Nothing until the end.
+    /// Nothing until the final figures.
     None,
 }
 
-/// Says one error in one line and gives the exit code for it.
+/// Prints one error in one line and returns the exit code for it.
 pub fn refuse(error: &dyn Display) -> ExitCode {
-    eprintln!("error: {}", error.to_string().replace('\n', " "));
+    output::log_last(format_args!(
+        "error: {}",
+        error.to_string().replace('\n', " ")
+    ));
     ExitCode::from(EXIT_USAGE)
 }
 
@@ -75,14 +84,20 @@ pub struct Events {
 }
 
 impl Events {
-    /// Listens for signals and starts ticking. Inside a runtime. Where `console` has a terminal to give back, SIGHUP and SIGQUIT end the
-    /// run in order too; elsewhere they do what they did, which nohup relies on.
+    /// Listens for signals and starts ticking. Inside a runtime. SIGHUP ends the run gracefully, with final figures, unless it was
+    /// ignored at the start, as by nohup; so does SIGQUIT where `console` has a terminal to restore.
+    ///
+    /// # Errors
+    /// Signals cannot be listened for.
     pub fn new(console: &Console) -> io::Result<Self> {
         let mut interval = interval(Duration::from_millis(100));
         interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+        if ignored_signals() & SIGHUP_BIT == 0 {
+            kinds.push(SignalKind::hangup());
+        }
         if console.live.is_on_terminal() {
-            kinds.extend([SignalKind::hangup(), SignalKind::quit()]);
+            kinds.push(SignalKind::quit());
         }
         Ok(Events {
             interval,
@@ -105,12 +120,12 @@ impl Events {
 /// Flags of where reports go.
 #[derive(Debug, Default, clap::Args)]
 pub struct ConsoleFlags {
-    /// How progress is shown
+    /// Show progress as a live view or lines, as JSON on standard output, or not at all
     #[arg(long, value_enum, default_value_t, conflicts_with_all = ["live", "quiet"])]
     progress: Progress,
     #[command(flatten)]
     live: LiveFlags,
-    /// Write the final figures to this file as JSON
+    /// Write the final figures to this file as JSON; - is standard output, instead of the text [default: none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -119,6 +134,7 @@ pub struct ConsoleFlags {
 #[derive(Debug)]
 pub struct Console {
     progress: Progress,
+    lines: LineWriter,
     file: Option<PathBuf>,
     /// The file, if it is a pipe: opened once, so that its reader sees one end.
     pipe: Option<File>,
@@ -137,7 +153,7 @@ impl Console {
         };
         let file = flags.json.as_deref();
         let mut pipe = None;
-        if let Some(file) = file {
+        if let Some(file) = file.filter(|file| *file != Path::new(STDOUT)) {
             // A pipe without a reader would keep this from starting, and the end from being one.
             let opened = std::fs::OpenOptions::new()
                 .create(true)
@@ -158,6 +174,7 @@ impl Console {
         }
         Ok(Console {
             progress: flags.progress,
+            lines: LineWriter::default(),
             file: file.map(Path::to_owned),
             pipe,
             live,
@@ -169,50 +186,41 @@ impl Console {
         self.live.say(text);
     }
 
-    /// A report on the way; `snapshot` is what people see of it. Called once a second. Left out when nobody reads: the next one says
-    /// it all again.
+    /// A report during the run; `snapshot` is what people see of it. Called once a second. Left out when nobody reads, since the next
+    /// one has all counts again.
     pub fn progress(&mut self, report: &impl Serialize, snapshot: impl FnOnce() -> Snapshot) {
         match self.progress {
-            Progress::Json if has_room(&io::stdout(), 0) => print_json(report),
+            Progress::Json => self.lines.write(|| json_line(report)),
             Progress::Auto => self.live.show(snapshot()),
-            Progress::Json | Progress::None => {}
+            Progress::None => {}
         }
     }
 
-    /// The last report.
+    /// The final report. Both standard output and the file are written, whatever happens to the other.
     ///
     /// # Errors
-    /// One line when the file cannot be written, the report being printed all the same; or when nobody reads what is printed, the
-    /// file being written all the same.
+    /// One line when either cannot be written, or nobody reads it.
     pub fn finish(&mut self, report: &impl Serialize, text: impl Display) -> Result<(), String> {
         self.live.finish();
-        let is_read = self.progress == Progress::None || has_room(&io::stdout(), LAST_WAIT_MS);
-        match self.progress {
-            _ if !is_read => {}
-            Progress::Json => print_json(report),
-            Progress::Auto => {
-                // Whoever read this has gone, with a terminal that was closed for instance.
-                let _ = writeln!(io::stdout(), "{text}");
-            }
-            Progress::None => {}
+        let is_json_printed = self.file.as_deref() == Some(Path::new(STDOUT));
+        let printed = match self.progress {
+            Progress::Json => self.lines.finish(&json_line(report)),
+            _ if is_json_printed => self.lines.finish(&json_page(report)),
+            Progress::Auto | Progress::None => self.lines.finish(format!("{text}\n").as_bytes()),
+        };
+        let written = match &self.file {
+            Some(file) if !is_json_printed => self.write_file(file, &json_page(report)),
+            _ => Ok(()),
+        };
+        written.and(printed.map_err(|e| format!("the final figures were not printed: {e}")))
+    }
+
+    fn write_file(&self, file: &Path, json: &[u8]) -> Result<(), String> {
+        match &self.pipe {
+            Some(pipe) => output::write_all(pipe.as_fd(), json, READER_WAIT),
+            None => std::fs::write(file, json),
         }
-        if let Some(file) = &self.file {
-            let mut json = serde_json::to_string_pretty(report).expect("reports are plain data");
-            json.push('\n');
-            let written = match &mut self.pipe {
-                Some(pipe) => pipe.write_all(json.as_bytes()),
-                None => std::fs::write(file, json),
-            };
-            written
-                .map_err(|e| format!("cannot write {} ({e}); next: free space", file.display()))?;
-        }
-        if is_read {
-            return Ok(());
-        }
-        Err(
-            "nobody reads standard output, the final figures were not printed; next: --json FILE"
-                .to_owned(),
-        )
+        .map_err(|e| format!("cannot write {} ({e}); next: free space", file.display()))
     }
 }
 
@@ -225,10 +233,16 @@ pub fn say_counts(text: &mut String, groups: &[(&str, &BTreeMap<String, u64>)]) 
     }
 }
 
-fn print_json(report: &impl Serialize) {
-    let mut line = serde_json::to_string(report).expect("reports are plain data");
-    line.push('\n');
-    let mut out = io::stdout().lock();
-    // Whoever read this has gone; the run goes on, and says so by its exit code.
-    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+/// A report in one line.
+fn json_line(report: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(report).expect("reports are plain data");
+    line.push(b'\n');
+    line
+}
+
+/// A report to be read by people too.
+fn json_page(report: &impl Serialize) -> Vec<u8> {
+    let mut page = serde_json::to_vec_pretty(report).expect("reports are plain data");
+    page.push(b'\n');
+    page
 }

@@ -11,6 +11,7 @@ pub mod hosts;
 pub mod live;
 pub mod metrics;
 pub mod namespace;
+pub mod output;
 pub mod proc;
 pub mod report_line;
 mod report_snapshots;

@@ -21,6 +21,7 @@ use crate::print::print_result;
 
 use gate::{Gate, Rule};
 use holdfast_engine::{SetupError, SetupErrorKind};
+use holdfast_telemetry::output;
 use judge::Figure;
 use metric::Better;
 use side::Sample;
@@ -100,7 +101,8 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, SetupError> {
     };
     if !comparison.differences.is_empty() && !options.is_forced {
         if is_json {
-            print_result(&comparison, true, String::new);
+            // The exit code says the same if this cannot be printed.
+            let _ = print_result(&comparison, true, String::new);
             return Ok(NOT_COMPARABLE);
         }
         let cause = format!(
@@ -120,12 +122,11 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, SetupError> {
         comparison.gates = checked(gate, &comparison.figures)?;
     }
     comparison.settle(before.len() + after.len());
-    print_result(&comparison, is_json, || table::page(&comparison));
+    let is_printed = print_result(&comparison, is_json, || table::page(&comparison));
     leave_page(options, &comparison, &before, &after)?;
-    Ok(if comparison.outcome == Outcome::Regression {
-        REGRESSION
-    } else {
-        0
+    Ok(match comparison.outcome {
+        Outcome::Regression => REGRESSION,
+        _ => u8::from(!is_printed),
     })
 }
 
@@ -191,7 +192,7 @@ fn leave_page(
     };
     let made = page::render(comparison, before, after);
     match made.and_then(|html| std::fs::write(&path, html).map_err(|e| e.to_string())) {
-        Ok(()) => eprintln!("{}", path.display()),
+        Ok(()) => output::log(format_args!("{}", path.display())),
         Err(why) if options.html.is_some() => {
             let cause = format!("{} cannot be written: {why}", path.display());
             return Err(SetupError::new(
@@ -200,7 +201,7 @@ fn leave_page(
                 "name another file with --html FILE",
             ));
         }
-        Err(why) => eprintln!("warning: no page: {}: {why}", path.display()),
+        Err(why) => output::log(format_args!("warning: no page: {}: {why}", path.display())),
     }
     Ok(())
 }

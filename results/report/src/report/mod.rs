@@ -22,14 +22,15 @@ pub mod svg;
 mod timeline;
 pub mod units;
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::folder::{self, RunFolder};
+use crate::print::print_page;
 use crate::record::Record;
 
 use document::Document;
 use holdfast_engine::{SetupError, SetupErrorKind};
+use holdfast_telemetry::output;
 use source::Source;
 
 /// The page.
@@ -112,8 +113,8 @@ pub fn write(folder: &Path) -> Result<[PathBuf; 2], SetupError> {
 /// The reports of a run that just ended, and where the page is; one that cannot be made is said, and the verdict stands.
 pub fn leave(folder: &Path) {
     match write(folder) {
-        Ok([page, _]) => eprintln!("report: {}", page.display()),
-        Err(error) => eprintln!("warning: no report: {error}"),
+        Ok([page, _]) => output::log(format_args!("report: {}", page.display())),
+        Err(error) => output::log(format_args!("warning: no report: {error}")),
     }
 }
 
@@ -123,7 +124,6 @@ pub fn leave(folder: &Path) {
 /// Those of [`write()`], and when there is no such run.
 pub fn again(run: &str, runs: Option<&Path>) -> Result<u8, SetupError> {
     let [page, text] = write(&folder::find(run, runs)?)?;
-    // A closed pipe is the reader's choice; the reports are on disk.
-    let _ = writeln!(io::stdout(), "{}\n{}", page.display(), text.display());
-    Ok(0)
+    let is_printed = print_page(&format!("{}\n{}\n", page.display(), text.display()));
+    Ok(u8::from(!is_printed))
 }

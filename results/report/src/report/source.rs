@@ -4,12 +4,12 @@
 //! Invariants: reads only. What is missing or damaged is a note in words; only a folder with nothing to report on is refused.
 //! Must not know: how a report looks.
 
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::histograms::Histograms;
 use super::series::Series;
+use crate::folder::RunFolder;
 use crate::header::Header;
 use crate::record::{ReadError, Record};
 
@@ -43,7 +43,7 @@ impl Source {
             let cause = format!("{} is no folder of a run", folder.display());
             return Err(SetupError::new(SetupErrorKind::InvalidInput, cause, NEXT));
         }
-        let open = |name: &str| File::open(folder.join(name));
+        let open = |name: &str| RunFolder::open_file(folder, name);
         let path = folder.canonicalize().unwrap_or_else(|_| folder.into());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let files = [

@@ -16,12 +16,8 @@ pub mod snapshot;
 pub mod tty;
 
 use std::fmt::Display;
-use std::io::{self, Write};
-use std::os::fd::AsFd;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
+use crate::output;
 use history::History;
 use machine::MachineSampler;
 use screen::Screen;
@@ -105,7 +101,7 @@ impl Live {
     pub fn say(&mut self, text: impl Display) {
         match &mut self.out {
             Out::Nothing => {}
-            Out::Lines(..) => print(&text),
+            Out::Lines(..) => output::log(text),
             Out::Screen(screen) => screen.say(text),
         }
     }
@@ -122,8 +118,8 @@ impl Live {
                 let is_new_phase = std::mem::replace(phase, now.phase) != now.phase;
                 let is_due = is_new_phase || *count >= LINE_EVERY;
                 *count = if is_due { 1 } else { *count + 1 };
-                if is_due && has_room(&io::stderr(), 0) {
-                    print(&line::plain(&now, &self.history));
+                if is_due {
+                    output::log(line::plain(&now, &self.history));
                 }
             }
             Out::Screen(screen) => {
@@ -156,18 +152,4 @@ impl Live {
             screen.finish();
         }
     }
-}
-
-/// A line on standard error. Whoever read it may have gone: the run goes on.
-fn print(line: &impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-/// True if a line can be written without waiting longer than `wait_ms` for whoever reads.
-pub fn has_room(out: &impl AsFd, wait_ms: u16) -> bool {
-    let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
-    !matches!(
-        poll(&mut fds, PollTimeout::from(wait_ms)),
-        Ok(0) | Err(Errno::EINTR)
-    )
 }

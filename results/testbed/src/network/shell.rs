@@ -17,6 +17,7 @@ use crate::programs::{bin_dir_or_own, find};
 use crate::sandbox::{self, Entered, Inside};
 
 use holdfast_engine::{SetupError, SetupErrorKind};
+use holdfast_telemetry::output;
 
 /// Connections the hosts' settings are scaled to, unless somebody says otherwise.
 const USERS_DEFAULT: u64 = 1_000_000;
@@ -69,7 +70,8 @@ pub fn open(flags: &Flags) -> Result<u8, SetupError> {
         Some((program, args)) => (find_or_given(program), args),
         None => {
             let calls = network.check()?;
-            print!("{}", page(&network, &inside, calls));
+            let printed = output::print(page(&network, &inside, calls).as_bytes());
+            printed.unwrap_or_else(output::log);
             (shell(), &[][..])
         }
     };
