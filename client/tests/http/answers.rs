@@ -124,10 +124,15 @@ fn limits_of_a_head_are_flags() {
     let mut long = b"HTTP/1.1 200 OK\r\n".to_vec();
     (0..100).for_each(|n| long.extend(format!("X-{n}: {}\r\n", "x".repeat(300)).bytes()));
     long.extend(b"Content-Length: 5\r\n\r\nhello");
-    let server = HttpServer::start(move |_, stream| stream.write_all(&long).is_ok());
-    assert_all(&server, "ok", &[]);
-    assert_all(&server, "malformed", &["--response-headers-max", "64"]);
-    assert_all(&server, "malformed", &["--response-head-max", "16384"]);
+    let long: &'static [u8] = long.leak();
+    for (outcome, more) in [
+        ("ok", &[][..]),
+        ("malformed", &["--response-headers-max", "64"]),
+        ("malformed", &["--response-head-max", "16384"]),
+    ] {
+        assert_all(&HttpServer::saying(long), outcome, more);
+    }
+    let server = HttpServer::saying(long);
     let args = ["--requests", "1", "--response-headers-max", "64"];
     let last = run(server.address(), &args).last();
     assert_eq!(last.malformed.get("there are too many headers"), Some(&1));

@@ -1,7 +1,7 @@
 //! The server's responder, called as the engine calls it: any bytes in any pieces get the answers that the reference expects.
 
 use holdfast_engine::{Conn, Handler};
-use holdfast_http1::{Body, Limits};
+use holdfast_http1::{Body, EMPTY_LINES_MAX, Limits};
 use holdfast_server::http::responder::{HttpConn, REFUSALS, Responder, ResponderReport, Timeouts};
 use holdfast_server::http::response::{Responses, Template, WallClock};
 
@@ -35,6 +35,16 @@ struct Expected {
     is_open: bool,
 }
 
+/// By hand: the request begins with this method, after the empty lines that are allowed.
+fn has_method(mut bytes: &[u8], method: &[u8]) -> bool {
+    let mut empty_lines = 0;
+    while bytes.starts_with(b"\r\n") && empty_lines < EMPTY_LINES_MAX {
+        bytes = &bytes[2..];
+        empty_lines += 1;
+    }
+    bytes.starts_with(method)
+}
+
 fn expected(bytes: &[u8], limits: &Limits) -> Expected {
     let mut expected = Expected::default();
     let mut at = 0;
@@ -42,14 +52,20 @@ fn expected(bytes: &[u8], limits: &Limits) -> Expected {
         let head = match reference::request(&bytes[at..], limits) {
             Said::Sound(head) => head,
             Said::Open => {
+                expected.are_head.push(has_method(&bytes[at..], b"HEAD "));
                 expected.is_open = true;
                 break;
             }
             Said::Wrong(statuses) => {
+                expected.are_head.push(has_method(&bytes[at..], b"HEAD "));
                 expected.last = statuses;
                 break;
             }
         };
+        if has_method(&bytes[at..], b"CONNECT ") {
+            expected.last = vec![501];
+            break;
+        }
         at += head.length;
         expected.are_head.push(head.is_head);
         expected.continue_count_max += usize::from(head.expects_continue);

@@ -69,9 +69,8 @@ pub fn check_duration(flag: &str, time: Duration, longest: Duration) -> Result<u
     if (Duration::from_millis(10)..=longest).contains(&time) {
         return Ok(time.as_micros() as u64);
     }
-    let time = humantime::format_duration(time);
-    let longest = humantime::format_duration(longest);
-    anyhow::bail!("{flag} {time} is out of range; next: {flag} with 10ms to {longest}")
+    let hours = longest.as_secs() / 3_600;
+    anyhow::bail!("{flag} {time:?} is out of range; next: give 10ms to {hours}h")
 }
 
 /// Decodes the escapes of a payload: `\r`, `\n`, `\t`, `\0`, `\\` and `\xHH`.

@@ -15,7 +15,9 @@
 //! Must not know: rings, threads, clocks.
 
 use holdfast_engine::{CloseReason, Conn, Handler};
-use holdfast_http1::{Body, Chunked, Limits, RequestError, RequestHead, parse_request};
+use holdfast_http1::{
+    Body, Chunked, EMPTY_LINES_MAX, Limits, RequestError, RequestHead, parse_request,
+};
 
 use super::response::{Persistence, Responses};
 
@@ -166,6 +168,14 @@ fn after(now_us: u64, ms: u32) -> u64 {
     now_us + u64::from(ms) * 1_000
 }
 
+/// True if the request at the beginning of `bytes` has this method; `method` ends in a space.
+fn has_method(mut bytes: &[u8], method: &[u8]) -> bool {
+    for _ in 0..EMPTY_LINES_MAX {
+        bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    }
+    bytes.starts_with(method)
+}
+
 impl Responder {
     /// A responder that has answered nothing yet.
     pub fn new(responses: Responses, limits: Limits, timeouts: Timeouts) -> Self {
@@ -185,6 +195,13 @@ impl Responder {
             return Ok(Some(*head));
         }
         let head = parse_request(bytes, &self.limits)?;
+        if head.is_some() && has_method(bytes, b"CONNECT ") {
+            // A 2xx would begin a tunnel (RFC 9110, 9.3.6).
+            return Err(RequestError {
+                status: 501,
+                reason: "this server makes no tunnels",
+            });
+        }
         if let Some(head) = head.filter(|head| head.length <= CACHED_HEAD_BYTES_MAX) {
             let (known, meaning) = self.cached_head.get_or_insert((Vec::new(), head));
             known.clear();
@@ -247,26 +264,17 @@ impl Responder {
                 let step = match chunked.step(&bytes[..allowed]) {
                     Ok(step) => step,
                     Err(malformed) => {
-                        self.refuse(
-                            conn,
-                            RequestError {
-                                status: 400,
-                                reason: malformed.0,
-                            },
-                        );
+                        let reason = malformed.0;
+                        let is_head = conn.state.has(flag::HEAD);
+                        self.refuse(conn, 400, reason, is_head);
                         return bytes.len();
                     }
                 };
                 state.left -= step.used as u64;
                 if state.left == 0 && !step.is_done && step.used < bytes.len() {
                     let reason = "the body is longer than this server reads";
-                    self.refuse(
-                        conn,
-                        RequestError {
-                            status: 413,
-                            reason,
-                        },
-                    );
+                    let is_head = conn.state.phase == Phase::Body && conn.state.has(flag::HEAD);
+                    self.refuse(conn, 413, reason, is_head);
                     return bytes.len();
                 }
                 (step.used, step.is_done)
@@ -319,17 +327,13 @@ impl Responder {
         }
     }
 
-    /// Says no, for the last time.
-    fn refuse(&mut self, conn: &mut Conn<'_, HttpConn>, refusal: RequestError) {
-        // Only a request whose head was whole is known to be HEAD.
-        let is_head = conn.state.phase == Phase::Body && conn.state.has(flag::HEAD);
+    /// Answers a request that is not served, and closes the connection. The answer to HEAD has no content (RFC 9110, 9.3.2).
+    fn refuse(&mut self, conn: &mut Conn<'_, HttpConn>, status: u16, reason: &str, is_head: bool) {
         conn.state.phase = Phase::Closing;
-        if let Some(place) = REFUSALS.iter().position(|s| *s == refusal.status) {
+        if let Some(place) = REFUSALS.iter().position(|s| *s == status) {
             self.counts.refused[place] += 1;
         }
-        let bytes = self
-            .responses
-            .refusal(refusal.status, refusal.reason, is_head);
+        let bytes = self.responses.refusal(status, reason, is_head);
         conn.send_copy(&bytes);
         conn.close();
     }
@@ -345,13 +349,8 @@ impl Responder {
             TimeoutKind::Header | TimeoutKind::Read => {
                 self.responses.refresh(conn.now_us());
                 let reason = "the request took too long to arrive";
-                self.refuse(
-                    conn,
-                    RequestError {
-                        status: 408,
-                        reason,
-                    },
-                );
+                let is_head = conn.state.phase == Phase::Body && conn.state.has(flag::HEAD);
+                self.refuse(conn, 408, reason, is_head);
             }
         }
     }
@@ -403,7 +402,8 @@ impl Handler for Responder {
                         return used;
                     }
                     Err(refusal) => {
-                        self.refuse(conn, refusal);
+                        let is_head = has_method(rest, b"HEAD ");
+                        self.refuse(conn, refusal.status, refusal.reason, is_head);
                         return bytes.len();
                     }
                 },

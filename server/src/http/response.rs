@@ -169,9 +169,9 @@ impl Responses {
     }
 }
 
-/// True if responses with this status have a body (RFC 9110, 6.4.1).
+/// True if responses with this status have content (RFC 9110, 6.4.1 and 15.3.6).
 pub fn has_body(status: u16) -> bool {
-    !matches!(status, 100..=199 | 204 | 304)
+    !matches!(status, 100..=199 | 204 | 205 | 304)
 }
 
 fn push_head(
@@ -186,6 +186,9 @@ fn push_head(
     let mut head = format!("HTTP/1.1 {status} {reason}\r\nDate: {date}\r\n{connection}{headers}");
     if has_body(status) {
         head += &format!("Content-Length: {body_bytes}\r\n");
+    } else if status == 205 {
+        // Unlike the others, it is not known to be empty by its status alone.
+        head += "Content-Length: 0\r\n";
     }
     head += "\r\n";
     into.extend_from_slice(head.as_bytes());
@@ -223,6 +226,13 @@ mod tests {
             text(Persistence::ExplicitKeepAlive, false).contains("\r\nConnection: keep-alive\r\n")
         );
         assert!(text(Persistence::Close, false).contains("\r\nConnection: close\r\n"));
+    }
+
+    #[test]
+    fn a_reset_content_says_that_it_is_empty() {
+        let responses = responses(205, b"ok");
+        let (head, tail) = responses.rendered(Persistence::KeepAlive, false);
+        assert!(head.ends_with(b"\r\nContent-Length: 0\r\n\r\n") && tail.is_empty());
     }
 
     #[test]

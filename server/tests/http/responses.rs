@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::common::{Folder, Random, until};
-use crate::peer::{Answer, GET, HEAD, Peer, answers};
+use crate::peer::{Answer, GET, HEAD, Peer, answer, answers};
 use crate::programs::run;
 use crate::{Server, books};
 
@@ -157,4 +157,61 @@ fn a_connection_lasts_as_long_as_both_want_it_to() {
         }
     }
     books(server, 8 + 3);
+}
+
+/// The only answer to a request, and what follows it.
+fn only_answer(server: &Server, request: &[u8], is_head: bool) -> Answer {
+    let mut peer = Peer::new(server);
+    peer.say(request);
+    let heard = peer.finish();
+    let (answer, length) = answer(&heard, is_head).expect("an answer");
+    assert_eq!(length, heard.len(), "{:?}", String::from_utf8_lossy(&heard));
+    answer
+}
+
+#[test]
+fn a_refused_head_has_no_content() {
+    let server = Server::start(&[]);
+    let with = |line: &str| format!("HEAD / HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n");
+    let requests = [
+        (400, with("Host: a")),
+        (417, with("Expect: x")),
+        (501, with("Transfer-Encoding: gzip, chunked")),
+        (413, with("Content-Length: 99999999999")),
+        (431, with(&"X: y\r\n".repeat(70))),
+        (
+            414,
+            with("").replace("/ ", &format!("/{} ", "a".repeat(9_000))),
+        ),
+        (400, format!("\r\n{}", with("Host: a"))),
+    ];
+    for (status, request) in &requests {
+        let answer = only_answer(&server, request.as_bytes(), true);
+        assert_eq!(answer.status, *status, "{request}");
+        assert!(answer.says_close() && answer.body.is_empty());
+    }
+    books(server, requests.len() as u64);
+}
+
+#[test]
+fn connect_is_not_implemented_and_closes() {
+    let server = Server::start(&[]);
+    let request = b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n";
+    let answer = only_answer(&server, request, false);
+    assert!(answer.status == 501 && answer.says_close());
+    books(server, 1);
+}
+
+#[test]
+fn a_status_without_content_never_has_any() {
+    for (status, length) in [("204", None), ("205", Some("0")), ("304", None)] {
+        let server = Server::start(&["--status", status, "--body", "hello"]);
+        let mut peer = Peer::new(&server);
+        let answer = peer.ask(HEAD);
+        assert_eq!(answer.header("Content-Length"), length);
+        peer.say(GET);
+        let heard = peer.finish();
+        assert!(heard.ends_with(b"\r\n\r\n"), "{status}");
+        books(server, 2);
+    }
 }
