@@ -195,8 +195,8 @@ impl ClientFlags {
             grouped(plan.tuple_count()),
             grouped(users),
         ));
-        for shortfall in checked.shortfalls(users) {
-            console.say(shortfall);
+        for warning in checked.warnings(users) {
+            console.say(warning);
         }
         let load = Arc::new(Load::new(users, quantity.spawn_rate));
         Ok(EngineSetup { config, plan, load })

@@ -112,8 +112,8 @@ impl Server {
         let (listeners, bound) =
             port::listen(&addresses, config.thread_count(), cores, &mut console)?;
         console.say(checked.summary(&config));
-        for shortfall in checked.shortfalls(capacity) {
-            console.say(shortfall);
+        for warning in checked.warnings(capacity) {
+            console.say(warning);
         }
         Ok(Server {
             console,

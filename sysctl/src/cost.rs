@@ -1,10 +1,11 @@
-//! The bytes the kernel takes for a connection, and the limits it sets per ring.
+//! Bytes the kernel takes for a connection, and its limits per ring.
 //!
 //! Source: this project's `KERNEL.md`, measured as slab growth on Linux 6.18 over 190,000 to 2,394,000 loopback pairs.
 //! These are effective bytes, the unused tail of each slab included. Other kernels differ by some per cent.
-//! Our own share is a bound, for planning; the engine knows what it really is.
+//! Our own share is an upper bound for planning; the engine knows the exact size.
+//! Must not depend on: anything else in this crate.
 
-/// `struct tcp_sock`, 13 to a slab of 32 KiB.
+/// `struct tcp_sock`: 13 per slab of 32 KiB.
 pub const TCP_SOCK_BYTES: u64 = 2_521;
 /// Inode of the socket.
 pub const INODE_BYTES: u64 = 862;
@@ -12,7 +13,7 @@ pub const INODE_BYTES: u64 = 862;
 pub const FILE_BYTES: u64 = 195;
 /// Directory entry.
 pub const DENTRY_BYTES: u64 = 195;
-/// What the security modules attach.
+/// What security modules attach.
 pub const SECURITY_BYTES: u64 = 56;
 /// The floor of one established socket: 3,829 bytes.
 pub const SOCKET_BYTES: u64 =
@@ -31,31 +32,38 @@ pub const BIND_BUCKET_BYTES: u64 = 128;
 pub const PAIR_BYTES: u64 = 7_900;
 /// Both ends of a loopback pair, a poll parked on the server's, as measured at 190,000 pairs.
 pub const PAIR_POLL_PARKED_BYTES: u64 = 8_160;
-/// The same at its dearest, 1,007,000 pairs in the host's namespace: what to reckon with before a run.
+/// The same at its most expensive, 1,007,000 pairs in the host's namespace: the figure to plan with.
 pub const PAIR_POLL_PARKED_BYTES_MAX: u64 = 8_229;
 
-/// What a connection takes on top when all are closed at once, at each of its two ends: at one a FIN that waits to be read (860 of
-/// `skbuff` slabs, measured), at the other the entry in TIME_WAIT (`tw_sock_TCP`, 256); half of both. Without it, 2,754,477 pairs were
-/// held here, and the kernel killed the server when they closed: `sysctl/README.md`.
+/// Extra memory per end while all connections close at once: one end holds a FIN waiting to be read (860 bytes of `skbuff` slabs,
+/// measured), the other an entry in TIME_WAIT (`tw_sock_TCP`, 256 bytes); half of both. Without it, 2,754,477 pairs could be held, and
+/// the kernel killed the server while they closed: `sysctl/README.md`.
 pub const CLOSING_BYTES: u64 = 576;
 
-/// What our programs keep for one end of a connection, at most; measured 39 to 61, see `server_rss_bytes_per_connection` in runs.
+/// Upper bound of what our programs keep per end of a connection; measured 39 to 61, see `server_rss_bytes_per_connection` in runs.
 pub const OWN_BYTES_MAX: u64 = 64;
-/// One end that was accepted, from its first byte to its last.
+/// One accepted end over its whole life.
 pub const SERVER_END_BYTES: u64 =
     SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES + OWN_BYTES_MAX + CLOSING_BYTES;
-/// One end that was dialled, likewise.
+/// One dialled end over its whole life.
 pub const CLIENT_END_BYTES: u64 = SERVER_END_BYTES + BIND_BUCKET_BYTES;
 
-/// Memory left to everything else on the machine when the number of connections that fit is worked out.
+/// Memory left to the rest of the machine when calculating how many connections fit.
 pub const MEMORY_RESERVED_BYTES: u64 = 512 << 20;
-/// Memory left, within a memory cgroup that bounds us, to the programs themselves: everything else lives outside of it.
+/// Memory left to the programs themselves within a memory cgroup: everything else lives outside of it.
 pub const MEMORY_RESERVED_CGROUP_BYTES: u64 = 64 << 20;
 
-/// Entries one ring's descriptor table may have, whatever the descriptor limit allows.
+/// Most entries of one ring's descriptor table, whatever the descriptor limit.
 pub const RING_TABLE_COUNT_MAX: u64 = 1 << 20;
 
-/// Connections from one source address to one target address and port: 1025..=65535.
+/// Locked memory of one ring of the engine: 256 submission entries of 64 bytes, 2,048 completions of 16 and the submission array in
+/// pages of 4 KiB, and a page for the buffer ring. Counted against RLIMIT_MEMLOCK, for all processes of the user together, unless
+/// the process has CAP_IPC_LOCK.
+pub const RING_LOCKED_BYTES: u64 = 56 << 10;
+/// Locked memory of the control plane's own ring: 256 submission entries and 512 completions.
+pub const CONTROL_RING_LOCKED_BYTES: u64 = 28 << 10;
+
+/// Connections from one source address to one target: ports 1024 to 65535 without the target's own.
 pub const PORTS_PER_ADDRESS: u64 = 64_511;
 
 #[cfg(test)]
@@ -63,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_add_up_to_what_was_measured() {
+    fn parts_add_up_to_the_measured_pair() {
         assert_eq!(SOCKET_BYTES, 3_829);
         // Two sockets, two table entries, one bind bucket: within 0.5% of the measured pair.
         let pair_bytes = 2 * (SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES) + BIND_BUCKET_BYTES;

@@ -1,6 +1,6 @@
-//! Everything the profiles know about a setting, as text and as the table of `sysctl/README.md`.
+//! The profiles' knowledge of a setting, as text and as the tables of `sysctl/SETTINGS.md`.
 //!
-//! Must not know: this machine.
+//! Must not depend on: this machine.
 
 use std::fmt::Write;
 
@@ -8,12 +8,12 @@ use holdfast_sysctl::Profile;
 use holdfast_sysctl::profile::{BUILT_IN, Role, built_in};
 use holdfast_sysctl::setting::{Kind, Rule, Setting, Weight};
 
-/// The profiles that come with this program.
+/// The built-in profiles.
 pub fn all() -> Vec<Profile> {
     built_in(Role::Both)
 }
 
-/// What is known about a setting, in each profile that has it; `None` for one in none.
+/// Explains a setting, once per profile that has it; `None` for an unknown one.
 pub fn explain(key: &str) -> Option<String> {
     let mut text = String::new();
     for profile in all() {
@@ -31,7 +31,7 @@ pub fn explain(key: &str) -> Option<String> {
             fact("value", &value(setting));
             fact("compared", rule(setting.rule));
             fact("without it", &setting.why);
-            fact("then", weight(setting));
+            fact("effect", weight(setting));
             fact("scope", setting.scope.as_deref().unwrap_or(""));
             fact("default", setting.default.as_deref().unwrap_or(""));
             fact("since", setting.since.as_deref().unwrap_or(""));
@@ -55,7 +55,7 @@ pub fn keys() -> Vec<String> {
     keys
 }
 
-/// The value for a million connections, and how it follows their number.
+/// The value for a million connections, and how it scales.
 fn value(setting: &Setting) -> String {
     if setting.kind == Kind::Advice {
         return String::new();
@@ -67,7 +67,7 @@ fn value(setting: &Setting) -> String {
             if scale.per_connection == 0.0 {
                 return scale.plus.to_string();
             }
-            let mut term = format!("{} a connection", scale.per_connection);
+            let mut term = format!("{} per connection", scale.per_connection);
             if scale.plus > 0 {
                 let _ = write!(term, " + {}", scale.plus);
             }
@@ -89,11 +89,11 @@ fn value(setting: &Setting) -> String {
 
 fn rule(rule: Rule) -> &'static str {
     match rule {
-        Rule::AtLeast => "at least this; a larger one is kept",
-        Rule::AtMost => "at most this; a smaller one is kept",
+        Rule::AtLeast => "at least this; a larger value is kept",
+        Rule::AtMost => "at most this; a smaller value is kept",
         Rule::Exactly => "exactly this",
-        Rule::Covers => "a range that covers this; a wider one is kept",
-        Rule::Contains => "a list that has these; others in it are kept",
+        Rule::Covers => "a range that includes this; a wider one is kept",
+        Rule::Contains => "a list with these members; others are kept",
     }
 }
 
@@ -103,24 +103,26 @@ fn weight(setting: &Setting) -> &'static str {
     }
     match setting.weight {
         Weight::Stops if setting.unless.sys_admin => {
-            "stops new connections, but for root with CAP_SYS_ADMIN"
+            "stops new connections, except with CAP_SYS_ADMIN"
         }
         Weight::Stops if setting.unless.untracked => {
-            "stops new connections once connections are tracked"
+            "stops new connections if connections are tracked"
         }
         Weight::Stops => "stops new connections",
-        Weight::Slows => "slower, or losses under load or attack",
-        Weight::None => "nothing breaks; good to have",
+        Weight::Slows => "slower, or lossy under load or attack",
+        Weight::None => "nothing breaks",
     }
 }
 
-/// The tables of `sysctl/README.md`.
+/// The tables of `sysctl/SETTINGS.md`.
 pub fn markdown() -> String {
-    let mut text = String::new();
+    let mut text = String::from(
+        "# Settings\n\nGenerated from the profiles: `holdfast-tune explain --markdown`. `holdfast-tune explain KEY` has the full text of each.\n\n",
+    );
     for (name, _) in BUILT_IN {
         let profile = all().into_iter().find(|profile| profile.name == name);
         let Some(profile) = profile else { continue };
-        let _ = writeln!(text, "### {name}.conf\n");
+        let _ = writeln!(text, "## {name}.conf\n");
         text += "| setting | for 1,000,000 | without it | today's default | kernels | what old lists say |\n|---|---|---|---|---|---|\n";
         let cell = |text: &str| text.replace('|', "\\|");
         for setting in profile.settings.iter().filter(|s| s.kind != Kind::Advice) {

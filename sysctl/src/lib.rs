@@ -1,16 +1,19 @@
-//! What this machine is, what would stop a server, client or benchmark on it, and the kernel settings that change that.
+//! Facts about this machine, checks before a program starts, and the kernel settings that many connections need.
 //!
-//! [`Machine`] reads the facts once; [`preflight`] compares one of them with what is asked and answers with a [`Shortfall`]: one line
-//! naming the cause and the next command. [`profile`]s say which [`setting`]s so many connections want; a [`plan`] compares
-//! them with the present [`values`]; [`apply`] writes them and [`state`] remembers what was there. [`cost`] holds the bytes the
-//! kernel takes for a connection. [`cli_docs`] generates completions and manual pages for every program.
+//! [`Machine`] reads the facts once; [`preflight`] compares them with what is asked for and returns a
+//! [`SetupError`](holdfast_engine::SetupError) that names the cause and the next command. [`profile`]s define the
+//! [`setting`]s for a number of connections; a [`plan`] compares them with the present [`values`]; [`apply`] writes them
+//! and [`state`] remembers the previous values. [`cost`] has the bytes the kernel takes for a connection, [`ports`] and
+//! [`routes`] the source ports and addresses a client can use, [`tables`] the sizes of the kernel's connection tables.
+//! [`cli`] parses command lines, [`cli_docs`] generates their completions and manual pages.
 //!
-//! Invariants: nothing here changes the machine except [`apply`], [`state`] and [`persist`], which are asked to, and
+//! Invariants: nothing here changes the machine except [`apply`], [`state`] and [`persist`], when they are called, and
 //! [`preflight::raise_nofile`], which changes this process only.
-//! Must not know: engine, server, client or results, nor how any of them spells its options beyond `--source`.
+//! Must not depend on: server, client or results, nor on how they spell their options beyond `--source`.
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod cli;
 pub mod cli_docs;
 pub mod cost;
 pub mod machine;
@@ -21,7 +24,6 @@ pub mod preflight;
 pub mod profile;
 pub mod routes;
 pub mod setting;
-mod shortfall;
 pub mod state;
 pub mod tables;
 pub mod values;
@@ -30,4 +32,3 @@ pub use holdfast_units::count as grouped;
 pub use machine::Machine;
 pub use plan::Plan;
 pub use profile::{Profile, Role};
-pub use shortfall::{Shortfall, gibibytes};

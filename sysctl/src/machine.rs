@@ -1,45 +1,53 @@
-//! The facts of this machine that bound how many connections it can hold, read once from `/proc` and `/sys`.
+//! Facts about this machine that limit how many connections it can hold, read once from `/proc` and `/sys`.
 //!
-//! Invariants: reading changes nothing; every parser is a plain function from text, so that a described machine can
-//! stand in for the real one. A fact that a kernel does not tell takes the value that bounds nothing.
-//! Must not know what anybody wants to run here: comparing is `preflight`'s.
+//! Invariants: reading changes nothing; every parser is a pure function of text, so that a described machine can replace the real
+//! one. A fact that the kernel does not report takes the value that limits nothing.
+//! Must not depend on: what is going to run here: `preflight` compares.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::resource::{Resource, getrlimit};
+use holdfast_engine::{SetupError, SetupErrorKind, check_io_uring};
+use holdfast_units::bytes;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::cost::{MEMORY_RESERVED_BYTES, MEMORY_RESERVED_CGROUP_BYTES};
-use crate::{Shortfall, gibibytes, routes};
+use crate::routes;
 
-/// What this machine has, as this process may use it.
+/// This machine, as far as this process may use it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// As `uname -r` prints it.
     pub kernel_release: String,
     /// Major and minor of the release.
     pub kernel_version: (u32, u32),
-    /// As the processor names itself, or the architecture where it does not.
+    /// The processor's name, or the architecture if it reports none.
     pub cpu_model: String,
-    /// Cores the scheduler may put this process on.
+    /// Cores this process may run on.
     pub core_count: usize,
-    /// All memory of the machine.
+    /// Total memory.
     pub memory_bytes: u64,
-    /// What can still be allocated of it.
+    /// Memory that can still be allocated (`MemAvailable`).
     pub memory_available_bytes: u64,
-    /// What is left below the limit of a memory cgroup this process is in; `None` where none bounds it.
+    /// Memory left below the limit of the memory cgroup this process is in; `None` without a limit.
     pub memory_cgroup_left_bytes: Option<u64>,
-    /// Soft limit of open descriptors.
+    /// Soft limit on open descriptors.
     pub nofile_soft: u64,
-    /// Hard limit of open descriptors.
+    /// Hard limit on open descriptors.
     pub nofile_hard: u64,
-    /// `kernel.io_uring_disabled`: 0 for everybody, 1 for the privileged only, 2 for nobody; 0 where it is absent.
+    /// Soft limit on locked memory, which rings count against; `None` without a limit, or with CAP_IPC_LOCK.
+    #[serde(default)]
+    pub locked_memory_bytes: Option<u64>,
+    /// `kernel.io_uring_disabled`: 0 allows everybody, 1 only privileged processes, 2 nobody; 0 if the kernel lacks it.
     pub io_uring_disabled: u32,
-    /// Whether this process may make rings where `io_uring_disabled` is 1.
+    /// Whether this process may set up rings where `io_uring_disabled` is 1.
     pub io_uring_privileged: bool,
-    /// CAP_SYS_ADMIN in the initial user namespace: `fs.file-max` does not hold for such a process.
+    /// Why the kernel refuses to set up a ring, whatever `io_uring_disabled` says (seccomp, for example); `None` if it does not.
+    #[serde(default)]
+    pub io_uring_refusal: Option<Refusal>,
+    /// CAP_SYS_ADMIN in the initial user namespace: `fs.file-max` does not limit such a process.
     pub sys_admin: bool,
     /// IPv4 addresses that connections to other machines can come from; see [`routes::address_count`].
     pub address_count: u64,
@@ -47,22 +55,31 @@ pub struct Machine {
     pub network_namespace: u64,
 }
 
+/// Why something is refused, and what to do next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The likely cause, one line.
+    pub cause: String,
+    /// What to type or change.
+    pub next_step: String,
+}
+
 impl Machine {
-    /// Reads the facts of this machine. Read before any thread is pinned: the cores are those of the main thread.
-    pub fn read() -> Result<Self, Shortfall> {
+    /// Reads the facts of this machine. Call it before any thread is pinned: the cores are those of the main thread.
+    ///
+    /// # Errors
+    /// When `/proc` is not mounted or unreadable.
+    pub fn read() -> Result<Self, SetupError> {
         let kernel_release = read_text("/proc/sys/kernel/osrelease")?.trim().to_owned();
         let kernel_version = parse_kernel_version(&kernel_release)
-            .ok_or_else(|| unreadable("/proc/sys/kernel/osrelease", "not a version"))?;
+            .ok_or_else(|| malformed("/proc/sys/kernel/osrelease", "not a version"))?;
         let status = read_text("/proc/self/status")?;
         let core_count = parse_core_count(&status)
-            .ok_or_else(|| unreadable("/proc/self/status", "no Cpus_allowed_list"))?;
+            .ok_or_else(|| malformed("/proc/self/status", "no Cpus_allowed_list"))?;
         let memory = parse_memory(&read_text("/proc/meminfo")?)
-            .ok_or_else(|| unreadable("/proc/meminfo", "no MemTotal or MemAvailable"))?;
+            .ok_or_else(|| malformed("/proc/meminfo", "no MemTotal or MemAvailable"))?;
         let (nofile_soft, nofile_hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| {
-            Shortfall::new(
-                format!("the descriptor limit cannot be read: {}", errno.desc()),
-                "ulimit -n",
-            )
+            SetupError::from_io("the descriptor limit cannot be read", errno, "ulimit -n")
         })?;
         let io_uring_group = optional_number("/proc/sys/kernel/io_uring_group").unwrap_or(-1);
         let user_map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
@@ -77,10 +94,15 @@ impl Machine {
             memory_cgroup_left_bytes: cgroup_memory_left("self"),
             nofile_soft,
             nofile_hard,
+            locked_memory_bytes: locked_memory_limit(&status, &user_map),
             io_uring_disabled: optional_number("/proc/sys/kernel/io_uring_disabled")
                 .and_then(|value| u32::try_from(value).ok())
                 .unwrap_or(0),
             io_uring_privileged: parse_io_uring_privileged(&status, &user_map, io_uring_group),
+            io_uring_refusal: check_io_uring(false).err().map(|error| Refusal {
+                cause: error.cause().to_owned(),
+                next_step: error.next_step().to_owned(),
+            }),
             sys_admin: parse_sys_admin(&status, &user_map),
             address_count: routes::address_count(),
             network_namespace: fs::metadata("/proc/self/ns/net").map_or(0, |m| m.ino()),
@@ -89,8 +111,8 @@ impl Machine {
 }
 
 impl Machine {
-    /// Memory that connections may take: what is available, less what is left to everything else; within a memory cgroup, less
-    /// only what our own processes need beside connections.
+    /// Memory that connections may take, bytes: what is available less a reserve for the system, or, within a memory cgroup, less a
+    /// reserve for our own processes.
     pub fn memory_usable_bytes(&self) -> u64 {
         let machine = self
             .memory_available_bytes
@@ -101,32 +123,37 @@ impl Machine {
         machine.min(cgroup.unwrap_or(u64::MAX))
     }
 
-    /// Where [`memory_usable_bytes`](Self::memory_usable_bytes) comes from, for people.
-    pub fn memory_said(&self) -> String {
+    /// How [`memory_usable_bytes`](Self::memory_usable_bytes) was calculated, for messages.
+    pub fn memory_summary(&self) -> String {
         match self.memory_cgroup_left_bytes {
             Some(left) if left < self.memory_available_bytes => format!(
-                "{} left in the memory cgroup, {} of it for the programs",
-                gibibytes(left),
-                gibibytes(MEMORY_RESERVED_CGROUP_BYTES)
+                "{} left in the memory cgroup, {} of it reserved for the programs",
+                bytes(left),
+                bytes(MEMORY_RESERVED_CGROUP_BYTES)
             ),
             _ => format!(
-                "{} available, {} of it left to the system",
-                gibibytes(self.memory_available_bytes),
-                gibibytes(MEMORY_RESERVED_BYTES)
+                "{} available, {} of it reserved for the system",
+                bytes(self.memory_available_bytes),
+                bytes(MEMORY_RESERVED_BYTES)
             ),
         }
     }
 }
 
-fn unreadable(path: &str, why: &str) -> Shortfall {
-    Shortfall::new(
-        format!("{path} cannot be used: {why}"),
-        format!("cat {path} (is /proc mounted? mount -t proc proc /proc)"),
+const MOUNT_PROC: &str = "mount -t proc proc /proc (as root), if it is not mounted";
+
+fn malformed(path: &str, why: &str) -> SetupError {
+    SetupError::new(
+        SetupErrorKind::Unsupported,
+        format!("{path} cannot be parsed: {why}"),
+        MOUNT_PROC,
     )
 }
 
-fn read_text(path: &str) -> Result<String, Shortfall> {
-    fs::read_to_string(path).map_err(|error| unreadable(path, &error.to_string()))
+fn read_text(path: &str) -> Result<String, SetupError> {
+    fs::read_to_string(path).map_err(|error| {
+        SetupError::from_io(format_args!("{path} cannot be read"), error, MOUNT_PROC)
+    })
 }
 
 fn optional_number(path: impl AsRef<Path>) -> Option<i64> {
@@ -139,7 +166,7 @@ pub fn parse_kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The processor's own name; ARM has none in `/proc/cpuinfo`.
+/// The processor's name; ARM reports none in `/proc/cpuinfo`.
 pub fn parse_cpu_model(cpuinfo: &str) -> String {
     cpuinfo
         .lines()
@@ -170,23 +197,39 @@ pub fn parse_core_count(status: &str) -> Option<usize> {
         .try_fold(0_usize, |sum, count| sum.checked_add(count?))
 }
 
+const CAP_IPC_LOCK: u32 = 14;
+const CAP_SYS_ADMIN: u32 = 21;
+
 /// CAP_SYS_ADMIN in the initial user namespace.
 pub fn parse_sys_admin(status: &str, user_map: &str) -> bool {
-    const CAP_SYS_ADMIN: u32 = 21;
-    let initial_namespace = user_map.split_whitespace().eq(["0", "0", "4294967295"]);
-    let capable = status_field(status, "CapEff")
-        .and_then(|mask| u64::from_str_radix(mask, 16).ok())
-        .is_some_and(|mask| mask >> CAP_SYS_ADMIN & 1 == 1);
-    capable && initial_namespace
+    has_capability(status, user_map, CAP_SYS_ADMIN)
 }
 
-/// The kernel's own rule for `io_uring_disabled=1`: CAP_SYS_ADMIN in the initial user namespace, or membership of
+/// A capability in the initial user namespace, the only one the kernel asks for here.
+fn has_capability(status: &str, user_map: &str, capability: u32) -> bool {
+    let is_initial_namespace = user_map.split_whitespace().eq(["0", "0", "4294967295"]);
+    let is_capable = status_field(status, "CapEff")
+        .and_then(|mask| u64::from_str_radix(mask, 16).ok())
+        .is_some_and(|mask| mask >> capability & 1 == 1);
+    is_capable && is_initial_namespace
+}
+
+/// The limit on locked memory that io_uring applies to this process, bytes. The kernel looks at the soft limit.
+fn locked_memory_limit(status: &str, user_map: &str) -> Option<u64> {
+    if has_capability(status, user_map, CAP_IPC_LOCK) {
+        return None;
+    }
+    let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK).ok()?;
+    (soft != RLIM_INFINITY).then_some(soft)
+}
+
+/// The kernel's rule for `io_uring_disabled=1`: CAP_SYS_ADMIN in the initial user namespace, or membership of
 /// `kernel.io_uring_group`.
 pub fn parse_io_uring_privileged(status: &str, user_map: &str, io_uring_group: i64) -> bool {
     if parse_sys_admin(status, user_map) {
         return true;
     }
-    // The last of the four numbers of `Gid` is the file system's, the one the kernel compares.
+    // The last of the four `Gid` numbers is the file system's, which the kernel compares.
     let own = status_field(status, "Gid").and_then(|ids| ids.split_whitespace().nth(3));
     let others = status_field(status, "Groups")
         .unwrap_or_default()
@@ -223,21 +266,21 @@ pub fn parse_memory(meminfo: &str) -> Option<Memory> {
     })
 }
 
-/// A memory cgroup of this process or one above it, by the files that tell its limit, use and reclaimable cache.
+/// A memory cgroup of this process or an ancestor, with the files that report its limit, use and reclaimable cache.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Cgroup {
-    /// Where its files are.
+    /// The directory of its files.
     pub folder: PathBuf,
     /// The file with its limit.
     pub limit_file: &'static str,
-    /// The file with what is used.
+    /// The file with its use.
     pub used_file: &'static str,
-    /// The line of `memory.stat` with the cache that can be taken back.
+    /// The line of `memory.stat` with the reclaimable cache.
     pub cache_key: &'static str,
 }
 
-/// The memory cgroups this process is in, own one first, of both versions: a hybrid system has both mounted.
-/// A path outside what is mounted (a container that sees the host's path) is taken as the root of the mount.
+/// The memory cgroups this process is in, its own first, of both versions: a hybrid system mounts both.
+/// A path outside the mount (a container that sees the host's path) counts as the root of the mount.
 pub fn parse_cgroups(mountinfo: &str, membership: &str) -> Vec<Cgroup> {
     let mut cgroups = Vec::new();
     for line in mountinfo.lines() {
@@ -257,14 +300,14 @@ pub fn parse_cgroups(mountinfo: &str, membership: &str) -> Vec<Cgroup> {
         }
         let own = membership.lines().find_map(|line| {
             let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-            let ours = if version_2 {
+            let is_memory = if version_2 {
                 controllers.is_empty()
             } else {
                 controllers
                     .split(',')
                     .any(|controller| controller == "memory")
             };
-            ours.then_some(path)
+            is_memory.then_some(path)
         });
         let Some(own) = own else { continue };
         let below_root = Path::new(own).strip_prefix(root).unwrap_or(Path::new(""));
@@ -295,8 +338,8 @@ pub fn parse_cgroups(mountinfo: &str, membership: &str) -> Vec<Cgroup> {
     cgroups
 }
 
-/// What is left below a limit: cache that nobody used lately is given back by the kernel before it refuses.
-/// `max` (version 2) and the page-rounded largest number (version 1) mean that there is none.
+/// Bytes left below a limit: the kernel reclaims inactive cache before it refuses memory.
+/// `max` (version 2) and the page-rounded largest number (version 1) mean no limit.
 pub fn parse_memory_left(limit: &str, used: &str, stat: &str, cache_key: &str) -> Option<u64> {
     let limit: u64 = limit.trim().parse().ok().filter(|&bytes| bytes < 1 << 62)?;
     let used: u64 = used.trim().parse().ok()?;
@@ -309,7 +352,7 @@ pub fn parse_memory_left(limit: &str, used: &str, stat: &str, cache_key: &str) -
     Some(limit.saturating_sub(used.saturating_sub(cache)))
 }
 
-/// The least that any memory cgroup above a process has left, by its number in `/proc` or `self`; `None` where none limits memory.
+/// The least memory left in any cgroup of a process, named by its number in `/proc` or `self`; `None` without a limit.
 pub fn cgroup_memory_left(process: &str) -> Option<u64> {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let membership = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;

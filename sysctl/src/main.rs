@@ -1,8 +1,8 @@
 //! `holdfast-tune`: the command line.
 //!
-//! Purpose: flags to plans, outcomes to exit codes: 0 done, 1 something stops the connections asked (plan, check) or a setting could not be set (apply,
-//! restore), 2 wrong usage.
-//! Must not know: how settings are compared or written.
+//! Turns flags into plans and outcomes into exit codes: 0 success, 1 fell short (plan, check: the connections cannot be held; apply,
+//! restore: a setting could not be set), 2 usage or set-up error.
+//! Must not depend on: how settings are compared or written.
 #![forbid(unsafe_code)]
 
 mod explain;
@@ -10,27 +10,30 @@ mod table;
 
 use std::fs;
 use std::io::{IsTerminal, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_sysctl::apply::{self, to_write};
 use holdfast_sysctl::cli_docs::CliDocs;
-use holdfast_sysctl::plan::{Asked, Plan};
+use holdfast_sysctl::plan::{Plan, Request};
 use holdfast_sysctl::profile::{PROFILE_BYTES_MAX, built_in, joined};
 use holdfast_sysctl::setting::Setting;
 use holdfast_sysctl::state::{self, State};
 use holdfast_sysctl::values::{Now, Values};
-use holdfast_sysctl::{Machine, Profile, Role, Shortfall, persist};
+use holdfast_sysctl::{Machine, Profile, Role, cli, persist, routes};
+use holdfast_units::parse::count_in;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Says what a machine needs to hold very many TCP connections, and sets it.
+/// Calculate what a machine needs to hold many TCP connections, and set it
 #[derive(Parser)]
 #[command(
     name = "holdfast-tune",
     version,
-    after_help = "Exit codes: 0 done; 1 something stops the connections asked (plan, check), or a setting could not be set (apply, restore); 2 wrong usage."
+    after_help = "Exit codes: 0 success; 1 fell short: the connections cannot be held (plan: not even after apply; check: not now), or a setting could not be set (apply, restore); 2 usage or set-up error."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -39,17 +42,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// What so many connections need here: settings, memory, rings, addresses, and what bounds their number
+    /// Show what connections need on this machine: settings, memory, rings, addresses, and which limit decides
     Plan(PlanFlags),
-    /// Each setting: now, wanted, verdict, why; exit code 1 when something would stop the connections asked
+    /// Compare each setting with the wanted value; exit code 1 if the connections cannot be held now
     Check(CheckFlags),
-    /// Write what is wanted, after saving what is there; what somebody raised further is kept
+    /// Save the present values, then write the wanted ones; values that were raised further are kept
     Apply(ApplyFlags),
-    /// Put back everything that was there before the first apply
+    /// Restore the values from before the first apply
     Restore(RestoreFlags),
-    /// Everything known about a setting [default: list them]
+    /// Explain a setting [default: list all]
     Explain(ExplainFlags),
-    /// Describe this machine as JSON, for plan --machine elsewhere
+    /// Describe this machine as JSON, for plan --machine on another one
     Machine,
     #[command(flatten)]
     CliDocs(CliDocs),
@@ -57,19 +60,22 @@ enum Command {
 
 #[derive(Args)]
 struct Want {
-    /// Connections to hold at once: a number, or such as 64k, 2.4M
-    #[arg(short, long, value_name = "COUNT", default_value = "1000000", value_parser = parse_count)]
+    /// Hold this many connections at once: a count such as 64k or 2.4M
+    #[arg(short, long, value_name = "COUNT", default_value = "1000000", value_parser = count_in(1..=1_000_000_000))]
     connections: u64,
-    /// What this machine is to be
+    /// Use the profiles for this role of the machine
     #[arg(short, long, value_enum, default_value = "both")]
     role: Role,
-    /// Addresses and ports that the clients here connect to
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=65_535))]
+    /// Assume that clients on this machine connect to this many addresses and ports
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = count_in(1..=65_535))]
     targets: u64,
-    /// A profile or sysctl.conf of your own, instead of those of the role; may be repeated [default: none]
+    /// Count the source addresses that reach this target, by the routing table; repeatable [default: those of the default route]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "targets")]
+    target: Vec<String>,
+    /// Use this profile, sysctl.conf or sysctl.d file instead of the role's; repeatable [default: none]
     #[arg(long, value_name = "FILE")]
     profile: Vec<PathBuf>,
-    /// Values exactly as the profile has them, also where that lowers what somebody raised [default: off]
+    /// Want values exactly as in the profile, even if that lowers a raised one [default: off]
     #[arg(long)]
     exact: bool,
     /// Print JSON [default: off]
@@ -81,11 +87,11 @@ struct Want {
 struct PlanFlags {
     #[command(flatten)]
     want: Want,
-    /// Only how many connections this machine can hold, now and after apply, and what bites first [default: off]
+    /// Show only how many connections this machine can hold, now and after apply, and which limit decides [default: off]
     #[arg(long)]
     max: bool,
-    /// Plan for the machine described in this file, as `holdfast-tune machine` prints it [default: this one]
-    #[arg(long, value_name = "FILE")]
+    /// Plan for the machine that `holdfast-tune machine` described in this file [default: this one]
+    #[arg(long, value_name = "FILE", conflicts_with = "target")]
     machine: Option<PathBuf>,
 }
 
@@ -99,31 +105,34 @@ struct CheckFlags {
 struct ApplyFlags {
     #[command(flatten)]
     want: Want,
-    /// Only say what would be done [default: off]
+    /// Show what would be done, and do nothing [default: off]
     #[arg(long)]
     dry_run: bool,
-    /// Also write files so that it holds after a reboot: sysctl.d, limits.d, a systemd drop-in [default: off]
+    /// Also write files that keep the settings after a reboot: sysctl.d, limits.d, a systemd drop-in [default: off]
     #[arg(long)]
     persist: bool,
-    /// Do not ask on a terminal [default: off]
+    /// Do not ask for confirmation on a terminal [default: off]
     #[arg(short, long)]
     yes: bool,
-    /// Where to save what was there [default: /run/holdfast, one file for each network namespace]
+    /// Save the previous values in this file [default: one per network namespace in /run/holdfast]
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
 }
 
 #[derive(Args)]
 struct RestoreFlags {
-    /// Only say what would be done [default: off]
+    /// Show what would be done, and do nothing [default: off]
     #[arg(long)]
     dry_run: bool,
     /// Also remove the files that apply --persist wrote [default: off]
     #[arg(long)]
     persist: bool,
-    /// Where what was there is saved [default: /run/holdfast, one file for each network namespace]
+    /// Read the previous values from this file [default: one per network namespace in /run/holdfast]
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
+    /// Also restore the keys of this profile that are neither in a built-in profile nor in net.*; repeatable [default: none]
+    #[arg(long, value_name = "FILE")]
+    profile: Vec<PathBuf>,
     /// Print JSON [default: off]
     #[arg(long)]
     json: bool,
@@ -133,57 +142,30 @@ struct RestoreFlags {
 struct ExplainFlags {
     /// The setting, such as net.core.somaxconn
     key: Option<String>,
-    /// The tables of sysctl/README.md [default: off]
+    /// Print the tables of sysctl/SETTINGS.md [default: off]
     #[arg(long, hide = true)]
     markdown: bool,
 }
 
-/// A machine that is described.
+/// A described machine.
 #[derive(Serialize, Deserialize)]
 struct Description {
     machine: Machine,
     values: Values,
 }
 
-/// `1000000`, `1_000_000`, `64k`, `2.4M`.
-fn parse_count(text: &str) -> Result<u64, String> {
-    let expected = || {
-        format!(
-            "'{text}' is no number of connections; next: give 1 to 1000000000, or such as 64k, 2.4M"
-        )
-    };
-    let plain = text.replace(['_', ','], "");
-    let (digits, unit) = match plain.strip_suffix(['k', 'K']) {
-        Some(digits) => (digits, 1e3),
-        None => match plain.strip_suffix(['m', 'M']) {
-            Some(digits) => (digits, 1e6),
-            None => (plain.as_str(), 1.0),
-        },
-    };
-    let is_number = digits.chars().all(|c| c.is_ascii_digit() || c == '.');
-    let value: f64 = digits.parse().map_err(|_| expected())?;
-    let count = (value * unit).round();
-    let is_whole = (value * unit - count).abs() < 1e-3;
-    if is_number && is_whole && (1.0..=1e9).contains(&count) {
-        Ok(count as u64)
-    } else {
-        Err(expected())
-    }
-}
-
-/// One line, the way every program here says why it does not go on.
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    match run(cli::parse::<Cli>().command) {
         Ok(code) => code,
-        Err(shortfall) => {
-            // Nobody may read that either any more.
-            let _ = writeln!(std::io::stderr(), "error: {shortfall}");
-            ExitCode::FAILURE
+        Err(error) => {
+            // Stderr may be closed: the exit code remains.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::from(2)
         }
     }
 }
 
-fn run(command: Command) -> Result<ExitCode, Shortfall> {
+fn run(command: Command) -> Result<ExitCode, SetupError> {
     match command {
         Command::Plan(flags) => plan(&flags),
         Command::Check(flags) => check(&flags),
@@ -195,50 +177,69 @@ fn run(command: Command) -> Result<ExitCode, Shortfall> {
     }
 }
 
-fn say(text: impl AsRef<str>) {
-    // A reader that has seen enough is no error.
+fn print(text: impl AsRef<str>) {
+    // A reader that closes the pipe early is not an error.
     let _ = std::io::stdout().write_all(text.as_ref().as_bytes());
 }
 
-fn say_json(document: &serde_json::Value) {
-    say(serde_json::to_string_pretty(document).unwrap_or_default() + "\n");
+fn print_json(document: &serde_json::Value) {
+    print(serde_json::to_string_pretty(document).unwrap_or_default() + "\n");
 }
 
-fn code(is_good: bool) -> ExitCode {
-    if is_good {
+/// 0 for success, 1 for a result that fell short.
+fn code(is_met: bool) -> ExitCode {
+    if is_met {
         ExitCode::SUCCESS
     } else {
-        ExitCode::FAILURE
+        ExitCode::from(1)
     }
 }
 
-/// Reads a file the user named, bounded.
-fn read_file(file: &std::path::Path, what: &str, next: &str) -> Result<String, Shortfall> {
-    let trouble = |error: String| {
-        Shortfall::new(
-            format!("{what} {} cannot be read: {error}", file.display()),
+/// Reads a file the user named, up to a bound.
+fn read_file(file: &std::path::Path, what: &str, next: &str) -> Result<String, SetupError> {
+    let failed = |error: std::io::Error| {
+        SetupError::from_io(
+            format_args!("{what} {} cannot be read", file.display()),
+            error,
             next,
         )
     };
     let mut text = String::new();
-    let open = fs::File::open(file).map_err(|error| trouble(error.to_string()))?;
-    std::io::Read::read_to_string(
-        &mut std::io::Read::take(open, PROFILE_BYTES_MAX as u64 + 1),
-        &mut text,
-    )
-    .map_err(|error| trouble(error.to_string()))?;
+    let open = fs::File::open(file).map_err(failed)?;
+    let mut open = std::io::Read::take(open, PROFILE_BYTES_MAX as u64 + 1);
+    std::io::Read::read_to_string(&mut open, &mut text).map_err(failed)?;
     if text.len() > PROFILE_BYTES_MAX {
-        return Err(trouble("it is larger than 1 MiB".into()));
+        let error = std::io::Error::new(std::io::ErrorKind::InvalidData, "it is larger than 1 MiB");
+        return Err(failed(error));
     }
     Ok(text)
 }
 
+fn read_profiles(files: &[PathBuf]) -> Result<Vec<Profile>, SetupError> {
+    let read = |file: &PathBuf| {
+        let text = read_file(file, "the profile", "name a file such as /etc/sysctl.conf")?;
+        let name = file.display().to_string();
+        Profile::parse(&name, &text).map_err(|error| {
+            SetupError::new(
+                SetupErrorKind::InvalidInput,
+                error.to_string(),
+                "correct that line, then run this again",
+            )
+        })
+    };
+    files.iter().map(read).collect()
+}
+
 impl Want {
-    fn asked(&self) -> Asked {
-        Asked {
+    fn request(&self, targets: &[SocketAddr]) -> Request {
+        Request {
             connections: self.connections,
             role: self.role,
-            targets: self.targets,
+            targets: match targets.len() {
+                0 => self.targets,
+                count => count as u64,
+            },
+            target_ports: targets.iter().map(SocketAddr::port).collect(),
             exact: self.exact,
             options: self.options(),
         }
@@ -250,6 +251,9 @@ impl Want {
         if self.targets != 1 {
             options += &format!(" --targets {}", self.targets);
         }
+        for target in &self.target {
+            options += &format!(" --target {target}");
+        }
         for file in &self.profile {
             options += &format!(" --profile {}", file.display());
         }
@@ -259,35 +263,60 @@ impl Want {
         options
     }
 
-    fn settings(&self) -> Result<Vec<Setting>, Shortfall> {
+    fn settings(&self, values: &Values) -> Result<Vec<Setting>, SetupError> {
         if self.profile.is_empty() {
             return Ok(joined(&built_in(self.role)));
         }
-        let mut profiles = Vec::new();
-        for file in &self.profile {
-            let text = read_file(file, "the profile", "name a file such as /etc/sysctl.conf")?;
-            let name = file.display().to_string();
-            let profile = Profile::parse(&name, &text).map_err(|error| {
-                Shortfall::new(error.to_string(), "mend that line, then run it again")
-            })?;
-            profiles.push(profile);
-        }
-        Ok(joined(&profiles))
+        let profiles = read_profiles(&self.profile)?;
+        let excluded: Vec<String> = profiles.iter().flat_map(|p| p.excluded.clone()).collect();
+        Ok(values.expand(joined(&profiles), &excluded))
     }
 
-    fn plan(&self, machine: &Machine, values: &Values) -> Result<Plan, Shortfall> {
-        Ok(Plan::new(machine, values, &self.settings()?, self.asked()))
+    /// The addresses of `--target`.
+    fn target_addresses(&self) -> Result<Vec<SocketAddr>, SetupError> {
+        let resolve = |target: &String| {
+            let invalid = |why: &str| {
+                SetupError::new(
+                    SetupErrorKind::InvalidInput,
+                    format!(
+                        "--target {} cannot be resolved: {why}",
+                        target.escape_debug()
+                    ),
+                    "give HOST:PORT, such as 192.0.2.7:80 or [2001:db8::7]:80",
+                )
+            };
+            let mut found = target
+                .to_socket_addrs()
+                .map_err(|error| invalid(&error.to_string()))?;
+            found.next().ok_or_else(|| invalid("no address"))
+        };
+        self.target.iter().map(resolve).collect()
+    }
+
+    fn plan(&self, machine: &Machine, values: &Values) -> Result<Plan, SetupError> {
+        let targets = self.target_addresses()?;
+        let request = self.request(&targets);
+        let settings = self.settings(values)?;
+        if targets.is_empty() {
+            return Ok(Plan::new(machine, values, &settings, request));
+        }
+        let machine = Machine {
+            address_count: routes::source_addresses(&targets, 1 << 20)?.len() as u64,
+            ..machine.clone()
+        };
+        Ok(Plan::new(&machine, values, &settings, request))
     }
 }
 
-fn plan(flags: &PlanFlags) -> Result<ExitCode, Shortfall> {
+fn plan(flags: &PlanFlags) -> Result<ExitCode, SetupError> {
     let (machine, values) = match &flags.machine {
         None => (Machine::read()?, Values::Here),
         Some(file) => {
             let next = "make one with: holdfast-tune machine > FILE";
             let text = read_file(file, "the description", next)?;
             let described: Description = serde_json::from_str(&text).map_err(|error| {
-                Shortfall::new(
+                SetupError::new(
+                    SetupErrorKind::InvalidInput,
                     format!("{} describes no machine: {error}", file.display()),
                     next,
                 )
@@ -297,42 +326,42 @@ fn plan(flags: &PlanFlags) -> Result<ExitCode, Shortfall> {
     };
     let plan = flags.want.plan(&machine, &values)?;
     if flags.want.json {
-        say_json(&json!({"schema": "holdfast-tune/1", "machine": machine, "plan": plan}));
+        print_json(&json!({"schema": "holdfast-tune/1", "machine": machine, "plan": plan}));
     } else if flags.max {
-        say(table::holds(&plan));
+        print(table::holds(&plan));
     } else {
-        say(table::plan(&plan, &machine));
+        print(table::plan(&plan, &machine));
     }
     Ok(code(flags.max || plan.can_be_met()))
 }
 
-fn check(flags: &CheckFlags) -> Result<ExitCode, Shortfall> {
+fn check(flags: &CheckFlags) -> Result<ExitCode, SetupError> {
     let machine = Machine::read()?;
     let plan = flags.want.plan(&machine, &Values::Here)?;
     if flags.want.json {
-        say_json(&json!({"schema": "holdfast-tune/1", "machine": machine, "plan": plan}));
+        print_json(&json!({"schema": "holdfast-tune/1", "machine": machine, "plan": plan}));
     } else {
-        say(table::rows(plan.rows.iter()));
-        say(table::closing(&plan));
+        print(table::rows(plan.rows.iter()));
+        print(table::closing(&plan));
     }
     Ok(code(plan.is_met()))
 }
 
-fn apply(flags: &ApplyFlags) -> Result<ExitCode, Shortfall> {
+fn apply(flags: &ApplyFlags) -> Result<ExitCode, SetupError> {
     let machine = Machine::read()?;
     let before = flags.want.plan(&machine, &Values::Here)?;
     let is_json = flags.want.json;
     if !is_json {
-        say(table::rows(before.rows.iter()));
-        say(table::closing(&before));
+        print(table::rows(before.rows.iter()));
+        print(table::closing(&before));
     }
     let mut outcome = apply::Outcome::default();
     let mut after = None;
     if !flags.dry_run {
         let count = to_write(&before).count();
         if count + usize::from(flags.persist) > 0 && !flags.yes && !is_json && !is_agreed(count) {
-            say("nothing was changed\n");
-            return Ok(ExitCode::FAILURE);
+            print("nothing was changed\n");
+            return Ok(code(false));
         }
         let file = state_file(flags.state.as_ref(), &machine);
         outcome = apply::apply(&before, || State::open(&file, machine.network_namespace))?;
@@ -341,7 +370,7 @@ fn apply(flags: &ApplyFlags) -> Result<ExitCode, Shortfall> {
     let after = after.unwrap_or_else(|| before.clone());
     let mut files = Vec::new();
     if flags.persist {
-        // Of what is there now: what the kernel did not take is not asked of it at the next boot.
+        // A value that the kernel refused now is not written for the next boot.
         let is_refused = |key: &str| {
             let mut changes = outcome.changes.iter();
             changes.any(|c| c.error.is_some() && c.key == key)
@@ -354,38 +383,53 @@ fn apply(flags: &ApplyFlags) -> Result<ExitCode, Shortfall> {
         + files.iter().filter(|f| f.error.is_some()).count()
         + after.rows.iter().filter(|row| row.is_failure).count();
     if is_json {
-        say_json(&json!({
+        print_json(&json!({
             "schema": "holdfast-tune/1", "machine": machine, "before": before, "outcome": outcome,
             "files": files, "after": after, "dry_run": flags.dry_run,
         }));
     } else {
         if !flags.dry_run && !outcome.changes.is_empty() {
-            say("\n");
-            say(table::outcome(&outcome, false));
-            say("\n");
-            say(table::rows(after.rows.iter()));
-            say(table::closing(&after));
-            say(format!(
-                "{} set, {} failed; put back with: holdfast-tune restore{}\n",
+            print("\n");
+            print(table::outcome(&outcome, false));
+            print("\n");
+            print(table::rows(after.rows.iter()));
+            print(table::closing(&after));
+            print(format!(
+                "{} set, {} failed; undo with: holdfast-tune restore{}\n",
                 outcome.changes.len() - outcome.failed_count(),
                 outcome.failed_count(),
-                flags
-                    .state
-                    .as_ref()
-                    .map_or(String::new(), |file| format!(" --state {}", file.display()))
+                flags.restore_options(&outcome),
             ));
         }
-        say(table::files(&files, flags.dry_run));
+        print(table::files(&files, flags.dry_run));
     }
     Ok(code(failed == 0))
 }
 
-/// Asks before settings of a whole machine are changed, where there is somebody to ask.
+impl ApplyFlags {
+    /// The options with which `restore` undoes this.
+    fn restore_options(&self, outcome: &apply::Outcome) -> String {
+        let mut options = String::new();
+        if let Some(file) = &self.state {
+            options += &format!(" --state {}", file.display());
+        }
+        let built_in = built_in(Role::Both);
+        let needs_profile = outcome.changes.iter().any(|change| {
+            !change.key.starts_with("net.") && !built_in.iter().any(|p| p.has_key(&change.key))
+        });
+        for file in self.want.profile.iter().filter(|_| needs_profile) {
+            options += &format!(" --profile {}", file.display());
+        }
+        options
+    }
+}
+
+/// Asks before settings of the machine are changed, if there is a terminal.
 fn is_agreed(count: usize) -> bool {
     if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
         return true;
     }
-    say(format!("change these {count} settings? [y/N] "));
+    print(format!("change these {count} settings? [y/N] "));
     let _ = std::io::stdout().flush();
     let mut answer = String::new();
     let read = std::io::stdin().read_line(&mut answer);
@@ -399,16 +443,18 @@ fn state_file(named: Option<&PathBuf>, machine: &Machine) -> PathBuf {
     )
 }
 
-fn restore(flags: &RestoreFlags) -> Result<ExitCode, Shortfall> {
+fn restore(flags: &RestoreFlags) -> Result<ExitCode, SetupError> {
     let machine = Machine::read()?;
     let file = state_file(flags.state.as_ref(), &machine);
     let mut outcome = apply::Outcome::default();
-    if file.exists() {
+    // A dangling symbolic link exists as well: opening it is an error.
+    if file.symlink_metadata().is_ok() {
+        let profiles = read_profiles(&flags.profile)?;
         let state = State::open(&file, machine.network_namespace)?;
-        outcome = apply::restore(state, flags.dry_run)?;
+        outcome = apply::restore(state, &profiles, flags.dry_run)?;
     } else {
         outcome.note = Some(format!(
-            "nothing to put back: {} is not there",
+            "nothing to restore: {} does not exist",
             file.display()
         ));
     }
@@ -419,37 +465,38 @@ fn restore(flags: &RestoreFlags) -> Result<ExitCode, Shortfall> {
     };
     let failed = outcome.failed_count() + files.iter().filter(|f| f.error.is_some()).count();
     if flags.json {
-        say_json(&json!({
+        print_json(&json!({
             "schema": "holdfast-tune/1", "outcome": outcome, "files": files, "dry_run": flags.dry_run,
         }));
     } else {
-        say(table::outcome(&outcome, flags.dry_run));
-        say(table::files(&files, flags.dry_run));
+        print(table::outcome(&outcome, flags.dry_run));
+        print(table::files(&files, flags.dry_run));
     }
     Ok(code(failed == 0))
 }
 
-fn explain(flags: &ExplainFlags) -> Result<ExitCode, Shortfall> {
+fn explain(flags: &ExplainFlags) -> Result<ExitCode, SetupError> {
     if flags.markdown {
-        say(explain::markdown());
+        print(explain::markdown());
         return Ok(ExitCode::SUCCESS);
     }
     let Some(key) = &flags.key else {
-        say(explain::keys().join("\n") + "\n");
+        print(explain::keys().join("\n") + "\n");
         return Ok(ExitCode::SUCCESS);
     };
     let text = explain::explain(key).ok_or_else(|| {
-        Shortfall::new(
+        SetupError::new(
+            SetupErrorKind::NotFound,
             format!("no profile has '{}'", key.escape_debug()),
-            "holdfast-tune explain lists what they have",
+            "holdfast-tune explain (lists the settings)",
         )
     })?;
-    say(text);
+    print(text);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Describes this machine with the values a plan looks at.
-fn machine() -> Result<ExitCode, Shortfall> {
+/// Describes this machine with the values that a plan reads.
+fn machine() -> Result<ExitCode, SetupError> {
     let machine = Machine::read()?;
     let mut keys = explain::keys();
     keys.extend(
@@ -468,7 +515,7 @@ fn machine() -> Result<ExitCode, Shortfall> {
         });
     let mut values: std::collections::BTreeMap<String, String> = present.collect();
     values.insert("limit nofile".into(), machine.nofile_hard.to_string());
-    say_json(&json!(Description {
+    print_json(&json!(Description {
         machine,
         values: Values::Described(values),
     }));

@@ -1,16 +1,18 @@
-//! Settings that outlive a reboot: files for `sysctl`, for logins and for systemd, and taking them away again.
+//! Settings that survive a reboot: files for `sysctl`, for logins and for systemd, and their removal.
 //!
-//! Invariants: only files that begin with our mark are replaced or removed. Each file is whole or not there.
-//! Must not know: how values are read, compared or written.
+//! Invariants: only files that begin with our mark are replaced or removed. Each file is complete or absent.
+//! Must not depend on: how values are read, compared or written.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use serde::Serialize;
 
 use crate::plan::{Plan, Verdict};
 use crate::setting::Kind;
-use crate::{Shortfall, state};
+use crate::state;
 
 const MARK: &str = "# Written by holdfast-tune; removed by: holdfast-tune restore --persist";
 
@@ -21,16 +23,16 @@ pub const LIMITS_FILE: &str = "/etc/security/limits.d/90-holdfast.conf";
 /// Read by systemd for every service it starts.
 pub const SYSTEMD_FILE: &str = "/etc/systemd/system.conf.d/90-holdfast.conf";
 
-/// What became of one file.
+/// What happened to one file.
 #[derive(Debug, Clone, Serialize)]
 pub struct Written {
     /// The file.
     pub file: String,
-    /// Its text; `None` where it is removed, or was not there.
+    /// Its text; `None` if it is removed, or did not exist.
     pub text: Option<String>,
     /// Why it could not be written or removed.
     pub error: Option<String>,
-    /// True if something was done, or with `--dry-run` would be.
+    /// True if something changed, or would with `--dry-run`.
     pub is_changed: bool,
 }
 
@@ -43,13 +45,13 @@ pub fn files(plan: &Plan) -> Vec<(&'static str, String)> {
     );
     let mut sysctl = what.clone();
     for row in plan.rows.iter().filter(|row| row.kind == Kind::Sysctl) {
-        // What is there already and does, stays as it is when somebody else's file says so; what this kernel lacks is left out.
+        // A sufficient value is kept as it is, whatever another file says; keys that this kernel lacks are left out.
         let value = match row.verdict {
             Verdict::Ok => row.now.as_ref(),
             _ => row.write.as_ref(),
         };
         if let Some(value) = value {
-            // The minus: a key that is missing at boot, because its module is loaded later, is not an error.
+            // The dash: a key that is missing at boot because its module is loaded later is not an error.
             sysctl.push_str(&format!("-{} = {value}\n", row.key));
         }
     }
@@ -65,7 +67,7 @@ pub fn files(plan: &Plan) -> Vec<(&'static str, String)> {
             .and_then(|now| now.parse().ok())
             .unwrap_or(0);
         let hard = row.wanted.parse::<u64>().unwrap_or(0).max(now);
-        // The soft limit stays at what programs that use select() can bear; ours raise it to the hard one themselves.
+        // The soft limit stays at 1024, since select() fails above it; our programs raise it to the hard limit themselves.
         files.push((
             LIMITS_FILE,
             format!("{what}* hard nofile {hard}\nroot hard nofile {hard}\n"),
@@ -98,7 +100,7 @@ pub fn write(plan: &Plan, is_dry: bool) -> Vec<Written> {
         .collect()
 }
 
-/// Removes the files.
+/// Removes the files that [`write`] wrote.
 pub fn remove(is_dry: bool) -> Vec<Written> {
     [SYSCTL_FILE, LIMITS_FILE, SYSTEMD_FILE]
         .into_iter()
@@ -107,7 +109,7 @@ pub fn remove(is_dry: bool) -> Vec<Written> {
                 Ok(true) if is_dry => Ok(true),
                 Ok(true) => fs::remove_file(file)
                     .map(|()| true)
-                    .map_err(|error| trouble(file, "cannot be removed", &error)),
+                    .map_err(|error| io_error(file, "cannot be removed", error)),
                 other => other,
             };
             Written {
@@ -120,29 +122,34 @@ pub fn remove(is_dry: bool) -> Vec<Written> {
         .collect()
 }
 
-fn trouble(file: &str, what: &str, error: &dyn std::fmt::Display) -> Shortfall {
-    Shortfall::new(
-        format!("{file} {what}: {error}"),
-        "run it as root: sudo holdfast-tune ...",
+fn io_error(file: &str, what: &str, error: io::Error) -> SetupError {
+    SetupError::from_io(
+        format_args!("{file} {what}"),
+        error,
+        "run the same command as root: sudo holdfast-tune ...",
     )
 }
 
-/// Whether the file is there; an error if it is somebody else's.
-fn ours(file: &str) -> Result<bool, Shortfall> {
+/// Whether the file exists and is ours.
+///
+/// # Errors
+/// When it is somebody else's, or cannot be read.
+fn ours(file: &str) -> Result<bool, SetupError> {
     match fs::read_to_string(file) {
         Ok(text) if text.starts_with(MARK) => Ok(true),
-        Ok(_) => Err(Shortfall::new(
-            format!("{file} is not ours: its first line is not our mark"),
-            format!("look at it; then mv {file} somewhere else"),
+        Ok(_) => Err(SetupError::new(
+            SetupErrorKind::InUse,
+            format!("{file} was not written by holdfast-tune: its first line is not our mark"),
+            format!("mv {file} {file}.other (if it is not needed), then run this again"),
         )),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(trouble(file, "cannot be read", &error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error(file, "cannot be read", error)),
     }
 }
 
-fn put(file: &str, text: &str) -> Result<(), Shortfall> {
+fn put(file: &str, text: &str) -> Result<(), SetupError> {
     ours(file)?;
-    let failed = |error: std::io::Error| trouble(file, "cannot be written", &error);
+    let failed = |error: io::Error| io_error(file, "cannot be written", error);
     let folder = Path::new(file).parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder).map_err(failed)?;
     state::replace(Path::new(file), text, 0o644).map_err(failed)

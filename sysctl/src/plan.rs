@@ -1,17 +1,20 @@
-//! What a machine needs to hold so many connections, and what it can hold at all.
+//! What a machine needs to hold a number of connections, and how many it can hold.
 //!
-//! A plan is worked out from a [`Machine`], its present [`Values`] and the settings of profiles: a row for each setting, a [`Limit`] for
-//! each thing that bounds the number, the memory, the rings and the source addresses. Nothing else goes in, so that a described machine
-//! is planned for like a real one.
-//! Invariants: nothing is changed. `holds_now` never exceeds what any limit allows; a limit that this program can lift does not bound
+//! A plan is calculated from a [`Machine`], its present [`Values`] and the settings of profiles: a row for each setting, a [`Limit`]
+//! for each thing that bounds the number, the memory, the rings and the source addresses. It has no other inputs, so that a described
+//! machine is planned for like a real one.
+//! Invariants: nothing is changed. `holds_now` never exceeds any limit; a limit that this program can lift does not bound
 //! `holds_tuned`.
-//! Must not know: how a plan is shown or applied.
+//! Must not depend on: how a plan is shown or applied.
 
+use holdfast_engine::{SetupError, SetupErrorKind};
+use holdfast_units::bytes;
 use serde::Serialize;
 
 use crate::cost::{
-    BIND_BUCKET_BYTES, CLIENT_END_BYTES, CLOSING_BYTES, DIRECT_DESCRIPTOR_BYTES, OWN_BYTES_MAX,
-    POLL_PARKED_BYTES, RING_TABLE_COUNT_MAX, SERVER_END_BYTES, SOCKET_BYTES,
+    BIND_BUCKET_BYTES, CLIENT_END_BYTES, CLOSING_BYTES, CONTROL_RING_LOCKED_BYTES,
+    DIRECT_DESCRIPTOR_BYTES, OWN_BYTES_MAX, POLL_PARKED_BYTES, RING_LOCKED_BYTES,
+    RING_TABLE_COUNT_MAX, SERVER_END_BYTES, SOCKET_BYTES,
 };
 use crate::ports::{SOURCE_PORTS, usable_ports_of};
 use crate::preflight::{KERNEL_ACCEPT_DONTWAIT, KERNEL_BIND, memory_fits, rings_needed};
@@ -19,54 +22,70 @@ use crate::profile::{Role, built_in, joined};
 use crate::setting::{Kind, Rule, Setting, Weight};
 use crate::tables::{BOOT_HASH_KEY, CHILD_HASH_KEY, TIME_WAIT_MAX_KEY, hash_buckets};
 use crate::values::{NOT_PERMITTED, Now, Values, check_writable};
-use crate::{Machine, Shortfall, gibibytes, grouped};
+use crate::{Machine, grouped};
 
-/// Descriptors that a process opens for each ring, and besides.
+/// Descriptors that a process opens per ring, and all others.
 const DESCRIPTORS_PER_RING: u64 = 2;
-const DESCRIPTORS_BESIDES: u64 = 64;
-/// So few are no trouble to a kernel as it comes.
+const DESCRIPTORS_BASE: u64 = 64;
+/// The kernel's defaults are enough for fewer connections than this.
 const FEW_CONNECTIONS: u64 = 10_000;
 
-/// The setting that decides who may make rings; 1 stops only those without a privilege.
+/// The setting that decides who may set up rings; 1 excludes only unprivileged users.
 const IO_URING_DISABLED: &str = "kernel.io_uring_disabled";
 
-/// What is asked of a plan.
+/// The input of a plan.
 #[derive(Debug, Clone, Serialize)]
-pub struct Asked {
+pub struct Request {
     /// Connections to hold at once.
     pub connections: u64,
-    /// Which ends of them are here.
+    /// Which ends of them are on this machine.
     pub role: Role,
-    /// Addresses and ports that clients connect to.
+    /// How many addresses and ports clients connect to.
     pub targets: u64,
-    /// Values exactly as the profile has them, even where that lowers what somebody raised.
+    /// The ports among them that are known: a client does not use them as source ports.
+    pub target_ports: Vec<u16>,
+    /// Wants values exactly as in the profile, even if that lowers a value that was raised.
     pub exact: bool,
-    /// What else was said on the command line, so that the next command says it too.
+    /// Other options of the command line, which the next command must repeat.
     pub options: String,
 }
 
-/// How a setting stands.
+impl Request {
+    /// `connections` to or from one unknown target, with the built-in profiles of `role`.
+    pub fn new(role: Role, connections: u64) -> Self {
+        Request {
+            connections,
+            role,
+            targets: 1,
+            target_ports: Vec::new(),
+            exact: false,
+            options: String::new(),
+        }
+    }
+}
+
+/// How a setting compares with the wanted value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// It does.
+    /// Sufficient.
     Ok,
-    /// Better as wanted; the connections can be held without.
+    /// Should be changed; the connections can be held without.
     Change,
-    /// With the present value, fewer connections than asked can be held.
+    /// Too low to hold the connections.
     Stops,
-    /// This kernel or namespace does not have it.
+    /// This kernel or network namespace lacks it.
     Absent,
-    /// As absent, and the profile does not say that it may be.
+    /// Absent, and the profile does not allow that.
     Missing,
-    /// It should be changed, and cannot be from here.
+    /// Should be changed, and cannot be from here.
     Locked,
-    /// It should be changed, and not by this program: a boot parameter, or a limit that a login or a service starts with.
+    /// Should be changed, but not by this program: a boot parameter, or a limit that a login or a service starts with.
     ByHand,
 }
 
 impl Verdict {
-    /// As it is shown.
+    /// As shown.
     pub fn word(self) -> &'static str {
         match self {
             Verdict::Ok => "ok",
@@ -87,40 +106,40 @@ pub struct Row {
     pub key: String,
     /// How it is set.
     pub kind: Kind,
-    /// What a shortfall of it means.
+    /// What an insufficient value does.
     pub weight: Weight,
     /// The present value.
     pub now: Option<String>,
-    /// The value for the connections asked.
+    /// The wanted value.
     pub wanted: String,
-    /// What to write: the wanted value, and what the present one has above it. `None` where nothing is to be written.
+    /// The value to write: the wanted one, without lowering the present one. `None` if there is nothing to write.
     pub write: Option<String>,
-    /// How it stands.
+    /// The result of the comparison.
     pub verdict: Verdict,
-    /// Connections that the present value suffices for, where it bounds them.
+    /// Connections that the present value is enough for, if it bounds them.
     pub holds: Option<u64>,
-    /// What goes wrong without it, or why it cannot be had.
+    /// What goes wrong without it, or why it cannot be set.
     pub why: String,
-    /// Only root may change it, and this is not root.
+    /// Only root may change it, and this process is not root.
     pub needs_root: bool,
-    /// It cannot be had here, and the profile does not say that this may be: an `apply` that leaves it undone fails.
+    /// It cannot be set here, and the profile does not allow that: `apply` fails.
     pub is_failure: bool,
 }
 
 /// One thing that bounds the number of connections.
 #[derive(Debug, Clone, Serialize)]
 pub struct Limit {
-    /// What it is.
+    /// Its name.
     pub name: String,
-    /// A kernel setting, not the machine itself.
+    /// True for a kernel setting, false for the machine itself.
     pub is_setting: bool,
-    /// Connections it allows now; `None`: any number.
+    /// Connections it allows now; `None` for any number.
     pub now: Option<u64>,
-    /// Connections it allows once `apply` has done what it can.
+    /// Connections it allows after `apply`.
     pub tuned: Option<u64>,
     /// The figures behind it.
     pub why: String,
-    /// What to type, or to change.
+    /// What to type or change.
     pub next: String,
 }
 
@@ -131,68 +150,68 @@ pub struct Memory {
     pub sockets_bytes: u64,
     /// Direct descriptors of the rings.
     pub descriptors_bytes: u64,
-    /// Polls that wait for bytes.
+    /// Polls that wait for data.
     pub polls_bytes: u64,
     /// The client's bind buckets.
     pub bind_buckets_bytes: u64,
-    /// What they take on top when all close at once.
+    /// Extra memory while all close at once.
     pub closing_bytes: u64,
-    /// Ours, at most.
+    /// Our own, at most.
     pub own_bytes: u64,
-    /// All of it.
+    /// The sum.
     pub total_bytes: u64,
-    /// For each connection.
+    /// Per connection.
     pub per_connection_bytes: u64,
-    /// What connections may take now.
+    /// What connections can use now.
     pub usable_bytes: u64,
 }
 
-/// What clients connect from.
+/// Source addresses of clients.
 #[derive(Debug, Clone, Serialize)]
 pub struct Sources {
-    /// Connections of one address to all targets.
+    /// Connections from one address to all targets.
     pub per_address: u64,
     /// Addresses needed.
     pub needed: u64,
-    /// Addresses here that reach other machines.
+    /// Addresses of this machine that reach the targets.
     pub here: u64,
-    /// Where to take them from.
+    /// How to get more.
     pub next: String,
 }
 
-/// A worked-out plan.
+/// A plan.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
-    /// What was asked.
-    pub asked: Asked,
+    /// Its input.
+    pub asked: Request,
     /// The settings, in the order of the profiles.
     pub rows: Vec<Row>,
-    /// What bounds the number, tightest first as things are now.
+    /// What bounds the number of connections, the tightest first.
     pub limits: Vec<Limit>,
-    /// Connections that can be held now; `None`: any number.
+    /// Connections that can be held now; `None` for any number.
     pub holds_now: Option<u64>,
-    /// Connections that can be held after `apply`, likewise.
+    /// Connections that can be held after `apply`.
     pub holds_tuned: Option<u64>,
-    /// Memory for the connections asked.
+    /// Memory for the connections.
     pub memory: Memory,
-    /// Rings of each end, and the descriptors in one.
+    /// Rings of each end.
     pub rings: u64,
     /// Direct descriptors in one ring, at most.
     pub ring_slots: u64,
-    /// Source addresses, where connections are opened here.
+    /// Source addresses, if connections are opened on this machine.
     pub sources: Option<Sources>,
-    /// Worth knowing, one line each.
+    /// Notes, one line each.
     pub notes: Vec<String>,
 }
 
-/// Memory of one connection with its ends in `role` here, bytes.
+/// Memory of one connection for the ends that `role` has on this machine, bytes.
 pub fn connection_bytes(role: Role) -> u64 {
     u64::from(role.serves()) * SERVER_END_BYTES + u64::from(role.opens()) * CLIENT_END_BYTES
 }
 
 impl Plan {
-    /// Works out what `asked` needs on `machine`, whose present values are `values`.
-    pub fn new(machine: &Machine, values: &Values, settings: &[Setting], asked: Asked) -> Self {
+    /// Calculates what `asked` needs on `machine`, whose present values are `values`.
+    pub fn new(machine: &Machine, values: &Values, settings: &[Setting], asked: Request) -> Self {
         let tracked = match values.sysctl("net.netfilter.nf_conntrack_count") {
             Now::Is(count) => count.parse().ok(),
             _ => None,
@@ -219,7 +238,7 @@ impl Plan {
                 && machine.io_uring_privileged
                 && !asked.exact
             {
-                // A machine hardened that far lets this user make rings: nothing to loosen.
+                // A hardened machine that lets this user set up rings: nothing to change.
                 row.verdict = Verdict::Ok;
                 row.write = None;
                 row.is_failure = false;
@@ -251,73 +270,77 @@ impl Plan {
         }
     }
 
-    /// True if the connections asked can be held as things are.
+    /// True if the connections can be held now.
     pub fn is_met(&self) -> bool {
         self.holds_now
             .is_none_or(|holds| holds >= self.asked.connections)
     }
 
-    /// True if they can be held once `apply` has done what it can.
+    /// True if they can be held after `apply`.
     pub fn can_be_met(&self) -> bool {
         self.holds_tuned
             .is_none_or(|holds| holds >= self.asked.connections)
     }
 
-    /// The limits that keep the connections asked from being held now.
-    pub fn in_the_way(&self) -> impl Iterator<Item = &Limit> {
+    /// The limits that are too low for the connections.
+    pub fn exceeded_limits(&self) -> impl Iterator<Item = &Limit> {
         let connections = self.asked.connections;
         self.limits
             .iter()
             .filter(move |limit| limit.now.is_some_and(|now| now < connections))
     }
 
-    /// What to say before a run: each setting that will stop it and at which count, and how many others could be better, one line
-    /// each. What the machine itself bounds is refused by `preflight`, not said here.
-    pub fn shortfalls(&self) -> Vec<Shortfall> {
-        let mut said: Vec<Shortfall> = self
-            .in_the_way()
+    /// Warnings before a run: each setting that will stop it and at which count, and the settings that should be changed, one line
+    /// each. Limits of the machine itself are errors of `preflight`, not warnings.
+    pub fn warnings(&self) -> Vec<SetupError> {
+        let mut warnings: Vec<SetupError> = self
+            .exceeded_limits()
             .filter(|limit| limit.is_setting)
-            .map(|limit| Shortfall::new(limit.why.clone(), limit.next.clone()))
+            .map(|limit| {
+                SetupError::new(
+                    SetupErrorKind::LimitExceeded,
+                    limit.why.clone(),
+                    limit.next.clone(),
+                )
+            })
             .collect();
         if self.asked.connections < FEW_CONNECTIONS {
-            return said;
+            return warnings;
         }
-        let better: Vec<&str> = self
+        let low: Vec<&str> = self
             .rows
             .iter()
             .filter(|row| row.verdict == Verdict::Change && row.weight == Weight::Slows)
             .map(|row| row.key.as_str())
             .collect();
-        if let [first, rest @ ..] = &better[..] {
+        if let [first, rest @ ..] = &low[..] {
             let which = match rest.len() {
-                0 => format!("{first} is below what suits"),
-                1 => format!("{first} and {} are below what suits", rest[0]),
-                more => format!("{first} and {more} more settings are below what suits"),
+                0 => format!("{first} is too low"),
+                1 => format!("{first} and {} are too low", rest[0]),
+                more => format!("{first} and {more} more settings are too low"),
             };
-            said.push(Shortfall::new(
-                format!("{which} {} connections", grouped(self.asked.connections)),
+            warnings.push(SetupError::new(
+                SetupErrorKind::LimitExceeded,
+                format!(
+                    "{which} for {} connections",
+                    grouped(self.asked.connections)
+                ),
                 command("check", &self.asked),
             ));
         }
-        said
+        warnings
     }
 }
 
-/// What to say before a program of `role` starts with so many connections; see [`Plan::shortfalls`].
-pub fn shortfalls(machine: &Machine, role: Role, connections: u64) -> Vec<Shortfall> {
-    let asked = Asked {
-        connections,
-        role,
-        targets: 1,
-        exact: false,
-        options: String::new(),
-    };
+/// Warnings before a program of `role` starts with a number of connections; see [`Plan::warnings`].
+pub fn warnings(machine: &Machine, role: Role, connections: u64) -> Vec<SetupError> {
     let settings = joined(&built_in(role));
-    Plan::new(machine, &Values::Here, &settings, asked).shortfalls()
+    let request = Request::new(role, connections);
+    Plan::new(machine, &Values::Here, &settings, request).warnings()
 }
 
-/// The command that acts on what was asked.
-pub fn command(verb: &str, asked: &Asked) -> String {
+/// The command that does `verb` for the same input.
+pub fn command(verb: &str, asked: &Request) -> String {
     format!(
         "holdfast-tune {verb} --role {} --connections {}{}",
         asked.role.name(),
@@ -326,7 +349,7 @@ pub fn command(verb: &str, asked: &Asked) -> String {
     )
 }
 
-fn row(setting: &Setting, wanted: String, values: &Values, asked: &Asked) -> Row {
+fn row(setting: &Setting, wanted: String, values: &Values, asked: &Request) -> Row {
     let rule = if asked.exact {
         Rule::Exactly
     } else {
@@ -351,14 +374,14 @@ fn row(setting: &Setting, wanted: String, values: &Values, asked: &Asked) -> Row
             row.why = absent(setting);
             if *values == Values::Here && setting.kind == Kind::Sysctl && !setting.may_be_missing()
             {
-                row.why = "no such key here: misspelt, or its module is not loaded".into();
+                row.why = "no such key: misspelt, or its module is not loaded".into();
                 row.verdict = Verdict::Missing;
                 row.is_failure = true;
             }
             return row;
         }
         Now::Unreadable(why) => {
-            row.why = format!("cannot be read, so it could not be put back: {why}");
+            row.why = format!("cannot be read, so it could not be restored: {why}");
             row.verdict = Verdict::Locked;
             row.is_failure = !setting.is_set_elsewhere();
             return row;
@@ -396,7 +419,7 @@ fn row(setting: &Setting, wanted: String, values: &Values, asked: &Asked) -> Row
     row
 }
 
-/// Why there is no such key.
+/// Why the key is absent.
 fn absent(setting: &Setting) -> String {
     if let Some(until) = &setting.until {
         return format!("gone since Linux {until}: skipped");
@@ -410,12 +433,12 @@ fn absent(setting: &Setting) -> String {
     }
 }
 
-/// The limit a setting sets that stops.
-fn limit_of(row: &Row, asked: &Asked) -> Option<Limit> {
+/// The limit that a setting of [`Weight::Stops`] sets.
+fn limit_of(row: &Row, asked: &Request) -> Option<Limit> {
     let (Some(now), true) = (&row.now, row.verdict != Verdict::Absent) else {
         return None;
     };
-    // A setting that is no number of connections stops all of them, or none.
+    // A setting that does not count connections stops all of them, or none.
     let holds = match (row.holds, row.verdict) {
         (Some(holds), _) => Some(holds),
         (None, Verdict::Ok) => None,
@@ -443,8 +466,8 @@ fn limit_of(row: &Row, asked: &Asked) -> Option<Limit> {
     })
 }
 
-/// What the machine itself bounds.
-fn machine_limits(machine: &Machine, asked: &Asked, sources: Option<&Sources>) -> Vec<Limit> {
+/// Limits of the machine itself.
+fn machine_limits(machine: &Machine, asked: &Request, sources: Option<&Sources>) -> Vec<Limit> {
     let connections = grouped(asked.connections);
     let mut limits = Vec::new();
     let bytes = connection_bytes(asked.role);
@@ -459,15 +482,16 @@ fn machine_limits(machine: &Machine, asked: &Asked, sources: Option<&Sources>) -
                 "memory holds {} connections at {} bytes each ({}), {connections} asked",
                 grouped(fits),
                 grouped(bytes),
-                machine.memory_said()
+                machine.memory_summary()
             ),
             next:
-                "free memory (free -m shows it), raise the memory cgroup's limit, or ask for fewer"
+                "free memory (free -m shows it), raise the memory cgroup's limit, or ask for fewer connections"
                     .into(),
         });
         let nofile = machine.nofile_hard;
-        let rings = nofile.saturating_sub(DESCRIPTORS_BESIDES) / DESCRIPTORS_PER_RING;
-        let fits = rings.saturating_mul(nofile.min(RING_TABLE_COUNT_MAX));
+        let slots = nofile.min(RING_TABLE_COUNT_MAX);
+        let rings = nofile.saturating_sub(DESCRIPTORS_BASE) / DESCRIPTORS_PER_RING;
+        let fits = rings.saturating_mul(slots);
         limits.push(Limit {
             name: "descriptors".into(),
             is_setting: false,
@@ -476,11 +500,22 @@ fn machine_limits(machine: &Machine, asked: &Asked, sources: Option<&Sources>) -
             why: format!(
                 "a descriptor limit of {nofile} allows {} rings of {} connections, {} in all, {connections} asked",
                 grouped(rings),
-                grouped(nofile.min(RING_TABLE_COUNT_MAX)),
+                grouped(slots),
                 grouped(fits)
             ),
-            next: "raise the hard limit (as root: ulimit -Hn 1048576, or holdfast-tune apply --persist and log in again)".into(),
+            next: "ulimit -Hn 1048576 (as root; for good: holdfast-tune apply --persist, then log in again)".into(),
         });
+        limits.extend(locked_memory_limit(machine, asked, slots));
+        if let Some(refusal) = &machine.io_uring_refusal {
+            limits.push(Limit {
+                name: "io_uring".into(),
+                is_setting: false,
+                now: Some(0),
+                tuned: Some(0),
+                why: refusal.cause.clone(),
+                next: refusal.next_step.clone(),
+            });
+        }
         let needed = if asked.role.opens() {
             KERNEL_BIND
         } else {
@@ -530,17 +565,52 @@ fn machine_limits(machine: &Machine, asked: &Asked, sources: Option<&Sources>) -
     limits
 }
 
-fn sources(machine: &Machine, values: &Values, asked: &Asked) -> Sources {
-    // All targets listen on one port, which is not known: the last one stands for it.
-    let ports = usable_ports_of(values, SOURCE_PORTS, &[*SOURCE_PORTS.end()]).len() as u64;
+/// The limit that locked memory sets: each process of this user locks memory for its rings and its control plane.
+fn locked_memory_limit(machine: &Machine, asked: &Request, slots: u64) -> Option<Limit> {
+    let bytes = machine.locked_memory_bytes?;
+    let processes = asked.role.ends();
+    let rings = bytes.saturating_sub(processes * CONTROL_RING_LOCKED_BYTES)
+        / (processes * RING_LOCKED_BYTES);
+    let fits = rings.saturating_mul(slots);
+    let rings_asked = rings_needed(asked.connections, slots);
+    let needed = processes
+        .saturating_mul(rings_asked.saturating_mul(RING_LOCKED_BYTES) + CONTROL_RING_LOCKED_BYTES);
+    Some(Limit {
+        name: "locked memory".into(),
+        is_setting: false,
+        now: Some(fits),
+        tuned: Some(fits),
+        why: format!(
+            "locked memory (RLIMIT_MEMLOCK) of {} KiB allows {} rings of {} connections at each end, {} in all, {} asked",
+            grouped(bytes / 1024),
+            grouped(rings),
+            grouped(slots),
+            grouped(fits),
+            grouped(asked.connections)
+        ),
+        next: format!(
+            "ulimit -l {} (as root, or memlock in /etc/security/limits.conf), or raise the descriptor limit: fewer rings are needed",
+            needed.div_ceil(1024)
+        ),
+    })
+}
+
+fn sources(machine: &Machine, values: &Values, asked: &Request) -> Sources {
+    // An unknown port that all targets listen on is one port less, whichever it is.
+    let unknown = [*SOURCE_PORTS.end()];
+    let target_ports = match &asked.target_ports[..] {
+        [] => &unknown,
+        known => known,
+    };
+    let ports = usable_ports_of(values, SOURCE_PORTS, target_ports).len() as u64;
     let per_address = ports.saturating_mul(asked.targets.max(1));
     let needed = asked.connections.div_ceil(per_address.max(1));
     let here = machine.address_count;
     let next = if asked.role == Role::Both {
-        "nothing to do: to targets on loopback, all of 127.0.0.0/8 is here as it stands".to_owned()
+        "nothing to do: all of 127.0.0.0/8 is local, for targets on loopback".to_owned()
     } else if needed > here {
         format!(
-            "give an interface {} more address{} (ip address add ADDRESS dev INTERFACE), or connect to more targets (--targets)",
+            "give the interface that the targets are reached by {} more address{} (ip address add ADDRESS dev INTERFACE), or connect to more targets (--targets)",
             grouped(needed - here),
             if needed - here == 1 { "" } else { "es" }
         )
@@ -555,7 +625,7 @@ fn sources(machine: &Machine, values: &Values, asked: &Asked) -> Sources {
     }
 }
 
-fn memory(machine: &Machine, asked: &Asked) -> Memory {
+fn memory(machine: &Machine, asked: &Request) -> Memory {
     let ends = asked.connections.saturating_mul(asked.role.ends());
     let opened = asked
         .connections
@@ -574,26 +644,26 @@ fn memory(machine: &Machine, asked: &Asked) -> Memory {
     }
 }
 
-fn notes(machine: &Machine, values: &Values, asked: &Asked, tracked: Option<u64>) -> Vec<String> {
+fn notes(machine: &Machine, values: &Values, asked: &Request, tracked: Option<u64>) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(left) = machine.memory_cgroup_left_bytes
         && left < machine.memory_available_bytes
     {
         notes.push(format!(
-            "a memory cgroup bounds this process: {} left of the machine's {}; what exceeds it is killed, not refused",
-            gibibytes(left),
-            gibibytes(machine.memory_available_bytes)
+            "a memory cgroup limits this process: {} left of the machine's {}; the kernel kills a process that exceeds it",
+            bytes(left),
+            bytes(machine.memory_available_bytes)
         ));
     }
     if values.sysctl("net.ipv4.tcp_mem") == Now::Absent {
         notes.push(
-            "this is a network namespace of its own: net.* settings are its own, tcp_mem and the machine's are the host's"
+            "this is not the initial network namespace: net.* settings are its own, tcp_mem and settings of the machine are the host's"
                 .into(),
         );
     }
     if tracked.is_some_and(|count| count == 0) && asked.role != Role::Host {
         notes.push(
-            "no connection is tracked here now; the first firewall or NAT rule that asks for state makes nf_conntrack_max bite".into(),
+            "no connection is tracked now; the first stateful firewall or NAT rule makes nf_conntrack_max a limit".into(),
         );
     }
     notes

@@ -1,36 +1,42 @@
-//! What would stop a run before it starts, each said in one line with the command that mends it.
+//! Checks before a program starts: what would stop it, each as one line with the command that removes the obstacle.
 //!
-//! Invariants: a check reads, compares and answers; it never changes the machine and leaves nothing open. Only
-//! `raise_nofile` acts, and on this process alone. Must not know who asks, nor what a connection costs in user space:
-//! callers pass their figures in.
+//! Invariants: a check reads and compares; it never changes the machine and leaves nothing open. Only [`raise_nofile`] acts, and on
+//! this process alone.
+//! Must not depend on: which program asks, nor what a connection costs in user space: callers pass their figures in.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
+use holdfast_engine::{SetupError, SetupErrorKind};
+use holdfast_units::bytes;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
 
-use crate::cost::RING_TABLE_COUNT_MAX;
-use crate::{Machine, Shortfall, gibibytes, grouped};
+use crate::cost::{CONTROL_RING_LOCKED_BYTES, RING_LOCKED_BYTES, RING_TABLE_COUNT_MAX};
+use crate::{Machine, grouped};
 
-/// The kernel that brought the `BIND` and `LISTEN` opcodes.
+/// The first kernel with the `BIND` and `LISTEN` opcodes.
 pub const KERNEL_BIND: (u32, u32) = (6, 11);
-/// The kernel that brought `IORING_ACCEPT_DONTWAIT`.
+/// The first kernel with `IORING_ACCEPT_DONTWAIT`.
 pub const KERNEL_ACCEPT_DONTWAIT: (u32, u32) = (6, 10);
-/// The kernel that brought `SETSOCKOPT` as a ring command.
+/// The first kernel with `SETSOCKOPT` as a ring command.
 pub const KERNEL_SETSOCKOPT: (u32, u32) = (6, 7);
-/// The kernel that brought `DEFER_TASKRUN`.
+/// The first kernel with `DEFER_TASKRUN`.
 pub const KERNEL_DEFER_TASKRUN: (u32, u32) = (6, 1);
-/// The kernel that brought multishot receive.
+/// The first kernel with multishot receive.
 pub const KERNEL_RECV_MULTISHOT: (u32, u32) = (6, 0);
-/// The kernel that brought sockets made straight into a ring's table.
+/// The first kernel that creates sockets directly in a ring's table.
 pub const KERNEL_SOCKET_DIRECT: (u32, u32) = (5, 19);
 
-/// What `raise_nofile` found and left. Displays as the note to print before a run.
+/// The least descriptor limit with which a program can start: standard streams, listeners, a ring for each thread and the control
+/// plane's files.
+pub const NOFILE_MIN: u64 = 64;
+
+/// The descriptor limit before and after [`raise_nofile`]. Displays as the note to print before a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nofile {
     /// The soft limit before.
@@ -53,18 +59,28 @@ impl fmt::Display for Nofile {
     }
 }
 
-/// Raises the soft descriptor limit of this process to the hard one.
+/// Raises the soft descriptor limit of this process to the hard one, which bounds the table of a ring when it is registered: call it
+/// before any ring is set up.
 ///
-/// A ring's table is bounded by the limit when it is registered, so this comes before any ring.
-pub fn raise_nofile() -> Result<Nofile, Shortfall> {
+/// # Errors
+/// When the limit cannot be read or raised, or is below [`NOFILE_MIN`].
+pub fn raise_nofile() -> Result<Nofile, SetupError> {
     let failed = |what: &str, errno: Errno| {
-        Shortfall::new(
-            format!("the descriptor limit cannot be {what}: {}", errno.desc()),
+        SetupError::from_io(
+            format_args!("the descriptor limit cannot be {what}"),
+            errno,
             "ulimit -Sn $(ulimit -Hn)",
         )
     };
     let (before, limit) =
         getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| failed("read", errno))?;
+    if limit < NOFILE_MIN {
+        return Err(SetupError::new(
+            SetupErrorKind::LimitExceeded,
+            format!("the descriptor limit is {limit}, at least {NOFILE_MIN} are needed"),
+            "ulimit -n 20000 (as root, or in /etc/security/limits.conf), then start again",
+        ));
+    }
     if before < limit {
         setrlimit(Resource::RLIMIT_NOFILE, limit, limit)
             .map_err(|errno| failed("raised", errno))?;
@@ -72,30 +88,42 @@ pub fn raise_nofile() -> Result<Nofile, Shortfall> {
     Ok(Nofile { before, limit })
 }
 
-/// Whether this process may make rings at all, as far as the sysctl goes.
-pub fn check_io_uring(machine: &Machine) -> Result<(), Shortfall> {
-    let whom = match machine.io_uring_disabled {
+/// Whether `kernel.io_uring_disabled` lets this process set up rings. Seccomp may still forbid it: the engine's probe tells.
+///
+/// # Errors
+/// When it does not.
+pub fn check_io_uring(machine: &Machine) -> Result<(), SetupError> {
+    let excluded = match machine.io_uring_disabled {
         0 => return Ok(()),
         1 if machine.io_uring_privileged => return Ok(()),
         1 => "unprivileged users",
         _ => "everybody",
     };
-    Err(Shortfall::new(
+    Err(SetupError::new(
+        SetupErrorKind::NotPermitted,
         format!(
-            "io_uring is disabled for {whom} (kernel.io_uring_disabled = {})",
+            "io_uring is disabled for {excluded} (kernel.io_uring_disabled = {})",
             machine.io_uring_disabled
         ),
         "sysctl -w kernel.io_uring_disabled=0 (as root)",
     ))
 }
 
-/// Whether the kernel is recent enough for `feature`, which came with version `needed`.
-pub fn check_kernel(machine: &Machine, feature: &str, needed: (u32, u32)) -> Result<(), Shortfall> {
+/// Whether the kernel is recent enough for `feature`, which needs at least version `needed`.
+///
+/// # Errors
+/// When it is older.
+pub fn check_kernel(
+    machine: &Machine,
+    feature: &str,
+    needed: (u32, u32),
+) -> Result<(), SetupError> {
     if machine.kernel_version >= needed {
         return Ok(());
     }
     let (major, minor) = needed;
-    Err(Shortfall::new(
+    Err(SetupError::new(
+        SetupErrorKind::Unsupported,
         format!(
             "{feature} needs Linux {major}.{minor} or later, this is {}",
             machine.kernel_release
@@ -104,36 +132,43 @@ pub fn check_kernel(machine: &Machine, feature: &str, needed: (u32, u32)) -> Res
     ))
 }
 
-/// How many connections fit into the memory usable now at `bytes_per_connection`, kernel and user space of every end on this
-/// machine together; see [`Machine::memory_usable_bytes`].
+/// How many connections fit into the memory that is usable now, at `bytes_per_connection` for kernel and user space of all ends on
+/// this machine; see [`Machine::memory_usable_bytes`].
 pub fn memory_fits(machine: &Machine, bytes_per_connection: u64) -> u64 {
     machine.memory_usable_bytes() / bytes_per_connection.max(1)
 }
 
 /// Whether `connections` fit into the memory available; see [`memory_fits`].
+///
+/// # Errors
+/// When they do not.
 pub fn check_memory(
     machine: &Machine,
     connections: u64,
     bytes_per_connection: u64,
-) -> Result<(), Shortfall> {
+) -> Result<(), SetupError> {
     let fits = memory_fits(machine, bytes_per_connection);
     if connections <= fits {
         return Ok(());
     }
     let needed_bytes = connections.saturating_mul(bytes_per_connection);
-    Err(Shortfall::new(
+    Err(SetupError::new(
+        SetupErrorKind::OutOfMemory,
         format!(
             "memory holds {} connections at {} bytes each, {} asked, which need {}: {}",
             grouped(fits),
             grouped(bytes_per_connection),
             grouped(connections),
-            gibibytes(needed_bytes),
-            machine.memory_said(),
+            bytes(needed_bytes),
+            machine.memory_summary(),
         ),
-        format!(
-            "ask for {} or fewer, or free memory (free -m shows it)",
-            grouped(fits)
-        ),
+        match fits {
+            0 => "free memory (free -m shows it)".to_owned(),
+            _ => format!(
+                "ask for {} or fewer, or free memory (free -m shows it)",
+                grouped(fits)
+            ),
+        },
     ))
 }
 
@@ -142,14 +177,52 @@ pub fn rings_needed(connections: u64, limit: u64) -> u64 {
     connections.div_ceil(limit.clamp(1, RING_TABLE_COUNT_MAX))
 }
 
-/// Whether the process can open what the rings for `connections` need of ordinary descriptors: `per_ring` for each
-/// ring and `base` besides. Sockets in the rings' tables do not count. `limit` is what [`raise_nofile`] left.
+/// How many rings fit into the locked memory of this user, beside that of the control plane; `None`: any number.
+pub fn rings_in_locked_memory(machine: &Machine) -> Option<u64> {
+    let bytes = machine.locked_memory_bytes?;
+    Some(bytes.saturating_sub(CONTROL_RING_LOCKED_BYTES) / RING_LOCKED_BYTES)
+}
+
+/// Whether the kernel lets this user lock the memory of `rings` rings. Rings of other processes of the user count against the same
+/// limit and are not known here: setting up a ring may still fail.
+///
+/// # Errors
+/// When the limit is too low.
+pub fn check_locked_memory(machine: &Machine, rings: u64) -> Result<(), SetupError> {
+    let (Some(fits), Some(limit)) = (rings_in_locked_memory(machine), machine.locked_memory_bytes)
+    else {
+        return Ok(());
+    };
+    if rings <= fits {
+        return Ok(());
+    }
+    let needed_kib = (rings * RING_LOCKED_BYTES + CONTROL_RING_LOCKED_BYTES).div_ceil(1024);
+    Err(SetupError::new(
+        SetupErrorKind::LimitExceeded,
+        format!(
+            "locked memory (RLIMIT_MEMLOCK) of {} KiB is enough for {} rings, {} needed",
+            grouped(limit / 1024),
+            grouped(fits),
+            grouped(rings)
+        ),
+        format!(
+            "ulimit -l {needed_kib} (as root, or memlock in /etc/security/limits.conf), then start again; \
+             a higher descriptor limit needs fewer rings"
+        ),
+    ))
+}
+
+/// Whether the process can open the ordinary descriptors that the rings for `connections` need: `per_ring` for each ring and `base`
+/// besides. Sockets in the rings' tables do not count. `limit` is what [`raise_nofile`] left.
+///
+/// # Errors
+/// When it cannot.
 pub fn check_descriptors(
     limit: u64,
     connections: u64,
     per_ring: u64,
     base: u64,
-) -> Result<(), Shortfall> {
+) -> Result<(), SetupError> {
     let opens = |limit: u64| {
         rings_needed(connections, limit)
             .saturating_mul(per_ring)
@@ -160,7 +233,7 @@ pub fn check_descriptors(
     }
     let rings_max = limit.saturating_sub(base) / per_ring.max(1);
     let fits = rings_max.saturating_mul(limit.min(RING_TABLE_COUNT_MAX));
-    // A higher limit never needs more rings, so the least that does is found by halving.
+    // A higher limit never needs more rings, so bisection finds the least that suffices.
     let (mut too_low, mut enough) = (limit, opens(limit));
     while enough - too_low > 1 {
         let middle = too_low + (enough - too_low) / 2;
@@ -170,7 +243,8 @@ pub fn check_descriptors(
             too_low = middle;
         }
     }
-    Err(Shortfall::new(
+    Err(SetupError::new(
+        SetupErrorKind::LimitExceeded,
         format!(
             "descriptor limit {limit} allows {} connections, {} asked",
             grouped(fits),
@@ -180,22 +254,26 @@ pub fn check_descriptors(
     ))
 }
 
-/// Whether `addresses` source addresses with `ports_per_address` ports each reach `targets` with `asked` connections:
-/// each combination of source address, source port and target holds one. All are of one IP family.
+/// Whether `addresses` source addresses with `ports_per_address` ports each reach `targets` with `asked` connections: each
+/// combination of source address, source port and target holds one. All are of one IP family.
+///
+/// # Errors
+/// When they do not.
 pub fn check_sources(
     addresses: u64,
     ports_per_address: u64,
     targets: &[SocketAddr],
     asked: u64,
-) -> Result<(), Shortfall> {
+) -> Result<(), SetupError> {
     let per_address = ports_per_address.saturating_mul(targets.len() as u64);
     let allowed = per_address.saturating_mul(addresses);
     if asked <= allowed {
         return Ok(());
     }
     if per_address == 0 {
-        return Err(Shortfall::new(
-            "no port or no target to connect to",
+        return Err(SetupError::new(
+            SetupErrorKind::InvalidInput,
+            "no target, or no source port that is not reserved",
             "give at least one target and one source port",
         ));
     }
@@ -221,27 +299,27 @@ pub fn check_sources(
             cidr,
             made_local_by: Some(command),
         }) => format!(
-            "add {more} that an interface has, or, where the target routes it back here: \
+            "add {more} to an interface, or, if the target routes the range back here: \
              {command}; then add --source {cidr}"
         ),
         None => format!("add {more}, or more targets or ports"),
     };
-    Err(Shortfall::new(cause, next))
+    Err(SetupError::new(SetupErrorKind::LimitExceeded, cause, next))
 }
 
-/// A range of source addresses to propose, and the command after which it can be used if it cannot be at once.
+/// A range of source addresses to propose, and the command that makes it usable if it is not yet.
 struct Range {
     cidr: String,
     made_local_by: Option<String>,
 }
 
-/// The smallest range of `count` addresses or more that reaches the targets. It counts every address needed, not only
-/// those missing, so that it suffices also where it overlaps the ones already given.
+/// The smallest range of at least `count` addresses that reaches the targets. It counts all addresses needed, not only the missing
+/// ones, so that it suffices even if it overlaps those already given.
 fn range_of(count: u64, targets: &[SocketAddr]) -> Option<Range> {
     let bits = count.checked_next_power_of_two()?.ilog2();
     if targets.iter().all(|target| target.is_ipv4()) {
         let loopback = targets.iter().all(|target| target.ip().is_loopback());
-        // Each base is aligned to the largest range it serves. 198.18.0.0/15 is set aside for benchmarks.
+        // Each base is aligned to the largest range it serves. 198.18.0.0/15 is reserved for benchmarks.
         let base = match (loopback, bits) {
             (true, 0..=8) => Ipv4Addr::new(127, 0, 1, 0),
             (true, 9..=16) => Ipv4Addr::new(127, 1, 0, 0),
@@ -250,14 +328,14 @@ fn range_of(count: u64, targets: &[SocketAddr]) -> Option<Range> {
             _ => return None,
         };
         let cidr = format!("{base}/{}", 32 - bits);
-        // All of 127.0.0.0/8 is local as it stands.
+        // All of 127.0.0.0/8 is local already.
         let made_local_by = (!loopback).then(|| format!("ip route add local {cidr} dev lo"));
         Some(Range {
             cidr,
             made_local_by,
         })
     } else {
-        // IPv6 loopback has one address. A local route alone does not let a source be bound, the sysctl does.
+        // IPv6 has one loopback address. A local route alone does not allow binding to a source address, the setting does.
         let cidr = format!("fd00:1::/{}", 128 - bits);
         let made_local_by = Some(format!(
             "ip -6 route add local {cidr} dev lo && sysctl -w net.ipv6.ip_nonlocal_bind=1"
@@ -269,24 +347,29 @@ fn range_of(count: u64, targets: &[SocketAddr]) -> Option<Range> {
     }
 }
 
-/// Whether this process may bind `addr`: the address is one of this machine's and the port is not privileged. Asks
-/// the kernel by binding, without listening. A port in use passes: that is [`check_port_free`]'s.
-pub fn check_port(addr: SocketAddr) -> Result<(), Shortfall> {
-    match bound(addr) {
+/// Whether this process may bind `addr`: the address is one of this machine's and the port is not privileged. Binds to find out,
+/// without listening. A port in use passes: see [`check_port_free`].
+///
+/// # Errors
+/// When it may not.
+pub fn check_port(addr: SocketAddr) -> Result<(), SetupError> {
+    match try_bind(addr) {
         Ok(()) | Err(Errno::EADDRINUSE) => Ok(()),
-        Err(errno) => Err(port_shortfall(addr, errno)),
+        Err(errno) => Err(port_error(addr, errno)),
     }
 }
 
-/// As [`check_port`], and nobody listens there, not even a server of ours: their listeners would share the port and
-/// each get a part of the connections. Connections still closing are in nobody's way, provided the listener that they
-/// came from had SO_REUSEADDR.
-pub fn check_port_free(addr: SocketAddr) -> Result<(), Shortfall> {
-    bound(addr).map_err(|errno| port_shortfall(addr, errno))
+/// As [`check_port`], and nobody listens there, not even another server of ours: their listeners would share the port and each get
+/// a part of the connections. Connections in TIME_WAIT do not count if their listener had set SO_REUSEADDR.
+///
+/// # Errors
+/// When it may not, or somebody listens.
+pub fn check_port_free(addr: SocketAddr) -> Result<(), SetupError> {
+    try_bind(addr).map_err(|errno| port_error(addr, errno))
 }
 
-/// Binds a socket of its own and closes it again. SO_REUSEADDR, as a server sets it: only a listener is in the way.
-fn bound(addr: SocketAddr) -> Result<(), Errno> {
+/// Binds a new socket and closes it. With SO_REUSEADDR, as a server does: only a listener conflicts.
+fn try_bind(addr: SocketAddr) -> Result<(), Errno> {
     let family = match addr.ip() {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
@@ -296,36 +379,45 @@ fn bound(addr: SocketAddr) -> Result<(), Errno> {
     bind(socket.as_raw_fd(), &SockaddrStorage::from(addr))
 }
 
-fn port_shortfall(addr: SocketAddr, errno: Errno) -> Shortfall {
+fn port_error(addr: SocketAddr, errno: Errno) -> SetupError {
     let port = addr.port();
-    match errno {
-        Errno::EACCES => Shortfall::new(
+    let (kind, cause, next_step) = match errno {
+        Errno::EACCES => (
+            SetupErrorKind::NotPermitted,
             format!("port {port} is privileged and this process has no CAP_NET_BIND_SERVICE"),
             format!(
-                "take a port above 1023, or (as root) setcap cap_net_bind_service=+ep PROGRAM, \
+                "choose a port above 1023, or (as root) setcap cap_net_bind_service=+ep PROGRAM, \
                  or sysctl -w net.ipv4.ip_unprivileged_port_start={port}"
             ),
         ),
-        Errno::EADDRINUSE => Shortfall::new(
+        Errno::EADDRINUSE => (
+            SetupErrorKind::InUse,
             format!("{addr} is in use by another listener"),
-            format!("ss -ltnp 'sport = :{port}' shows whose; stop it or take another port"),
+            format!(
+                "stop the process listening on that port (ss -ltnp 'sport = :{port}'), or choose another port"
+            ),
         ),
-        Errno::EADDRNOTAVAIL => Shortfall::new(
+        Errno::EADDRNOTAVAIL => (
+            SetupErrorKind::AddressUnavailable,
             format!("{} is not an address of this machine", addr.ip()),
-            "ip -brief address shows those it has; 0.0.0.0 or [::] listens on all",
+            "ip -brief address (lists its addresses), or listen on all of them: 0.0.0.0 or [::]"
+                .to_owned(),
         ),
-        Errno::EAFNOSUPPORT => Shortfall::new(
+        Errno::EAFNOSUPPORT => (
+            SetupErrorKind::Unsupported,
             format!(
                 "this kernel has no IPv{}",
                 if addr.is_ipv6() { 6 } else { 4 }
             ),
-            "take an address of the other IP version",
+            "choose an address of the other IP version".to_owned(),
         ),
-        other => Shortfall::new(
+        other => (
+            SetupErrorKind::Io,
             format!("{addr} cannot be bound: {}", other.desc()),
-            "try another address or port",
+            "choose another address or port".to_owned(),
         ),
-    }
+    };
+    SetupError::new(kind, cause, next_step).with_source(errno)
 }
 
 #[cfg(test)]
@@ -344,6 +436,8 @@ mod tests {
             memory_bytes: 24 * GIB,
             memory_available_bytes: 23 * GIB,
             memory_cgroup_left_bytes: None,
+            locked_memory_bytes: None,
+            io_uring_refusal: None,
             nofile_soft: 1024,
             nofile_hard: 20_000,
             io_uring_disabled: 0,
@@ -354,7 +448,7 @@ mod tests {
         }
     }
 
-    fn said(result: Result<(), Shortfall>) -> String {
+    fn error(result: Result<(), SetupError>) -> String {
         result.unwrap_err().to_string()
     }
 
@@ -389,15 +483,15 @@ mod tests {
             io_uring_privileged: privileged,
             ..machine()
         };
-        assert_eq!(check_io_uring(&described(0, false)), Ok(()));
-        assert_eq!(check_io_uring(&described(1, true)), Ok(()));
+        check_io_uring(&described(0, false)).unwrap();
+        check_io_uring(&described(1, true)).unwrap();
         assert_eq!(
-            said(check_io_uring(&described(1, false))),
+            error(check_io_uring(&described(1, false))),
             "io_uring is disabled for unprivileged users (kernel.io_uring_disabled = 1); \
              next: sysctl -w kernel.io_uring_disabled=0 (as root)"
         );
         assert_eq!(
-            said(check_io_uring(&described(2, true))),
+            error(check_io_uring(&described(2, true))),
             "io_uring is disabled for everybody (kernel.io_uring_disabled = 2); \
              next: sysctl -w kernel.io_uring_disabled=0 (as root)"
         );
@@ -405,14 +499,8 @@ mod tests {
 
     #[test]
     fn kernel_too_old() {
-        assert_eq!(
-            check_kernel(&machine(), "the BIND opcode", KERNEL_BIND),
-            Ok(())
-        );
-        assert_eq!(
-            check_kernel(&machine(), "this very kernel", (6, 18)),
-            Ok(())
-        );
+        check_kernel(&machine(), "the BIND opcode", KERNEL_BIND).unwrap();
+        check_kernel(&machine(), "this very kernel", (6, 18)).unwrap();
         // 6.8 is older than 6.11, though 8 follows 1 in a text.
         let older = Machine {
             kernel_release: "6.8.0-45-generic".to_owned(),
@@ -420,7 +508,7 @@ mod tests {
             ..machine()
         };
         assert_eq!(
-            said(check_kernel(
+            error(check_kernel(
                 &older,
                 "the BIND opcode of io_uring",
                 KERNEL_BIND
@@ -437,19 +525,16 @@ mod tests {
             memory_fits(&machine(), PAIR_POLL_PARKED_BYTES_MAX),
             2_935_859
         );
-        assert_eq!(
-            check_memory(&machine(), 2_935_859, PAIR_POLL_PARKED_BYTES_MAX),
-            Ok(())
-        );
+        check_memory(&machine(), 2_935_859, PAIR_POLL_PARKED_BYTES_MAX).unwrap();
         // 10,000,000 x 8,229 = 82,290,000,000 bytes = 76.64 GiB.
         assert_eq!(
-            said(check_memory(
+            error(check_memory(
                 &machine(),
                 10_000_000,
                 PAIR_POLL_PARKED_BYTES_MAX
             )),
             "memory holds 2,935,859 connections at 8,229 bytes each, 10,000,000 asked, which need 76.6 GiB: \
-             23.0 GiB available, 0.5 GiB of it left to the system; \
+             23.0 GiB available, 512.0 MiB of it reserved for the system; \
              next: ask for 2,935,859 or fewer, or free memory (free -m shows it)"
         );
         let tiny = Machine {
@@ -467,6 +552,27 @@ mod tests {
     }
 
     #[test]
+    fn locked_memory_by_hand() {
+        let limited = |bytes| Machine {
+            locked_memory_bytes: Some(bytes),
+            ..machine()
+        };
+        check_locked_memory(&machine(), u64::MAX).unwrap();
+        // 8 MiB less 28 KiB: 8,164 KiB, over 56 KiB a ring: 145.8.
+        assert_eq!(rings_in_locked_memory(&limited(8 << 20)), Some(145));
+        check_locked_memory(&limited(8 << 20), 145).unwrap();
+        // 158 x 56 + 28 = 8,876.
+        assert_eq!(
+            error(check_locked_memory(&limited(8 << 20), 158)),
+            "locked memory (RLIMIT_MEMLOCK) of 8,192 KiB is enough for 145 rings, 158 needed; \
+             next: ulimit -l 8876 (as root, or memlock in /etc/security/limits.conf), then start again; \
+             a higher descriptor limit needs fewer rings"
+        );
+        assert_eq!(rings_in_locked_memory(&limited(0)), Some(0));
+        assert!(check_locked_memory(&limited(0), 1).is_err());
+    }
+
+    #[test]
     fn rings_by_hand() {
         assert_eq!(rings_needed(1_000_000, 20_000), 50);
         assert_eq!(rings_needed(1_000_001, 20_000), 51);
@@ -478,41 +584,35 @@ mod tests {
     #[test]
     fn descriptors_by_hand() {
         // 49 rings x 2 + 32 = 130 of 4,096.
-        assert_eq!(check_descriptors(4_096, 200_000, 2, 32), Ok(()));
-        assert_eq!(check_descriptors(20_000, 1_000_000, 2, 32), Ok(()));
+        check_descriptors(4_096, 200_000, 2, 32).unwrap();
+        check_descriptors(20_000, 1_000_000, 2, 32).unwrap();
         // 977 rings x 2 + 32 = 1,986 > 1,024. 496 rings fit: 496 x 1,024 = 507,904.
         // 1,430: 700 rings x 2 + 32 = 1,432 is too many; 1,431: 699 rings, 1,430 is not.
         assert_eq!(
-            said(check_descriptors(1_024, 1_000_000, 2, 32)),
+            error(check_descriptors(1_024, 1_000_000, 2, 32)),
             "descriptor limit 1024 allows 507,904 connections, 1,000,000 asked; \
              next: ulimit -n 1431 (as root, or in /etc/security/limits.conf), then start again"
         );
-        assert_eq!(check_descriptors(1_024, 507_904, 2, 32), Ok(()));
+        check_descriptors(1_024, 507_904, 2, 32).unwrap();
         assert!(check_descriptors(1_024, 507_905, 2, 32).is_err());
         assert!(check_descriptors(1_430, 1_000_000, 2, 32).is_err());
-        assert_eq!(check_descriptors(1_431, 1_000_000, 2, 32), Ok(()));
-        assert!(said(check_descriptors(16, 1, 2, 32)).contains("allows 0 connections"));
+        check_descriptors(1_431, 1_000_000, 2, 32).unwrap();
+        assert!(error(check_descriptors(16, 1, 2, 32)).contains("allows 0 connections"));
     }
 
     #[test]
     fn sources_to_loopback_by_hand() {
         let loopback = target("127.0.0.1:8000");
-        assert_eq!(
-            check_sources(1, PORTS_PER_ADDRESS, &loopback, 64_511),
-            Ok(())
-        );
+        check_sources(1, PORTS_PER_ADDRESS, &loopback, 64_511).unwrap();
         // 1,000,000 / 64,511 = 15.5: 16 addresses.
+        check_sources(16, PORTS_PER_ADDRESS, &loopback, 1_000_000).unwrap();
         assert_eq!(
-            check_sources(16, PORTS_PER_ADDRESS, &loopback, 1_000_000),
-            Ok(())
-        );
-        assert_eq!(
-            said(check_sources(1, PORTS_PER_ADDRESS, &loopback, 1_000_000)),
+            error(check_sources(1, PORTS_PER_ADDRESS, &loopback, 1_000_000)),
             "source addresses allow 64,511 connections to one target, 1,000,000 asked; \
              next: add --source 127.0.1.0/28 or 15 more addresses"
         );
         assert_eq!(
-            said(check_sources(1, PORTS_PER_ADDRESS, &loopback, 64_512)),
+            error(check_sources(1, PORTS_PER_ADDRESS, &loopback, 64_512)),
             "source addresses allow 64,511 connections to one target, 64,512 asked; \
              next: add --source 127.0.1.0/31 or 1 more address"
         );
@@ -521,7 +621,7 @@ mod tests {
             .map(|t| t.parse().unwrap())
             .into();
         assert_eq!(
-            said(check_sources(4, PORTS_PER_ADDRESS, &two, 2_400_000)),
+            error(check_sources(4, PORTS_PER_ADDRESS, &two, 2_400_000)),
             "source addresses allow 516,088 connections to 2 targets, 2,400,000 asked; \
              next: add --source 127.0.1.0/27 or 15 more addresses"
         );
@@ -540,7 +640,7 @@ mod tests {
         assert_eq!(proposed((1 << 23) + 1), None);
         // With one port each, ten million connections need ten million addresses.
         assert_eq!(
-            said(check_sources(1, 1, &loopback, 10_000_000)),
+            error(check_sources(1, 1, &loopback, 10_000_000)),
             "source addresses allow 1 connections to one target, 10,000,000 asked; \
              next: add 9,999,999 more addresses, or more targets or ports"
         );
@@ -549,35 +649,35 @@ mod tests {
     #[test]
     fn sources_elsewhere() {
         assert_eq!(
-            said(check_sources(
+            error(check_sources(
                 1,
                 PORTS_PER_ADDRESS,
                 &target("192.0.2.7:80"),
                 1_000_000
             )),
             "source addresses allow 64,511 connections to one target, 1,000,000 asked; \
-             next: add 15 more addresses that an interface has, or, where the target routes it \
-             back here: ip route add local 198.18.0.0/28 dev lo; then add --source 198.18.0.0/28"
+             next: add 15 more addresses to an interface, or, if the target routes the range back here: \
+             ip route add local 198.18.0.0/28 dev lo; then add --source 198.18.0.0/28"
         );
         assert_eq!(
-            said(check_sources(
+            error(check_sources(
                 1,
                 PORTS_PER_ADDRESS,
                 &target("[::1]:80"),
                 1_000_000
             )),
             "source addresses allow 64,511 connections to one target, 1,000,000 asked; \
-             next: add 15 more addresses that an interface has, or, where the target routes it \
-             back here: ip -6 route add local fd00:1::/124 dev lo && sysctl -w \
+             next: add 15 more addresses to an interface, or, if the target routes the range back here: \
+             ip -6 route add local fd00:1::/124 dev lo && sysctl -w \
              net.ipv6.ip_nonlocal_bind=1; then add --source fd00:1::/124"
         );
     }
 
     #[test]
     fn sources_of_nothing() {
-        assert!(said(check_sources(1, PORTS_PER_ADDRESS, &[], 1)).contains("at least one target"));
-        assert!(said(check_sources(1, 0, &target("127.0.0.1:1"), 1)).contains("source port"));
+        assert!(error(check_sources(1, PORTS_PER_ADDRESS, &[], 1)).contains("at least one target"));
+        assert!(error(check_sources(1, 0, &target("127.0.0.1:1"), 1)).contains("source port"));
         assert!(check_sources(0, PORTS_PER_ADDRESS, &target("127.0.0.1:1"), 1).is_err());
-        assert_eq!(check_sources(0, 0, &[], 0), Ok(()));
+        check_sources(0, 0, &[], 0).unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! A kernel profile: a file `sysctl -p` can read, whose comments also tell this program how each value follows the number of
-//! connections and how it is compared.
+//! A kernel profile: a file that `sysctl -p` can read and whose comments say how each value scales with the number of connections
+//! and how it is compared.
 //!
 //! ```text
 //! # Prose: what it does, why this value, what goes wrong without it.
@@ -8,32 +8,37 @@
 //! net.core.somaxconn = 65535
 //! ```
 //!
-//! The directives are listed in `sysctl/README.md`. A plain `sysctl.conf` is a profile too: every key exactly as written.
-//! Invariants: a profile that was read is whole; the first line that is not understood is an error with file, line and what was
-//! expected there. Sizes are bounded, so no file can make this grow. No key reaches outside `/proc/sys`.
-//! Must not know: this machine.
+//! The directives are listed in `sysctl/README.md`. Any `sysctl.conf` or sysctl.d(5) file is a profile too, every key exactly as
+//! written: with globs (`net.ipv4.conf.*.rp_filter = 2`), exclusions from them (`-net.ipv4.conf.all.rp_filter`), keys that may be
+//! missing (`-key = value`) and repeated keys, of which the last counts.
+//! Invariants: a profile is read completely or not at all; the first malformed line is an error with file, line and what was expected.
+//! Sizes are bounded, so no file can exhaust memory. No key reaches outside `/proc/sys`.
+//! Must not depend on: this machine.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::setting::{Kind, Rule, Scale, Setting, Unless, Weight, evened, sysctl_key};
+use crate::setting::{
+    Kind, Rule, Scale, Setting, Unless, Weight, is_glob, normalised, sysctl_key, sysctl_pattern,
+};
+use crate::values::glob_matches;
 
 /// Longest profile, bytes.
 pub const PROFILE_BYTES_MAX: usize = 1 << 20;
 /// Longest value, bytes.
 const VALUE_BYTES_MAX: usize = 4096;
 
-/// Where a profile is not one.
+/// Where a profile is malformed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyntaxError {
-    /// The file as the user named it.
+    /// The file, as the user named it.
     pub file: String,
     /// From 1.
     pub line: usize,
-    /// What was found.
+    /// The text found.
     pub found: String,
-    /// What would have been right.
+    /// What was expected.
     pub expected: String,
 }
 
@@ -49,16 +54,18 @@ impl fmt::Display for SyntaxError {
 
 impl std::error::Error for SyntaxError {}
 
-/// A profile that was read.
+/// A profile.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
     /// `server`, `client`, `host`, or the file's path.
     pub name: String,
     /// Its settings in the order of the file.
     pub settings: Vec<Setting>,
+    /// Keys, and globs of keys, that the globs among the settings do not stand for.
+    pub excluded: Vec<String>,
 }
 
-/// What a machine is to be.
+/// The role of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
@@ -68,12 +75,12 @@ pub enum Role {
     Client,
     /// Both ends on one machine.
     Both,
-    /// What the packets pass through: a hypervisor, a container host, a router.
+    /// Forwards packets: a hypervisor, a container host, a router.
     Host,
 }
 
 impl Role {
-    /// How many ends of each connection are here.
+    /// How many ends of each connection are on this machine.
     pub fn ends(self) -> u64 {
         match self {
             Role::Server | Role::Client => 1,
@@ -82,17 +89,17 @@ impl Role {
         }
     }
 
-    /// True if connections are accepted here.
+    /// True if connections are accepted on this machine.
     pub fn serves(self) -> bool {
         matches!(self, Role::Server | Role::Both)
     }
 
-    /// True if connections are opened here.
+    /// True if connections are opened on this machine.
     pub fn opens(self) -> bool {
         matches!(self, Role::Client | Role::Both)
     }
 
-    /// As it is typed.
+    /// As typed on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Role::Server => "server",
@@ -103,14 +110,14 @@ impl Role {
     }
 }
 
-/// The profiles that come with this program: name and text.
+/// The built-in profiles: name and text.
 pub const BUILT_IN: [(&str, &str); 3] = [
     ("server", include_str!("../profiles/server.conf")),
     ("client", include_str!("../profiles/client.conf")),
     ("host", include_str!("../profiles/host.conf")),
 ];
 
-/// The profiles of a role. Every machine is also a host to its own packets.
+/// The built-in profiles of a role. Every machine is also a host to its own packets.
 pub fn built_in(role: Role) -> Vec<Profile> {
     BUILT_IN
         .iter()
@@ -121,26 +128,26 @@ pub fn built_in(role: Role) -> Vec<Profile> {
         })
         .map(|(name, text)| {
             Profile::parse(name, text).unwrap_or_else(|error| {
-                panic!("a profile of this program is not one, which its tests rule out: {error}")
+                panic!("a built-in profile is malformed, which tests rule out: {error}")
             })
         })
         .collect()
 }
 
-/// All settings of some profiles; what stands in several is wanted by each end of a connection, so that shares add up.
+/// All settings of some profiles. A setting in several is wanted by each end of a connection: amounts per connection add up.
 pub fn joined(profiles: &[Profile]) -> Vec<Setting> {
     let mut all: Vec<Setting> = Vec::new();
     for setting in profiles.iter().flat_map(|profile| &profile.settings) {
         let same = |s: &&mut Setting| s.key == setting.key && s.kind == setting.kind;
         match all.iter_mut().find(same) {
-            Some(known) => *known = known.beside(setting),
+            Some(known) => *known = known.combined_with(setting),
             None => all.push(setting.clone()),
         }
     }
     all
 }
 
-/// What the comments before a setting have said so far.
+/// The comments before a setting, as far as they were read.
 #[derive(Default)]
 struct Block {
     prose: Vec<String>,
@@ -159,10 +166,17 @@ struct Block {
 }
 
 impl Profile {
-    /// Reads a profile. `name` is what errors call it.
+    /// Whether it sets `key`, by name or by a glob.
+    pub fn has_key(&self, key: &str) -> bool {
+        self.settings
+            .iter()
+            .any(|setting| setting.kind == Kind::Sysctl && glob_matches(&setting.key, key))
+    }
+
+    /// Parses a profile. `name` is its name in errors.
     ///
     /// # Errors
-    /// The first line that is not understood.
+    /// The first malformed line.
     pub fn parse(name: &str, text: &str) -> Result<Self, SyntaxError> {
         let error = |line: usize, found: &str, expected: &str| {
             let mut found: String = found.trim().chars().take(80).collect();
@@ -182,6 +196,7 @@ impl Profile {
             return Err(error(1, "more than 1 MiB", "a profile of some kilobytes"));
         }
         let mut settings: Vec<Setting> = Vec::new();
+        let mut excluded = Vec::new();
         let mut block = Block::default();
         let mut last = 0;
         for (index, line) in text.lines().enumerate() {
@@ -230,29 +245,30 @@ impl Profile {
                 }
                 block = Block::default();
             } else {
-                let (key, value) = line
-                    .split_once('=')
-                    .ok_or_else(|| error(number, line, "key = value, or a comment with #"))?;
+                let expected_key = "a key such as net.core.somaxconn before the =";
+                let Some((key, value)) = line.split_once('=') else {
+                    let key = line.strip_prefix('-').and_then(|key| pattern(key.trim()));
+                    let key = key.ok_or_else(|| {
+                        error(number, line, "key = value, -key, or a comment with #")
+                    })?;
+                    excluded.push(key);
+                    block = Block::default();
+                    continue;
+                };
                 let (key, may_be_absent) = match key.trim().strip_prefix('-') {
                     Some(key) => (key.trim(), true),
                     None => (key.trim(), false),
                 };
-                let key = sysctl_key(key).ok_or_else(|| {
-                    error(number, key, "a key such as net.core.somaxconn before the =")
-                })?;
-                let value = evened(value);
+                let key = pattern(key).ok_or_else(|| error(number, key, expected_key))?;
+                let value = normalised(value);
                 if value.is_empty() || value.len() > VALUE_BYTES_MAX {
                     return Err(error(number, &value, "a value after the ="));
                 }
                 if has_odd_number(&value) {
                     return Err(error(number, &value, PLAIN_NUMBERS));
                 }
-                if settings
-                    .iter()
-                    .any(|s| s.key == key && s.kind == Kind::Sysctl)
-                {
-                    return Err(error(number, &key, "each key once"));
-                }
+                // As with sysctl, the last of several assignments counts.
+                settings.retain(|s| s.key != key || s.kind != Kind::Sysctl);
                 let block = std::mem::take(&mut block);
                 if !block.scale.is_empty() && block.scale.len() != value.split(' ').count() {
                     return Err(error(
@@ -272,12 +288,13 @@ impl Profile {
         Ok(Profile {
             name: name.to_owned(),
             settings,
+            excluded,
         })
     }
 }
 
 impl Block {
-    /// Takes one directive, or says what was expected.
+    /// Reads one directive, or returns what was expected.
     fn directive(&mut self, word: &str, rest: &str) -> Result<(), &'static str> {
         self.has_directives = true;
         let text = || (!rest.is_empty()).then(|| rest.to_owned());
@@ -312,7 +329,7 @@ impl Block {
                     "none" => Weight::None,
                     _ => return Err("shortfall stops, slows or none"),
                 });
-                let conditions = evened(conditions);
+                let conditions = normalised(conditions);
                 self.unless = Unless {
                     sys_admin: conditions.contains("unless CAP_SYS_ADMIN"),
                     untracked: conditions.contains("when tracked"),
@@ -368,7 +385,17 @@ impl Block {
     }
 }
 
-/// `1.5 plus 65536 power-of-two max 100`; a term that does not follow connections is `0 plus N`.
+/// A key, or a glob of keys.
+fn pattern(key: &str) -> Option<String> {
+    let key = sysctl_pattern(key)?;
+    if is_glob(&key) {
+        glob::Pattern::new(&key).ok()?;
+        return Some(key);
+    }
+    sysctl_key(&key)
+}
+
+/// `1.5 plus 65536 power-of-two max 100`; a constant term is `0 plus N`.
 fn scale(term: &str) -> Option<Scale> {
     let mut words = term.split_whitespace();
     let share: f64 = words.next()?.parse().ok()?;
@@ -392,10 +419,10 @@ fn scale(term: &str) -> Option<Scale> {
     Some(scale)
 }
 
-/// What is expected where [`has_odd_number`].
+/// The expectation that [`has_odd_number`] violates.
 const PLAIN_NUMBERS: &str = "plain numbers: the kernel reads 010 as octal, and no +5";
 
-/// True if a number, alone or in a list, is written as the kernel would not write it.
+/// True if a number, alone or in a list, is not written as the kernel would write it.
 fn has_odd_number(value: &str) -> bool {
     let is_odd = |word: &str| word.parse::<i64>().is_ok_and(|n| n.to_string() != word);
     value.split(' ').any(is_odd) || value.split([' ', ',', '-']).any(is_odd)
@@ -404,13 +431,14 @@ fn has_odd_number(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::Values;
 
-    fn refused(text: &str) -> String {
+    fn error(text: &str) -> String {
         Profile::parse("mine.conf", text).unwrap_err().to_string()
     }
 
     #[test]
-    fn a_plain_sysctl_conf_is_a_profile() {
+    fn plain_sysctl_conf_is_a_profile() {
         let text = "# mine\n; too\n\nnet.core.somaxconn=65535\n\n-net/ipv4/conf/eth0.1/rp_filter = 0\nnet.ipv4.tcp_rmem =\t4096  87380\t6291456\n";
         let profile = Profile::parse("mine.conf", text).unwrap();
         let said: Vec<_> = profile
@@ -430,7 +458,74 @@ mod tests {
     }
 
     #[test]
-    fn directives_say_more() {
+    fn what_sysctl_d_allows() {
+        let text = "net.ipv4.conf.*.rp_filter = 2\n-net.ipv4.conf.all.rp_filter\n-net/ipv4/conf/eth[01].*/rp_filter\n\
+                    net.core.somaxconn = 1\nnet.ipv4.tcp_fin_timeout = 30\nnet.core.somaxconn = 2\n";
+        let profile = Profile::parse("mine.conf", text).unwrap();
+        let shown: Vec<_> = profile
+            .settings
+            .iter()
+            .map(|s| (s.key.as_str(), s.value.as_str(), s.is_glob()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("net.ipv4.conf.*.rp_filter", "2", true),
+                ("net.ipv4.tcp_fin_timeout", "30", false),
+                ("net.core.somaxconn", "2", false),
+            ]
+        );
+        assert_eq!(
+            profile.excluded,
+            [
+                "net.ipv4.conf.all.rp_filter",
+                "net.ipv4.conf.eth[01]/*.rp_filter"
+            ]
+        );
+        assert!(error("-net.core.somaxconn x\n").contains("expected key = value, -key"));
+        assert!(error("net.ipv4.conf.[.rp_filter = 1\n").contains("expected a key"));
+        assert!(error("-../../etc/*\n").contains("expected key = value"));
+        assert!(error("net/../*/x = 1\n").contains("expected a key"));
+    }
+
+    #[test]
+    fn globs_expand_to_keys() {
+        let keys = ["all", "default", "eth0", "eth0/1"].map(|name| {
+            let key = format!("net.ipv4.conf.{name}.rp_filter");
+            (key, "0".to_owned())
+        });
+        let values = Values::Described(keys.into_iter().collect());
+        let text = "net.ipv4.conf.*.rp_filter = 2\nnet.ipv4.conf.default.rp_filter = 1\n-net.ipv4.conf.all.rp_filter\n";
+        let profile = Profile::parse("mine", text).unwrap();
+        let expanded = values.expand(profile.settings, &profile.excluded);
+        let shown: Vec<_> = expanded
+            .iter()
+            .map(|s| (s.key.as_str(), s.value.as_str()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("net.ipv4.conf.default.rp_filter", "1"),
+                ("net.ipv4.conf.eth0.rp_filter", "2"),
+                ("net.ipv4.conf.eth0/1.rp_filter", "2"),
+            ]
+        );
+        // Of two globs the later counts.
+        let text = "net.ipv4.conf.*.rp_filter = 2\nnet.ipv4.conf.eth?.rp_filter = 1\n";
+        let profile = Profile::parse("mine", text).unwrap();
+        let expanded = values.expand(profile.settings, &profile.excluded);
+        let eth0: Vec<_> = expanded
+            .iter()
+            .filter(|s| s.key == "net.ipv4.conf.eth0.rp_filter")
+            .collect();
+        assert_eq!(
+            (eth0.len(), eth0[0].value.as_str(), expanded.len()),
+            (1, "1", 4)
+        );
+    }
+
+    #[test]
+    fn directives_extend_a_setting() {
         let text = "# Intro.\n\n# Files.\n# More.\n#: why each end is a file\n#: rule at-least\n#: per-connection 1 plus 65536\n\
                     #: shortfall stops unless CAP_SYS_ADMIN\n#: scope machine\nfs.file-max = 1065536\n\n\
                     #: why hash\n#: per-connection 2 power-of-two max 16777216\n#: boot thash_entries = 2097152\n";
@@ -453,32 +548,28 @@ mod tests {
     #[test]
     fn errors_name_file_line_and_what_was_expected() {
         assert_eq!(
-            refused("a.b = 1\nnonsense\n"),
-            "mine.conf:2: found 'nonsense', expected key = value, or a comment with #"
+            error("a.b = 1\nnonsense\n"),
+            "mine.conf:2: found 'nonsense', expected key = value, -key, or a comment with #"
         );
         assert_eq!(
-            refused("net.core.somaxconn ="),
+            error("net.core.somaxconn ="),
             "mine.conf:1: found nothing, expected a value after the ="
         );
         assert_eq!(
-            refused("#: rule bigger\na.b = 1"),
+            error("#: rule bigger\na.b = 1"),
             "mine.conf:1: found 'rule bigger', expected rule at-least, at-most, exactly, covers or contains"
         );
         assert_eq!(
-            refused("a.b = 1\na.b = 2"),
-            "mine.conf:2: found 'a.b', expected each key once"
-        );
-        assert_eq!(
-            refused("#: why x\n\na.b = 1"),
+            error("#: why x\n\na.b = 1"),
             "mine.conf:2: found nothing, expected key = value after the directives above it"
         );
-        assert!(refused("#: why x").contains("after the directives"));
-        assert!(refused("#: per-connection 1 plus\na.b = 1").contains("per-connection SHARE"));
-        assert!(refused("#: per-connection 1, 2\na.b = 1").contains("as many elements"));
-        assert!(refused("#: shortfall stops when tired\na.b = 1").contains("when tracked"));
-        assert!(refused("#: limit nofile\n").contains("name = value"));
-        assert!(refused(&"#".repeat(PROFILE_BYTES_MAX + 1)).contains("1 MiB"));
-        assert!(refused("a.\u{1b}[31m = 1").contains("expected a key"));
+        assert!(error("#: why x").contains("after the directives"));
+        assert!(error("#: per-connection 1 plus\na.b = 1").contains("per-connection SHARE"));
+        assert!(error("#: per-connection 1, 2\na.b = 1").contains("as many elements"));
+        assert!(error("#: shortfall stops when tired\na.b = 1").contains("when tracked"));
+        assert!(error("#: limit nofile\n").contains("name = value"));
+        assert!(error(&"#".repeat(PROFILE_BYTES_MAX + 1)).contains("1 MiB"));
+        assert!(error("a.\u{1b}[31m = 1").contains("expected a key"));
     }
 
     #[test]
@@ -494,7 +585,7 @@ mod tests {
             ".a.b",
         ] {
             assert!(
-                refused(&format!("{key} = 1")).contains("expected"),
+                error(&format!("{key} = 1")).contains("expected"),
                 "{key} was taken"
             );
         }

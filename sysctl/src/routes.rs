@@ -6,10 +6,9 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use holdfast_engine::{SetupError, SetupErrorKind};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
-
-use crate::Shortfall;
 
 /// An address of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +30,7 @@ struct InterfaceAddress {
 pub fn source_addresses(
     targets: &[SocketAddr],
     count_max: usize,
-) -> Result<Vec<IpAddr>, Shortfall> {
+) -> Result<Vec<IpAddr>, SetupError> {
     let mut remote = targets.iter().filter(|t| !t.ip().is_loopback()).peekable();
     if remote.peek().is_none() && targets.iter().all(SocketAddr::is_ipv4) {
         // 127.0.0.1 to 127.255.255.254.
@@ -48,7 +47,7 @@ pub fn source_addresses(
     let interfaces = interface_addresses();
     let mut common: Option<Vec<IpAddr>> = None;
     for target in remote {
-        let preferred = preferred_source(*target).map_err(|error| no_route(*target, &error))?;
+        let preferred = preferred_source(*target).map_err(|error| no_route(*target, error))?;
         let here = addresses_beside(preferred, &interfaces);
         common = Some(match common {
             None => here,
@@ -57,7 +56,8 @@ pub fn source_addresses(
     }
     let mut addresses = common.unwrap_or_default();
     if addresses.is_empty() {
-        return Err(Shortfall::new(
+        return Err(SetupError::new(
+            SetupErrorKind::AddressUnavailable,
             "the targets are reached through different interfaces: no source address reaches all of them",
             "ip route get TARGET for each of them, then name the source addresses with --source",
         ));
@@ -90,9 +90,10 @@ fn preferred_source(target: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-fn no_route(target: SocketAddr, error: &io::Error) -> Shortfall {
-    Shortfall::new(
-        format!("no route to {}: {error}", target.ip()),
+fn no_route(target: SocketAddr, error: io::Error) -> SetupError {
+    SetupError::from_io(
+        format_args!("no route to {}", target.ip()),
+        error,
         format!("ip route get {}", target.ip()),
     )
 }

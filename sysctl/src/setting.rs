@@ -1,70 +1,70 @@
-//! One kernel setting: its name, the value wanted, how that follows the number of connections, and how it is compared.
+//! One kernel setting: its name, the wanted value, how that scales with the number of connections, and how it is compared.
 //!
-//! Invariants: comparing never asks for less than what is there (`merged` keeps what somebody raised). Text from files is bounded by the
-//! profile that read it.
-//! Must not know: where values are read from or written to, nor why a value is wanted.
+//! Invariants: comparing never asks for less than the present value (`merged` keeps what an administrator raised). Text from files is
+//! bounded by the profile that read it.
+//! Must not depend on: where values are read from or written to, nor why a value is wanted.
 
 use serde::Serialize;
 
-/// What a setting is, by how it is set.
+/// How a setting is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A key below `/proc/sys`.
     Sysctl,
-    /// A limit of processes: `limits.d`, systemd.
+    /// A process limit: `limits.d`, systemd.
     Limit,
     /// A parameter of the kernel's command line.
     Boot,
-    /// Nothing to set; something to know.
+    /// Nothing to set: information.
     Advice,
 }
 
-/// How the present value is compared with the one wanted.
+/// How the present value is compared with the wanted one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
-    /// Every element is as large, or larger.
+    /// Every element at least as large.
     AtLeast,
-    /// Every element is as small, or smaller.
+    /// Every element at most as large.
     AtMost,
-    /// The same.
+    /// Equal.
     #[default]
     Exactly,
-    /// A range within which the wanted one lies.
+    /// A range that includes the wanted one.
     Covers,
-    /// A list, separated by commas, that has all members wanted.
+    /// A comma-separated list with all wanted members.
     Contains,
 }
 
-/// What a shortfall of it means.
+/// What an insufficient value does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weight {
-    /// Fewer connections than asked can be held.
+    /// Fewer connections than asked for can be held.
     Stops,
-    /// They can, with loss of speed or safety.
+    /// They can be held, slower or less safely.
     #[default]
     Slows,
-    /// Good to have.
+    /// Nothing breaks.
     None,
 }
 
-/// How one element of a value follows the number of connections: `per_connection * N + plus`, perhaps rounded up, bounded.
+/// How one element of a value scales with the number of connections: `per_connection * N + plus`, optionally rounded up, bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Scale {
-    /// Share of one connection.
+    /// Amount per connection.
     pub per_connection: f64,
-    /// On top of that.
+    /// Constant part.
     pub plus: u64,
     /// Rounded up to a power of two.
     pub power_of_two: bool,
-    /// Never more.
+    /// Upper bound.
     pub max: u64,
 }
 
 impl Scale {
-    /// A plain number.
+    /// A constant.
     pub fn fixed(value: u64) -> Self {
         Scale {
             per_connection: 0.0,
@@ -74,9 +74,9 @@ impl Scale {
         }
     }
 
-    /// The value for so many connections.
+    /// The value for a number of connections.
     pub fn at(&self, connections: u64) -> u64 {
-        // Below 2^53 the product is exact enough that rounding up adds no one: shares are short decimals.
+        // Below 2^53 the product is exact enough that rounding up never adds one: the factors are short decimals.
         let share = (self.per_connection * connections as f64 - 1e-6)
             .ceil()
             .max(0.0) as u64;
@@ -89,7 +89,7 @@ impl Scale {
         value.min(self.max)
     }
 
-    /// How many connections a value suffices for; `None` when it does not depend on them.
+    /// How many connections a value is enough for; `None` if it does not depend on them.
     pub fn holds(&self, value: u64) -> Option<u64> {
         if self.per_connection <= 0.0 || value >= self.max {
             return None;
@@ -97,8 +97,8 @@ impl Scale {
         Some((value.saturating_sub(self.plus) as f64 / self.per_connection) as u64)
     }
 
-    /// Both ends on one machine: their shares add up, what is on top of them is needed once.
-    fn beside(&self, other: &Scale) -> Scale {
+    /// Both ends on one machine: amounts per connection add up, the constant part is needed once.
+    fn combined_with(&self, other: &Scale) -> Scale {
         Scale {
             per_connection: self.per_connection + other.per_connection,
             plus: self.plus.max(other.plus),
@@ -108,63 +108,77 @@ impl Scale {
     }
 }
 
-/// Conditions under which a shortfall that stops does not.
+/// Conditions under which an insufficient value does not stop connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Unless {
     /// The limit is not enforced on processes with CAP_SYS_ADMIN.
     pub sys_admin: bool,
-    /// It bites only where connections are tracked.
+    /// It limits only tracked connections.
     pub untracked: bool,
 }
 
 /// One setting of a profile.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Setting {
-    /// Name as `sysctl` spells it; of a limit, a boot parameter or a fact, its own.
+    /// Name as `sysctl` spells it, or of a limit, boot parameter or advice. May be a glob: see [`Setting::is_glob`].
     pub key: String,
     /// How it is set.
     pub kind: Kind,
-    /// The value written in the profile, white space evened.
+    /// The value in the profile, white space normalised.
     pub value: String,
-    /// How its elements follow the number of connections; empty where they do not.
+    /// How its elements scale with the number of connections; empty if they do not.
     pub scale: Vec<Scale>,
     /// How it is compared.
     pub rule: Rule,
-    /// What a shortfall means.
+    /// What an insufficient value does.
     pub weight: Weight,
-    /// When it does not.
+    /// When it does not stop connections after all.
     pub unless: Unless,
-    /// The profile lets it be missing (a `-` before the key).
+    /// The profile allows it to be missing (a `-` before the key).
     pub may_be_absent: bool,
     /// What goes wrong without it, one line.
     pub why: String,
-    /// What it means if this kernel lacks it.
+    /// What it means when this kernel lacks it.
     pub absent: Option<String>,
     /// Where it lives: `machine`, `namespace` or `initial`.
     pub scope: Option<String>,
     /// First kernel that has it.
     pub since: Option<String>,
-    /// First kernel that no longer has it.
+    /// First kernel without it.
     pub until: Option<String>,
     /// Today's default, in words.
     pub default: Option<String>,
-    /// What the old lists set, and what is wrong with it.
+    /// What well-known old lists set, and what is wrong with it.
     pub original: Option<String>,
-    /// Everything there is to say about it.
+    /// Full explanation.
     pub prose: String,
     /// Line of the profile, from 1.
     pub line: usize,
 }
 
-/// A key with dots, whichever way it was spelt; `None` for what is no key or would leave `/proc/sys`.
+/// A key in dotted form, whichever way it was spelt; `None` if it is not a key or would leave `/proc/sys`.
 ///
-/// As `sysctl` has it: where the first separator is a slash, slashes separate and dots belong to names (`net/ipv4/conf/eth0.1/...`).
+/// As in `sysctl`: if the first separator is a slash, slashes separate and dots belong to names (`net/ipv4/conf/eth0.1/...`).
 pub(crate) fn sysctl_key(key: &str) -> Option<String> {
+    dotted(key, "-_/:@")
+}
+
+/// As [`sysctl_key`], with `*`, `?` and `[...]` allowed, as in sysctl.d(5).
+pub(crate) fn sysctl_pattern(key: &str) -> Option<String> {
+    dotted(key, "-_/:@*?[]!")
+}
+
+/// Whether a key is a pattern that stands for several keys.
+pub(crate) fn is_glob(key: &str) -> bool {
+    key.contains(['*', '?', '['])
+}
+
+fn dotted(key: &str, punctuation: &str) -> Option<String> {
     let is_slashed = match (key.find('/'), key.find('.')) {
         (Some(slash), Some(dot)) => slash < dot,
         (slash, _) => slash.is_some(),
     };
-    // Inside, the separator is a dot, and a dot within a name a slash, as `sysctl` prints it.
+    // Internally a dot separates, and a dot within a name is a slash, as `sysctl` prints it.
     let key: String = if is_slashed {
         key.chars()
             .map(|c| match c {
@@ -180,10 +194,10 @@ pub(crate) fn sysctl_key(key: &str) -> Option<String> {
         !part.is_empty()
             && part
                 .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_/:@".contains(c))
+                .all(|c| c.is_ascii_alphanumeric() || punctuation.contains(c))
             && !part.chars().all(|c| c == '/')
     };
-    // A dash in front is not part of a key: it says that the key may be absent.
+    // A leading dash is not part of a key: it says that the key may be missing.
     let is_key = key.len() <= 200
         && !key.starts_with('-')
         && key.contains('.')
@@ -191,13 +205,21 @@ pub(crate) fn sysctl_key(key: &str) -> Option<String> {
     is_key.then_some(key)
 }
 
-/// A value as the kernel prints it, white space evened.
-pub fn evened(value: &str) -> String {
+/// A value as the kernel prints it, with single spaces.
+pub fn normalised(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn numbers(value: &str) -> Option<Vec<i64>> {
     value.split(' ').map(|part| part.parse().ok()).collect()
+}
+
+/// True for a value of words, numbers, addresses and lists, which is what `net.*` keys have: nothing that a shell or a kernel helper
+/// would run.
+pub fn is_plain(value: &str) -> bool {
+    value
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || " \t_.,:+-".contains(c))
 }
 
 /// The members of a list of ports and port ranges, as ranges.
@@ -213,7 +235,7 @@ fn members(value: &str) -> Option<Vec<(u32, u32)>> {
         .collect()
 }
 
-/// True if both say the same, be it in other words: the kernel sorts a list of ports and makes ranges of neighbours.
+/// True if both mean the same: the kernel sorts a list of ports and joins neighbours to ranges.
 pub fn is_same(one: &str, other: &str) -> bool {
     let ports = |value: &str| -> Option<Vec<(u32, u32)>> {
         // One number alone is a number, not a list.
@@ -233,7 +255,12 @@ pub fn is_same(one: &str, other: &str) -> bool {
 }
 
 impl Setting {
-    /// Whether its profile leaves open that it is not there.
+    /// Whether the key is a pattern; see [`Values::expand`](crate::values::Values::expand).
+    pub fn is_glob(&self) -> bool {
+        self.kind == Kind::Sysctl && is_glob(&self.key)
+    }
+
+    /// Whether its profile allows it to be missing.
     pub fn may_be_missing(&self) -> bool {
         let is_said = [&self.until, &self.since, &self.absent]
             .iter()
@@ -241,12 +268,12 @@ impl Setting {
         self.may_be_absent || is_said || self.is_set_elsewhere()
     }
 
-    /// Whether only the initial network namespace may write it, or has it.
+    /// Whether it exists, or can be written, in the initial network namespace only.
     pub fn is_set_elsewhere(&self) -> bool {
         self.scope.as_deref() == Some("initial")
     }
 
-    /// The value wanted for so many connections.
+    /// The value wanted for a number of connections.
     pub fn wanted(&self, connections: u64) -> String {
         if self.scale.is_empty() {
             return self.value.clone();
@@ -259,12 +286,12 @@ impl Setting {
         values.join(" ")
     }
 
-    /// True if `now` does for `wanted`. Values that are not numbers must be the same.
+    /// True if `now` is enough for `wanted`. Values that are not numbers must be equal.
     pub fn suffices(&self, now: &str, wanted: &str, rule: Rule) -> bool {
         is_same(now, wanted) || self.merged(now, wanted, rule) == now
     }
 
-    /// What to write so that `wanted` is there and nothing that `now` has above it is lost.
+    /// The value to write: `wanted`, without lowering what `now` has beyond it.
     pub fn merged(&self, now: &str, wanted: &str, rule: Rule) -> String {
         match rule {
             Rule::Exactly => wanted.to_owned(),
@@ -307,7 +334,20 @@ impl Setting {
         }
     }
 
-    /// How many connections `now` suffices for; `None` when it does not depend on them. The element that bites first decides.
+    /// Whether `value` can be a value of this setting at all: as many numbers, a list of ports, or a word, as the profile has it.
+    pub fn is_plausible(&self, value: &str) -> bool {
+        if let Some(own) = numbers(&self.value) {
+            // A list with one member looks like a number.
+            let is_list = self.rule == Rule::Contains && members(value).is_some();
+            return is_list || numbers(value).is_some_and(|found| found.len() == own.len());
+        }
+        match self.rule {
+            Rule::Contains => members(value).is_some(),
+            _ => is_plain(value),
+        }
+    }
+
+    /// How many connections `now` is enough for; `None` if it does not depend on them. The tightest element decides.
     pub fn holds(&self, now: &str) -> Option<u64> {
         let present = numbers(now)?;
         self.scale
@@ -317,9 +357,9 @@ impl Setting {
             .min()
     }
 
-    /// The same setting wanted by the other end on the same machine: shares add up, of fixed values the further one counts, and of
-    /// exact ones the later, as with `sysctl`.
-    pub fn beside(&self, other: &Setting) -> Setting {
+    /// The setting for both ends on one machine: amounts per connection add up, of constants the further one counts, and of exact
+    /// values the later, as with `sysctl`.
+    pub fn combined_with(&self, other: &Setting) -> Setting {
         let mut both = self.clone();
         both.value = if self.rule == Rule::Exactly {
             other.value.clone()
@@ -328,7 +368,7 @@ impl Setting {
         };
         if !self.scale.is_empty() && self.scale.len() == other.scale.len() {
             let pairs = self.scale.iter().zip(&other.scale);
-            both.scale = pairs.map(|(a, b)| a.beside(b)).collect();
+            both.scale = pairs.map(|(a, b)| a.combined_with(b)).collect();
         } else if self.rule == Rule::Exactly {
             both.scale = other.scale.clone();
         }
@@ -363,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_raised_is_kept() {
+    fn raised_values_are_kept() {
         let at_least = setting(Rule::AtLeast);
         let rule = Rule::AtLeast;
         assert!(at_least.suffices("65536", "65535", rule));
@@ -385,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_grow_by_what_is_missing() {
+    fn missing_members_are_added_to_lists() {
         let list = setting(Rule::Contains);
         let merged = |now, wanted| list.merged(now, wanted, Rule::Contains);
         assert_eq!(merged("", "7070,8080"), "7070,8080");
@@ -395,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_in_other_words() {
+    fn equivalent_lists_are_equal() {
         assert!(is_same("22,8080-8082", "8082,8080,8081,22"));
         assert!(is_same("1-3", "1-2,3"));
         assert!(!is_same("22,8080-8082", "22,8080-8083"));
@@ -406,12 +446,31 @@ mod tests {
     }
 
     #[test]
-    fn words_must_be_the_same() {
+    fn words_must_be_equal() {
         let word = setting(Rule::AtLeast);
         assert!(word.suffices("bbr", "bbr", Rule::AtLeast));
         assert_eq!(word.merged("cubic", "bbr", Rule::AtLeast), "bbr");
         // More elements than expected: nothing can be compared, so it is what the profile says.
         assert_eq!(word.merged("1 2", "3", Rule::AtLeast), "3");
+    }
+
+    #[test]
+    fn plausible_values() {
+        let one = setting(Rule::AtLeast);
+        assert!(one.is_plausible("4096") && one.is_plausible("-1"));
+        assert!(!one.is_plausible("4096 1") && !one.is_plausible("many") && !one.is_plausible(""));
+        let list = Setting {
+            value: "7070,8080".into(),
+            ..setting(Rule::Contains)
+        };
+        assert!(list.is_plausible("") && list.is_plausible("22") && list.is_plausible("1-9,11"));
+        assert!(!list.is_plausible("ssh"));
+        let word = Setting {
+            value: "bbr".into(),
+            ..setting(Rule::Exactly)
+        };
+        assert!(word.is_plausible("cubic") && !word.is_plausible("|/tmp/x"));
+        assert!(is_plain("fd00::1 eth0") && !is_plain("/bin/sh") && !is_plain("a\nb"));
     }
 
     #[test]
@@ -432,7 +491,7 @@ mod tests {
             max: 1 << 24,
         };
         assert_eq!(buckets.at(1_000_000), 1 << 21);
-        assert_eq!(buckets.beside(&buckets).at(1_000_000), 1 << 22);
+        assert_eq!(buckets.combined_with(&buckets).at(1_000_000), 1 << 22);
         assert_eq!(buckets.at(1_000_000_000), 1 << 24);
         // At its bound it is all the kernel has: it no longer says how many fit.
         assert_eq!(buckets.holds(1 << 24), None);

@@ -1,24 +1,29 @@
-//! What settings were before this program changed them: a file that outlives a crash, one for each network namespace.
+//! The values of settings before this program changed them: a file that survives a crash, one per network namespace.
 //!
-//! Invariants: the file is whole or not there (written beside, synced, renamed); it names the boot it belongs to, because settings begin anew
-//! with each; the value before the *first* change is kept, however many follow. Who holds a `State` holds its lock.
-//! Must not know: profiles, plans.
+//! Invariants: the file is complete or absent (written beside, synced, renamed); it names the boot it belongs to, because settings
+//! start afresh with each; the value before the *first* change is kept, however many follow. A `State` holds its lock. As root writes
+//! what the file says, it and its lock must be regular files of root (or of the user who runs this), writable by nobody else; no
+//! symbolic link is followed.
+//! Must not depend on: profiles, plans.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use holdfast_engine::{SetupError, SetupErrorKind};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-use crate::Shortfall;
 use crate::setting::sysctl_key;
 
 const SCHEMA: &str = "holdfast-tune-state/1";
-/// Gone at reboot, as the settings are.
+/// Cleared at reboot, as the settings are.
 const FOLDER: &str = "/run/holdfast";
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+const RUN_AS_ROOT: &str = "run the same command as root: sudo holdfast-tune ...";
 
 /// One setting that was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +32,7 @@ pub struct Saved {
     pub key: String,
     /// Its value before the first change.
     pub before: String,
-    /// What was written last.
+    /// The value written last.
     pub set: String,
 }
 
@@ -46,117 +51,129 @@ pub struct State {
     file: PathBuf,
     network_namespace: u64,
     boot_id: String,
-    /// What was changed, in the order it was.
+    /// The changed settings, in the order of their changes.
     pub settings: Vec<Saved>,
-    /// The file is of another boot: its values say nothing about this one.
+    /// The file is of another boot: its values do not apply to this one.
     pub is_of_another_boot: bool,
     _lock: Flock<File>,
 }
 
-/// The file where nothing else is said.
+/// The file unless `--state` names another.
 pub fn default_file(network_namespace: u64) -> PathBuf {
     Path::new(FOLDER).join(format!("tune-{network_namespace}.json"))
 }
 
-fn trouble(file: &Path, what: &str, error: impl std::fmt::Display, next: &str) -> Shortfall {
-    Shortfall::new(
-        format!("the saved state {} {what}: {error}", file.display()),
+fn invalid(file: &Path, what: &str, next: impl Into<String>) -> SetupError {
+    SetupError::new(
+        SetupErrorKind::InvalidInput,
+        format!("the saved state {} {what}", file.display()),
+        next,
+    )
+}
+
+fn io_error(file: &Path, what: &str, error: io::Error, next: impl Into<String>) -> SetupError {
+    SetupError::from_io(
+        format_args!("the saved state {} {what}", file.display()),
+        error,
         next,
     )
 }
 
 impl State {
-    /// Locks and reads the state; one that is not there is empty.
+    /// Locks and reads the state; a missing file is an empty state.
     ///
     /// # Errors
-    /// When it cannot be read or locked, is of another namespace, or is not a state.
-    pub fn open(file: &Path, network_namespace: u64) -> Result<Self, Shortfall> {
-        let folder = folder_of(file);
-        let root = "run it as root: sudo holdfast-tune ...";
+    /// When it cannot be read or locked, is damaged, belongs to another network namespace, or when somebody else owns or may write
+    /// the file or its lock.
+    pub fn open(file: &Path, network_namespace: u64) -> Result<Self, SetupError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o755)
-            .create(folder)
-            .map_err(|error| trouble(file, "has no folder", error, root))?;
+            .create(folder_of(file))
+            .map_err(|error| io_error(file, "has no folder", error, RUN_AS_ROOT))?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600);
         let lock_file = file.with_extension("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_file)
-            .map_err(|error| trouble(file, "cannot be locked", error, root))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-            trouble(
+        let lock = open_own(&lock_file, &mut options).map_err(|error| {
+            let what = format!("cannot be locked by {}", lock_file.display());
+            io_error(file, &what, error, next_step_of_refusal(&lock_file))
+        })?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|_| {
+            invalid(
                 file,
                 "is in use by another holdfast-tune",
-                errno.desc(),
-                "wait for it to end",
+                "wait until it ends, then run this again",
             )
+            .with_kind(SetupErrorKind::InUse)
         })?;
-        let boot_id = boot_id()?;
         let mut state = State {
             file: file.to_owned(),
             network_namespace,
-            boot_id,
+            boot_id: boot_id()?,
             settings: Vec::new(),
             is_of_another_boot: false,
             _lock: lock,
         };
         let mut text = String::new();
-        match File::open(file) {
+        match open_own(file, OpenOptions::new().read(true)) {
             Ok(open) => {
                 open.take(FILE_BYTES_MAX)
                     .read_to_string(&mut text)
-                    .map_err(|error| trouble(file, "cannot be read", error, &set_aside(file)))?;
+                    .map_err(|error| io_error(file, "cannot be read", error, set_aside(file)))?;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(state),
-            Err(error) => return Err(trouble(file, "cannot be read", error, root)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(state),
+            Err(error) => {
+                return Err(io_error(
+                    file,
+                    "cannot be read",
+                    error,
+                    next_step_of_refusal(file),
+                ));
+            }
         }
         let document: Document = serde_json::from_str(&text)
-            .map_err(|error| trouble(file, "is damaged", error, &set_aside(file)))?;
+            .map_err(|error| invalid(file, &format!("is damaged: {error}"), set_aside(file)))?;
         if document.schema != SCHEMA {
-            return Err(trouble(
-                file,
-                "is of another version",
-                document.schema,
-                &set_aside(file),
-            ));
+            let what = format!("is of another version: {}", document.schema.escape_debug());
+            return Err(invalid(file, &what, set_aside(file)));
         }
-        // A file can say anything: nothing outside /proc/sys is ever written from it.
+        // Nothing outside /proc/sys is ever written from a file.
         for saved in &document.settings {
             let is_key = sysctl_key(&saved.key).as_ref() == Some(&saved.key);
             if !is_key || saved.before.contains(char::is_control) {
-                return Err(trouble(
-                    file,
-                    "is damaged",
-                    format!("'{}' is no setting", saved.key.escape_debug()),
-                    &set_aside(file),
-                ));
+                let what = format!("is damaged: '{}' is no setting", saved.key.escape_debug());
+                return Err(invalid(file, &what, set_aside(file)));
             }
         }
         if document.boot_id != state.boot_id {
             state.is_of_another_boot = true;
         } else if document.network_namespace != network_namespace {
-            return Err(trouble(
+            return Err(invalid(
                 file,
-                "is of another network namespace",
-                document.network_namespace,
-                "run holdfast-tune in the namespace it was applied in (ip netns exec NAME ...)",
+                &format!(
+                    "is of another network namespace, {}",
+                    document.network_namespace
+                ),
+                "run holdfast-tune in the namespace where it was applied (ip netns exec NAME ...)",
             ));
         }
         state.settings = document.settings;
         Ok(state)
     }
 
-    /// Forgets values of another boot.
-    pub fn begin_anew(&mut self) {
+    /// The file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Drops values of another boot.
+    pub fn reset(&mut self) {
         self.settings.clear();
         self.is_of_another_boot = false;
     }
 
-    /// Notes that `key`, which is `before`, will be `set`. What was there before the first change stays.
-    pub fn note(&mut self, key: &str, before: &str, set: &str) {
+    /// Records that `key`, now `before`, will be `set`. The value before the first change stays.
+    pub fn record(&mut self, key: &str, before: &str, set: &str) {
         match self.settings.iter_mut().find(|saved| saved.key == key) {
             Some(saved) => saved.set = set.to_owned(),
             None => self.settings.push(Saved {
@@ -167,13 +184,13 @@ impl State {
         }
     }
 
-    /// Writes the file; removes it when nothing is left in it.
+    /// Writes the file; removes it when no setting is left in it.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self) -> Result<(), Shortfall> {
-        let failed = |error: std::io::Error| {
-            trouble(
+    pub fn save(&self) -> Result<(), SetupError> {
+        let failed = |error: io::Error| {
+            io_error(
                 &self.file,
                 "cannot be written",
                 error,
@@ -182,7 +199,7 @@ impl State {
         };
         if self.settings.is_empty() {
             return match fs::remove_file(&self.file) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
                 _ => Ok(()),
             };
         }
@@ -194,6 +211,42 @@ impl State {
         };
         let text = serde_json::to_string_pretty(&document).unwrap_or_default() + "\n";
         replace(&self.file, &text, 0o600).map_err(failed)
+    }
+}
+
+/// Opens a file that must be this user's or root's own and writable by nobody else. Follows no symbolic link and does not wait for
+/// the other end of a FIFO.
+fn open_own(file: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let open = options.custom_flags(flags.bits()).open(file)?;
+    let metadata = open.metadata()?;
+    let not_own = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    if !metadata.is_file() {
+        return not_own("not a regular file".into());
+    }
+    if metadata.uid() != 0 && metadata.uid() != geteuid().as_raw() {
+        return not_own(format!("it belongs to user {}", metadata.uid()));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return not_own("other users may write it".into());
+    }
+    Ok(open)
+}
+
+/// What to do about a file that [`open_own`] did not open.
+fn next_step_of_refusal(file: &Path) -> String {
+    let metadata = file.symlink_metadata();
+    match (metadata, geteuid().is_root()) {
+        (Ok(metadata), _) if metadata.is_symlink() => format!(
+            "ls -l {0} (it is a symbolic link: who made it?), then rm {0}",
+            file.display()
+        ),
+        (Ok(_), true) => format!(
+            "ls -l {0} (whose is it?), then mv {0} {0}.untrusted",
+            file.display()
+        ),
+        (Err(_), true) => "name another file with --state FILE".to_owned(),
+        (_, false) => RUN_AS_ROOT.to_owned(),
     }
 }
 
@@ -210,7 +263,7 @@ pub(crate) fn replace(file: &Path, text: &str, mode: u32) -> std::io::Result<()>
     File::open(folder)?.sync_all()
 }
 
-/// The folder of a file, also of one that is named without.
+/// The folder of a file; of a bare file name, the current one.
 fn folder_of(file: &Path) -> &Path {
     match file.parent() {
         Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
@@ -221,19 +274,19 @@ fn folder_of(file: &Path) -> &Path {
 
 fn set_aside(file: &Path) -> String {
     format!(
-        "mv {0} {0}.damaged; settings stay as they are now (holdfast-tune check shows them; a reboot brings the defaults back)",
+        "mv {0} {0}.damaged; the settings stay as they are (holdfast-tune check shows them; a reboot restores the defaults)",
         file.display()
     )
 }
 
-fn boot_id() -> Result<String, Shortfall> {
+fn boot_id() -> Result<String, SetupError> {
     let path = "/proc/sys/kernel/random/boot_id";
-    fs::read_to_string(path)
-        .map(|id| id.trim().to_owned())
-        .map_err(|error| {
-            Shortfall::new(
-                format!("{path} cannot be read: {error}"),
-                "mount -t proc proc /proc",
-            )
-        })
+    let id = fs::read_to_string(path).map_err(|error| {
+        SetupError::from_io(
+            format_args!("{path} cannot be read"),
+            error,
+            "mount -t proc proc /proc",
+        )
+    })?;
+    Ok(id.trim().to_owned())
 }

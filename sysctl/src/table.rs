@@ -1,7 +1,7 @@
-//! What plans, changes and settings look like in a terminal.
+//! Plans, changes and settings as tables in a terminal.
 //!
-//! Invariants: on a pipe nothing is wrapped or coloured, so that each line can be searched; NO_COLOR is respected.
-//! Must not know: how anything was worked out.
+//! Invariants: on a pipe nothing is wrapped or coloured, so that lines can be searched; NO_COLOR is respected.
+//! Must not depend on: how anything was calculated.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -10,9 +10,10 @@ use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, 
 use holdfast_sysctl::apply::{Outcome, to_write};
 use holdfast_sysctl::persist::Written;
 use holdfast_sysctl::plan::{Limit, Plan, Row, Verdict, command};
-use holdfast_sysctl::{Machine, Role, gibibytes, grouped};
+use holdfast_sysctl::{Machine, Role, grouped};
+use holdfast_units::bytes;
 
-/// Widest line where the terminal does not say.
+/// Widest line.
 const WIDTH_MAX: u16 = 160;
 
 fn table(heads: &[&str]) -> Table {
@@ -36,7 +37,7 @@ fn table(heads: &[&str]) -> Table {
     table
 }
 
-fn shown(table: &mut Table, why: usize) -> String {
+fn render(table: &mut Table, why: usize) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -64,7 +65,7 @@ fn verdict(verdict: Verdict) -> Cell {
     }
 }
 
-/// A value; none and an empty one, such as a list of no ports, are told apart.
+/// A value. A missing one differs from an empty one, such as an empty list of ports.
 fn value(value: Option<&str>) -> Cell {
     Cell::new(match value {
         None => "-",
@@ -85,7 +86,7 @@ pub fn rows<'a>(rows: impl Iterator<Item = &'a Row>) -> String {
             Cell::new(&row.why),
         ]);
     }
-    shown(&mut table, 4)
+    render(&mut table, 4)
 }
 
 fn count(count: Option<u64>) -> String {
@@ -103,47 +104,47 @@ pub fn limits(limits: &[Limit]) -> String {
             limit.why.clone(),
         ]);
     }
-    shown(&mut table, 3)
+    render(&mut table, 3)
 }
 
 /// The name of the tightest limit.
-fn first(limits: &[Limit], of: fn(&Limit) -> Option<u64>) -> &str {
+fn tightest(limits: &[Limit], of: fn(&Limit) -> Option<u64>) -> &str {
     let bounded = limits.iter().filter(|limit| of(limit).is_some());
     bounded
         .min_by_key(|limit| of(limit))
         .map_or("nothing", |limit| &limit.name)
 }
 
-/// What this machine can hold, and what bites first.
+/// How many connections this machine can hold, and the limit that decides.
 pub fn holds(plan: &Plan) -> String {
     let mut text = String::new();
     let mut line = |when: &str, holds: Option<u64>, limit: &str| {
         let _ = match holds {
             Some(holds) => writeln!(
                 text,
-                "{when:<12} holds {} connections; {limit} bites first",
+                "{when:<12} {} connections, limited by {limit}",
                 grouped(holds)
             ),
-            None => writeln!(text, "{when:<12} holds any number of connections"),
+            None => writeln!(text, "{when:<12} any number of connections"),
         };
     };
-    line("now", plan.holds_now, first(&plan.limits, |l| l.now));
+    line("now", plan.holds_now, tightest(&plan.limits, |l| l.now));
     line(
         "after apply",
         plan.holds_tuned,
-        first(&plan.limits, |l| l.tuned),
+        tightest(&plan.limits, |l| l.tuned),
     );
     text
 }
 
-/// A whole plan.
+/// The whole plan.
 pub fn plan(plan: &Plan, machine: &Machine) -> String {
     let asked = &plan.asked;
     let ends = match asked.role {
-        Role::Server => "accepted and held here",
-        Role::Client => "opened from here",
-        Role::Both => "with both ends here",
-        Role::Host => "passing through",
+        Role::Server => "accepted by this machine",
+        Role::Client => "opened by this machine",
+        Role::Both => "with both ends on this machine",
+        Role::Host => "forwarded by this machine",
     };
     let mut text = format!(
         "{} connections {ends} (role {})\nLinux {}, {} cores, {} of {} available, descriptor limit {}\n\n",
@@ -151,8 +152,8 @@ pub fn plan(plan: &Plan, machine: &Machine) -> String {
         asked.role.name(),
         machine.kernel_release,
         machine.core_count,
-        gibibytes(machine.memory_available_bytes),
-        gibibytes(machine.memory_bytes),
+        bytes(machine.memory_available_bytes),
+        bytes(machine.memory_bytes),
         machine.nofile_hard,
     );
     if asked.role != Role::Host {
@@ -160,17 +161,17 @@ pub fn plan(plan: &Plan, machine: &Machine) -> String {
         let memory = plan.memory;
         let _ = write!(
             text,
-            "\nmemory       {} for {} connections, {} B each: sockets {}, descriptors {}, polls {}, bind buckets {}, closing {}, ours {}\n\
+            "\nmemory       {} for {} connections, {} B each: sockets {}, descriptors {}, polls {}, bind buckets {}, closing {}, our own {}\n\
              rings        about {} of up to {} direct descriptors at each end\n",
-            gibibytes(memory.total_bytes),
+            bytes(memory.total_bytes),
             grouped(asked.connections),
             grouped(memory.per_connection_bytes),
-            gibibytes(memory.sockets_bytes),
-            gibibytes(memory.descriptors_bytes),
-            gibibytes(memory.polls_bytes),
-            gibibytes(memory.bind_buckets_bytes),
-            gibibytes(memory.closing_bytes),
-            gibibytes(memory.own_bytes),
+            bytes(memory.sockets_bytes),
+            bytes(memory.descriptors_bytes),
+            bytes(memory.polls_bytes),
+            bytes(memory.bind_buckets_bytes),
+            bytes(memory.closing_bytes),
+            bytes(memory.own_bytes),
             grouped(plan.rings),
             grouped(plan.ring_slots),
         );
@@ -194,7 +195,7 @@ pub fn plan(plan: &Plan, machine: &Machine) -> String {
         .collect();
     let _ = writeln!(
         text,
-        "\n{} of {} settings do; the others:",
+        "\n{} of {} settings are sufficient; the others:",
         plan.rows.len() - other.len(),
         plan.rows.len()
     );
@@ -202,13 +203,13 @@ pub fn plan(plan: &Plan, machine: &Machine) -> String {
     text + &closing(plan)
 }
 
-/// Notes, what is in the way, and what to type next.
+/// Notes, the limits that are too low, and the next command.
 pub fn closing(plan: &Plan) -> String {
     let mut text = String::from("\n");
     for note in &plan.notes {
         let _ = writeln!(text, "note: {note}");
     }
-    for limit in plan.in_the_way() {
+    for limit in plan.exceeded_limits() {
         let _ = writeln!(text, "STOPS: {}; next: {}", limit.why, limit.next);
     }
     let change_count = to_write(plan).count();
@@ -234,7 +235,7 @@ pub fn closing(plan: &Plan) -> String {
     text
 }
 
-/// What became of the keys that were written or put back.
+/// The keys that were written or restored.
 pub fn outcome(outcome: &Outcome, is_dry: bool) -> String {
     let mut text = String::new();
     if !outcome.changes.is_empty() {
@@ -257,7 +258,7 @@ pub fn outcome(outcome: &Outcome, is_dry: bool) -> String {
                 result,
             ]);
         }
-        text += &shown(&mut table, 3);
+        text += &render(&mut table, 3);
     }
     if let Some(note) = &outcome.note {
         let _ = writeln!(text, "note: {note}");
@@ -265,7 +266,7 @@ pub fn outcome(outcome: &Outcome, is_dry: bool) -> String {
     text
 }
 
-/// What became of the files that outlive a reboot.
+/// The files that survive a reboot.
 pub fn files(files: &[Written], is_dry: bool) -> String {
     let mut text = String::new();
     for file in files {
@@ -274,7 +275,7 @@ pub fn files(files: &[Written], is_dry: bool) -> String {
             (Some(_), _, false) => "written",
             (None, true, true) => "would be removed",
             (None, true, false) => "removed",
-            (None, false, _) => "not there",
+            (None, false, _) => "does not exist",
         };
         let _ = match &file.error {
             Some(error) => writeln!(text, "{}: FAILED: {error}", file.file),

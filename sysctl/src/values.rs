@@ -1,8 +1,8 @@
-//! The present values of settings: of this machine, or of one that is only described.
+//! Present values of settings: of this machine, or of a described one.
 //!
-//! Invariants: reading changes nothing; `write` is the only function of this crate that changes a kernel setting, and it reads back what the
-//! kernel made of the value.
-//! Must not know: which values are wanted.
+//! Invariants: reading changes nothing; `write` is the only function of this crate that changes a kernel setting, and it reads the
+//! value back.
+//! Must not depend on: which values are wanted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,27 +14,27 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
-use crate::setting::{Kind, Setting, evened, is_same};
+use crate::setting::{Kind, Setting, is_same, normalised, sysctl_key};
 
-/// Why a plain user cannot write a key that root can.
+/// Error for a key that only root can write.
 pub const NOT_PERMITTED: &str = "not permitted: only root may";
 
 /// Longest value: a list of every second port.
 const VALUE_BYTES_MAX: usize = 1 << 18;
 
-/// What became of asking for a value.
+/// The result of reading a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Now {
-    /// The kernel has it.
+    /// Its value.
     Is(String),
     /// This kernel, or this namespace, does not have the key.
     Absent,
-    /// It is there and cannot be read, and why.
+    /// It exists and cannot be read, with the reason.
     Unreadable(String),
 }
 
 impl Now {
-    /// The value, where there is one.
+    /// The value, if there is one.
     pub fn value(&self) -> Option<&str> {
         match self {
             Now::Is(value) => Some(value),
@@ -43,16 +43,16 @@ impl Now {
     }
 }
 
-/// Where present values come from.
+/// Where present values are read from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Values {
     /// This machine, as this process sees it.
     Here,
-    /// A machine that is only described: its settings by key; what is not named it does not have.
+    /// A described machine: its settings by key; it lacks those that are not named.
     Described(BTreeMap<String, String>),
 }
 
-/// What shows a parameter of the kernel's command line at work.
+/// The key that shows the effect of a kernel command line parameter.
 fn boot_key(parameter: &str) -> Option<&'static str> {
     match parameter {
         "thash_entries" => Some("net.ipv4.tcp_ehash_entries"),
@@ -67,7 +67,7 @@ impl Values {
             Kind::Sysctl => self.sysctl(&setting.key),
             Kind::Limit => self.limit(&setting.key),
             Kind::Boot => match boot_key(&setting.key).map(|key| self.sysctl(key)) {
-                // Negative: the table is shared with another namespace, which does not change its size.
+                // Negative if the table is shared with another namespace; its size is the same.
                 Some(Now::Is(value)) => Now::Is(value.trim_start_matches('-').to_owned()),
                 Some(other) => other,
                 None => Now::Absent,
@@ -82,7 +82,55 @@ impl Values {
             Values::Here => read(key),
             Values::Described(values) => values
                 .get(key)
-                .map_or(Now::Absent, |value| Now::Is(evened(value))),
+                .map_or(Now::Absent, |value| Now::Is(normalised(value))),
+        }
+    }
+
+    /// Replaces each setting whose key is a glob by one for each key that it matches, as sysctl.d(5) has it: keys that stand on their
+    /// own and `excluded` ones are left out, and of several globs the later counts.
+    pub fn expand(&self, settings: Vec<Setting>, excluded: &[String]) -> Vec<Setting> {
+        let excluded: Vec<glob::Pattern> = excluded.iter().filter_map(|key| pattern(key)).collect();
+        let (globs, mut expanded): (Vec<_>, Vec<_>) =
+            settings.into_iter().partition(Setting::is_glob);
+        let explicit: Vec<String> = expanded.iter().map(|s| s.key.clone()).collect();
+        for setting in globs {
+            for key in self.matching(&setting.key) {
+                let is_excluded = excluded
+                    .iter()
+                    .any(|p| p.matches_path_with(&path(&key), MATCH));
+                if is_excluded || explicit.contains(&key) {
+                    continue;
+                }
+                expanded.retain(|s| s.kind != Kind::Sysctl || s.key != key);
+                expanded.push(Setting {
+                    key,
+                    ..setting.clone()
+                });
+            }
+        }
+        expanded
+    }
+
+    /// The keys that a glob matches, sorted.
+    fn matching(&self, glob: &str) -> Vec<String> {
+        match self {
+            Values::Here => {
+                let found = glob::glob_with(&path(glob).to_string_lossy(), MATCH);
+                let paths = found.into_iter().flatten().flatten();
+                paths
+                    .filter(|path| path.is_file())
+                    .filter_map(|path| sysctl_key(path.strip_prefix("/proc/sys").ok()?.to_str()?))
+                    .collect()
+            }
+            Values::Described(values) => {
+                let Some(pattern) = pattern(glob) else {
+                    return Vec::new();
+                };
+                let keys = values.keys();
+                keys.filter(|key| pattern.matches_path_with(&path(key), MATCH))
+                    .cloned()
+                    .collect()
+            }
         }
     }
 
@@ -95,12 +143,28 @@ impl Values {
             (Values::Here, _) => Now::Absent,
             (Values::Described(values), _) => values
                 .get(&format!("limit {name}"))
-                .map_or(Now::Absent, |value| Now::Is(evened(value))),
+                .map_or(Now::Absent, |value| Now::Is(normalised(value))),
         }
     }
 }
 
-/// The file of a key: dots separate, and what was a dot within a name is a slash (`eth0/1`).
+/// A star does not match a slash.
+const MATCH: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: false,
+};
+
+/// Whether `key` is the key, or one of the keys, that `pattern_key` stands for.
+pub fn glob_matches(pattern_key: &str, key: &str) -> bool {
+    pattern(pattern_key).is_some_and(|pattern| pattern.matches_path_with(&path(key), MATCH))
+}
+
+fn pattern(key: &str) -> Option<glob::Pattern> {
+    glob::Pattern::new(&path(key).to_string_lossy()).ok()
+}
+
+/// The file of a key: dots separate, and a slash stands for a dot within a name (`eth0/1`).
 pub fn path(key: &str) -> PathBuf {
     let below: String = key
         .chars()
@@ -113,10 +177,10 @@ pub fn path(key: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(below)
 }
 
-/// A value as it is now, white space evened.
+/// The present value, white space normalised.
 pub fn read(key: &str) -> Now {
     match read_whole(&path(key)) {
-        Ok(text) => Now::Is(evened(&text)),
+        Ok(text) => Now::Is(normalised(&text)),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOENT | Errno::ENOTDIR) => Now::Absent,
             _ => Now::Unreadable(error.to_string()),
@@ -124,7 +188,7 @@ pub fn read(key: &str) -> Now {
     }
 }
 
-/// Reads with room for all of it: a list or a row of numbers is given to the first read only, cut to its length.
+/// Reads everything at once: the kernel gives a list to the first read only, truncated to its size.
 fn read_whole(path: &Path) -> std::io::Result<String> {
     let mut bytes = vec![0; VALUE_BYTES_MAX];
     let count = fs::File::open(path)?.read(&mut bytes)?;
@@ -132,7 +196,10 @@ fn read_whole(path: &Path) -> std::io::Result<String> {
     String::from_utf8(bytes).map_err(|_| std::io::ErrorKind::InvalidData.into())
 }
 
-/// Why a key could not be written now, without writing it.
+/// Whether a key can be written, without writing it.
+///
+/// # Errors
+/// The reason why not, one line.
 pub fn check_writable(key: &str) -> Result<(), String> {
     fs::OpenOptions::new()
         .write(true)
@@ -141,22 +208,22 @@ pub fn check_writable(key: &str) -> Result<(), String> {
         .map_err(|error| why(&error))
 }
 
-/// Writes a value, and makes sure that the kernel has it.
+/// Writes a value and verifies that the kernel has it.
 ///
 /// # Errors
-/// Why the kernel did not take it, or what it made of it, one line.
+/// Why the kernel refused it, or the different value it has now, one line.
 pub fn write(key: &str, value: &str) -> Result<(), String> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .open(path(key))
         .map_err(|error| why(&error))?;
-    // One write: the kernel takes a value as a whole. A list of ports is emptied by an empty line.
+    // One write, since the kernel takes a value as a whole. An empty line empties a list of ports.
     let written = file.write_all(format!("{value}\n").as_bytes());
     written.map_err(|error| why(&error))?;
     match read(key) {
         Now::Is(now) if is_same(&now, value) => Ok(()),
-        Now::Is(now) => Err(format!("the kernel made {now} of it")),
-        // Some keys can be written only.
+        Now::Is(now) => Err(format!("the kernel has {now} instead")),
+        // Some keys are write-only.
         Now::Absent | Now::Unreadable(_) => Ok(()),
     }
 }
@@ -190,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn described_machines_have_what_is_said() {
+    fn described_machines_have_the_named_values_only() {
         let values = Values::Described(BTreeMap::from([(
             "net.ipv4.tcp_mem".to_owned(),
             "1\t2\t3".to_owned(),

@@ -1,4 +1,4 @@
-//! Preflight of ports against the real kernel: free, taken, closing, of another machine.
+//! Preflight checks of ports against the real kernel: free, in use, in TIME_WAIT, address of another machine.
 //!
 //! No test in this file may start a process: between fork and exec the child holds the listeners of all threads, and
 //! a port just given up is in use a little longer.
@@ -15,8 +15,8 @@ fn port_in_use_until_its_listener_is_gone() {
     assert_eq!(
         check_port_free(addr).unwrap_err().to_string(),
         format!(
-            "{addr} is in use by another listener; next: ss -ltnp 'sport = :{}' shows whose; \
-             stop it or take another port",
+            "{addr} is in use by another listener; next: stop the process listening on that port \
+             (ss -ltnp 'sport = :{}'), or choose another port",
             addr.port()
         )
     );
@@ -45,7 +45,7 @@ fn address_of_another_machine() {
     let addr: SocketAddr = "192.0.2.1:0".parse().unwrap();
     assert_eq!(
         check_port(addr).unwrap_err().to_string(),
-        "192.0.2.1 is not an address of this machine; next: ip -brief address shows those it has; \
-         0.0.0.0 or [::] listens on all"
+        "192.0.2.1 is not an address of this machine; next: ip -brief address (lists its addresses), \
+         or listen on all of them: 0.0.0.0 or [::]"
     );
 }

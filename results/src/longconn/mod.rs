@@ -90,8 +90,8 @@ impl Scenario for Longconn {
             live.say(note);
         }
         if let Ok(machine) = holdfast_sysctl::Machine::read() {
-            for shortfall in tune::shortfalls(&machine, Role::Both, run.asked.users) {
-                live.say(shortfall);
+            for warning in tune::warnings(&machine, Role::Both, run.asked.users) {
+                live.say(warning);
             }
         }
         Ok(run)

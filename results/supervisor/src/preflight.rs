@@ -9,7 +9,7 @@ use std::time::Duration;
 use holdfast_engine::config::{RING_SLOTS_MAX, SPARE_SLOTS};
 use holdfast_engine::{Config, ConfigBuilder, SetupError, allowed_cores, check_io_uring};
 use holdfast_sysctl::preflight::{self, Nofile};
-use holdfast_sysctl::{Machine, Role, Shortfall};
+use holdfast_sysctl::{Machine, Role};
 
 use crate::flags::EngineFlags;
 
@@ -52,7 +52,7 @@ impl Preflight {
     /// slots at once.
     ///
     /// # Errors
-    /// A value is out of its range.
+    /// A value is out of its range, or this user may not lock enough memory for the rings.
     pub fn config(
         &self,
         flags: &EngineFlags,
@@ -76,12 +76,14 @@ impl Preflight {
         if let Some(timeout) = flags.drain_timeout {
             config = config.drain_timeout(timeout);
         }
-        config.build()
+        let config = config.build()?;
+        preflight::check_locked_memory(&self.machine, config.ring_count())?;
+        Ok(config)
     }
 
     /// Settings of the machine that are too low for `connections`.
-    pub fn shortfalls(&self, connections: u64) -> Vec<Shortfall> {
-        holdfast_sysctl::plan::shortfalls(&self.machine, self.role, connections)
+    pub fn warnings(&self, connections: u64) -> Vec<SetupError> {
+        holdfast_sysctl::plan::warnings(&self.machine, self.role, connections)
     }
 
     /// Descriptor limit and rings, in words.

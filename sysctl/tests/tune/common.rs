@@ -1,7 +1,7 @@
-//! Running `holdfast-tune` in a place of its own, and what the tests look at.
+//! Runs `holdfast-tune` in namespaces of its own, and reads what the tests compare.
 //!
 //! Invariants: every child is bounded by `timeout`; a tool that is missing fails the test that needs it, by name.
-//! Must not know: what any test expects.
+//! Must not depend on: what any test expects.
 
 use std::any::type_name;
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ pub fn bounded(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// What a command said.
+/// Exit code and output of a command.
 #[derive(Debug)]
 pub struct Said {
     pub code: i32,
@@ -95,10 +95,10 @@ impl Said {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
 
-    /// The one line of an error: nothing else is on standard error, and it was told by the exit code.
+    /// The one line of a set-up error: nothing else is on stderr, and the exit code is 2.
     pub fn error(&self) -> &str {
         assert_eq!(self.err.lines().count(), 1, "{self:#?}");
-        assert_eq!(self.code, 1, "{self:#?}");
+        assert_eq!(self.code, 2, "{self:#?}");
         let line = self.err.trim_end();
         line.strip_prefix("error: ")
             .unwrap_or_else(|| panic!("{self:#?}"))

@@ -1,4 +1,4 @@
-//! `apply` and `restore` that are killed: what was there comes back all the same.
+//! `apply` and `restore` that are killed: a later restore brings the previous values back.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -153,7 +153,7 @@ fn another_apply_after_the_crash() {
 }
 
 #[test]
-fn state_that_cannot_be_kept() {
+fn state_that_cannot_be_written() {
     within(|| {
         let folder = folder();
         let profile = file(&folder, "mine.conf", "net.core.somaxconn = 5000\n");

@@ -1,6 +1,6 @@
-//! Machines that are only described, for `plan --machine`.
+//! Described machines, for `plan --machine`.
 //!
-//! Must not know: what is expected of a plan.
+//! Must not depend on: what is expected of a plan.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use super::common::*;
 
 const GIB: u64 = 1_073_741_824;
 
-/// What differs between the machines described.
+/// The differences between described machines.
 #[derive(Clone, Copy)]
 pub struct Described {
     pub gib: u64,
@@ -24,6 +24,9 @@ pub struct Described {
     pub tracked: u64,
     /// Left below the limit of a memory cgroup; none where 0.
     pub cgroup_gib: u64,
+    /// RLIMIT_MEMLOCK; none where 0.
+    pub locked_kib: u64,
+    pub is_io_uring_refused: bool,
 }
 
 pub const SMALL: Described = Described {
@@ -35,6 +38,8 @@ pub const SMALL: Described = Described {
     sys_admin: false,
     tracked: 0,
     cgroup_gib: 0,
+    locked_kib: 0,
+    is_io_uring_refused: false,
 };
 pub const LAPTOP: Described = Described {
     gib: 8,
@@ -77,6 +82,14 @@ impl Described {
         machine["memory_cgroup_left_bytes"] = match self.cgroup_gib {
             0 => Value::Null,
             gib => json!(gib * GIB),
+        };
+        machine["locked_memory_bytes"] = match self.locked_kib {
+            0 => Value::Null,
+            kib => json!(kib << 10),
+        };
+        machine["io_uring_refusal"] = match self.is_io_uring_refused {
+            false => Value::Null,
+            true => json!({"cause": "no ring", "next_step": "a ring"}),
         };
         document["values"] = json!({"Described": {
             "fs.file-max": self.file_max.to_string(),

@@ -1,4 +1,4 @@
-//! One setting that cannot be had: the others are written, it is named with its reason, and the exit code says so.
+//! A setting that cannot be set: the others are written, it is named with its reason, and the exit code is 1.
 
 use super::common::*;
 
@@ -26,7 +26,7 @@ fn result<'a>(said: &'a Said, key: &str) -> &'a str {
 }
 
 #[test]
-fn key_that_nobody_knows() {
+fn unknown_key() {
     within(|| {
         // Misspelt: the profile does not say that it may be missing, as sysctl has it too.
         applied_around("net.core.somaxcon = 1", |said| {
@@ -72,7 +72,7 @@ fn key_that_may_be_missing() {
 }
 
 #[test]
-fn key_that_is_read_only_here() {
+fn read_only_key() {
     within(|| {
         // As in a container whose /proc/sys is mounted read-only.
         applied_around("#: why files\nfs.file-max = 12345678", |said| {
@@ -111,7 +111,7 @@ fn key_that_is_read_only_here() {
 }
 
 #[test]
-fn only_settings_that_cannot_be_had() {
+fn only_settings_that_cannot_be_set() {
     within(|| {
         let folder = folder();
         let (profile, state) = profile_and_state(&folder, "fs.file-max = 12345678\n");
@@ -153,7 +153,7 @@ fn value_the_kernel_refuses() {
 }
 
 #[test]
-fn value_the_kernel_changes() {
+fn value_the_kernel_adjusts() {
     within(|| {
         // The kernel reads hexadecimal numbers, and prints decimal ones.
         applied_around("net.ipv4.tcp_fin_timeout = 0x40", |said| {
@@ -162,7 +162,7 @@ fn value_the_kernel_changes() {
                 (1, "64")
             );
             let result = result(said, "net.ipv4.tcp_fin_timeout");
-            assert_eq!(result, "FAILED: the kernel made 64 of it");
+            assert_eq!(result, "FAILED: the kernel has 64 instead");
         });
         // The same ports in other words are the same ports.
         applied_around(
@@ -179,7 +179,7 @@ fn value_the_kernel_changes() {
 }
 
 #[test]
-fn restore_knows_its_own_values() {
+fn restore_reports_changes_by_others() {
     within(|| {
         let folder = folder();
         let text = "net.ipv4.tcp_fin_timeout = 0x40\nnet.core.somaxconn = 5000\nnet.ipv4.tcp_retries2 = 9\n";
@@ -191,7 +191,7 @@ fn restore_knows_its_own_values() {
         assert_eq!(restored.code, 0, "{restored:#?}");
         assert_eq!(now("net.core.somaxconn"), "4096");
         assert!(
-            restored.row("net.core.somaxconn")[3].contains("somebody else"),
+            restored.row("net.core.somaxconn")[3].contains("another program"),
             "{}",
             restored.out
         );

@@ -104,7 +104,7 @@ fn written_and_removed() {
         let again = tune(&[&"restore", &"--persist", &"--state", &state]);
         assert_eq!(again.code, 0);
         assert!(
-            again.out.contains(&format!("{SYSCTL}: not there")),
+            again.out.contains(&format!("{SYSCTL}: does not exist")),
             "{}",
             again.out
         );
@@ -180,8 +180,9 @@ fn files_of_others() {
                 .args(dry));
             assert_eq!(said.code, 1, "{said:#?}");
             assert!(
-                said.out
-                    .contains(&format!("{SYSCTL}: FAILED: {SYSCTL} is not ours")),
+                said.out.contains(&format!(
+                    "{SYSCTL}: FAILED: {SYSCTL} was not written by holdfast-tune"
+                )),
                 "{}",
                 said.out
             );
@@ -198,9 +199,9 @@ fn files_of_others() {
         let restored = tune(&[&"restore", &"--persist", &"--state", &state]);
         assert_eq!(restored.code, 1, "{restored:#?}");
         assert!(
-            restored
-                .out
-                .contains(&format!("{SYSCTL}: FAILED: {SYSCTL} is not ours")),
+            restored.out.contains(&format!(
+                "{SYSCTL}: FAILED: {SYSCTL} was not written by holdfast-tune"
+            )),
             "{}",
             restored.out
         );

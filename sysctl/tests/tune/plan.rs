@@ -1,4 +1,4 @@
-//! `plan` for described machines: how many they hold and what bounds it, worked out by hand.
+//! `plan` for described machines: how many connections they hold and which limit decides, calculated by hand.
 //!
 //! What a connection takes is in KERNEL.md and cost.rs: 3,829 bytes of socket, 40 of direct descriptor, 256 of poll, 64 of ours at most,
 //! 576 to close: 4,765 at the end that accepts; its bind bucket, 128, more at the end that dials: 4,893; 9,658 for both. 512 MiB are left to the system.
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::common::*;
 use super::described::*;
 
-/// What bites first, how many can be held now, and after apply, and the exit code.
+/// The tightest limit, how many can be held now, and after apply, and the exit code.
 fn bounds((plan, code): &(Value, i32)) -> (&str, u64, u64, i32) {
     let holds = |when: &str| plan[when].as_u64().unwrap();
     let first = plan["limits"][0]["name"].as_str().unwrap();
@@ -111,7 +111,7 @@ fn clients_of_one_target() {
             "{connections}"
         );
     }
-    // 16 addresses: 1,032,176. Files are what bites first, memory is what bites in the end: 8,053,063,680 / 4,893 = 1,645,833.
+    // 16 addresses: 1,032,176. Files are the limit now, memory after apply: 8,053,063,680 / 4,893 = 1,645,833.
     let sixteen = Described {
         addresses: 16,
         ..LAPTOP
@@ -225,6 +225,27 @@ fn other_limits() {
         ("memory", 887_273, 887_273, 0)
     );
     assert_eq!(bounds(&container.plan("server", 887_274, &[])).3, 1);
+    // 8 MiB of locked memory: (8,192 - 28) KiB / 56 KiB = 145 rings of 20,000 at one end, (8,192 - 56) / 112 = 72 at each of two.
+    let locked = Described {
+        locked_kib: 8192,
+        ..root
+    };
+    assert_eq!(
+        bounds(&locked.plan("server", 1_000_000, &[])),
+        ("locked memory", 2_900_000, 2_900_000, 0)
+    );
+    assert_eq!(
+        bounds(&locked.plan("both", 2_000_000, &[])),
+        ("locked memory", 1_440_000, 1_440_000, 1)
+    );
+    // Seccomp, or anything else that refuses a ring.
+    let refused = Described {
+        is_io_uring_refused: true,
+        ..root
+    };
+    for role in ["server", "client", "both"] {
+        assert_eq!(bounds(&refused.plan(role, 1, &[])), ("io_uring", 0, 0, 1));
+    }
     // Kernels that lack what the programs need.
     let old = Described {
         kernel: (6, 9),
@@ -246,10 +267,10 @@ fn other_limits() {
 }
 
 #[test]
-fn the_most_there_can_be() {
+fn max_shows_the_tightest_limits() {
     let folder = folder();
     let machine = LAPTOP.file(&folder);
-    // However many are asked: it is the machine that answers.
+    // The number asked for does not matter.
     for connections in ["1k", "10M"] {
         let said = tune(&[
             &"plan",
@@ -264,21 +285,21 @@ fn the_most_there_can_be() {
         assert_eq!(said.code, 0, "{said:#?}");
         assert_eq!(
             said.out,
-            "now          holds 773,324 connections; fs.file-max bites first\n\
-             after apply  holds 1,690,044 connections; memory bites first\n"
+            "now          773,324 connections, limited by fs.file-max\n\
+             after apply  1,690,044 connections, limited by memory\n"
         );
     }
     // Packets that pass take nothing of this but tracking.
     let said = tune(&[&"plan", &"--max", &"-r", &"host", &"--machine", &machine]);
     assert!(
         said.out
-            .starts_with("now          holds any number of connections\n"),
+            .starts_with("now          any number of connections\n"),
         "{said:#?}"
     );
 }
 
 #[test]
-fn what_machine_prints_describes_this_one() {
+fn machine_describes_this_machine() {
     let folder = folder();
     let described = file(&folder, "here.json", tune(&[&"machine"]).out);
     for role in ["server", "client", "both", "host"] {
@@ -306,11 +327,11 @@ fn what_machine_prints_describes_this_one() {
 }
 
 #[test]
-fn descriptions_that_are_none() {
+fn malformed_descriptions() {
     let folder = folder();
     let missing = folder.path().join("missing.json");
     for (file, expected) in [
-        (missing.clone(), "cannot be read: No such file"),
+        (missing.clone(), "cannot be read (No such file"),
         (file(&folder, "garbage", "garbage"), "describes no machine"),
         (file(&folder, "empty", "{}"), "describes no machine"),
         (

@@ -1,4 +1,4 @@
-//! Apply, check, restore: what was there is there again, to the last key.
+//! Apply, check, restore: every key has its previous value again.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -104,7 +104,7 @@ fn own_profile() {
         // There is nothing more to put back, which is not an error, and nothing changes.
         let twice = tune(&[&"restore", &"--state", &state]);
         assert_eq!(twice.code, 0);
-        assert!(twice.out.contains("nothing to put back"), "{}", twice.out);
+        assert!(twice.out.contains("nothing to restore"), "{}", twice.out);
         assert_as_before(&before);
     });
 }
@@ -148,7 +148,7 @@ fn built_in_profiles() {
 }
 
 #[test]
-fn whatever_a_profile_sets() {
+fn every_writable_key() {
     within(|| {
         // Every number this namespace lets us write, one more than it is: some the kernel refuses, most it takes.
         let mut profile = String::new();

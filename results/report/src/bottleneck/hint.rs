@@ -4,7 +4,7 @@
 //! namespace is proposed to the bench, one of the machine to holdfast-tune.
 //! Must not know: whether it was the limit.
 
-use holdfast_sysctl::plan::{Asked, command};
+use holdfast_sysctl::plan::{Request, command};
 use holdfast_sysctl::profile::{Role, built_in, joined};
 
 use holdfast_telemetry::namespace::NamespaceRecord;
@@ -46,12 +46,5 @@ pub fn raise(lab: &NamespaceRecord, key: &str, connections: u64) -> Option<Strin
 
 /// The command that sets what so many connections want on this machine.
 pub fn tune(connections: u64) -> String {
-    let asked = Asked {
-        connections,
-        role: Role::Both,
-        targets: 1,
-        exact: false,
-        options: String::new(),
-    };
-    command("apply", &asked)
+    command("apply", &Request::new(Role::Both, connections))
 }

@@ -1,4 +1,4 @@
-//! What somebody raised stays, and what others reserved: unless `--exact` says otherwise.
+//! Raised values and ports reserved by others are kept, unless `--exact` is given.
 
 use super::common::*;
 

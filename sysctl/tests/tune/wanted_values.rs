@@ -1,4 +1,4 @@
-//! `plan` for described machines: memory, rings and the values wanted, worked out by hand.
+//! `plan` for described machines: memory, rings and wanted values, calculated by hand.
 //!
 //! What a connection takes is in KERNEL.md and cost.rs: 3,829 bytes of socket, 40 of direct descriptor, 256 of poll, 64 of ours at most,
 //! 576 to close: 4,765 at the end that accepts; its bind bucket, 128, more at the end that dials: 4,893; 9,658 for both.

@@ -1,4 +1,4 @@
-//! A plain user: may look at everything, changes nothing, and is told so in one line.
+//! An unprivileged user may read everything, changes nothing, and gets one line that says why.
 
 use std::path::Path;
 use std::process::Command;
@@ -64,7 +64,7 @@ fn nothing_is_changed() {
 }
 
 #[test]
-fn looking_is_for_everybody() {
+fn everybody_may_read() {
     as_plain_user(|| {
         let folder = folder();
         let program = program_for_anybody(folder.path());
@@ -101,7 +101,7 @@ fn looking_is_for_everybody() {
 }
 
 #[test]
-fn what_root_saved_is_roots() {
+fn roots_state_is_protected() {
     as_plain_user(|| {
         if !geteuid().is_root() {
             // Nobody here could have saved anything: there is nothing to put back, which a plain user is told as well.

@@ -1,4 +1,4 @@
-//! What is only shown: `--dry-run` changes and leaves nothing, `--json` holds what the table says.
+//! `--dry-run` changes nothing and leaves nothing behind; `--json` has the content of the tables.
 
 use std::fs;
 
@@ -205,7 +205,7 @@ fn json_of_each_verb() {
             document["outcome"]["note"]
                 .as_str()
                 .unwrap()
-                .contains("nothing to put back")
+                .contains("nothing to restore")
         );
     });
 }

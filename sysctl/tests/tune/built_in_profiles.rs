@@ -1,4 +1,4 @@
-//! The profiles that come with the program, as data, and `sysctl/README.md` that shows them.
+//! The built-in profiles, and `sysctl/SETTINGS.md` that shows them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,8 +9,8 @@ use holdfast_sysctl::setting::{Kind, Setting};
 
 use super::common::*;
 
-/// What issue 4 names; of "nofile limits", "hash sizes at boot", "memory cgroup limits, BPF and nft overhead" the names our profiles gave.
-const ASKED: [&str; 35] = [
+/// The settings that the profiles must have.
+const REQUIRED: [&str; 35] = [
     "fs.file-max",
     "fs.nr_open",
     "net.core.somaxconn",
@@ -128,12 +128,15 @@ fn each_key_once_in_a_file() {
 }
 
 #[test]
-fn everything_the_issue_names() {
+fn all_required_settings_are_there() {
     let known: BTreeSet<String> = settings()
         .into_iter()
         .map(|(_, setting)| setting.key)
         .collect();
-    let missing: Vec<_> = ASKED.iter().filter(|key| !known.contains(**key)).collect();
+    let missing: Vec<_> = REQUIRED
+        .iter()
+        .filter(|key| !known.contains(**key))
+        .collect();
     assert!(missing.is_empty(), "{missing:?}; there are {known:?}");
 }
 
@@ -174,7 +177,7 @@ fn files_agree() {
 }
 
 #[test]
-fn original_values_that_are_wrong_today_are_named() {
+fn outdated_values_are_named() {
     for key in [
         "fs.file-max",
         "net.ipv4.tcp_syncookies",
@@ -198,7 +201,7 @@ fn original_values_that_are_wrong_today_are_named() {
 }
 
 #[test]
-fn nothing_is_missing_unsaid() {
+fn missing_keys_are_explained() {
     within(|| {
         // In a namespace many keys are absent or locked: the profiles say so themselves, so that none of it is a failure.
         for role in ["server", "client", "both", "host"] {
@@ -214,7 +217,7 @@ fn nothing_is_missing_unsaid() {
 }
 
 #[test]
-fn sysctl_reads_them_as_they_stand() {
+fn sysctl_reads_the_profiles() {
     within(|| {
         for (name, text) in BUILT_IN {
             let said = run(bounded("sysctl").arg("-p").arg(file_of(name)));
@@ -245,21 +248,16 @@ fn sysctl_reads_them_as_they_stand() {
 }
 
 #[test]
-fn readme_has_the_tables() {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(&file).unwrap();
+fn settings_md_has_the_tables() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("SETTINGS.md");
     let tables = tune(&[&"explain", &"--markdown"]).out;
-    let between = readme
-        .split_once("<!-- settings -->")
-        .and_then(|(_, rest)| rest.split_once("<!-- /settings -->"))
-        .map(|(tables, _)| tables.trim());
     assert_eq!(
-        between,
-        Some(tables.trim()),
-        "put what holdfast-tune explain --markdown prints between the markers <!-- settings --> and <!-- /settings --> of {}",
+        fs::read_to_string(&file).unwrap(),
+        tables,
+        "holdfast-tune explain --markdown > {}",
         file.display()
     );
     for (name, _) in BUILT_IN {
-        assert!(tables.contains(&format!("### {name}.conf\n")), "{name}");
+        assert!(tables.contains(&format!("## {name}.conf\n")), "{name}");
     }
 }

@@ -1,38 +1,33 @@
-//! The command line: what is wrong usage, how numbers may be spelt, and readers that go away.
+//! The command line: usage errors, the grammar of numbers, exit codes, and readers that close the pipe early.
 
 use super::common::*;
 
 #[test]
-fn wrong_usage() {
+fn usage_errors() {
     for (args, expected) in [
         (
             &["check", "--connections", "0"][..],
-            "'0' is no number of connections",
+            "0 is out of range; next: give a count from 1 to 1,000,000,000",
         ),
-        (
-            &["check", "--connections=-5"],
-            "'-5' is no number of connections",
-        ),
+        (&["check", "--connections=-5"], "'-5' is not a count"),
         (&["check", "--connections", "-5"], "-5"),
-        (
-            &["check", "-c", "1e12"],
-            "'1e12' is no number of connections",
-        ),
-        (
-            &["check", "-c", "1000000001"],
-            "'1000000001' is no number of connections",
-        ),
-        (&["check", "-c", "0.4"], "'0.4' is no number of connections"),
-        (&["check", "-c", "1.5"], "'1.5' is no number of connections"),
-        (&["check", "-c", "inf"], "'inf' is no number of connections"),
-        (&["check", "-c", "."], "'.' is no number of connections"),
-        (&["plan", "-c", "abc"], "'abc' is no number of connections"),
-        (&["apply", "-c", ""], "is no number of connections"),
+        (&["check", "-c", "1e12"], "'1e12' is not a count"),
+        (&["check", "-c", "1000000001"], "1000000001 is out of range"),
+        (&["check", "-c", "0.4"], "'0.4' is not a count"),
+        (&["check", "-c", "1.5"], "'1.5' is not a count"),
+        (&["check", "-c", "inf"], "'inf' is not a count"),
+        (&["check", "-c", "."], "'.' is not a count"),
+        (&["plan", "-c", "abc"], "'abc' is not a count"),
+        (&["apply", "-c", ""], "is not a count"),
         (
             &["plan", "--role", "bystander"],
             "server, client, both, host",
         ),
         (&["plan", "--targets", "0"], "--targets"),
+        (
+            &["plan", "--target", "127.0.0.1:80", "--targets", "2"],
+            "cannot be used with",
+        ),
         (&["tune"], "tune"),
         (&["check", "--dry-run"], "--dry-run"),
         (&[], "Usage: holdfast-tune"),
@@ -44,18 +39,26 @@ fn wrong_usage() {
             "{args:?}: {said:#?}"
         );
         assert!(said.err.contains(expected), "{args:?}: {}", said.err);
+        if !args.is_empty() {
+            assert_eq!(said.err.lines().count(), 1, "{args:?}: {}", said.err);
+            assert!(
+                said.err.starts_with("error: ") && said.err.contains("; next: "),
+                "{args:?}: {}",
+                said.err
+            );
+        }
     }
     let said = tune(&[&"check", &"-c", &"abc"]);
     assert!(
         said.err
-            .contains("next: give 1 to 1000000000, or such as 64k, 2.4M"),
+            .contains("next: give a whole number such as 500, 10k or 2.4M"),
         "{}",
         said.err
     );
 }
 
 #[test]
-fn numbers_as_people_write_them() {
+fn counts() {
     for (text, connections) in [
         ("1", 1),
         ("64k", 64_000),
@@ -77,7 +80,7 @@ fn numbers_as_people_write_them() {
 }
 
 #[test]
-fn readers_that_go_away() {
+fn readers_that_close_the_pipe() {
     let gone = || {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -101,10 +104,11 @@ fn readers_that_go_away() {
         assert_eq!((said.code, said.err.as_str()), (0, ""), "{args}");
         assert_eq!(said.out.lines().count(), 1, "{args}: {said:#?}");
     }
-    // An error that nobody reads any more is still told by the exit code.
-    let args = ["check", "--profile", "/nonexistent"];
-    let said = run(bounded(TUNE).args(args).stderr(gone()));
-    assert_eq!(said.code, 1);
+    // An error that nobody reads still sets the exit code.
+    for args in [&["check", "--profile", "/nonexistent"][..], &["chekc"]] {
+        let said = run(bounded(TUNE).args(args).stderr(gone()));
+        assert_eq!(said.code, 2);
+    }
 }
 
 #[test]
@@ -120,12 +124,12 @@ fn explanations() {
     let unknown = tune(&[&"explain", &"net.core.somaxcon\x1b[31m"]);
     assert_eq!(
         unknown.error(),
-        "no profile has 'net.core.somaxcon\\u{1b}[31m'; next: holdfast-tune explain lists what they have"
+        "no profile has 'net.core.somaxcon\\u{1b}[31m'; next: holdfast-tune explain (lists the settings)"
     );
 }
 
 #[test]
-fn lines_can_be_searched() {
+fn output_to_a_pipe_is_plain() {
     within(|| {
         // On a pipe: one line a setting, no colours.
         let said = tune(&[&"check", &"--role", &"both"]);
@@ -146,5 +150,47 @@ fn lines_can_be_searched() {
             said.out.lines().take_while(|line| !line.is_empty()).count(),
             rows.len() + 1
         );
+    });
+}
+
+#[test]
+fn exit_codes_are_those_of_the_help() {
+    let help = tune(&[&"--help"]).out;
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let expected = "Exit codes: 0 success; 1 fell short: the connections cannot be held (plan: not even after apply; check: not now), \
+                    or a setting could not be set (apply, restore); 2 usage or set-up error.";
+    assert!(help.contains(expected), "{help}");
+    within(|| {
+        let folder = folder();
+        let (profile, state) = profile_and_state(&folder, "net.core.missing = 1\n");
+        let garbage = file(&folder, "garbage", "garbage");
+        let cases: &[(&[&dyn AsRef<std::ffi::OsStr>], i32)] = &[
+            (&[&"plan", &"-r", &"host"], 0),
+            (&[&"check", &"-r", &"host"], 0),
+            (&[&"plan", &"-c", &"1G"], 1),
+            (&[&"check", &"-c", &"1G"], 1),
+            (&[&"apply", &"--profile", &profile, &"--state", &state], 1),
+            (&[&"restore", &"--state", &state], 0),
+            (&[&"restore", &"--state", &garbage], 2),
+            (&[&"check", &"--profile", &garbage], 2),
+            (&[&"plan", &"--machine", &garbage], 2),
+            (
+                &[
+                    &"plan",
+                    &"-r",
+                    &"client",
+                    &"--target",
+                    &"nowhere.invalid:80",
+                ],
+                2,
+            ),
+            (&[&"explain", &"net.core.missing"], 2),
+            (&[&"plan", &"--no-such-flag"], 2),
+        ];
+        for (args, code) in cases {
+            let said = tune(args);
+            assert_eq!(said.code, *code, "{said:#?}");
+            assert_eq!(said.err.is_empty(), *code < 2, "{said:#?}");
+        }
     });
 }

@@ -1,6 +1,8 @@
-//! A saved state that is not what it should be: nothing is changed from it, and it is said what to do.
+//! State files that are damaged, of another boot or namespace, in use, or of another user: nothing is changed from them, and the error
+//! names what to do.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -181,7 +183,7 @@ fn in_use_by_another() {
 }
 
 #[test]
-fn beside_the_user() {
+fn relative_paths() {
     within(|| {
         let folder = folder();
         let profile = file(&folder, "mine.conf", "net.core.somaxconn = 5000\n");
@@ -213,7 +215,7 @@ fn beside_the_user() {
 }
 
 #[test]
-fn what_cannot_be_put_back_is_kept() {
+fn values_that_cannot_be_restored_are_kept() {
     within(|| {
         use nix::mount::{MsFlags, mount, umount};
         let folder = folder();
@@ -250,5 +252,112 @@ fn what_cannot_be_put_back_is_kept() {
         assert_eq!(tune(&[&"restore", &"--state", &state]).code, 0);
         assert_as_before(&before);
         assert!(!state.exists());
+    });
+}
+
+#[test]
+fn of_another_user() {
+    within(|| {
+        let folder = folder();
+        let (state, saved) = state(folder.path());
+        let profile = file(&folder, "other.conf", "net.core.somaxconn = 6000\n");
+        let before = snapshot();
+        let refused = |expected: &str| {
+            for said in [
+                tune(&[&"restore", &"--state", &state]),
+                tune(&[&"restore", &"--dry-run", &"--state", &state]),
+                tune(&[&"apply", &"--profile", &profile, &"--state", &state]),
+            ] {
+                let error = said.error();
+                assert!(
+                    error.contains(expected) && error.contains("; next: "),
+                    "{said:#?}"
+                );
+                assert_as_before(&before);
+            }
+        };
+        // Others may write it.
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o666)).unwrap();
+        refused("other users may write it");
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o600)).unwrap();
+        // A link, be it to a file of our own; a FIFO, which must not be waited for.
+        let elsewhere = folder.path().join("elsewhere.json");
+        fs::rename(&state, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &state).unwrap();
+        refused("symbolic link");
+        fs::remove_file(&state).unwrap();
+        nix::unistd::mkfifo(&state, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        refused("not a regular file");
+        fs::remove_file(&state).unwrap();
+        // A lock that is a link: nothing is created through it.
+        fs::write(&state, saved.to_string()).unwrap();
+        let lock = folder.path().join("state.lock");
+        let target = folder.path().join("created");
+        fs::remove_file(&lock).unwrap();
+        std::os::unix::fs::symlink(&target, &lock).unwrap();
+        refused("symbolic link");
+        assert!(!target.exists());
+        fs::remove_file(&lock).unwrap();
+        // Owned by another user; a user namespace maps only one.
+        if nix::unistd::chown(&state, Some(65534.into()), None).is_ok() {
+            refused("belongs to user 65534");
+            nix::unistd::chown(&state, Some(0.into()), None).unwrap();
+        }
+        assert_eq!(tune(&[&"restore", &"--state", &state]).code, 0);
+        assert_eq!(now("net.core.somaxconn"), "4096");
+    });
+}
+
+#[test]
+fn with_keys_and_values_it_may_not_have() {
+    within(|| {
+        let folder = folder();
+        let (state, saved) = state(folder.path());
+        let before = snapshot();
+        let with = |key: &str, value: &str| {
+            let mut document = saved.clone();
+            document["settings"] = json!([
+                {"key": "net.ipv4.tcp_retries2", "before": "9", "set": "15"},
+                {"key": key, "before": value, "set": "x"},
+            ]);
+            fs::write(&state, document.to_string()).unwrap();
+        };
+        for (key, value, expected) in [
+            // Keys that make the kernel run programs, or that no profile has.
+            (
+                "kernel.core_pattern",
+                "|/tmp/x %P",
+                "in no built-in profile",
+            ),
+            ("kernel.modprobe", "/tmp/x", "in no built-in profile"),
+            ("vm.swappiness", "10", "in no built-in profile"),
+            // Values of another kind.
+            ("net.core.somaxconn", "many", "no value of it"),
+            ("net.core.somaxconn", "1 2", "no value of it"),
+            ("net.ipv4.tcp_rmem", "4096", "no value of it"),
+            ("net.ipv4.ip_local_reserved_ports", "ssh", "no value of it"),
+            (
+                "net.ipv4.tcp_congestion_control",
+                "/bin/sh",
+                "no value of it",
+            ),
+        ] {
+            with(key, value);
+            for args in [&["restore"][..], &["restore", "--dry-run"]] {
+                let said = run(bounded(TUNE).args(args).arg("--state").arg(&state));
+                assert!(said.error().contains(expected), "{key} {value}: {said:#?}");
+                assert_as_before(&before);
+            }
+        }
+        // A profile that has the key makes it known; here it cannot be written.
+        let profile = file(&folder, "vm.conf", "vm.swappiness = 20\n");
+        with("vm.swappiness", "10");
+        let said = tune(&[&"restore", &"--state", &state, &"--profile", &profile]);
+        assert_eq!(said.code, 1, "{said:#?}");
+        assert_eq!(now("net.ipv4.tcp_retries2"), "9");
+        assert!(
+            said.row("vm.swappiness")[3].starts_with("FAILED: "),
+            "{said:#?}"
+        );
     });
 }

@@ -1,9 +1,13 @@
-//! Preflight under other rights and limits than the tests have: each test runs this program again under a shell that
-//! sets them.
+//! Preflight checks with other privileges and limits than the test process has: each test runs this program again under a
+//! shell that sets them.
 
 use std::process::Command;
 
-use holdfast_sysctl::preflight::{check_port, raise_nofile};
+use holdfast_sysctl::Machine;
+use holdfast_sysctl::preflight::{
+    check_locked_memory, check_port, raise_nofile, rings_in_locked_memory,
+};
+use nix::sys::resource::{Resource, getrlimit};
 
 /// Set for a test that runs again inside a prepared process.
 const INSIDE: &str = "HOLDFAST_TEST_INSIDE";
@@ -53,7 +57,7 @@ fn privileged_port_without_the_capability() {
         check_port("0.0.0.0:80".parse().unwrap())
             .unwrap_err()
             .to_string(),
-        "port 80 is privileged and this process has no CAP_NET_BIND_SERVICE; next: take a port \
+        "port 80 is privileged and this process has no CAP_NET_BIND_SERVICE; next: choose a port \
          above 1023, or (as root) setcap cap_net_bind_service=+ep PROGRAM, or sysctl -w \
          net.ipv4.ip_unprivileged_port_start=80"
     );
@@ -79,5 +83,46 @@ fn soft_descriptor_limit_is_raised_to_the_hard_one() {
     assert_eq!(
         raise_nofile().unwrap().to_string(),
         "descriptor limit 512, soft and hard"
+    );
+}
+
+#[test]
+fn too_few_descriptors_are_an_error() {
+    if !inside() {
+        for limit in [16, 24, 63] {
+            let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+            again("too_few_descriptors_are_an_error", &script);
+        }
+        return;
+    }
+    let (_, limit) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert_eq!(
+        raise_nofile().unwrap_err().to_string(),
+        format!(
+            "the descriptor limit is {limit}, at least 64 are needed; \
+             next: ulimit -n 20000 (as root, or in /etc/security/limits.conf), then start again"
+        )
+    );
+}
+
+#[test]
+fn locked_memory_of_an_unprivileged_user_is_limited() {
+    if !inside() {
+        let drop_privileges = match nix::unistd::geteuid().is_root() {
+            true => "setpriv --bounding-set=-all --inh-caps=-all",
+            false => "",
+        };
+        let script = format!("ulimit -l 200; exec {drop_privileges} \"$0\" \"$@\"");
+        return again("locked_memory_of_an_unprivileged_user_is_limited", &script);
+    }
+    let machine = Machine::read().unwrap();
+    assert_eq!(machine.locked_memory_bytes, Some(200 << 10));
+    // 200 - 28 = 172 KiB: three rings of 56.
+    assert_eq!(rings_in_locked_memory(&machine), Some(3));
+    check_locked_memory(&machine, 3).unwrap();
+    let error = check_locked_memory(&machine, 4).unwrap_err().to_string();
+    assert!(
+        error.contains("locked memory (RLIMIT_MEMLOCK)") && error.contains("ulimit -l 252"),
+        "{error}"
     );
 }
