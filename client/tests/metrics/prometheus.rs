@@ -167,7 +167,7 @@ fn of_holder(r: &ServerReport) -> Expected {
         &plain,
         &[
             ("holdfast_connections_closed_total", &r.closed),
-            ("holdfast_anomalies_total", &r.anomalies),
+            ("holdfast_internal_errors_total", &r.anomalies),
         ],
     )
 }
@@ -181,7 +181,7 @@ fn of_users(r: &ClientReport) -> Expected {
         ("holdfast_connections_opened_total", r.opened),
         ("holdfast_ramp_done", u64::from(r.ramp_done)),
         ("holdfast_messages_received_total", r.messages_received),
-        ("holdfast_messages_wrong_total", r.messages_wrong),
+        ("holdfast_messages_invalid_total", r.messages_wrong),
         ("holdfast_messages_missed_total", r.messages_missed),
         ("holdfast_received_bytes_total", r.bytes_received),
         (

@@ -131,6 +131,17 @@ impl Page {
         self.add(name, help, MetricType::Info, [(None, Value::Info(labels))]);
     }
 
+    /// Shows the family added last under its old name too.
+    pub fn also_as(&mut self, old: &'static str, help: &'static str) {
+        if let Some(family) = self.0.last().cloned() {
+            self.0.push(Family {
+                name: old,
+                help,
+                ..family
+            });
+        }
+    }
+
     /// The families of another page behind those of this one.
     pub fn append(&mut self, mut other: Page) {
         self.0.append(&mut other.0);

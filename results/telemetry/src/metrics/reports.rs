@@ -85,22 +85,26 @@ impl ExposeMetrics for WorkerReport {
         for (name, help, value) in [
             (
                 "holdfast_workers",
-                "Workers this process is to its Locust master",
+                "Workers that this process runs (--workers)",
                 self.workers as f64,
             ),
             (
-                "holdfast_workers_known",
-                "Those of them the master knows now",
-                self.workers_known as f64,
+                "holdfast_worker_users",
+                "Users that run now, of all classes",
+                self.users_now as f64,
             ),
             (
-                "holdfast_worker_users",
-                "Users there are now, of all classes",
-                self.users_now as f64,
+                "holdfast_workers_registered",
+                "Workers of this process that are registered at the master now",
+                self.workers_known as f64,
             ),
         ] {
             page.gauge(name, help, value);
         }
+        page.also_as(
+            "holdfast_workers_known",
+            "Old name of holdfast_workers_registered",
+        );
     }
 }
 
@@ -140,10 +144,14 @@ macro_rules! any {
             $report.bytes_received,
         );
         $page.counters(
-            "holdfast_anomalies",
-            "What should not happen in numbers, by name",
+            "holdfast_internal_errors",
+            "Inconsistencies that the engine noticed in itself, by kind",
             "kind",
             &$report.anomalies,
+        );
+        $page.also_as(
+            "holdfast_anomalies",
+            "Old name of holdfast_internal_errors_total",
         );
     };
 }
@@ -274,18 +282,22 @@ impl ExposeMetrics for ClientReport {
                 self.messages_received,
             ),
             (
-                "holdfast_messages_wrong",
-                "Messages that differed from what was expected",
-                self.messages_wrong,
+                "holdfast_messages_missed",
+                "Messages that were due and did not arrive",
+                self.messages_missed,
             ),
             (
-                "holdfast_messages_missed",
-                "Messages that were due and did not come",
-                self.messages_missed,
+                "holdfast_messages_invalid",
+                "Messages that differed from --expect",
+                self.messages_wrong,
             ),
         ] {
             page.counter(name, help, count);
         }
+        page.also_as(
+            "holdfast_messages_wrong",
+            "Old name of holdfast_messages_invalid_total",
+        );
         let ended = counts(&self.ended, &kinds.ends);
         page.counters(
             "holdfast_connections_ended",
@@ -445,7 +457,16 @@ mod tests {
             .collect()
     }
 
-    /// Each field is shown as this metric, with this label if it is counts by name, and as nothing else.
+    /// Metrics that are also shown under an old name.
+    const OLD_NAMES: [(&str, &str); 2] = [
+        ("holdfast_internal_errors_total", "holdfast_anomalies_total"),
+        (
+            "holdfast_messages_invalid_total",
+            "holdfast_messages_wrong_total",
+        ),
+    ];
+
+    /// Each field is shown as this metric, with this label if it is counts by name, and as nothing else but its old name.
     fn check<R>(fields: &[(&str, &str)])
     where
         R: ExposeMetrics + DeserializeOwned + Serialize + Default,
@@ -460,7 +481,11 @@ mod tests {
                 _ if metric.ends_with("_total") => (json!(7), format!("{metric} 7")),
                 _ => (json!(7), format!("{metric} 7.0")),
             };
-            assert_eq!(shown::<R>(field, value), [expected], "{field}");
+            let name = expected.split(['{', ' ']).next().unwrap_or_default();
+            let old = OLD_NAMES.iter().find(|(new, _)| *new == name);
+            let old = old.map(|(new, old)| expected.replace(new, old));
+            let expected: Vec<String> = [expected].into_iter().chain(old).collect();
+            assert_eq!(shown::<R>(field, value), expected, "{field}");
         }
     }
 
@@ -470,7 +495,7 @@ mod tests {
         ("shard_count", "holdfast_rings"),
         ("open_now", "holdfast_connections_open"),
         ("bytes_received", "holdfast_received_bytes_total"),
-        ("anomalies", "holdfast_anomalies_total kind"),
+        ("anomalies", "holdfast_internal_errors_total kind"),
     ];
     const SERVER: [(&str, &str); 6] = [
         ("capacity", "holdfast_connections_limit"),
@@ -503,7 +528,7 @@ mod tests {
         check::<ClientReport>(&[
             ("messages_sent", "holdfast_messages_sent_total"),
             ("messages_received", "holdfast_messages_received_total"),
-            ("messages_wrong", "holdfast_messages_wrong_total"),
+            ("messages_wrong", "holdfast_messages_invalid_total"),
             ("messages_missed", "holdfast_messages_missed_total"),
             ("ended", "holdfast_connections_ended_total reason"),
         ]);
