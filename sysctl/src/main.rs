@@ -13,6 +13,7 @@ use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Args, Parser, Subcommand};
 use holdfast_engine::{SetupError, SetupErrorKind};
@@ -156,7 +157,16 @@ struct Description {
 
 fn main() -> ExitCode {
     match run(cli::parse::<Cli>().command) {
-        Ok(code) => code,
+        Ok(code) => match STDOUT_ERROR.get() {
+            None => code,
+            Some(error) => {
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "error: cannot write to standard output ({error}); next: free space, or redirect it to another file"
+                );
+                ExitCode::FAILURE
+            }
+        },
         Err(error) => {
             // Stderr may be closed: the exit code remains.
             let _ = writeln!(std::io::stderr(), "error: {error}");
@@ -177,9 +187,19 @@ fn run(command: Command) -> Result<ExitCode, SetupError> {
     }
 }
 
+/// Standard output could not be written: an error at the end, since what was asked for may be done already.
+static STDOUT_ERROR: OnceLock<std::io::Error> = OnceLock::new();
+
 fn print(text: impl AsRef<str>) {
-    // A reader that closes the pipe early is not an error.
-    let _ = std::io::stdout().write_all(text.as_ref().as_bytes());
+    let mut out = std::io::stdout();
+    let written = out.write_all(text.as_ref().as_bytes());
+    match written.and_then(|()| out.flush()) {
+        // A reader that closes its end has seen enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let _ = STDOUT_ERROR.set(error);
+        }
+        _ => {}
+    }
 }
 
 fn print_json(document: &serde_json::Value) {

@@ -13,8 +13,9 @@ pub mod schedule;
 pub mod url;
 pub mod user;
 
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,7 +79,7 @@ pub struct Flags {
     /// Body of the requests
     #[arg(long, value_name = "TEXT")]
     body: Option<String>,
-    /// File with the body of the requests
+    /// Send the content of this file as the body of each request; - is standard input [default: none]
     #[arg(long, value_name = "FILE")]
     body_file: Option<PathBuf>,
     /// Right status codes: codes and classes, separated by commas
@@ -251,10 +252,20 @@ pub(crate) fn prepare(
     Ok(ready)
 }
 
+/// The whole file; `-` is standard input.
+fn read_body(path: &Path) -> io::Result<Vec<u8>> {
+    if path != Path::new("-") {
+        return std::fs::read(path);
+    }
+    let mut body = Vec::new();
+    io::stdin().lock().read_to_end(&mut body)?;
+    Ok(body)
+}
+
 fn user_config(flags: &Flags, model: Model, timeout_us: u64) -> Result<UserConfig, anyhow::Error> {
     let body = match (&flags.body, &flags.body_file) {
         (Some(text), _) => Some(text.clone().into_bytes()),
-        (None, Some(path)) => Some(std::fs::read(path).map_err(|e| {
+        (None, Some(path)) => Some(read_body(path).map_err(|e| {
             anyhow::anyhow!(
                 "cannot read {} ({e}); next: name a file that can be read",
                 path.display()

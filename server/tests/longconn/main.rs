@@ -8,6 +8,7 @@ mod capacity;
 mod clients;
 mod faults;
 mod holding;
+mod output;
 mod pressure;
 mod refusals;
 
