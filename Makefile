@@ -87,6 +87,11 @@ BENCH_LONGCONN = $(strip \
 	$(if $(SOURCE),--source $(SOURCE)) \
 	$(ARGS))
 
+.PHONY: bench-engine
+bench-engine: ## Microbenchmarks of the engine: wheel, slot table, send path, HTTP heads (ARGS=send for some)
+	@bash .ci/need $(NEED_BUILD)
+	$(CARGO) bench --locked -p holdfast-engine --bench engine -- $(ARGS)
+
 .PHONY: bench-http
 bench-http: competitors build ## Measure HTTP: our server and client beside a baseline, nginx, haproxy, Go and wrk, in one run
 	$(CARGO) build --release --locked -p holdfast-engine --example baseline

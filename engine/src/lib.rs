@@ -90,7 +90,7 @@ pub use engine::{CoreReport, Engine};
 pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};
 pub use handler::{Conn, Dial, Handler};
 pub use kernel::os::allowed_cores;
-pub use kernel::{KernelRing, probe};
+pub use kernel::probe;
 pub use stats::Stats;
 
 /// Checks that this kernel has the io_uring features the engine needs, those to dial with `dials`. Keeps nothing.
@@ -106,7 +106,9 @@ pub fn check_io_uring(dials: bool) -> Result<(), SetupError> {
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals {
+    pub use crate::core::{Core, Next};
     pub use crate::kernel::KernelRing;
+    pub use crate::limiter::ConnectionLimiter;
     pub use crate::ring::*;
     pub use crate::slot::*;
     pub use crate::token::*;

@@ -98,6 +98,7 @@ pub(super) struct SendRecord {
     pub source: SendSource,
 }
 
+#[cfg(feature = "sim")]
 impl SendRecord {
     /// True if it is of this life of `slot`.
     pub fn is_of(&self, slot: u32, generation: u32) -> bool {
@@ -155,6 +156,7 @@ impl SendRecords {
     }
 
     /// Every record.
+    #[cfg(feature = "sim")]
     pub fn iter(&self) -> impl Iterator<Item = &SendRecord> {
         self.halves.iter().flatten().filter(|r| r.slot != NONE)
     }
