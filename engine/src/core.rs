@@ -102,6 +102,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 last_end_us: 0,
                 is_stopping: false,
                 is_aborting: false,
+                has_called: false,
             },
             plan: plan.map(|(plan, ..)| plan),
             listeners: listeners
@@ -160,6 +161,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         for state in std::mem::take(&mut self.ctx.redial) {
             self.fail(&state, OpenFailure::Cancelled);
         }
+        // The handler knows that the engine stops before any connection is told.
+        self.dial()?;
         for shard in &mut self.shards {
             match how {
                 Shutdown::Graceful => shard.start_drain(),
@@ -184,6 +187,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
         if let Some(how) = how {
             close_listeners();
+            self.ctx.now_us = now_us;
             self.stop(how)?;
         }
         let next = self.turn(now_us)?;
@@ -211,7 +215,6 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     /// [`Error`] when the kernel refuses to serve, or a ring that is needed cannot be made and none is there.
     pub fn turn(&mut self, now_us: u64) -> Result<Next, Error> {
         self.ctx.now_us = now_us;
-        self.dial()?;
         let mut worked = false;
         if self.waits_in_the_ring() {
             // Before the accepts, so that what completions cause and the accepts share an entry into the kernel.
@@ -229,7 +232,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             }
         }
         self.hear_listeners();
-        if self.has_more_now() {
+        // Behind every callback of this turn, so that what they ask for is dialled, and its deadline heard.
+        self.dial()?;
+        if self.has_more_now() || self.ctx.has_called && self.plan.is_some() {
             return Ok(Next::Again);
         }
         if worked && !self.waits_in_the_ring() {
@@ -366,6 +371,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let again = self.dials.len();
         let is_stopping = self.stopping.is_some();
         let mut dial = Dial::new(self.ctx.now_us, room + again, is_stopping, &mut self.dials);
+        self.ctx.has_called = false;
         self.next_call_us = self.ctx.handler.on_turn(&mut dial);
         let mut to_close = dial.close_count().min(ENDS_PER_TURN_MAX);
         self.ctx.stats.attempts += (self.dials.len() - again) as u64;
@@ -410,6 +416,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     fn fail(&mut self, state: &H::State, failure: OpenFailure) {
         self.ctx.stats.failed[failure as usize] += 1;
         let now_us = self.ctx.now_us;
+        self.ctx.has_called = true;
         self.ctx.handler.on_open_failed(state, failure, now_us);
     }
 }

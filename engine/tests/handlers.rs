@@ -1,10 +1,12 @@
 //! Handlers on a running engine: real sockets, the public API only. The echo example is one of them.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use holdfast_engine::{CloseReason, Config, Conn, Engine, Handler, Shutdown, Stats, listen};
+use holdfast_engine::{
+    CloseReason, Config, Conn, Dial, DialPlan, Engine, Handler, Shutdown, Stats, listen,
+};
 
 #[path = "../examples/echo.rs"]
 #[allow(dead_code)] // Its main.
@@ -115,7 +117,7 @@ fn answers(peer: &mut TcpStream, expected: &str) {
 }
 
 #[test]
-fn the_example_echoes() {
+fn example_echoes() {
     let running = Running::start(|_| echo::Echo);
     let mut peers: Vec<_> = (0..20).map(|_| running.connect()).collect();
     for (number, peer) in peers.iter_mut().enumerate() {
@@ -137,7 +139,7 @@ fn the_example_echoes() {
 }
 
 #[test]
-fn what_a_handler_leaves_comes_again_with_what_follows() {
+fn unused_bytes_are_redelivered_with_later_bytes() {
     let running = Running::start(|_| Lines);
     let mut peer = running.connect();
     for byte in b"a line, byte by byte\n" {
@@ -149,7 +151,7 @@ fn what_a_handler_leaves_comes_again_with_what_follows() {
     answers(&mut peer, "2 TWO\n3 THREE\n");
     peer.write_all(b" four\n").unwrap();
     answers(&mut peer, "4 AND THE BEGINNING OF FOUR\n");
-    // As long as a carry may be, over many receive buffers.
+    // As long as the pending limit, over many receive buffers.
     let long = "x".repeat(PENDING_BYTES_MAX);
     peer.write_all(long.as_bytes()).unwrap();
     peer.write_all(b"\n").unwrap();
@@ -157,7 +159,7 @@ fn what_a_handler_leaves_comes_again_with_what_follows() {
 }
 
 #[test]
-fn a_message_longer_than_the_carry_ends_the_connection_and_no_other() {
+fn message_over_the_pending_limit_closes_only_its_connection() {
     let running = Running::start(|_| Lines);
     let mut other = running.connect();
     other.write_all(b"begun").unwrap();
@@ -201,7 +203,7 @@ impl Handler for Goodbye {
 }
 
 #[test]
-fn what_was_sent_before_a_close_arrives_before_the_end() {
+fn bytes_sent_before_a_close_arrive_before_the_fin() {
     for is_at_once in [true, false] {
         let running = Running::start(|_| Goodbye { is_at_once });
         for number in 1..=20 {
@@ -218,7 +220,7 @@ fn what_was_sent_before_a_close_arrives_before_the_end() {
     }
 }
 
-/// Sends more than a carry holds, without being asked.
+/// Sends more than the pending limit, without being asked.
 struct Flood;
 
 impl Handler for Flood {
@@ -240,7 +242,7 @@ impl Handler for Flood {
 }
 
 #[test]
-fn a_peer_that_does_not_take_more_than_a_carry_is_stalled() {
+fn peer_that_stops_reading_is_closed_as_stalled() {
     let running = Running::start(|_| Flood);
     let deaf = running.connect();
     let mut reading = running.connect();
@@ -258,4 +260,64 @@ fn a_peer_that_does_not_take_more_than_a_carry_is_stalled() {
         (1, 1)
     );
     drop(deaf);
+}
+
+/// One connection after the other: the next is dialled when the last has been closed.
+#[derive(Default)]
+struct Reconnects {
+    is_connected: bool,
+    opened: u64,
+}
+
+impl Handler for Reconnects {
+    type State = ();
+    type Report = u64;
+
+    fn on_open(&mut self, _: &mut Conn<'_, ()>) {
+        self.opened += 1;
+    }
+
+    fn on_bytes(&mut self, _: &mut Conn<'_, ()>, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn on_timer(&mut self, _: &mut Conn<'_, ()>) {}
+
+    fn on_close(&mut self, (): &(), _: CloseReason, _now_us: u64) {
+        self.is_connected = false;
+    }
+
+    fn on_turn(&mut self, dial: &mut Dial<'_, ()>) -> Option<u64> {
+        if !self.is_connected && dial.room() > 0 {
+            self.is_connected = true;
+            dial.connect(());
+        }
+        None
+    }
+
+    fn report(&mut self, report: &mut u64) {
+        *report = self.opened;
+    }
+}
+
+#[test]
+fn deadline_asked_for_in_a_callback_does_not_wait_for_the_next_event() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let target = listener.local_addr().unwrap();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let config = Config::builder().capacity(10).ring_slots(100).build();
+    let sources = vec![Ipv4Addr::LOCALHOST.into()];
+    let plan = DialPlan::new(sources, 20_000..=29_999, vec![target], u64::MAX).expect("a plan");
+    let started = Instant::now();
+    let engine = Engine::start(config.unwrap(), vec![], Some(plan), |_| {
+        Reconnects::default()
+    })
+    .expect("an engine");
+    // An engine that hears of them 50 ms late takes 30 s.
+    while *engine.reports().map(|r| r.handler).max().as_ref().unwrap() < 600 {
+        assert!(started.elapsed() < PATIENCE / 4, "600 reconnects");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    engine.stop(Shutdown::Immediate);
+    engine.join().expect("an end");
 }

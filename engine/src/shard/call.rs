@@ -48,6 +48,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             is_blocked,
             &mut self.outgoing,
         );
+        ctx.has_called = true;
         callback(&mut ctx.handler, &mut conn);
         let actions = conn.into_actions();
         self.perform(ctx, slot, actions)

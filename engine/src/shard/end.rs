@@ -173,6 +173,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         let state = self.slots[slot].state;
         self.release(ctx, slot);
+        ctx.has_called = true;
         ctx.handler.on_close(&state, reason, ctx.now_us);
         Ok(())
     }

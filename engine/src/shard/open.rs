@@ -143,6 +143,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         } else {
             let failure = earlier.unwrap_or_else(|| OpenFailure::from_errno(-result));
             ctx.stats.failed[failure as usize] += 1;
+            ctx.has_called = true;
             ctx.handler.on_open_failed(&state, failure, ctx.now_us);
         }
         Ok(())

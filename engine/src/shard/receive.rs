@@ -270,6 +270,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             &mut self.outgoing,
         )
         .with_more(has_left);
+        ctx.has_called = true;
         let used = ctx.handler.on_bytes(&mut conn, bytes);
         let actions = conn.into_actions();
         assert!(
@@ -344,6 +345,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             &mut self.outgoing,
         )
         .with_more(!is_all);
+        ctx.has_called = true;
         let used = ctx.handler.on_bytes(&mut conn, &kept);
         let actions = conn.into_actions();
         kept.drain(..used);

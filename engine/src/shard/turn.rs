@@ -45,6 +45,8 @@ pub(crate) struct Context<'a, H: Handler> {
     pub is_stopping: bool,
     /// At once.
     pub is_aborting: bool,
+    /// A callback ran since the handler's last `on_turn`: it may have asked for another deadline.
+    pub has_called: bool,
 }
 
 pub(crate) struct Shard<R, H: Handler> {

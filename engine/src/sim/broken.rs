@@ -67,6 +67,8 @@ canaries! {
     TimerEarly "timer_early",
     /// A timer is filed too late.
     TimerLate "timer_late",
+    /// The deadline that counts is the one `on_turn` gave a turn before.
+    DeadlineStale "deadline_stale",
     /// Bytes are handed over twice.
     BytesRepeated "bytes_repeated",
     /// The rest of a queue that was submitted in part counts as submitted.

@@ -76,6 +76,8 @@ pub struct Node<'a, H: Handler> {
     orders: Orders,
     rest: Rest,
     census: Census,
+    /// It has a plan to dial from, so `on_turn` is called.
+    dials: bool,
 }
 
 impl<'a, H: Handler> Node<'a, H> {
@@ -117,6 +119,7 @@ impl<'a, H: Handler> Node<'a, H> {
             orders,
             rest: Rest::Until(0),
             census: Census::default(),
+            dials: plan.is_some(),
         }
     }
 
@@ -153,6 +156,10 @@ impl<'a, H: Handler> Node<'a, H> {
             }
             Next::Busy => Rest::Until(now_us + self.config.batch_delay_us),
             Next::IdleUntil(due_us) => {
+                if self.dials {
+                    let heard = self.core.handler().check_deadline(due_us);
+                    heard.unwrap_or_else(|wrong| panic!("{wrong}"));
+                }
                 if let Some(timer_us) = self.census.due_us {
                     assert!(
                         due_us.is_some_and(|us| us <= timer_us),

@@ -31,6 +31,10 @@ pub struct Watched<H: Handler> {
     /// By attempt: whether it has ended in a class.
     attempts: Vec<bool>,
     open_count: u64,
+    /// A callback ran since the last `on_turn`.
+    has_called: bool,
+    /// When `on_turn` is to be called next, as the inner handler asked.
+    next_turn_us: Option<u64>,
 }
 
 impl<H: Handler> Watched<H> {
@@ -49,6 +53,8 @@ impl<H: Handler> Watched<H> {
             dials: Vec::new(),
             attempts: Vec::new(),
             open_count: 0,
+            has_called: false,
+            next_turn_us: None,
         }
     }
 
@@ -59,6 +65,19 @@ impl<H: Handler> Watched<H> {
 
     pub(super) fn world(&self) -> Shared {
         self.world.clone()
+    }
+
+    /// A thread that dials is about to rest until `due_us`: no deadline a callback may have asked for is lost.
+    pub(super) fn check_deadline(&self, due_us: Option<u64>) -> Result<(), String> {
+        if self.has_called {
+            return Err("a callback ran, and its deadline was not asked for".to_owned());
+        }
+        match self.next_turn_us {
+            Some(us) if due_us.is_none_or(|due_us| due_us > us) => Err(format!(
+                "on_turn is to be called at {us}, and the thread rests until {due_us:?}"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// All connections have ended, and all attempts.
@@ -87,6 +106,7 @@ impl<H: Handler> Watched<H> {
         conn: &mut Conn<'_, WatchedState<H::State>>,
         callback: impl FnOnce(&mut H, &mut Conn<'_, H::State>) -> U,
     ) -> U {
+        self.has_called = true;
         let result = conn.with_part(|s| &mut s.inner, |conn| callback(&mut self.inner, conn));
         let socket = conn.state.socket;
         let mut world = lock(&self.world);
@@ -167,6 +187,7 @@ impl<H: Handler> Handler for Watched<H> {
     fn on_close(&mut self, state: &Self::State, reason: CloseReason, now_us: u64) {
         self.ledger(state.socket, |_, ledger| ledger.closed(reason));
         self.open_count -= 1;
+        self.has_called = true;
         self.inner.on_close(&state.inner, reason, now_us);
     }
 
@@ -175,6 +196,7 @@ impl<H: Handler> Handler for Watched<H> {
             return;
         }
         self.end_attempt(state.attempt);
+        self.has_called = true;
         self.inner.on_open_failed(&state.inner, failure, now_us);
     }
 
@@ -182,6 +204,8 @@ impl<H: Handler> Handler for Watched<H> {
         let mut dials = std::mem::take(&mut self.dials);
         let mut inner = Dial::new(dial.now_us(), dial.room(), dial.is_stopping(), &mut dials);
         let next_us = self.inner.on_turn(&mut inner);
+        let earlier_us = std::mem::replace(&mut self.next_turn_us, next_us);
+        self.has_called = false;
         for inner in dials.drain(..) {
             self.attempts.push(false);
             dial.connect(WatchedState {
@@ -191,7 +215,10 @@ impl<H: Handler> Handler for Watched<H> {
             });
         }
         self.dials = dials;
-        next_us
+        match self.canary {
+            Some(Canary::DeadlineStale) => earlier_us,
+            _ => next_us,
+        }
     }
 
     fn report(&mut self, report: &mut Self::Report) {
