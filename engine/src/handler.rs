@@ -172,8 +172,11 @@ impl<'a, S> Conn<'a, S> {
         self.is_pausing = true;
     }
 
-    /// Ends the connection as soon as what was sent is with the kernel, without waiting for the peer's end. Right after a peer said
-    /// that it sends no more; one that still does may lose what it was sent.
+    /// Closes the connection when everything has been sent; nothing of what the peer still sends is handed over.
+    ///
+    /// A reset would destroy what the peer has not acknowledged yet, so the connection is closed in stages (RFC 9112, 9.6): our end is
+    /// sent, the peer's bytes are read and discarded until its end, within the drain timeout and 16 MiB. A short answer that is
+    /// the first on its connection is on the wire before later bytes can arrive, so a close follows it at once.
     pub fn close_after_send(&mut self) {
         self.close_mode.get_or_insert(CloseMode::AfterSend);
     }

@@ -28,6 +28,7 @@
 //! sends = Sending SendingMore Queued Blocked Resending Requeued
 //! ```
 //!
+//! A close in stages is a graceful close whose delivery is `Discarded`.
 //! In `Open`, `Flushing` and `Finishing` with read `Paused`, and with delivery `Paused`, something is being sent: what it waits
 //! for is that. A slot that is `Closing` waits for what is in flight: a poll, a receive, a shutdown.
 //!
@@ -133,15 +134,21 @@ pub enum Delivery {
     Paused,
     /// Some is kept back from it.
     Held,
+    /// None any more: what comes is discarded, until the peer ends.
+    Discarded,
 }
 
 impl Delivery {
-    const ALL: [Delivery; 4] = [
+    const ALL: [Delivery; 5] = [
         Delivery::Direct,
         Delivery::Partial,
         Delivery::Paused,
         Delivery::Held,
+        Delivery::Discarded,
     ];
+
+    /// The bits of [`Slot::detail`] it takes.
+    const MASK: u8 = 7;
 }
 
 const WAITING: &[Read] = &[
@@ -199,6 +206,9 @@ pub const LEGAL: &[(&[Phase], &[Read], &[Write])] = &[
     ),
 ];
 
+/// Bit of [`Slot::detail`]: something was sent on this connection.
+const HAS_SENT: u8 = 8;
+
 /// One connection: 24 bytes of the engine and the handler's state.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -216,7 +226,8 @@ pub struct Slot<S> {
     phase: Phase,
     read: Read,
     write: Write,
-    /// Connecting: the first error of the attempt, or 0. Closing: the number of the reason. Otherwise a [`Delivery`].
+    /// Connecting: the first error of the attempt, or 0. Closing: the number of the reason. Otherwise a [`Delivery`], and
+    /// [`HAS_SENT`].
     detail: u8,
     /// The handler's part.
     pub state: S,
@@ -270,7 +281,7 @@ impl<S: Copy + Default> Slot<S> {
     #[inline]
     pub fn delivery(&self) -> Delivery {
         debug_assert!(self.phase.is_open() || self.phase == Phase::Draining);
-        Delivery::ALL[usize::from(self.detail & 3)]
+        Delivery::ALL[usize::from(self.detail & Delivery::MASK)]
     }
 
     /// Whether phase, read and write may stand together between turns.
@@ -335,7 +346,13 @@ impl<S: Copy + Default> Slot<S> {
         self.write != Write::Sending
             || self.phase != Phase::Open
             || self.read == Read::Ended
-            || self.detail != Delivery::Direct as u8
+            || self.detail & Delivery::MASK != Delivery::Direct as u8
+    }
+
+    /// True if something was sent on this connection.
+    pub fn has_sent(&self) -> bool {
+        debug_assert!(self.phase.is_open());
+        self.detail & HAS_SENT != 0
     }
 
     /// The first error of a dial, if one was met.
@@ -390,10 +407,11 @@ impl<S: Copy + Default> Slot<S> {
         self.state = S::default();
     }
 
-    /// Open to Flushing; one that is Finishing already goes on so.
+    /// Open to Flushing. One that is Finishing already goes on so, unless it is to be closed in stages.
     pub fn start_flushing(&mut self) {
         self.phase = match self.phase {
             Phase::Open | Phase::Flushing => Phase::Flushing,
+            Phase::Finishing if self.delivery() == Delivery::Discarded => Phase::Flushing,
             Phase::Finishing => Phase::Finishing,
             from => illegal("start_flushing", &from),
         };
@@ -526,7 +544,7 @@ impl<S: Copy + Default> Slot<S> {
 
     fn set_delivery(&mut self, delivery: Delivery) {
         debug_assert!(self.phase.is_open() || self.phase == Phase::Draining);
-        self.detail = delivery as u8;
+        self.detail = self.detail & HAS_SENT | delivery as u8;
     }
 
     /// The handler is given all there is.
@@ -544,6 +562,7 @@ impl<S: Copy + Default> Slot<S> {
 
     /// Bytes came that the handler may not be given now.
     pub fn delivery_held(&mut self) {
+        assert_ne!(self.delivery(), Delivery::Discarded);
         if self.delivery() != Delivery::Paused {
             self.set_delivery(Delivery::Held);
         }
@@ -565,6 +584,11 @@ impl<S: Copy + Default> Slot<S> {
         }
     }
 
+    /// What comes from now on is discarded; what is kept must be too.
+    pub fn delivery_discarded(&mut self) {
+        self.set_delivery(Delivery::Discarded);
+    }
+
     // Writing.
 
     /// A send was pushed.
@@ -576,6 +600,7 @@ impl<S: Copy + Default> Slot<S> {
             Write::Requeued => Write::Resending,
             from => illegal("send_submitted", &from),
         };
+        self.detail |= HAS_SENT;
     }
 
     /// More bytes are to be sent than the ones under way, if any.

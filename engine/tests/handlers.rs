@@ -321,3 +321,43 @@ fn deadline_asked_for_in_a_callback_does_not_wait_for_the_next_event() {
     engine.stop(Shutdown::Immediate);
     engine.join().expect("an end");
 }
+
+/// What [`Farewell`] sends: more than socket buffers hold.
+static LARGE: [u8; 16 << 20] = [b'l'; 16 << 20];
+
+/// Answers the first byte at length, and closes.
+struct Farewell;
+
+impl Handler for Farewell {
+    type State = ();
+    type Report = ();
+
+    fn on_open(&mut self, _: &mut Conn<'_, ()>) {}
+
+    fn on_bytes(&mut self, conn: &mut Conn<'_, ()>, bytes: &[u8]) -> usize {
+        conn.send_static(&LARGE);
+        conn.close_after_send();
+        bytes.len()
+    }
+
+    fn on_timer(&mut self, _: &mut Conn<'_, ()>) {}
+}
+
+#[test]
+fn bytes_sent_after_the_last_request_do_not_destroy_the_answer() {
+    let running = Running::start(|_| Farewell);
+    for number in 1..=5 {
+        let mut peer = running.connect();
+        peer.write_all(b"request").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        peer.write_all(b"more").unwrap();
+        let mut heard = vec![0; LARGE.len() - 1000];
+        peer.read_exact(&mut heard).expect("nearly all of it");
+        peer.write_all(b"and more").unwrap();
+        let mut rest = Vec::new();
+        peer.read_to_end(&mut rest).expect("the rest, and FIN");
+        assert_eq!(rest.len(), 1000);
+        drop(peer);
+        running.until_closed(CloseReason::LocallyClosed, number);
+    }
+}

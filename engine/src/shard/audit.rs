@@ -205,7 +205,7 @@ impl<R: Ring + Books, H: Handler> Shard<R, H> {
             return Err(format!("bytes to send are kept: {has_outgoing}"));
         }
         let is_right = match entry.delivery() {
-            Delivery::Direct => !has_incoming,
+            Delivery::Direct | Delivery::Discarded => !has_incoming,
             Delivery::Partial | Delivery::Held => has_incoming,
             Delivery::Paused => true,
         };

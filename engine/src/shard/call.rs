@@ -10,6 +10,10 @@ use crate::handler::{Actions, CloseMode, Conn, Handler, TimerChange};
 use crate::ring::Ring;
 use crate::slot::{Phase, Write};
 
+/// Most bytes that leave at once on a new connection, so that a close may follow them: ten segments (RFC 6928) of the smallest
+/// IPv6 path.
+const CLOSE_AT_ONCE_BYTES_MAX: usize = 10 * 1_220;
+
 impl<R: Ring, H: Handler> Shard<R, H> {
     pub(super) fn on_timer(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         match self.slots[slot].phase() {
@@ -51,14 +55,16 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         ctx.has_called = true;
         callback(&mut ctx.handler, &mut conn);
         let actions = conn.into_actions();
-        self.perform(ctx, slot, actions)
+        self.perform(ctx, slot, actions, false)
     }
 
+    /// Does what a callback asked for. `has_unread`: more of what the peer has sent is known than the handler used.
     pub(super) fn perform(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
         actions: Actions,
+        has_unread: bool,
     ) -> Result<(), Error> {
         if !self.slots[slot].phase().is_open() {
             // Draining: what arrives still counts, but nothing more is sent, and the timer is the drain's.
@@ -73,8 +79,14 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             TimerChange::Off => self.wheel.clear(&mut self.slots, slot),
             TimerChange::At(at_us) => self.set_timer(slot, at_us),
         }
+        // A peer whose bytes meet a closed socket gets a reset, which destroys what it has not acknowledged. So only what is on the
+        // wire before such bytes can arrive may be followed by a close.
+        let is_last = actions.close_mode == Some(CloseMode::AfterSend)
+            && self.slots[slot].write() == Write::Idle
+            && !self.slots[slot].has_sent()
+            && !has_unread
+            && self.outgoing.len() + actions.outgoing_static.len() <= CLOSE_AT_ONCE_BYTES_MAX;
         // The end that follows is pushed as soon as the send is settled, so what waits for it waits no longer than a turn.
-        let is_last = actions.close_mode == Some(CloseMode::AfterSend);
         if !self.outgoing.is_empty() {
             let mut outgoing = std::mem::take(&mut self.outgoing);
             let is_last = is_last && actions.outgoing_static.is_empty();
@@ -96,7 +108,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         match actions.close_mode {
             None => Ok(()),
             Some(CloseMode::Graceful) => self.close_gracefully(ctx, slot),
-            Some(CloseMode::AfterSend) => self.close_after_sent(ctx, slot),
+            Some(CloseMode::AfterSend) if is_last => self.close_after_sent(ctx, slot),
+            Some(CloseMode::AfterSend) => self.close_in_stages(ctx, slot),
             Some(CloseMode::Abort(reason)) => self.close(ctx, slot, reason),
         }
     }

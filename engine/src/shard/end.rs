@@ -116,6 +116,21 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.arm_read(ctx, slot, Wait::Once)
     }
 
+    /// Closes it as RFC 9112, 9.6 has it: sends what is to be sent and our end, discards what the peer still sends until its end,
+    /// within a bound of bytes and of time, and closes then.
+    pub(super) fn close_in_stages(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+    ) -> Result<(), Error> {
+        if let Some(pending) = self.pending.get_mut(&slot) {
+            pending.incoming = Vec::new();
+            self.drop_pending_if_empty(slot);
+        }
+        self.slots[slot].delivery_discarded();
+        self.close_gracefully(ctx, slot)
+    }
+
     /// Closes it as soon as what was sent is with the kernel, without waiting for the peer.
     pub(super) fn close_after_sent(
         &mut self,

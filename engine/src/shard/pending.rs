@@ -41,11 +41,13 @@ pub(super) struct Pending {
     pub outgoing: VecDeque<Piece>,
     /// What was received and not used yet.
     pub incoming: Vec<u8>,
+    /// Bytes received and discarded since a close in stages began.
+    pub discarded_bytes: usize,
 }
 
 impl Pending {
     pub fn is_empty(&self) -> bool {
-        self.outgoing.is_empty() && self.incoming.is_empty()
+        self.outgoing.is_empty() && self.incoming.is_empty() && self.discarded_bytes == 0
     }
 
     /// Our memory that waits for the peer.

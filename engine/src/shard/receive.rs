@@ -18,6 +18,9 @@ use crate::token::Op;
 /// Slots looked at in one turn of a sweep.
 const SWEEP_SLOTS: u32 = 1_024;
 
+/// Most bytes of a peer that are discarded while its connection is closed in stages.
+const DISCARD_BYTES_MAX: usize = 16 << 20;
+
 /// How to wait for a connection's next bytes, unless all connections are parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
@@ -71,7 +74,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     fn is_delivery_blocked(config: &Config, entry: &crate::slot::Slot<H::State>) -> bool {
-        entry.delivery() == Delivery::Paused || (entry.is_blocked() && !config.reads_while_blocked)
+        match entry.delivery() {
+            Delivery::Paused => true,
+            Delivery::Discarded => false,
+            _ => entry.is_blocked() && !config.reads_while_blocked,
+        }
     }
 
     /// Looks at some slots for connections that have been silent since the last look, and parks them.
@@ -236,6 +243,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         length: usize,
         has_left: bool,
     ) -> Result<(), Error> {
+        if self.slots[slot].delivery() == Delivery::Discarded {
+            return self.discard(ctx, slot, buffer, length);
+        }
         if self.delivery_blocked(ctx.config, slot) {
             self.slots[slot].delivery_held();
             let pending = self.pending.entry(slot).or_default();
@@ -283,16 +293,35 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             joined.extend_from_slice(&fresh[used..]);
         }
         self.ring.recycle(buffer);
-        self.keep_rest(ctx, slot, joined, is_joined, actions)
+        self.keep_rest(ctx, slot, joined, is_joined, has_left, actions)
     }
 
-    /// Keeps what the handler did not use, and does what it wants. `was_kept`: its bytes came from what was kept.
+    /// Bytes of a connection that is closed in stages: nobody wants them, but they must be read, or closing would reset it.
+    fn discard(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        buffer: u16,
+        length: usize,
+    ) -> Result<(), Error> {
+        self.ring.recycle(buffer);
+        let pending = self.pending.entry(slot).or_default();
+        pending.discarded_bytes += length;
+        if pending.discarded_bytes > DISCARD_BYTES_MAX {
+            return self.close(ctx, slot, CloseReason::LocallyClosed);
+        }
+        Ok(())
+    }
+
+    /// Keeps what the handler did not use, and does what it wants. `was_kept`: its bytes came from what was kept; `has_left`: the
+    /// socket holds more.
     fn keep_rest(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
         rest: Vec<u8>,
         was_kept: bool,
+        has_left: bool,
         actions: Actions,
     ) -> Result<(), Error> {
         let bytes_max = if actions.is_pausing {
@@ -304,13 +333,14 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             self.outgoing.clear();
             return self.close(ctx, slot, CloseReason::BufferLimit);
         }
+        let has_unread = has_left || !rest.is_empty();
         if !rest.is_empty() {
             self.pending.entry(slot).or_default().incoming = rest;
             self.slots[slot].delivered_in_part();
         } else if was_kept {
             self.drop_pending_if_empty(slot);
         }
-        self.perform(ctx, slot, actions)
+        self.perform(ctx, slot, actions, has_unread)
     }
 
     fn is_held(&self, slot: u32) -> bool {
@@ -349,7 +379,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let used = ctx.handler.on_bytes(&mut conn, &kept);
         let actions = conn.into_actions();
         kept.drain(..used);
-        self.keep_rest(ctx, slot, kept, true, actions)
+        self.keep_rest(ctx, slot, kept, true, !is_all, actions)
     }
 
     /// Gives the handler what is held back, since no more will come. True if the connection is still in `phase`.
