@@ -3,7 +3,10 @@
 //! Invariants: all histograms here have the same bounds, so any two can be added.
 //! Must not know: what is measured.
 
+use std::collections::BTreeMap;
+
 use hdrhistogram::Histogram;
+use holdfast_engine::Stats;
 use holdfast_sysctl::grouped;
 use holdfast_telemetry::wire::Latency;
 
@@ -82,5 +85,20 @@ pub fn merge_spans(a: Option<(u64, u64)>, b: Option<(u64, u64)>) -> Option<(u64,
     match (a, b) {
         (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
         (a, b) => a.or(b),
+    }
+}
+
+/// The target of the first failed attempt of each kind, by kind.
+pub fn first_targets(stats: &Stats) -> BTreeMap<String, String> {
+    stats
+        .failed_target_by_label()
+        .map(|(kind, target)| (kind.to_owned(), target.to_string()))
+        .collect()
+}
+
+/// These targets for people, each on a new line.
+pub fn write_first_targets(text: &mut String, targets: &BTreeMap<String, String>) {
+    for (kind, target) in targets {
+        *text += &format!("\nconnecting failed: first {kind} by {target}");
     }
 }

@@ -17,12 +17,13 @@ use holdfast_supervisor::preflight::Preflight;
 use holdfast_sysctl::cost::{
     BIND_BUCKET_BYTES, DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_BYTES,
 };
-use holdfast_sysctl::{Machine, Role, grouped, preflight};
+use holdfast_sysctl::{Machine, Role, grouped, ports, preflight};
 use holdfast_telemetry::console::Console;
 use holdfast_telemetry::metrics::LabelValues;
 
 use crate::load::Load;
 use crate::source::{self, Source};
+use crate::target::{self, Override};
 
 /// Kernel memory of one connection at most, bytes: socket, bind bucket, direct descriptor, parked poll.
 pub const KERNEL_BYTES_PER_CONNECTION: u64 =
@@ -48,13 +49,16 @@ pub struct LoadFlags {
 /// Flags of every subcommand.
 #[derive(Args)]
 pub struct ClientFlags {
-    /// Connect from these source addresses: an address, FIRST-LAST, a CIDR range, or auto (those of the interfaces; for loopback
-    /// targets, as much of 127.0.0.0/8 as is needed); repeat or separate by commas
+    /// Connect from these source addresses: an address, FIRST-LAST, a CIDR range, or auto (those of the interface that the route to
+    /// the targets leaves by; for loopback targets, as much of 127.0.0.0/8 as is needed); repeat or separate by commas
     #[arg(long, value_name = "ADDRESSES", default_value = "auto", value_delimiter = ',', value_parser = source::parse)]
     pub source: Vec<Source>,
-    /// Use these source ports of each address
+    /// Use these source ports of each address, except for reserved ones (net.ipv4.ip_local_reserved_ports)
     #[arg(long, value_name = "FIRST-LAST", default_value = "1024-65535", value_parser = source::parse_ports)]
     pub ports: RangeInclusive<u16>,
+    /// Use this address for a target instead of asking the resolver, as curl does; repeat [default: none]
+    #[arg(long, value_name = "HOST:PORT:ADDRESS", value_parser = target::parse_override)]
+    pub resolve: Vec<Override>,
     /// Give up an attempt to connect after this time
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub connect_timeout: Duration,
@@ -218,28 +222,36 @@ impl ClientFlags {
         let fits = preflight::memory_fits(&Machine::read()?, spec.bytes_per_connection());
         // Other processes take memory too, also between this check and the next one.
         let users = (fits - fits / 8).max(1);
-        let port_count = u64::from(self.ports.end() - self.ports.start()) + 1;
-        let needed = users.div_ceil(port_count * targets.len() as u64);
-        let addresses = source::addresses(&self.source, targets, needed)?;
-        let plan = DialPlan::new(addresses, self.ports.clone(), targets.to_vec(), users)?;
+        let plan = self.tuples(users, users, targets)?;
         Ok(plan.tuple_count())
     }
 
     /// Source addresses, ports and targets of all users.
     fn plan(&self, users: u64, targets: &[SocketAddr]) -> Result<DialPlan, anyhow::Error> {
-        // A few more than users: some ports are in use by others.
+        // More than users, so that a port in use by others is no loss and each rests after use (TIME_WAIT).
         let tuple_count_max = users + users / 4 + 65_536;
-        let port_count = u64::from(self.ports.end() - self.ports.start()) + 1;
-        let needed = tuple_count_max.div_ceil(port_count * targets.len() as u64);
-        let addresses = source::addresses(&self.source, targets, needed)?;
-        let address_count = addresses.len() as u64;
-        let plan = DialPlan::new(
-            addresses,
-            self.ports.clone(),
-            targets.to_vec(),
-            tuple_count_max,
-        )?;
+        let plan = self.tuples(users + users / 4, tuple_count_max, targets)?;
+        let address_count = plan.source_count() as u64;
         preflight::check_sources(address_count, u64::from(plan.port_count()), targets, users)?;
         Ok(plan)
+    }
+
+    /// A plan with as many source addresses as `connections` need.
+    fn tuples(
+        &self,
+        connections: u64,
+        tuple_count_max: u64,
+        targets: &[SocketAddr],
+    ) -> Result<DialPlan, anyhow::Error> {
+        let ports = ports::usable_ports(self.ports.clone(), targets);
+        let per_address = (ports.len() * targets.len()).max(1) as u64;
+        let addresses =
+            source::addresses(&self.source, targets, connections.div_ceil(per_address))?;
+        Ok(DialPlan::new(
+            addresses,
+            ports,
+            targets.to_vec(),
+            tuple_count_max,
+        )?)
     }
 }

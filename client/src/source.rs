@@ -1,13 +1,14 @@
 //! Source addresses: what `--source` and `--ports` say, turned into addresses.
 //!
 //! Invariants: the list has no address twice and no more addresses than are needed; ranges are bounded before they are expanded.
-//! Must not know: tuples, connections.
+//! Must not depend on: tuples, connections.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use holdfast_sysctl::routes;
 use ipnet::IpNet;
 
 /// Most addresses a list is expanded to.
@@ -16,7 +17,7 @@ const ADDRESSES_MAX: u64 = 1 << 20;
 /// One item of `--source`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// What the interfaces have; for loopback targets, as much of 127.0.0.0/8 as is needed.
+    /// The addresses that reach the targets, by the routing table; for loopback targets, as much of 127.0.0.0/8 as is needed.
     Auto,
     /// First and last address.
     Range(IpAddr, IpAddr),
@@ -86,21 +87,16 @@ pub fn addresses(
     needed: u64,
 ) -> Result<Vec<IpAddr>, anyhow::Error> {
     let is_ipv6 = targets.first().is_some_and(SocketAddr::is_ipv6);
-    let is_loopback = targets.iter().all(|t| t.ip().is_loopback());
     let limit = needed.clamp(1, ADDRESSES_MAX) as usize;
     let mut seen = HashSet::new();
     let mut found = Vec::new();
     let is_other_family =
         |source: &&Source| matches!(source, Source::Range(first, _) if first.is_ipv6() != is_ipv6);
-    // A range of the other family is not gone through for nothing: it may be as long as one may be.
+    // A range of the other family may be very long: skip it as a whole.
     for source in sources.iter().filter(|source| !is_other_family(source)) {
         let items: Box<dyn Iterator<Item = IpAddr>> = match source {
             Source::Range(first, last) => range(*first, *last),
-            Source::Auto if is_loopback && !is_ipv6 => range(
-                Ipv4Addr::new(127, 0, 0, 1).into(),
-                Ipv4Addr::new(127, 255, 255, 254).into(),
-            ),
-            Source::Auto => Box::new(interface_addresses(is_loopback).into_iter()),
+            Source::Auto => Box::new(routes::source_addresses(targets, limit)?.into_iter()),
         };
         for address in items.take(ADDRESSES_MAX as usize) {
             if found.len() == limit {
@@ -134,20 +130,6 @@ fn range(first: IpAddr, last: IpAddr) -> Box<dyn Iterator<Item = IpAddr>> {
         ),
         _ => unreachable!("parse compared the families"),
     }
-}
-
-/// Addresses of the interfaces that are up, without link-local ones.
-fn interface_addresses(is_loopback: bool) -> Vec<IpAddr> {
-    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    interfaces
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
-        })
-        .filter(|ip| ip.is_loopback() == is_loopback)
-        .filter(|ip| !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()))
-        .collect()
 }
 
 #[cfg(test)]

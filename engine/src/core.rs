@@ -414,7 +414,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     }
 
     fn fail(&mut self, state: &H::State, failure: OpenFailure) {
-        self.ctx.stats.failed[failure as usize] += 1;
+        self.ctx.stats.count_failed(failure, None);
         let now_us = self.ctx.now_us;
         self.ctx.has_called = true;
         self.ctx.handler.on_open_failed(state, failure, now_us);

@@ -3,24 +3,52 @@
 //! A *tuple* is one (source address, source port, target). The plan numbers all of them; each core thread owns those whose number
 //! leaves its own remainder, so threads never meet. Numbers run through targets first, then addresses, then ports: neighbours
 //! share a port, and one (address, port) serves all targets.
+//! Targets may move to other addresses while connections are made ([`Targets::set`]); numbers stay what they are.
 //! Invariants: a tuple is handed out at most once until released; a thread goes round all of its tuples before one comes again, so a
 //! port rests as long as possible (TIME_WAIT).
-//! Must not know: slots, rings, pacing.
+//! Must not depend on: slots, rings, pacing.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use crate::error::{SetupError, SetupErrorKind};
 
-/// All combinations a client may use. Shared by its threads.
+/// All combinations a client may use. Shared by its threads; a clone is the same plan.
 #[derive(Debug, Clone)]
 pub struct DialPlan {
-    sources: Vec<IpAddr>,
-    first_port: u16,
-    port_count: u32,
-    skipped_ports: Vec<u16>,
-    targets: Vec<SocketAddr>,
+    sources: Arc<[IpAddr]>,
+    /// Ascending.
+    ports: Arc<[u16]>,
+    targets: Arc<RwLock<Vec<SocketAddr>>>,
+    target_count: u64,
+    is_ipv6: bool,
     tuple_count: u64,
+}
+
+/// The targets of a plan, to be changed while it is used. Does not keep the plan alive.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    targets: Weak<RwLock<Vec<SocketAddr>>>,
+    is_ipv6: bool,
+}
+
+impl Targets {
+    /// New attempts go to these addresses from now on, those of the plan's IP version: in turn, to as many of them as the plan
+    /// had targets. Without an address of that version, the targets stay what they are. `false` when the plan is gone.
+    pub fn set(&self, addresses: &[SocketAddr]) -> bool {
+        let Some(targets) = self.targets.upgrade() else {
+            return false;
+        };
+        let usable = addresses.iter().filter(|a| a.is_ipv6() == self.is_ipv6);
+        if usable.clone().next().is_none() {
+            return true;
+        }
+        let mut targets = targets.write().unwrap_or_else(PoisonError::into_inner);
+        for (target, address) in targets.iter_mut().zip(usable.cycle()) {
+            *target = *address;
+        }
+        true
+    }
 }
 
 impl DialPlan {
@@ -31,26 +59,22 @@ impl DialPlan {
     /// [`SetupError`] without sources, targets or ports, or with both address families mixed.
     pub fn new(
         sources: Vec<IpAddr>,
-        ports: RangeInclusive<u16>,
+        ports: impl IntoIterator<Item = u16>,
         targets: Vec<SocketAddr>,
         tuple_count_max: u64,
     ) -> Result<Self, SetupError> {
-        let mut skipped_ports: Vec<u16> = targets
-            .iter()
-            .map(SocketAddr::port)
-            .filter(|p| ports.contains(p))
-            .collect();
-        skipped_ports.sort_unstable();
-        skipped_ports.dedup();
-        let port_count = (u32::from(*ports.end()) + 1).saturating_sub(u32::from(*ports.start()))
-            - skipped_ports.len() as u32;
-        if targets.is_empty() || sources.is_empty() || port_count == 0 {
+        let is_listening = |port: &u16| targets.iter().any(|t| t.port() == *port);
+        let mut ports: Vec<u16> = ports.into_iter().filter(|p| !is_listening(p)).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        if targets.is_empty() || sources.is_empty() || ports.is_empty() {
             return Err(SetupError::new(
                 SetupErrorKind::InvalidInput,
                 format!(
-                    "{} targets, {} sources, {port_count} ports give no address",
+                    "{} targets, {} sources, {} ports give no address",
                     targets.len(),
-                    sources.len()
+                    sources.len(),
+                    ports.len()
                 ),
                 "name at least one of each: --target, --source, --ports",
             ));
@@ -65,14 +89,15 @@ impl DialPlan {
                 "give sources and targets of one family",
             ));
         }
-        let all = sources.len() as u64 * u64::from(port_count) * targets.len() as u64;
+        let target_count = targets.len() as u64;
+        let all = sources.len() as u64 * ports.len() as u64 * target_count;
         let tuple_count = all.min(tuple_count_max).min(u64::from(u32::MAX));
         Ok(DialPlan {
-            sources,
-            first_port: *ports.start(),
-            port_count,
-            skipped_ports,
-            targets,
+            sources: sources.into(),
+            ports: ports.into(),
+            targets: Arc::new(RwLock::new(targets)),
+            target_count,
+            is_ipv6,
             tuple_count,
         })
     }
@@ -82,28 +107,37 @@ impl DialPlan {
         self.tuple_count
     }
 
+    /// Source addresses.
+    pub fn source_count(&self) -> usize {
+        self.sources.len()
+    }
+
     /// Ports used of each source address.
     pub fn port_count(&self) -> u32 {
-        self.port_count
+        self.ports.len() as u32
     }
 
     /// True if the targets are IPv6.
     pub fn is_ipv6(&self) -> bool {
-        self.targets[0].is_ipv6()
+        self.is_ipv6
+    }
+
+    /// The targets, to be changed while the plan is used.
+    pub fn targets(&self) -> Targets {
+        Targets {
+            targets: Arc::downgrade(&self.targets),
+            is_ipv6: self.is_ipv6,
+        }
     }
 
     /// Source and target of tuple `number`.
     pub fn tuple(&self, number: u64) -> (SocketAddr, SocketAddr) {
-        let target_count = self.targets.len() as u64;
+        let targets = self.targets.read().unwrap_or_else(PoisonError::into_inner);
+        let target = targets[(number % self.target_count) as usize];
+        let number = number / self.target_count;
         let source_count = self.sources.len() as u64;
-        let target = self.targets[(number % target_count) as usize];
-        let source = self.sources[(number / target_count % source_count) as usize];
-        let mut port = self.first_port + (number / target_count / source_count) as u16;
-        for skipped in &self.skipped_ports {
-            if port >= *skipped {
-                port += 1;
-            }
-        }
+        let source = self.sources[(number % source_count) as usize];
+        let port = self.ports[(number / source_count) as usize];
         (SocketAddr::new(source, port), target)
     }
 }
@@ -111,6 +145,7 @@ impl DialPlan {
 /// One thread's share of a plan, and which of it is in use.
 #[derive(Debug)]
 pub struct Tuples {
+    plan: DialPlan,
     share: u64,
     share_count: u64,
     count: u64,
@@ -124,6 +159,7 @@ impl Tuples {
     pub fn new(plan: &DialPlan, share: u64, share_count: u64) -> Self {
         let count = (plan.tuple_count() + share_count - 1 - share) / share_count;
         Tuples {
+            plan: plan.clone(),
             share,
             share_count,
             count,
@@ -153,6 +189,12 @@ impl Tuples {
         Some((own as u32, own * self.share_count + self.share))
     }
 
+    /// Where a tuple leads now, by its number in this share.
+    pub fn target(&self, own: u32) -> SocketAddr {
+        let number = u64::from(own) * self.share_count + self.share;
+        self.plan.tuple(number).1
+    }
+
     /// Gives a tuple back, by its number in this share.
     pub fn release(&mut self, own: u32) {
         let bit = 1 << (own % 64);
@@ -167,6 +209,7 @@ impl Tuples {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use std::ops::RangeInclusive;
 
     fn plan(
         sources: &[&str],
@@ -233,5 +276,28 @@ mod tests {
     fn families_do_not_mix() {
         assert!(plan(&["127.0.0.1"], 1..=2, &["[::1]:80"]).is_err());
         assert!(plan(&[], 1..=2, &["127.0.0.1:80"]).is_err());
+    }
+
+    #[test]
+    fn targets_move_within_their_family_while_the_plan_lives() {
+        let plan = plan(
+            &["127.0.0.1"],
+            2000..=2001,
+            &["127.0.0.1:80", "127.0.0.2:80"],
+        )
+        .unwrap();
+        let targets = plan.targets();
+        let addresses = |texts: &[&str]| -> Vec<SocketAddr> {
+            texts.iter().map(|t| t.parse().unwrap()).collect()
+        };
+        assert!(targets.set(&addresses(&["[::1]:80", "127.0.0.3:80"])));
+        assert_eq!(
+            [0, 1].map(|n| plan.tuple(n).1.to_string()),
+            ["127.0.0.3:80"; 2]
+        );
+        assert!(targets.set(&addresses(&["[::1]:80"])), "kept: none fits");
+        assert_eq!(plan.tuple(0).1.to_string(), "127.0.0.3:80");
+        drop(plan);
+        assert!(!targets.set(&addresses(&["127.0.0.4:80"])));
     }
 }

@@ -85,7 +85,7 @@ mod wheel;
 
 pub use self::core::Shutdown;
 pub use config::{Config, ConfigBuilder};
-pub use dial::DialPlan;
+pub use dial::{DialPlan, Targets};
 pub use engine::{CoreReport, Engine};
 pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};
 pub use handler::{Conn, Dial, Handler};

@@ -66,8 +66,11 @@ pub fn listeners(
     let mut bound = Vec::new();
     for address in addresses {
         let mut address = *address;
+        // [::]:PORT accepts IPv4 too, unless an IPv4 address with this port is listened on as well.
+        let is_same_port = |a: &SocketAddr| a.is_ipv4() && a.port() == address.port();
+        let is_v6_only = address.is_ipv6() && addresses.iter().any(is_same_port);
         {
-            let probe = socket(address, false)?;
+            let probe = socket(address, false, is_v6_only)?;
             bind(&probe, address)?;
             probe.listen(1).map_err(|e| listen_error(address, e))?;
             if address.port() == 0 {
@@ -81,7 +84,7 @@ pub fn listeners(
             }
         }
         for (thread, own) in threads.iter_mut().enumerate() {
-            let socket = socket(address, true)?;
+            let socket = socket(address, true, is_v6_only)?;
             if let Some(cores) = cores.filter(|c| !c.is_empty()) {
                 // A preference: without it the kernel spreads by hash.
                 let _ = socket.set_cpu_affinity(cores[thread % cores.len()]);
@@ -97,13 +100,16 @@ pub fn listeners(
     Ok((threads, bound))
 }
 
-fn socket(address: SocketAddr, shared: bool) -> Result<Socket, ListenError> {
+fn socket(address: SocketAddr, shared: bool, is_v6_only: bool) -> Result<Socket, ListenError> {
     let make = || -> std::io::Result<Socket> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
             Some(Protocol::TCP),
         )?;
+        if is_v6_only {
+            socket.set_only_v6(true)?;
+        }
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(shared)?;
         socket.set_nonblocking(true)?;

@@ -4,6 +4,8 @@
 //! `closed`; every attempt is in exactly one of `opened`, `failed` and `connecting_now`.
 //! Must not know: threads, locks, output formats.
 
+use std::net::SocketAddr;
+
 use crate::error::{CloseReason, OpenFailure};
 
 /// Counters since the start, and gauges ending in `_now` or `_max`.
@@ -29,6 +31,8 @@ pub struct Stats {
     pub opened: u64,
     /// Attempts that did not, by [`OpenFailure`] number.
     pub failed: [u64; OpenFailure::ALL.len()],
+    /// The target of the first of these, by [`OpenFailure`] number.
+    pub failed_target: [Option<SocketAddr>; OpenFailure::ALL.len()],
     /// Source addresses found taken and passed over; the attempt went on with another.
     pub address_in_use: u64,
     /// Connections that ended, by [`CloseReason`] number.
@@ -70,6 +74,9 @@ impl Stats {
         self.unexpected += other.unexpected;
         add_all(&mut self.accept_failed, &other.accept_failed);
         add_all(&mut self.failed, &other.failed);
+        for (own, other) in self.failed_target.iter_mut().zip(other.failed_target) {
+            *own = own.or(other);
+        }
         add_all(&mut self.closed, &other.closed);
     }
 
@@ -98,6 +105,20 @@ impl Stats {
             .iter()
             .map(|f| (f.label(), self.failed[*f as usize]))
             .filter(|(_, n)| *n > 0)
+    }
+
+    /// Counts a failed attempt to connect to `target`, where one was chosen.
+    pub(crate) fn count_failed(&mut self, failure: OpenFailure, target: Option<SocketAddr>) {
+        self.failed[failure as usize] += 1;
+        let first = &mut self.failed_target[failure as usize];
+        *first = first.or(target);
+    }
+
+    /// The target of the first failed attempt of each kind that occurred, by label.
+    pub fn failed_target_by_label(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> + '_ {
+        OpenFailure::ALL
+            .iter()
+            .filter_map(|f| Some((f.label(), self.failed_target[*f as usize]?)))
     }
 
     /// Failed accepts by label, those that occurred.

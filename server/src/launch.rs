@@ -4,7 +4,7 @@
 //! Must not depend on: protocols, rings, slots.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -31,7 +31,8 @@ const DURATION_MAX: Duration = Duration::from_secs(86_400);
 /// Flags of every server.
 #[derive(Args)]
 pub struct ServerFlags {
-    /// Listen on this address and port; repeat or separate by commas [default: port 7070 of every address; http: 8080]
+    /// Listen on this address and port; repeat or separate by commas. PORT and *:PORT mean every address, HOST means the default port
+    /// [default: port 7070 of every address, IPv4 and IPv6; http: 8080]
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     listen: Vec<String>,
     /// Hold at most this many connections; reset and count more at once [default: 1000000, or what memory allows]
@@ -101,11 +102,7 @@ impl Server {
             }
             None => CONNECTIONS_DEFAULT.min(fits()),
         };
-        let mut listen = flags.listen;
-        if listen.is_empty() {
-            listen.push(format!("0.0.0.0:{}", spec.port));
-        }
-        let addresses = resolve(&listen)?;
+        let addresses = addresses(&flags.listen, spec.port)?;
         let base = spec.config.drain_timeout(DRAIN_TIMEOUT);
         let config = checked.config(engine, capacity, 1, base)?;
         let cores = flags.accept_on_rx_cpu.then_some(config.cores());
@@ -162,19 +159,79 @@ impl Server {
     }
 }
 
-/// Resolves the addresses to listen on.
-fn resolve(listen: &[String]) -> Result<Vec<SocketAddr>, anyhow::Error> {
-    let mut addresses = Vec::new();
-    for text in listen {
-        let found = text.to_socket_addrs().map_err(|e| {
-            anyhow::anyhow!("cannot listen on '{text}' ({e}); next: give HOST:PORT, such as 0.0.0.0:7070 or [::]:7070")
-        })?;
-        addresses.extend(found);
+/// The addresses to listen on, those of `texts` or port `default_port` of every address: none twice, and none that another one covers.
+///
+/// # Errors
+/// One line naming the text, or the address that cannot be bound, and the remedy.
+fn addresses(texts: &[String], default_port: u16) -> Result<Vec<SocketAddr>, anyhow::Error> {
+    let mut found = Vec::new();
+    for text in texts {
+        found.extend(resolve(text, default_port)?);
     }
-    for address in &addresses {
+    for address in &found {
         preflight::check_port(*address)?;
     }
-    Ok(addresses)
+    if found.is_empty() {
+        found = every_address(default_port)?;
+    }
+    Ok(without_covered(found))
+}
+
+/// Resolves `HOST:PORT`, `HOST`, `PORT`, `*:PORT` or `:PORT`.
+fn resolve(text: &str, default_port: u16) -> Result<Vec<SocketAddr>, anyhow::Error> {
+    if text.starts_with("unix:") {
+        anyhow::bail!(
+            "'{text}': Unix sockets are not listened on; next: --listen 127.0.0.1:{default_port}"
+        );
+    }
+    let every_port = text.strip_prefix('*').unwrap_or(text);
+    let every_port = every_port.strip_prefix(':').unwrap_or(every_port);
+    if !every_port.is_empty() && every_port.bytes().all(|b| b.is_ascii_digit()) {
+        let port = every_port.parse().map_err(|_| {
+            anyhow::anyhow!(
+                "cannot listen on '{text}' (no such port); next: give a port from 0 to 65535"
+            )
+        })?;
+        return every_address(port);
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok(vec![(ip, default_port).into()]);
+    }
+    let found = match text.contains(':') {
+        true => text.to_socket_addrs(),
+        false => (text, default_port).to_socket_addrs(),
+    };
+    let found = found.map_err(|e| {
+        anyhow::anyhow!("cannot listen on '{text}' ({e}); next: give HOST:PORT, such as 0.0.0.0:7070 or [::]:7070")
+    })?;
+    Ok(found.collect())
+}
+
+/// A port of every address, of both IP versions where this machine has them.
+fn every_address(port: u16) -> Result<Vec<SocketAddr>, anyhow::Error> {
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    preflight::check_port(v4)?;
+    // Without IPv6 in the kernel there is nothing to listen on. A free port would not be the same one for both.
+    let has_v6 = port != 0 && preflight::check_port(v6).is_ok();
+    Ok(if has_v6 { vec![v4, v6] } else { vec![v4] })
+}
+
+/// Leaves out addresses that are there twice, and those of a port that another address listens on for all of their IP version.
+fn without_covered(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut kept: Vec<SocketAddr> = Vec::new();
+    for address in &addresses {
+        let covers = |other: &SocketAddr| {
+            let is_alike = other.is_ipv4() == address.is_ipv4() && other.port() == address.port();
+            is_alike && other != address && other.ip().is_unspecified()
+        };
+        // Each address with port 0 gets a port of its own.
+        let is_free = address.port() == 0;
+        if is_free || !kept.contains(address) && !addresses.iter().any(covers) {
+            kept.push(*address);
+        }
+    }
+    kept
 }
 
 /// Counts by name, those that are not 0.
@@ -186,4 +243,52 @@ pub fn counts(pairs: impl IntoIterator<Item = (impl ToString, u64)>) -> BTreeMap
 /// Counts by name, those that are 0 too.
 pub fn all_counts(pairs: impl IntoIterator<Item = (impl ToString, u64)>) -> BTreeMap<String, u64> {
     pairs.into_iter().map(|(k, v)| (k.to_string(), v)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(text: &str) -> Vec<String> {
+        let found = resolve(text, 7_070).unwrap();
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_form_of_a_listen_address() {
+        for (text, expected) in [
+            ("127.0.0.1:1234", "127.0.0.1:1234"),
+            ("127.0.0.1", "127.0.0.1:7070"),
+            ("::1", "[::1]:7070"),
+            ("[::1]", "[::1]:7070"),
+            ("[::1]:1234", "[::1]:1234"),
+        ] {
+            assert_eq!(resolved(text), [expected], "{text}");
+        }
+        for text in ["41234", "*:41234", ":41234"] {
+            assert_eq!(resolved(text)[0], "0.0.0.0:41234", "{text}");
+        }
+        for text in ["unix:/run/x", "a b:1", "127.0.0.1:x", "70000"] {
+            let error = resolve(text, 7_070).unwrap_err().to_string();
+            assert!(error.contains("; next: "), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_overlap_are_listened_on_once() {
+        let kept = |texts: &[&str]| -> Vec<String> {
+            let all = texts.iter().map(|t| t.parse().unwrap()).collect();
+            without_covered(all)
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        assert_eq!(kept(&["127.0.0.1:1", "127.0.0.1:1"]), ["127.0.0.1:1"]);
+        assert_eq!(
+            kept(&["127.0.0.1:1", "0.0.0.0:1", "[::]:1"]),
+            ["0.0.0.0:1", "[::]:1"]
+        );
+        assert_eq!(kept(&["127.0.0.1:1", "0.0.0.0:2"]).len(), 2);
+        assert_eq!(kept(&["127.0.0.1:0", "127.0.0.1:0"]).len(), 2);
+    }
 }

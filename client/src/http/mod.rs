@@ -51,9 +51,9 @@ const LOG_COMMENT: &str = "holdfast-client http; microseconds; tags: connect, la
 #[derive(Args)]
 #[command(group = ArgGroup::new("content").args(["body", "body_file"]))]
 pub struct Flags {
-    /// What to ask for; users go round all addresses of the host
-    #[arg(long, value_name = "URL", value_parser = url::parse)]
-    target: Url,
+    /// Request this URL, http://HOST[:PORT][/PATH]; users rotate over all addresses of the host
+    #[arg(long, value_name = "URL", required = true, value_parser = url::parse)]
+    target: Vec<Url>,
     /// Closed model: how long each user waits between an answer and its next request; of a range such as 100ms..1s, a random time
     /// [default: 0]
     #[arg(long, value_name = "TIME", value_parser = parse_wait, conflicts_with = "rate")]
@@ -157,6 +157,12 @@ pub fn main(flags: Flags) -> ExitCode {
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let launch = &flags.launch;
+    let [url] = &flags.target[..] else {
+        anyhow::bail!(
+            "{} URLs are given, and users request one; next: run holdfast-client http once for each --target",
+            flags.target.len()
+        );
+    };
     launch.engine.tie_to_parent()?;
     let timeout_us = check_duration("--timeout", flags.timeout, false)?;
     let warm_up_us = check_duration("--warm-up", flags.warm_up, true)?;
@@ -172,7 +178,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             rate_milli,
         }),
     };
-    let config = user_config(&flags, model, timeout_us)?;
+    let config = user_config(&flags, url, model, timeout_us)?;
     let kinds = LabelValues {
         outcomes: Outcome::ALL.iter().map(|(_, name)| *name).collect(),
         ..metric_kinds()
@@ -180,7 +186,16 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let metrics = launch.engine.open_metrics(kinds)?;
     let mut console = launch.open_console()?;
     let histogram_log = launch.open_histogram_log(LOG_COMMENT)?;
-    let targets = target::resolve(std::slice::from_ref(&flags.target.host_port))?;
+    if let Some(name) = ["http_proxy", "all_proxy", "ALL_PROXY"]
+        .into_iter()
+        .find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+    {
+        console.say(format_args!(
+            "{name} is set and ignored: users connect to the server itself"
+        ));
+    }
+    let names = std::slice::from_ref(&url.host_port);
+    let targets = target::resolve(names, &launch.resolve)?;
     let ready = prepare(
         launch,
         &flags.quantity,
@@ -202,7 +217,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let wait_mean_us =
         (flags.rate.is_none() && wait_us.1 > 0).then_some(wait_us.0.midpoint(wait_us.1));
     let params = RunParams {
-        title: format!("client http {}", flags.target.host_port),
+        title: format!("client http {}", url.host_port),
         load: Arc::clone(&ready.load),
         rate_per_second: flags.rate.map(|milli| milli as f64 / 1e3),
     };
@@ -216,6 +231,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         ready: None,
     };
     let EngineSetup { plan, load, .. } = ready;
+    target::keep_resolved(names, &launch.resolve, plan.targets());
     let handler = |share| {
         let (config, load) = (config.clone(), Arc::clone(&load));
         Users::new(config, load, share, thread_count, warm_up_us)
@@ -262,7 +278,12 @@ fn read_body(path: &Path) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
-fn user_config(flags: &Flags, model: Model, timeout_us: u64) -> Result<UserConfig, anyhow::Error> {
+fn user_config(
+    flags: &Flags,
+    url: &Url,
+    model: Model,
+    timeout_us: u64,
+) -> Result<UserConfig, anyhow::Error> {
     let body = match (&flags.body, &flags.body_file) {
         (Some(text), _) => Some(text.clone().into_bytes()),
         (None, Some(path)) => Some(read_body(path).map_err(|e| {
@@ -282,7 +303,7 @@ fn user_config(flags: &Flags, model: Model, timeout_us: u64) -> Result<UserConfi
     };
     Ok(UserConfig {
         model,
-        batch: request::render(&flags.target, &parts)?,
+        batch: request::render(url, &parts)?,
         expectations: Expectations {
             was_head: flags.method == "HEAD",
             limits: Limits {

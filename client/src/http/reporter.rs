@@ -19,7 +19,8 @@ use super::counters::Counters;
 use super::outcome::Outcome;
 use super::request_limit::RequestLimit;
 use crate::aggregate::{
-    add, counts_by_name, histogram, latency, named, ramp_seconds, write_latencies,
+    add, counts_by_name, first_targets, histogram, latency, named, ramp_seconds,
+    write_first_targets, write_latencies,
 };
 use crate::load::Load;
 use holdfast_supervisor::histogram_log::Intervals;
@@ -123,6 +124,7 @@ impl Reporter for HttpReporter {
             attempts: stats.attempts,
             opened: stats.opened,
             failed: named(stats.failed_by_label()),
+            failed_targets: first_targets(&stats),
             open_now: stats.open_now,
             connecting_now: stats.connecting_now,
             users_now: all.present,
@@ -215,6 +217,7 @@ impl Reporter for HttpReporter {
                 ("anomalies", &report.anomalies),
             ],
         );
+        write_first_targets(&mut text, &report.failed_targets);
         for (why, example) in &report.malformed_examples {
             text += &format!("\nmalformed, an example: {why}: {example}");
         }

@@ -14,16 +14,21 @@ pub struct Url {
     pub path: String,
 }
 
-/// Parses `http://HOST[:PORT][/PATH][?QUERY]`.
+/// Parses `[http://]HOST[:PORT][/PATH][?QUERY]`.
 ///
 /// # Errors
 /// What is wrong, and what to give instead.
 pub fn parse(text: &str) -> Result<Url, String> {
     let wrong =
         |what: &str| format!("{what}; next: give a URL such as http://192.0.2.1:8080/path?query");
-    let (scheme, rest) = text
-        .split_once("://")
-        .ok_or_else(|| wrong("not a URL with http://"))?;
+    // As in curl, http is what is meant where nothing is said.
+    let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+    if text.starts_with("unix:") || rest.starts_with("unix:") {
+        return Err(
+            "Unix sockets are not connected to; next: let the server listen on 127.0.0.1 too, and give http://127.0.0.1:8080/"
+                .to_owned(),
+        );
+    }
     if scheme.eq_ignore_ascii_case("https") {
         return Err(
             "https is not spoken, load is plain HTTP/1.1; next: give the http:// address of the server behind its TLS terminator"
@@ -54,6 +59,11 @@ pub fn parse(text: &str) -> Result<Url, String> {
     let host = match port {
         Some(port) => &authority[..authority.len() - port.len() - 1],
         None => authority,
+    };
+    // RFC 3986, 3.2.3: an empty port is the scheme's own.
+    let (port, authority) = match port {
+        Some("") => (None, host),
+        port => (port, authority),
     };
     if port.is_some_and(|p| !matches!(p.parse::<u16>(), Ok(1..)) || p.starts_with('+')) {
         return Err(wrong("not a port from 1 to 65535"));
@@ -98,6 +108,9 @@ mod tests {
                 "/x/y?z=1:2/3",
             ),
             ("http://a?q", "a:80", "a", "/?q"),
+            ("a:81/p", "a:81", "a:81", "/p"),
+            ("localhost", "localhost:80", "localhost", "/"),
+            ("http://a:/p", "a:80", "a", "/p"),
             ("http://[::1]", "[::1]:80", "[::1]", "/"),
             ("http://[::1]:8080/p", "[::1]:8080", "[::1]:8080", "/p"),
         ] {
@@ -114,13 +127,13 @@ mod tests {
         for (text, part) in [
             ("https://a", "TLS"),
             ("ftp://a", "scheme"),
-            ("a:80", "http://"),
+            ("unix:///run/app.sock", "Unix"),
+            ("http://unix:/run/app.sock", "Unix"),
             ("http://", "host"),
             ("http://:80", "host"),
             ("http://a:0", "port"),
             ("http://a:00", "port"),
             ("http://a:x", "port"),
-            ("http://a:", "port"),
             ("http://a:65536", "port"),
             ("http://::1", "host"),
             ("http://[::1", "host"),

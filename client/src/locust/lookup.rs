@@ -27,7 +27,7 @@ impl Lookup {
         let (sender, answer) = channel();
         let asked = texts.clone();
         // Nobody may hear it any more.
-        std::thread::spawn(move || sender.send(target::resolve(&asked)));
+        std::thread::spawn(move || sender.send(target::resolve(&asked, &[])));
         Lookup {
             texts,
             since: Instant::now(),

@@ -23,8 +23,8 @@ use holdfast_telemetry::metrics::LabelValues;
 use holdfast_telemetry::wire::{CLIENT_SCHEMA, ClientReport};
 
 use crate::aggregate::{
-    add, counts_by_name, drain_into, histogram, latency, merge_spans, named, ramp_seconds,
-    write_latencies,
+    add, counts_by_name, drain_into, first_targets, histogram, latency, merge_spans, named,
+    ramp_seconds, write_first_targets, write_latencies,
 };
 use crate::launch::{
     ClientFlags, ClientSpec, EngineSetup, LoadFlags, check_duration, metric_kinds,
@@ -141,7 +141,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let metrics = launch.engine.open_metrics(kinds)?;
     let mut console = launch.open_console()?;
     let histogram_log = launch.open_histogram_log(LOG_COMMENT)?;
-    let targets = target::resolve(&flags.target)?;
+    let targets = target::resolve(&flags.target, &launch.resolve)?;
     let ready = launch.prepare(&flags.quantity, &targets, SPEC, &mut console)?;
     let thread_count = ready.config.thread_count();
     let params = RunParams {
@@ -160,6 +160,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         ready: None,
     };
     let EngineSetup { config, plan, load } = ready;
+    target::keep_resolved(&flags.target, &launch.resolve, plan.targets());
     let handler = |share| Users::new(users_config, Arc::clone(&load), share, thread_count);
     let last = supervisor.run(
         || Engine::start(config, Vec::new(), Some(plan), handler),
@@ -255,6 +256,7 @@ impl Reporter for LongconnReporter {
             attempts: stats.attempts,
             opened: stats.opened,
             failed: named(stats.failed_by_label()),
+            failed_targets: first_targets(&stats),
             open_now: stats.open_now,
             connecting_now: stats.connecting_now,
             users_now: all.present,
@@ -328,6 +330,7 @@ fn summary(report: &ClientReport) -> String {
             ("anomalies", &report.anomalies),
         ],
     );
+    write_first_targets(&mut text, &report.failed_targets);
     text += &format!(
         "\nmessages: received {}, wrong {}, missed {}, sent {}",
         grouped(report.messages_received),

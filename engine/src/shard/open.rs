@@ -136,13 +136,19 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             self.ring
                 .push(self.token(Op::Close, slot), Request::Close { slot })?;
         }
+        let own_tuple = self.slots[slot].tuple;
+        let target = ctx.tuples.as_ref().map(|tuples| tuples.target(own_tuple));
         self.release(ctx, slot);
         if is_taken {
             ctx.stats.address_in_use += 1;
             ctx.redial.push(state);
         } else {
-            let failure = earlier.unwrap_or_else(|| OpenFailure::from_errno(-result));
-            ctx.stats.failed[failure as usize] += 1;
+            let failure = earlier.unwrap_or_else(|| match (op, -result) {
+                // A blackhole route.
+                (Op::Connect, libc::EINVAL) => OpenFailure::Unreachable,
+                (_, errno) => OpenFailure::from_errno(errno),
+            });
+            ctx.stats.count_failed(failure, target);
             ctx.has_called = true;
             ctx.handler.on_open_failed(&state, failure, ctx.now_us);
         }

@@ -72,6 +72,9 @@ pub struct ClientReport {
     pub opened: u64,
     /// Attempts that failed, by kind (refused, timed_out, reset, no_address_left, no_descriptor, ...).
     pub failed: BTreeMap<String, u64>,
+    /// The target of the first of these, by kind.
+    #[serde(default)]
+    pub failed_targets: BTreeMap<String, String>,
     /// Connections open now.
     pub open_now: u64,
     /// Attempts begun and not yet ended.
@@ -198,6 +201,9 @@ pub struct HttpClientReport {
     pub opened: u64,
     /// Attempts that failed, by kind.
     pub failed: BTreeMap<String, u64>,
+    /// The target of the first of these, by kind.
+    #[serde(default)]
+    pub failed_targets: BTreeMap<String, String>,
     /// Connections open now.
     pub open_now: u64,
     /// Attempts begun and not yet ended.
