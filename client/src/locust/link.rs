@@ -1,8 +1,8 @@
-//! The connection of one worker to the master: kept, and made again when it is lost.
+//! The connection of one worker to the master: made, kept, and made again after a loss.
 //!
-//! Invariants: after a loss it is tried again, at once and then ever later, up to five seconds; nobody who does not read or write holds
-//! it up for longer than that; what could not be sent when it was lost is dropped.
-//! Must not know: what messages say.
+//! Invariants: after a loss the link connects again, at first at once, then with growing pauses of up to five seconds; a peer that
+//! does not read or write delays it by no more than [`TIMEOUT`]; messages to be sent while there is no connection are dropped.
+//! Must not depend on: the contents of messages.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,77 +13,79 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
-use super::zmtp::{self, Heard, Inbox};
+use super::zmtp::{self, Decoder, Received};
 use crate::reconnect::{Backoff, Random};
 
 /// How long connecting, greeting or writing may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF: Backoff = Backoff {
     first_us: 200_000,
     longest_us: 5_000_000,
 };
-/// After how long without a word the kernel asks whether the master is there, seconds: as Locust does.
+/// Idle time before the kernel sends keepalive probes, seconds: Locust's own value.
 const KEEPALIVE_SECONDS: u32 = 30;
-/// How long a connection that is given up may take to end, and how long the router may take to know.
-const LEAVE: Duration = Duration::from_secs(1);
-const LEAVE_REST: Duration = Duration::from_millis(200);
-/// Messages that may wait for the link, either way.
-const QUEUE_COUNT: usize = 256;
+/// How long a connection that is given up may take to close.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
+/// How long the router may take after that to forget the node id.
+const FORGET_TIME: Duration = Duration::from_millis(200);
+/// Messages that may wait for the link.
+const QUEUE_LEN: usize = 256;
 
-/// What to do with a link.
-pub enum Wish {
-    /// Send this.
+/// What a session wants from its link.
+#[derive(Debug)]
+pub enum LinkCommand {
+    /// Send this message.
     Send(Vec<u8>),
-    /// Connect anew, as this one.
-    Rebuild(String),
-    /// Say when everything before was sent.
+    /// Close the connection and connect again with this node id.
+    Reconnect(String),
+    /// Close the connection, and answer when everything before was handed to the kernel.
     Flush(tokio::sync::oneshot::Sender<()>),
 }
 
-/// What became of it.
-pub enum Event {
-    /// It is up.
-    Up,
-    /// A message came.
+/// What happened on a link.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// The connection is up and greeted.
+    Connected,
+    /// A message has arrived.
     Message(Vec<u8>),
-    /// It is down, for this reason.
-    Down(String),
+    /// There is no connection, for this reason.
+    Disconnected(String),
 }
 
-/// Starts a link for a worker: what it is given is sent, what comes goes to `events` with the worker's number. Inside a runtime.
+/// Starts the link of worker `number`, whose events go to `events`. Inside a runtime.
 pub fn start(
     master: String,
-    identity: String,
+    id: String,
     number: usize,
-    events: Sender<(usize, Event)>,
-) -> Sender<Wish> {
-    let (wishes, receiver) = channel(QUEUE_COUNT);
+    events: Sender<(usize, LinkEvent)>,
+) -> Sender<LinkCommand> {
+    let (sender, commands) = channel(QUEUE_LEN);
     let mut link = Link {
         master,
-        identity,
+        id,
         number,
         events,
-        wishes: receiver,
+        commands,
         random: Random::new(number),
     };
     tokio_uring::spawn(async move {
         let mut retries = 0;
         loop {
             let lost = match link.connect().await {
-                Ok((stream, inbox)) => {
+                Ok((stream, decoder)) => {
                     retries = 0;
-                    link.serve(stream, inbox).await
+                    link.serve(stream, decoder).await
                 }
                 Err(e) => Some(e),
             };
-            // Nobody listens any more, or a new connection was wished for.
             if link.events.is_closed() {
                 return;
             }
             let Some(reason) = lost else { continue };
             if link
                 .events
-                .send((number, Event::Down(reason)))
+                .send((number, LinkEvent::Disconnected(reason)))
                 .await
                 .is_err()
             {
@@ -96,20 +98,20 @@ pub fn start(
             }
         }
     });
-    wishes
+    sender
 }
 
 struct Link {
     master: String,
-    identity: String,
+    id: String,
     number: usize,
-    events: Sender<(usize, Event)>,
-    wishes: Receiver<Wish>,
+    events: Sender<(usize, LinkEvent)>,
+    commands: Receiver<LinkCommand>,
     random: Random,
 }
 
 impl Link {
-    async fn connect(&self) -> Result<(TcpStream, Inbox), String> {
+    async fn connect(&self) -> Result<(TcpStream, Decoder), String> {
         let greeted = async {
             let addresses: Vec<SocketAddr> = tokio::net::lookup_host(&self.master)
                 .await
@@ -118,64 +120,68 @@ impl Link {
             let mut stream = TcpStream::connect(&addresses[..])
                 .await
                 .map_err(|e| e.to_string())?;
-            let said = |e: std::io::Error| e.to_string();
-            stream.set_nodelay(true).map_err(said)?;
-            // A kernel without these is no reason to go without a master.
+            let text = |e: std::io::Error| e.to_string();
+            stream.set_nodelay(true).map_err(text)?;
+            // Keepalive only finds a lost master sooner; heartbeats find it too.
             let _ = setsockopt(&stream, sockopt::KeepAlive, &true);
             let _ = setsockopt(&stream, sockopt::TcpKeepIdle, &KEEPALIVE_SECONDS);
-            stream.write_all(&zmtp::greeting()).await.map_err(said)?;
+            stream.write_all(&zmtp::greeting()).await.map_err(text)?;
             stream
-                .write_all(&zmtp::ready(&self.identity))
+                .write_all(&zmtp::ready(&self.id))
                 .await
-                .map_err(said)?;
-            let mut inbox = Inbox::default();
+                .map_err(text)?;
+            let mut decoder = Decoder::default();
             loop {
-                match inbox.heard()? {
-                    Some(Heard::Ready) => return Ok((stream, inbox)),
-                    Some(Heard::Greeting | Heard::Other) => {}
-                    Some(Heard::Message(_)) => return Err("it sends before it is ready".to_owned()),
-                    None => receive(&mut stream, &mut inbox).await?,
+                match decoder.next()? {
+                    Some(Received::Ready) => return Ok((stream, decoder)),
+                    Some(Received::Greeting | Received::Other) => {}
+                    Some(Received::Message(_)) => {
+                        return Err("it sends before it is ready".to_owned());
+                    }
+                    None => receive(&mut stream, &mut decoder).await?,
                 }
             }
         };
         let late = |_| Err("it does not answer".to_owned());
-        timeout(PATIENCE, greeted).await.unwrap_or_else(late)
+        timeout(TIMEOUT, greeted).await.unwrap_or_else(late)
     }
 
-    /// Serves a connection until it is lost, for a reason, or is to be made anew.
-    async fn serve(&mut self, mut stream: TcpStream, mut inbox: Inbox) -> Option<String> {
-        self.tell(Event::Up).await;
+    /// Serves a connection until it is lost, then gives the reason, or until a command ends it.
+    async fn serve(&mut self, mut stream: TcpStream, mut decoder: Decoder) -> Option<String> {
+        self.emit(LinkEvent::Connected).await;
         loop {
             loop {
-                match inbox.heard() {
-                    Ok(Some(Heard::Message(bytes))) => self.tell(Event::Message(bytes)).await,
+                match decoder.next() {
+                    Ok(Some(Received::Message(bytes))) => {
+                        self.emit(LinkEvent::Message(bytes)).await
+                    }
                     Ok(Some(_)) => {}
                     Ok(None) => break,
                     Err(e) => return Some(e),
                 }
             }
             tokio::select! {
-                received = receive(&mut stream, &mut inbox) => {
+                received = receive(&mut stream, &mut decoder) => {
                     if let Err(e) = received {
                         return Some(e);
                     }
                 }
-                wish = self.wishes.recv() => match wish? {
-                    Wish::Send(payload) => {
+                command = self.commands.recv() => match command? {
+                    LinkCommand::Send(payload) => {
                         let bytes = zmtp::message(&payload);
-                        match timeout(PATIENCE, stream.write_all(&bytes)).await {
+                        match timeout(TIMEOUT, stream.write_all(&bytes)).await {
                             Ok(Ok(())) => {}
                             Ok(Err(e)) => return Some(e.to_string()),
                             Err(_) => return Some("it does not read".to_owned()),
                         }
                     }
-                    Wish::Rebuild(identity) => {
-                        self.identity = identity;
-                        leave(stream).await;
+                    LinkCommand::Reconnect(id) => {
+                        self.id = id;
+                        close(stream).await;
                         return None;
                     }
-                    Wish::Flush(done) => {
-                        // What was written is with the kernel; its end goes out behind it.
+                    LinkCommand::Flush(done) => {
+                        // The kernel has everything that was written; FIN follows it.
                         let _ = stream.shutdown().await;
                         let _ = done.send(());
                     }
@@ -184,45 +190,45 @@ impl Link {
         }
     }
 
-    async fn tell(&self, event: Event) {
+    async fn emit(&self, event: LinkEvent) {
         let _ = self.events.send((self.number, event)).await;
     }
 
-    /// Waits, and meanwhile drops what cannot be sent. `None` when nobody wishes anything any more.
+    /// Waits, and meanwhile drops messages that cannot be sent. `None` when the session has ended.
     async fn pause(&mut self, time: Duration) -> Option<()> {
         let rest = sleep(time);
         tokio::pin!(rest);
         loop {
             tokio::select! {
                 () = &mut rest => return Some(()),
-                wish = self.wishes.recv() => match wish? {
-                    Wish::Send(_) => {}
-                    Wish::Rebuild(identity) => self.identity = identity,
-                    Wish::Flush(done) => drop(done),
+                command = self.commands.recv() => match command? {
+                    LinkCommand::Send(_) => {}
+                    LinkCommand::Reconnect(id) => self.id = id,
+                    LinkCommand::Flush(done) => drop(done),
                 }
             }
         }
     }
 }
 
-/// Ends a connection and waits for the peer's end: a router takes no second connection of a name while it has the first.
-async fn leave(mut stream: TcpStream) {
+/// Closes a connection and waits for the peer to do so: a router ignores a second connection of a node id while it has the first.
+async fn close(mut stream: TcpStream) {
     let ended = async {
         let _ = stream.shutdown().await;
         let mut bytes = [0; 1_024];
         while stream.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
     };
-    let _ = timeout(LEAVE, ended).await;
-    sleep(LEAVE_REST).await;
+    let _ = timeout(CLOSE_MAX, ended).await;
+    sleep(FORGET_TIME).await;
 }
 
-/// Waits for bytes. May be given up at any time: nothing is lost then.
-async fn receive(stream: &mut TcpStream, inbox: &mut Inbox) -> Result<(), String> {
+/// Waits for bytes. Cancel safe: nothing is lost when it is dropped.
+async fn receive(stream: &mut TcpStream, decoder: &mut Decoder) -> Result<(), String> {
     let mut bytes = [0; 16 * 1024];
     match stream.read(&mut bytes).await {
         Ok(0) => Err("it ended the connection".to_owned()),
         Ok(count) => {
-            inbox.push(&bytes[..count]);
+            decoder.push(&bytes[..count]);
             Ok(())
         }
         Err(e) => Err(e.to_string()),

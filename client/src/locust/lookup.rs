@@ -1,8 +1,8 @@
-//! Names of targets into addresses, while the master is served.
+//! Resolves the names of targets in the background, while the master is served.
 //!
-//! Invariants: whoever asks for the answer waits no longer than they say. A resolver that does not answer keeps a thread of its own, and
-//! nothing else; the process does not wait for it when it ends.
-//! Must not know: what the targets are for.
+//! Invariants: a caller waits no longer than it asks to. A resolver that does not answer blocks only a thread of its own, and does not
+//! delay the end of the process.
+//! Must not depend on: the use of the targets.
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -10,42 +10,42 @@ use std::time::{Duration, Instant};
 
 use crate::target;
 
-/// A resolver that says nothing for so long is not waited for.
+/// How long a resolver may take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Targets that are being looked up.
+/// A lookup that is under way.
 #[derive(Debug)]
-pub struct Lookup {
+pub struct TargetLookup {
     texts: Vec<String>,
     since: Instant,
     answer: Receiver<Result<Vec<SocketAddr>, anyhow::Error>>,
 }
 
-impl Lookup {
-    /// Begins to look up `HOST:PORT` texts.
+impl TargetLookup {
+    /// Starts to resolve `HOST:PORT` texts.
     pub fn start(texts: Vec<String>) -> Self {
         let (sender, answer) = channel();
-        let asked = texts.clone();
-        // Nobody may hear it any more.
-        std::thread::spawn(move || sender.send(target::resolve(&asked, &[])));
-        Lookup {
+        let targets = texts.clone();
+        // Sending fails if the lookup was dropped.
+        std::thread::spawn(move || sender.send(target::resolve(&targets, &[])));
+        TargetLookup {
             texts,
             since: Instant::now(),
             answer,
         }
     }
 
-    /// Whether it is these that are looked up.
+    /// True if it resolves these targets.
     pub fn is_of(&self, texts: &[String]) -> bool {
         self.texts == texts
     }
 
-    /// The addresses, if they are known within `patience`; `None`: not yet.
+    /// The addresses; `None` if they are not known within `wait_max`.
     ///
     /// # Errors
     /// One line, when there are none, or when the resolver does not answer.
-    pub fn answer(&self, patience: Duration) -> Result<Option<Vec<SocketAddr>>, anyhow::Error> {
-        match self.answer.recv_timeout(patience) {
+    pub fn answer(&self, wait_max: Duration) -> Result<Option<Vec<SocketAddr>>, anyhow::Error> {
+        match self.answer.recv_timeout(wait_max) {
             Ok(answer) => answer.map(Some),
             Err(RecvTimeoutError::Timeout) if self.since.elapsed() < ANSWER_MAX => Ok(None),
             Err(_) => anyhow::bail!(

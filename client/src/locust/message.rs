@@ -1,32 +1,32 @@
 //! Messages between Locust's master and a worker: `[type, data, node id]` in msgpack.
 //!
-//! One message that is not as the master expects it ends its listener for all workers, so everything that is sent is made here.
-//! Invariants: what is sent has the keys, types and order a Locust worker of version 2.47 sends, byte for byte; whatever arrives is a
+//! One malformed message ends the master's listener for all workers, so every message sent is built here.
+//! Invariants: messages sent have the keys, types and order of Locust 2.47's own worker, byte for byte; all bytes received give a
 //! message or an error.
-//! Must not know: when something is sent, or what follows from what arrives.
+//! Must not depend on: when a message is sent, the effects of one.
 
 use std::collections::BTreeMap;
 
 use rmpv::Value;
 
-/// Deepest nesting that is read.
+/// Deepest nesting accepted.
 const DEPTH_MAX: usize = 32;
-/// Most user classes of one order that are looked at.
+/// Most user classes read from one spawn request.
 const CLASSES_MAX: usize = 1_000;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
-    /// What it is.
+    /// Its type.
     pub kind: String,
-    /// What it says.
+    /// Its data.
     pub data: Value,
     /// The worker it comes from or goes to.
     pub node: String,
 }
 
 impl Message {
-    /// The message as bytes.
+    /// The message in msgpack.
     pub fn encode(&self) -> Vec<u8> {
         let parts = vec![
             (&*self.kind).into(),
@@ -38,7 +38,7 @@ impl Message {
         bytes
     }
 
-    /// The message in some bytes.
+    /// The message in `bytes`.
     ///
     /// # Errors
     /// What is wrong with them.
@@ -83,12 +83,12 @@ pub fn user_counts(counts: &[(&str, u64)]) -> [(&'static str, Value); 2] {
     ]
 }
 
-/// The worker is there. Of the version, -1 means that it need not be the master's.
+/// Registers a worker. The version -1 tells the master not to compare it with its own.
 pub fn client_ready() -> (&'static str, Value) {
     ("client_ready", (-1).into())
 }
 
-/// The worker lives. `cpu_percent` is of all cores it may use, from 0 to 100.
+/// Keeps a worker registered. `cpu_percent` is of all cores it may use, from 0 to 100.
 pub fn heartbeat(state: &str, cpu_percent: f64, memory_bytes: u64) -> (&'static str, Value) {
     let data = map([
         ("state", state.into()),
@@ -98,58 +98,58 @@ pub fn heartbeat(state: &str, cpu_percent: f64, memory_bytes: u64) -> (&'static 
     ("heartbeat", data)
 }
 
-/// All users ordered are there.
+/// All users wanted are there, or were told to start.
 pub fn spawning_complete(counts: &[(&str, u64)]) -> (&'static str, Value) {
     ("spawning_complete", map(user_counts(counts)))
 }
 
-/// Something went wrong that somebody has to look at.
+/// A row of the master's exception table.
 pub fn exception(what: &str, details: &str) -> (&'static str, Value) {
     let data = map([("msg", what.into()), ("traceback", details.into())]);
     ("exception", data)
 }
 
-/// The worker's last lines, which replace those before.
+/// The worker's last log lines, which replace all sent before.
 pub fn logs<'a>(node: &str, lines: impl Iterator<Item = &'a str>) -> (&'static str, Value) {
     let lines = Value::Array(lines.map(Value::from).collect());
     ("logs", map([("worker_id", node.into()), ("logs", lines)]))
 }
 
-/// What a master wants.
+/// A message from a master.
 #[derive(Debug, PartialEq)]
-pub enum Order {
-    /// It knows the worker.
+pub enum MasterMessage {
+    /// The worker is registered.
     Ack,
-    /// It lives.
+    /// The answer to a heartbeat.
     Heartbeat,
-    /// So many users, from now on.
-    Spawn(Spawn),
-    /// All workers have all their users.
+    /// New numbers of users.
+    Spawn(SpawnRequest),
+    /// All workers together have all users.
     SpawningComplete,
-    /// No users; stay.
+    /// Stop all users and stay connected.
     Stop,
-    /// No users; go.
+    /// Stop all users and exit.
     Quit,
     /// Connect again.
     Reconnect,
-    /// A user class of this name gets this host, if it gives one.
+    /// The class picker changed a class: its name, and its host if that was set.
     UpdateUserClass(String, Option<String>),
-    /// A message of a locustfile's own, by its type.
+    /// A message of another type, which a locustfile may define.
     Custom(String),
 }
 
-/// An order for users.
+/// New numbers of users, with all options.
 #[derive(Debug, PartialEq)]
-pub struct Spawn {
+pub struct SpawnRequest {
     /// The master's time, seconds since 1970.
     pub timestamp: f64,
-    /// Users by class.
+    /// Users this worker should have, by class.
     pub counts: BTreeMap<String, u64>,
     /// The host of all classes.
     pub host: Option<String>,
-    /// How long users may finish what they are doing, seconds.
+    /// How long users may take to finish their task when they are stopped, seconds.
     pub stop_timeout: f64,
-    /// Every option of the master, those of its locustfile too.
+    /// All options of the master, including those of its locustfile.
     pub options: BTreeMap<String, Value>,
 }
 
@@ -163,33 +163,33 @@ fn text(data: &Value, key: &str) -> Option<String> {
     field(data, key)?.as_str().map(str::to_owned)
 }
 
-impl Order {
-    /// What a message from the master says.
+impl MasterMessage {
+    /// Interprets a message from the master.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn from_message(message: &Message) -> Result<Order, String> {
+    pub fn from_message(message: &Message) -> Result<MasterMessage, String> {
         let data = &message.data;
         Ok(match &*message.kind {
-            "ack" => Order::Ack,
-            "heartbeat" => Order::Heartbeat,
-            "spawn" => Order::Spawn(Spawn::from_data(data)?),
-            "spawning_complete" => Order::SpawningComplete,
-            "stop" => Order::Stop,
-            "quit" => Order::Quit,
-            "reconnect" => Order::Reconnect,
+            "ack" => MasterMessage::Ack,
+            "heartbeat" => MasterMessage::Heartbeat,
+            "spawn" => MasterMessage::Spawn(SpawnRequest::from_data(data)?),
+            "spawning_complete" => MasterMessage::SpawningComplete,
+            "stop" => MasterMessage::Stop,
+            "quit" => MasterMessage::Quit,
+            "reconnect" => MasterMessage::Reconnect,
             "update_user_class" => {
                 let class =
                     text(data, "user_class_name").ok_or("update_user_class names no class")?;
-                Order::UpdateUserClass(class, text(data, "host"))
+                MasterMessage::UpdateUserClass(class, text(data, "host"))
             }
-            other => Order::Custom(other.chars().take(64).collect()),
+            other => MasterMessage::Custom(other.chars().take(64).collect()),
         })
     }
 }
 
-impl Spawn {
-    fn from_data(data: &Value) -> Result<Spawn, String> {
+impl SpawnRequest {
+    fn from_data(data: &Value) -> Result<SpawnRequest, String> {
         let timestamp = field(data, "timestamp").and_then(Value::as_f64);
         let timestamp = timestamp
             .filter(|t| t.is_finite())
@@ -204,7 +204,7 @@ impl Spawn {
         let counts: Result<_, &str> = counts.iter().take(CLASSES_MAX).map(count).collect();
         let options = field(data, "parsed_options").and_then(Value::as_map);
         let options = options.into_iter().flatten();
-        Ok(Spawn {
+        Ok(SpawnRequest {
             timestamp,
             counts: counts?,
             host: text(data, "host").filter(|host| !host.is_empty()),
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_what_a_worker_of_locust_sends() {
+    fn messages_sent_equal_those_of_locusts_own_worker() {
         let counts = [("TcpIdle", 1), ("TcpEcho", 1)];
         let empty = |kind| (kind, Value::Nil);
         let logs = Message::decode(&captured::sent("logs")).unwrap();
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn every_captured_message_is_read_and_written_again_the_same() {
+    fn captured_messages_survive_decoding_and_encoding() {
         for (kind, bytes, is_masters) in captured::messages() {
             let message = Message::decode(&bytes).unwrap();
             assert_eq!(
@@ -309,27 +309,27 @@ mod tests {
                 (bytes, &kind, NODE)
             );
             if is_masters {
-                let order = Order::from_message(&message).unwrap();
+                let received = MasterMessage::from_message(&message).unwrap();
                 let expected = match &*kind {
-                    "ack" => Order::Ack,
-                    "heartbeat" => Order::Heartbeat,
-                    "spawning_complete" => Order::SpawningComplete,
-                    "stop" => Order::Stop,
-                    "quit" => Order::Quit,
+                    "ack" => MasterMessage::Ack,
+                    "heartbeat" => MasterMessage::Heartbeat,
+                    "spawning_complete" => MasterMessage::SpawningComplete,
+                    "stop" => MasterMessage::Stop,
+                    "quit" => MasterMessage::Quit,
                     "update_user_class" => {
-                        Order::UpdateUserClass("TcpIdle".to_owned(), Some("x".to_owned()))
+                        MasterMessage::UpdateUserClass("TcpIdle".to_owned(), Some("x".to_owned()))
                     }
-                    "hello" => Order::Custom("hello".to_owned()),
+                    "hello" => MasterMessage::Custom("hello".to_owned()),
                     "spawn" => continue,
                     other => panic!("{other} is new"),
                 };
-                assert_eq!(order, expected);
+                assert_eq!(received, expected);
             }
         }
     }
 
     #[test]
-    fn an_order_for_users_is_taken_apart() {
+    fn spawn_request_is_read_in_full() {
         let data = map([
             ("timestamp", 1795350447.618831.into()),
             (
@@ -343,7 +343,7 @@ mod tests {
                 map([("headless", false.into()), ("payload", "changed".into())]),
             ),
         ]);
-        let spawn = Spawn::from_data(&data).unwrap();
+        let spawn = SpawnRequest::from_data(&data).unwrap();
         assert_eq!(
             (
                 spawn.counts["Http"],
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_comes_is_a_message_or_an_error() {
+    fn damaged_messages_are_messages_or_errors() {
         // Each captured message cut anywhere, and with each byte changed.
         for (_, bytes, _) in captured::messages() {
             for at in 0..bytes.len() {
@@ -365,7 +365,7 @@ mod tests {
                 let mut changed = bytes.clone();
                 changed[at] ^= 0xff;
                 if let Ok(message) = Message::decode(&changed) {
-                    let _ = Order::from_message(&message);
+                    let _ = MasterMessage::from_message(&message);
                 }
             }
         }

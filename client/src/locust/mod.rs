@@ -1,31 +1,34 @@
-//! `holdfast-client worker`: users for a Locust master. Its flags.
+//! `holdfast-client worker`: users for a Locust master. The flags of the subcommand.
 //!
 //! ```text
-//!   mod ─► process ─┬─► worker, one for each part of the process, ─► link ─► zmtp        the master's side
-//!                   │   told, message
-//!                   └─► fleet ─► crew, one for each user class, ─► engine                the users' side
-//!                       lookup, stats, options, journal
+//!   worker: the event loop ─┬─► session, one per worker: registration, heartbeats ─► link ─► zmtp      the master's side
+//!                           │   message, reporting, master_clock
+//!                           └─► runner: a user_pool per class, with ramp ─► engine                     the users' side
+//!                               options, lookup, rows, stats, worker_log
 //! ```
 //!
-//! Must not know: what a master says.
+//! A spawn request arrives on the link, is decoded by [`message`], and changes the session's wanted users. The event loop adds up all
+//! sessions and calls `Runner::set_target_users`, which calls `UserPool::set_target_users` for each class; that draws a line with
+//! `RampSmoother::set_target`, and the load that the core threads follow.
+//!
+//! Must not depend on: the contents of messages.
 
-mod class;
-mod clock;
-mod crew;
-mod fleet;
-mod journal;
 mod link;
 mod lookup;
+mod master_clock;
 pub mod message;
 mod options;
-mod pace;
-mod process;
+mod process_stats;
+mod ramp;
+mod reporting;
 mod rows;
-mod share;
+mod runner;
+mod session;
 mod stats;
-mod told;
-mod vitals;
+mod user_class;
+mod user_pool;
 mod worker;
+mod worker_log;
 pub mod zmtp;
 
 use std::process::ExitCode;
@@ -34,29 +37,29 @@ use clap::Args;
 use holdfast_telemetry::metrics::LabelValues;
 
 use crate::launch::ClientFlags;
-use class::Class;
 use holdfast_supervisor::run_command;
-use process::Process;
+use user_class::UserClass;
+use worker::Worker;
 
-/// What becomes of the users when the master is gone.
+/// What happens to users when the master is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum OnMasterLoss {
-    /// They go on, until a master orders something else.
+    /// They go on until a master changes their number
     Continue,
-    /// They end.
+    /// They stop
     Stop,
 }
 
 /// Flags of `holdfast-client worker`.
 #[derive(Args)]
 pub struct Flags {
-    /// Locust's master
+    /// Connect to Locust's master at this address
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5557", value_parser = parse_master)]
     master: String,
-    /// Workers this process is to the master: its share of the users is so many times that of one
+    /// Register as COUNT workers: the master gives each an equal share of the users
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
     workers: u16,
-    /// User classes this process has
+    /// Run users of these classes
     #[arg(
         long,
         value_name = "CLASSES",
@@ -64,14 +67,14 @@ pub struct Flags {
         value_delimiter = ',',
         default_value = "LongConn,Http"
     )]
-    classes: Vec<Class>,
-    /// Most users of each class [default: what memory and source addresses hold]
+    classes: Vec<UserClass>,
+    /// Limit the users of each class [default: as many as memory and source addresses allow]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     users_max: Option<u64>,
-    /// What becomes of the users when the master has been silent for five seconds
+    /// Choose what users do when the master has sent nothing for five seconds
     #[arg(long, value_enum, default_value = "continue")]
     on_master_loss: OnMasterLoss,
-    /// Node id of the first worker, until the master refuses it
+    /// Set the node id of the first worker, which is replaced if the master does not answer it
     #[arg(long, value_name = "ID", hide = true)]
     identity: Option<String>,
     #[command(flatten)]
@@ -105,5 +108,5 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let console = flags.launch.open_console()?;
     let comment = "holdfast-client worker; microseconds; tags: connect, lateness, latency, raw";
     let log = flags.launch.open_histogram_log(comment)?;
-    tokio_uring::start(async { Process::start(flags, console, metrics, log)?.serve().await })
+    tokio_uring::start(async { Worker::start(flags, console, metrics, log)?.serve().await })
 }

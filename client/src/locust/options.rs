@@ -1,9 +1,9 @@
-//! What users are to do, from what the master says: its host, and the arguments of its locustfile.
+//! The settings of users, from the master's options: its host, and the arguments of its locustfile.
 //!
-//! Arguments are read by the same expectations as the flags of `holdfast-client longconn` and `holdfast-client http`. One that is missing or
-//! empty is what the flag is without being given.
-//! Invariants: whatever the master sends, the answer is settings or one line that names the argument.
-//! Must not know: the wire, engines.
+//! Arguments are parsed like the flags of `holdfast-client longconn` and `holdfast-client http`. A missing or empty one means the
+//! default of the flag.
+//! Invariants: every input gives settings, or an error that names the argument.
+//! Must not depend on: the wire format, engines.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use holdfast_http1::Limits;
 use rmpv::Value;
 
-use super::class::Class;
+use super::user_class::UserClass;
 use crate::http::parse_wait;
 use crate::http::request::{self, Parts};
 use crate::http::request_limit::RequestLimit;
@@ -25,23 +25,20 @@ use crate::longconn::user::UserConfig as LongconnConfig;
 use crate::reconnect::Backoff;
 use crate::source::{self, Source};
 
-/// Everything the master says about users but their number.
+/// Everything the master says about users except their number.
 #[derive(Debug, Default, Clone)]
 pub struct Options {
     /// The host for all classes.
     pub host: Option<String>,
-    /// The host of one class, by its name.
-    pub class_hosts: BTreeMap<String, String>,
-    /// The master's arguments.
+    /// The host of one class, where the class picker set one.
+    pub class_hosts: BTreeMap<UserClass, String>,
+    /// All arguments of the master, by name.
     pub arguments: BTreeMap<String, Value>,
 }
 
-/// One line that names the argument.
-type Wrong = anyhow::Error;
-
 impl Options {
     /// An argument as text; `None` if it is missing or empty.
-    fn text(&self, name: &str) -> Result<Option<String>, Wrong> {
+    fn text(&self, name: &str) -> Result<Option<String>, anyhow::Error> {
         let text = match self.arguments.get(name) {
             None | Some(Value::Nil) => return Ok(None),
             Some(Value::String(text)) => text.as_str().unwrap_or_default().trim().to_owned(),
@@ -50,41 +47,46 @@ impl Options {
             Some(Value::Boolean(value)) => value.to_string(),
             Some(_) => anyhow::bail!(
                 "{} is neither text nor a number; next: give it as text",
-                said(name)
+                flag(name)
             ),
         };
         Ok((!text.is_empty()).then_some(text))
     }
 
-    /// An argument read by a rule, or what it is without being given.
+    /// An argument parsed by `rule`, or its default.
     fn read<T, E: std::fmt::Display>(
         &self,
         name: &str,
         default: &str,
         rule: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Result<T, Wrong> {
+    ) -> Result<T, anyhow::Error> {
         let text = self.text(name)?;
-        rule(text.as_deref().unwrap_or(default)).map_err(|e| anyhow::anyhow!("{}: {e}", said(name)))
+        rule(text.as_deref().unwrap_or(default)).map_err(|e| anyhow::anyhow!("{}: {e}", flag(name)))
     }
 
-    fn time_us(&self, name: &str, default: &str, is_zero_allowed: bool) -> Result<u64, Wrong> {
+    fn time_us(
+        &self,
+        name: &str,
+        default: &str,
+        is_zero_allowed: bool,
+    ) -> Result<u64, anyhow::Error> {
         let time = self.read(name, default, |text| {
             humantime::parse_duration(text)
                 .map_err(|e| format!("not a time ({e}); next: give one such as 500ms or 30s"))
         })?;
-        check_duration(&said(name), time, is_zero_allowed)
+        check_duration(&flag(name), time, is_zero_allowed)
     }
 
-    /// The argument of Locust that says whether statistics begin anew when all users are there.
+    /// Locust's `--reset-stats`: statistics begin again when all users are there.
     pub fn resets_stats(&self) -> bool {
         self.arguments.get("reset_stats").and_then(Value::as_bool) == Some(true)
     }
 
-    /// Where connections come from, if the master says so.
+    /// Source addresses, if the master gives any.
     ///
     /// # Errors
-    /// One line that names the argument.
-    pub fn source(&self) -> Result<Option<Vec<Source>>, Wrong> {
+    /// The argument and what is wrong with it.
+    pub fn source(&self) -> Result<Option<Vec<Source>>, anyhow::Error> {
         let Some(text) = self.text("source")? else {
             return Ok(None);
         };
@@ -92,27 +94,24 @@ impl Options {
         let sources: Result<_, _> = sources.collect();
         sources
             .map(Some)
-            .map_err(|e| anyhow::anyhow!("{}: {e}", said("source")))
+            .map_err(|e| anyhow::anyhow!("{}: {e}", flag("source")))
     }
 
-    /// Source ports of each address, if the master says so.
+    /// Source ports of each address, if the master gives any.
     ///
     /// # Errors
-    /// One line that names the argument.
-    pub fn ports(&self) -> Result<Option<RangeInclusive<u16>>, Wrong> {
+    /// The argument and what is wrong with it.
+    pub fn ports(&self) -> Result<Option<RangeInclusive<u16>>, anyhow::Error> {
         self.text("ports")?
             .map(|text| source::parse_ports(&text))
             .transpose()
-            .map_err(|e| anyhow::anyhow!("{}: {e}", said("ports")))
+            .map_err(|e| anyhow::anyhow!("{}: {e}", flag("ports")))
     }
 
-    /// The host of a class: its own argument, what was set for the class, or the one for all.
-    fn host(&self, class: Class) -> Result<String, Wrong> {
+    /// The host of a class: its own argument, else the one of the class picker, else the master's.
+    fn host(&self, class: UserClass) -> Result<String, anyhow::Error> {
         let own = self.text(&format!("{}_host", class.prefix()))?;
-        let set = self
-            .class_hosts
-            .get(class.name())
-            .filter(|host| !host.is_empty());
+        let set = self.class_hosts.get(&class).filter(|host| !host.is_empty());
         own.or_else(|| set.cloned())
             .or_else(|| self.host.clone())
             .ok_or_else(|| {
@@ -124,12 +123,12 @@ impl Options {
             })
     }
 
-    /// What long connections do, and the targets to resolve.
+    /// The settings of long connections, and the targets to resolve.
     ///
     /// # Errors
-    /// One line that names what is wrong.
-    pub fn longconn(&self) -> Result<(LongconnConfig, Vec<String>), Wrong> {
-        // Empty is a wish here: anything is right.
+    /// The argument and what is wrong with it.
+    pub fn longconn(&self) -> Result<(LongconnConfig, Vec<String>), anyhow::Error> {
+        // Here an empty text is a value: every message is right.
         let expect = match self
             .arguments
             .get("longconn_expect")
@@ -152,25 +151,25 @@ impl Options {
                     self.time_us("longconn_send_every", "30s", false)?,
                 )),
             },
-            // A user of Locust begins again when it has failed.
+            // Locust restarts the task of a user that has failed.
             reconnect: Some(Backoff {
                 first_us,
                 longest_us: first_us.max(60_000_000),
             }),
         };
-        let targets = self.host(Class::LongConn)?;
+        let targets = self.host(UserClass::LongConn)?;
         let targets = targets
             .split(',')
             .map(|target| host_port(target.trim()).to_owned());
         Ok((config, targets.collect()))
     }
 
-    /// What HTTP users do, their URL and method, and what they wait on average, microseconds.
+    /// The settings of HTTP users, their URL and method.
     ///
     /// # Errors
-    /// One line that names what is wrong.
-    pub fn http(&self) -> Result<(HttpConfig, Url, String), Wrong> {
-        let host = self.host(Class::Http)?;
+    /// The argument and what is wrong with it.
+    pub fn http(&self) -> Result<(HttpConfig, Url, String), anyhow::Error> {
+        let host = self.host(UserClass::Http)?;
         let path = self.text("http_path")?.unwrap_or_else(|| "/".to_owned());
         let path = path.strip_prefix('/').unwrap_or(&path);
         let scheme = if host.contains("://") { "" } else { "http://" };
@@ -213,8 +212,8 @@ impl Options {
     }
 }
 
-/// An argument as it is typed.
-fn said(name: &str) -> String {
+/// An argument as a flag of the master.
+fn flag(name: &str) -> String {
     format!("--{}", name.replace('_', "-"))
 }
 
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_is_what_the_flags_are() {
+    fn without_arguments_users_have_the_defaults_of_the_flags() {
         let (config, targets) = options(&[]).longconn().unwrap();
         assert_eq!(
             (config.expect, config.interval_us, targets),
@@ -256,8 +255,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_reaches_the_users() {
-        let said = options(&[
+    fn arguments_reach_the_users() {
+        let given = options(&[
             ("longconn_every", "8s".into()),
             ("longconn_expect", "".into()),
             ("longconn_host", "10.0.0.1:1,10.0.0.2:2".into()),
@@ -267,29 +266,36 @@ mod tests {
             ("http_keepalive", false.into()),
             ("source", "127.0.1.1-127.0.1.9, 127.0.3.0/28".into()),
         ]);
-        let (config, targets) = said.longconn().unwrap();
+        let (config, targets) = given.longconn().unwrap();
         assert_eq!((config.interval_us, config.expect), (8_000_000, &b""[..]));
         assert_eq!(targets, ["10.0.0.1:1", "10.0.0.2:2"]);
-        let (config, url, _) = said.http().unwrap();
+        let (config, url, _) = given.http().unwrap();
         assert_eq!((&*url.host_port, &*url.path), ("10.0.0.3:80", "/x?y=1"));
         assert!(
             config.is_reconnecting && matches!(config.model, Model::Closed(1_000_000, 2_000_000))
         );
-        assert_eq!(said.source().unwrap().unwrap().len(), 2);
+        assert_eq!(given.source().unwrap().unwrap().len(), 2);
     }
 
     #[test]
-    fn the_host_of_a_class_goes_before_that_of_all() {
-        let mut said = options(&[]);
-        said.class_hosts
-            .insert("LongConn".to_owned(), "10.0.0.9:9".to_owned());
-        assert_eq!(said.longconn().unwrap().1, ["10.0.0.9:9"]);
-        said.host = None;
-        assert!(said.http().unwrap_err().to_string().contains("--http-host"));
+    fn host_of_a_class_overrides_the_masters() {
+        let mut given = options(&[]);
+        given
+            .class_hosts
+            .insert(UserClass::LongConn, "10.0.0.9:9".to_owned());
+        assert_eq!(given.longconn().unwrap().1, ["10.0.0.9:9"]);
+        given.host = None;
+        assert!(
+            given
+                .http()
+                .unwrap_err()
+                .to_string()
+                .contains("--http-host")
+        );
     }
 
     #[test]
-    fn nonsense_is_named() {
+    fn errors_name_the_argument() {
         for (name, value) in [
             ("longconn_every", Value::from("soon")),
             ("longconn_every", 3.into()),
@@ -301,7 +307,7 @@ mod tests {
             pairs.push((name, value));
             let error = options(&pairs).longconn().unwrap_err().to_string();
             assert!(
-                error.contains(&said(name)) && error.contains("next:"),
+                error.contains(&flag(name)) && error.contains("next:"),
                 "{error}"
             );
         }

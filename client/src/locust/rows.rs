@@ -1,10 +1,10 @@
-//! What the reports of our users are in Locust's tables.
+//! Turns the reports of our users into rows of Locust's tables.
 //!
-//! Long connections: `connect` counts attempts, timed from their intended start; `recv` counts messages, timed by how late they were,
-//! and as failures what was wrong, missed or lost. HTTP users: one row with the method and the path, timed from when a request was due.
-//! The time of what failed is not known. What ended because users were taken away is no request.
-//! Invariants: all of a class's reports together count each event once.
-//! Must not know: engines, the wire.
+//! Long connections: `connect` counts attempts, timed from their intended start; `recv` counts messages, timed by their lateness, with
+//! wrong and missed messages and lost connections as failures. HTTP users: one row with method and path, timed from when a request was
+//! due. Failures have no time. A connection or request that ended because its user was stopped counts nowhere.
+//! Invariants: all rows of a class together count each event once.
+//! Must not depend on: engines, the wire format.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use super::stats::Row;
 use crate::aggregate::histogram;
 use holdfast_supervisor::histogram_log::Intervals;
 
-/// Ends of connections that are no loss, or were counted as messages.
-const NO_LOSS: [&str; 6] = [
+/// Ends of connections that are not failures, or were counted as messages already.
+const NOT_LOST: [&str; 6] = [
     "held",
     "stopped",
     "cut",
@@ -25,21 +25,21 @@ const NO_LOSS: [&str; 6] = [
     "missed_message",
 ];
 
-/// What grew, by name, but for some.
+/// Counts that grew, by name, without those in `except`.
 fn growth(
     now: &BTreeMap<String, u64>,
     before: &BTreeMap<String, u64>,
     except: &[&str],
 ) -> Vec<(String, u64)> {
-    let told = now.iter().filter(|(name, _)| !except.contains(&&***name));
-    let grown = told.map(|(name, count)| {
+    let counted = now.iter().filter(|(name, _)| !except.contains(&&***name));
+    let grown = counted.map(|(name, count)| {
         let count = count - before.get(name).copied().unwrap_or(0);
         (name.replace('_', " "), count)
     });
     grown.filter(|(_, count)| *count > 0).collect()
 }
 
-fn taken(intervals: &mut Intervals, tag: &str) -> Histogram<u64> {
+fn take(intervals: &mut Intervals, tag: &str) -> Histogram<u64> {
     let at = intervals.iter().position(|(t, _)| *t == tag);
     at.map_or_else(histogram, |at| intervals.swap_remove(at).1)
 }
@@ -48,10 +48,10 @@ fn sum(counts: &[(String, u64)]) -> u64 {
     counts.iter().map(|(_, count)| count).sum()
 }
 
-/// What long connections did between two reports.
+/// Rows of long connections, for the time between two reports.
 pub fn longconn(now: &ClientReport, before: &ClientReport, mut intervals: Intervals) -> Vec<Row> {
     let failed = growth(&now.failed, &before.failed, &["cancelled"]);
-    let mut bad = growth(&now.ended, &before.ended, &NO_LOSS);
+    let mut bad = growth(&now.ended, &before.ended, &NOT_LOST);
     bad.push((
         "wrong message".to_owned(),
         now.messages_wrong - before.messages_wrong,
@@ -64,7 +64,7 @@ pub fn longconn(now: &ClientReport, before: &ClientReport, mut intervals: Interv
         name: "connect".to_owned(),
         method: "TCP",
         requests: now.opened - before.opened + sum(&failed),
-        times_us: taken(&mut intervals, "connect"),
+        times_us: take(&mut intervals, "connect"),
         failures: failed,
         bytes: 0,
     };
@@ -72,14 +72,14 @@ pub fn longconn(now: &ClientReport, before: &ClientReport, mut intervals: Interv
         name: "recv".to_owned(),
         method: "TCP",
         requests: now.messages_received - before.messages_received + sum(&bad),
-        times_us: taken(&mut intervals, "lateness"),
+        times_us: take(&mut intervals, "lateness"),
         failures: bad,
         bytes: now.bytes_received - before.bytes_received,
     };
     vec![connect, receive]
 }
 
-/// What HTTP users did between two reports, who all ask the same.
+/// Rows of HTTP users, for the time between two reports. All send the same request.
 pub fn http(
     now: &HttpClientReport,
     before: &HttpClientReport,
@@ -92,7 +92,7 @@ pub fn http(
         name: path.to_owned(),
         method,
         requests: ok(now) - ok(before) + sum(&failed),
-        times_us: taken(&mut intervals, "latency"),
+        times_us: take(&mut intervals, "latency"),
         failures: failed,
         bytes: now.bytes_received - before.bytes_received,
     }]

@@ -1,8 +1,8 @@
-//! What is told of requests: Locust's statistics, gathered between two reports to the master.
+//! Statistics in Locust's form, accumulated between two reports to the master.
 //!
-//! Invariants: what was added is in exactly one report; a minimum that was not measured is nil, never 0; response times are in Locust's
-//! buckets; a text of an error is one of a fixed number.
-//! Must not know: connections, where the numbers come from.
+//! Invariants: everything added is in exactly one report; a minimum that was not measured is nil, never 0; response times are in Locust's
+//! buckets; the number of distinct error texts is bounded.
+//! Must not depend on: connections, the source of the numbers.
 
 use std::collections::BTreeMap;
 
@@ -12,18 +12,18 @@ use sha2::{Digest, Sha256};
 
 use super::message::map;
 
-/// What happened under one name since the last time.
+/// Requests of one name since the last collection.
 #[derive(Debug)]
 pub struct Row {
     /// Name in Locust's tables.
     pub name: String,
     /// Method in Locust's tables.
     pub method: &'static str,
-    /// Requests, failed ones too.
+    /// Requests, including failed ones.
     pub requests: u64,
-    /// How long they took, microseconds, as far as that is known.
+    /// Response times, microseconds; failures have none.
     pub times_us: Histogram<u64>,
-    /// Failed requests, by what happened.
+    /// Failed requests, by error text.
     pub failures: Vec<(String, u64)>,
     /// Bytes received.
     pub bytes: u64,
@@ -34,29 +34,29 @@ pub struct Row {
 pub struct Entry {
     /// Name and method.
     pub name: (String, String),
-    /// When the last request was, seconds since 1970.
+    /// Time of the last request, seconds since 1970.
     pub last_request: Option<f64>,
-    /// The beginning of the time that is reported on.
+    /// Start of the reported interval, seconds since 1970.
     pub start: f64,
-    /// Requests, failed ones too.
+    /// Requests, including failed ones.
     pub requests: u64,
-    /// Those of them whose time is not known.
+    /// Those of them without a response time.
     pub none_requests: u64,
-    /// Failed ones.
+    /// Failed requests.
     pub failures: u64,
-    /// Milliseconds in all.
+    /// Sum of response times, milliseconds.
     pub total_ms: f64,
-    /// Most milliseconds.
+    /// Longest response time, milliseconds.
     pub max_ms: f64,
-    /// Fewest milliseconds.
+    /// Shortest response time, milliseconds.
     pub min_ms: Option<f64>,
     /// Bytes received.
     pub bytes: u64,
-    /// Requests by Locust's buckets of milliseconds.
+    /// Requests by Locust's bucket of their response time, milliseconds.
     pub times: BTreeMap<u64, u64>,
-    /// Requests by the second they were in.
+    /// Requests by second.
     pub per_second: BTreeMap<i64, u64>,
-    /// Failures by the second they were in.
+    /// Failures by second.
     pub failures_per_second: BTreeMap<i64, u64>,
 }
 
@@ -64,13 +64,13 @@ pub struct Entry {
 #[derive(Debug, Clone)]
 struct Failure {
     name: (String, String),
-    what: String,
+    error: String,
     occurrences: u64,
     first_seen: f64,
     last_seen: f64,
 }
 
-/// Everything since the last report.
+/// Statistics since the last report.
 #[derive(Debug)]
 pub struct Stats {
     entries: Vec<Entry>,
@@ -78,7 +78,7 @@ pub struct Stats {
     failures: BTreeMap<String, Failure>,
 }
 
-/// Locust's bucket of a time: two digits of it, halves to even.
+/// Locust's bucket of a response time: two significant digits, halves to even.
 pub fn bucket_ms(ms: f64) -> u64 {
     let unit = match ms {
         ms if ms < 100.0 => 1.0,
@@ -89,7 +89,7 @@ pub fn bucket_ms(ms: f64) -> u64 {
     ((ms / unit).round_ties_even() * unit) as u64
 }
 
-/// The name Locust gives a kind of failure, so that ours and those of Python's workers are one.
+/// Locust's key of an error, so that ours and those of Python workers are merged.
 fn failure_key(method: &str, name: &str, what: &str) -> String {
     let quote = if what.contains('\'') && !what.contains('"') {
         '"'
@@ -100,7 +100,7 @@ fn failure_key(method: &str, name: &str, what: &str) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A number as Python has it: 0 where nothing was added.
+/// A sum as Python encodes it: the integer 0 if nothing was added.
 fn number(value: f64) -> Value {
     if value == 0.0 { 0.into() } else { value.into() }
 }
@@ -138,7 +138,7 @@ impl Entry {
         self.min_ms = Some(self.min_ms.map_or(least, |ms| ms.min(least)));
     }
 
-    /// As Locust has it on the wire.
+    /// The entry in Locust's wire format.
     pub fn to_value(&self) -> Value {
         let counts = |counts: &BTreeMap<i64, u64>| {
             Value::Map(
@@ -188,12 +188,12 @@ impl Stats {
         }
     }
 
-    /// Forgets everything.
+    /// Discards everything.
     pub fn reset(&mut self, now: f64) {
         *self = Stats::new(now);
     }
 
-    /// Adds what happened in a second.
+    /// Adds the requests of a second.
     pub fn add(&mut self, row: &Row, now: f64, second: i64) {
         let name = (row.name.clone(), row.method.to_owned());
         let at = self.entries.iter().position(|entry| entry.name == name);
@@ -211,7 +211,7 @@ impl Stats {
             let key = failure_key(row.method, &row.name, what);
             let failure = self.failures.entry(key).or_insert_with(|| Failure {
                 name: name.clone(),
-                what: what.clone(),
+                error: what.clone(),
                 occurrences: 0,
                 first_seen: now,
                 last_seen: now,
@@ -221,22 +221,22 @@ impl Stats {
         }
     }
 
-    /// The report since the last one: `stats`, `stats_total` and `errors`. While a test runs, idle seconds are requests' seconds too,
-    /// or the master's rate would stand still instead of falling.
-    pub fn take(&mut self, now: f64, is_running: bool) -> [(&'static str, Value); 3] {
+    /// The statistics since the last report: `stats`, `stats_total` and `errors`. While a test runs, the last request is always now:
+    /// otherwise the master's rate would freeze during idle seconds instead of falling.
+    pub fn take_report(&mut self, now: f64, is_running: bool) -> [(&'static str, Value); 3] {
         if is_running {
             self.total.last_request = Some(now);
         }
-        let told = self
+        let reported = self
             .entries
             .iter()
             .filter(|e| e.requests > 0 || e.failures > 0);
-        let entries = Value::Array(told.map(Entry::to_value).collect());
+        let entries = Value::Array(reported.map(Entry::to_value).collect());
         let failures = self.failures.iter().map(|(key, failure)| {
             let value = map([
                 ("name", (&*failure.name.0).into()),
                 ("method", (&*failure.name.1).into()),
-                ("error", (&*failure.what).into()),
+                ("error", (&*failure.error).into()),
                 ("occurrences", failure.occurrences.into()),
                 ("first_seen", failure.first_seen.into()),
                 ("last_seen", failure.last_seen.into()),
@@ -259,7 +259,7 @@ mod tests {
     use crate::aggregate::histogram;
     use crate::locust::message::{Message, captured};
 
-    /// The same with its counts in order: a dict of Python's is in the order things happened.
+    /// The same with its counts sorted: a Python dict is in order of insertion.
     fn sorted(value: Value) -> Value {
         match value {
             Value::Map(mut pairs) => {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_byte_for_byte_those_of_locust() {
+    fn entries_equal_locusts_byte_for_byte() {
         let theirs = Message::decode(&captured::sent("stats")).unwrap();
         let theirs = sorted(theirs.data);
         let theirs = &theirs.as_map().unwrap()[0].1.as_array().unwrap()[..2];
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_has_the_key_python_gives_it() {
+    fn error_keys_equal_locusts() {
         assert_eq!(
             failure_key(
                 "TCP",
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_are_locusts_halves_to_even() {
+    fn buckets_equal_locusts_with_halves_to_even() {
         let cases = [
             (0.5, 0),
             (1.5, 2),
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_told_once_and_an_idle_interval_has_no_minimum() {
+    fn everything_is_reported_once_and_an_idle_interval_has_no_minimum() {
         let mut times_us = histogram();
         times_us.record_n(2_000, 3).unwrap();
         let row = Row {
@@ -393,7 +393,7 @@ mod tests {
                 .1
                 .clone()
         };
-        let [(_, entries), (_, total), (_, errors)] = stats.take(103.0, true);
+        let [(_, entries), (_, total), (_, errors)] = stats.take_report(103.0, true);
         let entry = entries.as_array().unwrap()[0].clone();
         for (key, expected) in [
             ("num_requests", Value::from(10)),
@@ -421,7 +421,7 @@ mod tests {
             (102.5.into(), 103.0.into())
         );
         assert_eq!(get(&errors.as_map().unwrap()[0].1, "occurrences"), 4.into());
-        let [(_, entries), (_, total), (_, errors)] = stats.take(106.0, true);
+        let [(_, entries), (_, total), (_, errors)] = stats.take_report(106.0, true);
         assert_eq!(
             (entries, errors),
             (Value::Array(vec![]), Value::Map(vec![]))

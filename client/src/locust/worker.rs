@@ -1,231 +1,364 @@
-//! One worker in the eyes of the master: who it is, whether the master knows it, and how many users of each class it is to have.
+//! The event loop of a worker process: messages of the master on one side, users on the other.
 //!
-//! ```text
-//!   connected ──► client_ready ──► ack ──► ready ──► spawning ⇄ running ──► cleanup ──► client_stopped, client_ready, ...
-//!       ▲              │ no ack: connect anew, then as somebody new
-//!       └──────────────┴── silent for five seconds
-//! ```
-//!
-//! Invariants: nothing but `client_ready` and heartbeats is sent before the master has answered; a master that is silent is connected to
-//! anew; the number of users ordered stays what it was until an order changes it.
-//! Must not know: sockets, users.
+//! The process may be several workers to the master. Their wanted users are added up for the [`Runner`], and what it has is divided
+//! among them again by [`reporting`].
+//! Invariants: of all messages only `quit` ends the process; heartbeats and reports go out whatever the users do; final statistics
+//! are sent before `client_stopped` and before `quit`.
+//! Must not depend on: rings, the wire format.
 
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use holdfast_engine::allowed_cores;
+use holdfast_supervisor::histogram_log::HistogramLog;
+use holdfast_telemetry::console::{Console, EXIT_SHORT, Event, Events};
+use holdfast_telemetry::live::Snapshot;
+use holdfast_telemetry::metrics::Metrics;
+use holdfast_telemetry::wire::{WORKER_SCHEMA, WorkerReport};
 use rmpv::Value;
+use tokio::sync::mpsc::{Receiver, channel};
 
-use super::class::Class;
-use super::message::{Message, Order, Spawn, client_ready};
+use super::link::{self, LinkEvent};
+use super::master_clock::MasterClock;
+use super::message::{self, MasterMessage, Message, SpawnRequest};
+use super::process_stats::ProcessStats;
+use super::runner::Runner;
+use super::session::{SILENCE_MAX, State, WorkerSession};
+use super::user_class::UserClass;
+use super::{Flags, OnMasterLoss, reporting};
 
-/// How often the worker says that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long a master may be silent.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// How long a master that knew this worker may take to answer after the connection was made anew, before it is told who this is.
-const RECOGNITION: Duration = Duration::from_secs(2);
+const STATS_INTERVAL: Duration = Duration::from_secs(3);
+/// How long users may take to end before the final statistics: after `quit` the master reads for half a second.
+const FINAL_STATS_DELAY_MAX: Duration = Duration::from_millis(300);
+/// How long the link of one worker may take to send its last messages.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+/// Events of links that may wait for this loop.
+const QUEUE_LEN: usize = 256;
 
-/// What the master is told the worker is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// No users.
-    Ready,
-    /// Users are coming or going.
-    Spawning,
-    /// All users ordered are there.
-    Running,
-    /// Users are ending.
-    Cleanup,
-}
-
-impl State {
-    fn name(self) -> &'static str {
-        match self {
-            State::Ready => "ready",
-            State::Spawning => "spawning",
-            State::Running => "running",
-            State::Cleanup => "cleanup",
-        }
-    }
-}
-
-/// Where the master and this worker stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    /// No connection.
-    Down,
-    /// Connected; a master that knows this worker will answer its heartbeats.
-    Recognised,
-    /// `client_ready` was sent.
-    Asked,
-    /// The master knows this worker.
-    Known,
-}
-
-/// One worker.
-#[derive(Debug)]
-pub struct Worker {
-    /// Its node id.
-    pub id: String,
-    host: String,
-    /// What it is doing.
-    pub state: State,
-    standing: Standing,
-    /// Since when it stands there, or when the master was last heard.
+/// The process is ending.
+#[derive(Debug, Clone, Copy)]
+struct Quitting {
     since: Instant,
-    /// When the master was last heard.
-    heard: Instant,
-    beaten: Instant,
-    /// Connections in a row on which `client_ready` was not answered.
-    unanswered: u32,
-    /// Time of the last order for users, the master's.
-    ordered_at: f64,
-    /// Users it is to have.
-    pub wanted: BTreeMap<Class, u64>,
-    /// The loss of the master was acted on.
-    is_lost: bool,
+    /// Final statistics and `quit` were sent.
+    is_reported: bool,
 }
 
-/// What is to be done for a worker.
-#[derive(Debug)]
-pub enum Need {
-    /// Tell the master that it lives.
-    Heartbeat,
-    /// Send this.
-    Send((&'static str, Value)),
-    /// Connect anew, by its id, which may be new.
-    Rebuild,
+/// Everything of a worker process.
+pub struct Worker {
+    events: Events,
+    links: Receiver<(usize, LinkEvent)>,
+    sessions: Vec<WorkerSession>,
+    runner: Runner,
+    clock: MasterClock,
+    process_stats: ProcessStats,
+    on_master_loss: OnMasterLoss,
+    master: String,
+    console: Console,
+    metrics: Metrics,
+    /// The last second, by the master's clock, whose requests were collected.
+    collected_second: i64,
+    started: Instant,
+    last_stats: Instant,
+    last_log: Option<Instant>,
+    quitting: Option<Quitting>,
 }
 
 impl Worker {
-    /// A worker of a host, not connected.
-    pub fn new(host: String, id: Option<String>) -> Self {
-        let now = Instant::now();
-        let mut worker = Worker {
-            id: id.unwrap_or_default(),
-            host,
-            state: State::Ready,
-            standing: Standing::Down,
-            since: now,
-            heard: now,
-            beaten: now,
-            unanswered: 0,
-            ordered_at: f64::NEG_INFINITY,
-            wanted: BTreeMap::new(),
-            is_lost: false,
+    /// Starts the links of all workers. Inside a runtime.
+    ///
+    /// # Errors
+    /// When signals cannot be listened for.
+    pub fn start(
+        flags: Flags,
+        console: Console,
+        metrics: Metrics,
+        histogram_log: Option<HistogramLog>,
+    ) -> Result<Self, anyhow::Error> {
+        metrics.serve()?;
+        let events = Events::new(&console)?;
+        let (sender, links) = channel(QUEUE_LEN);
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let sessions = (0..usize::from(flags.workers)).map(|number| {
+            let id = flags.identity.clone().filter(|_| number == 0);
+            let (master, sender) = (flags.master.clone(), sender.clone());
+            WorkerSession::new(host.trim(), id, |id| {
+                link::start(master, id, number, sender)
+            })
+        });
+        let sessions = sessions.collect();
+        let report = WorkerReport {
+            schema: WORKER_SCHEMA.to_owned(),
+            master: flags.master.clone(),
+            ..WorkerReport::default()
         };
-        if worker.id.is_empty() {
-            worker.rename();
-        }
-        worker
+        let clock = MasterClock::default();
+        let runner = Runner::new(
+            flags.launch,
+            flags.classes,
+            flags.users_max,
+            histogram_log,
+            report,
+            clock.now(),
+        );
+        Ok(Worker {
+            events,
+            links,
+            sessions,
+            runner,
+            clock,
+            process_stats: ProcessStats::new(allowed_cores().len()),
+            on_master_loss: flags.on_master_loss,
+            master: flags.master,
+            console,
+            metrics,
+            collected_second: 0,
+            started: Instant::now(),
+            last_stats: Instant::now(),
+            last_log: None,
+            quitting: None,
+        })
     }
 
-    fn rename(&mut self) {
-        self.id = format!("{}_{}", self.host, uuid::Uuid::new_v4().simple());
-    }
-
-    /// A message from this worker.
-    pub fn message(&self, (kind, data): (&str, Value)) -> Vec<u8> {
-        let message = Message {
-            kind: kind.to_owned(),
-            data,
-            node: self.id.clone(),
-        };
-        message.encode()
-    }
-
-    /// The name of its state.
-    pub fn state_name(&self) -> &'static str {
-        self.state.name()
-    }
-
-    /// True if the master knows it.
-    pub fn is_known(&self) -> bool {
-        self.standing == Standing::Known
-    }
-
-    fn stand(&mut self, standing: Standing) {
-        self.standing = standing;
-        self.since = Instant::now();
-    }
-
-    /// The connection is up.
-    pub fn on_up(&mut self) -> Vec<Need> {
-        if self.state == State::Ready || self.unanswered > 0 {
-            return self.ask();
-        }
-        // The same master may know it still, with its users: then it goes on as if nothing had been.
-        self.stand(Standing::Recognised);
-        vec![Need::Heartbeat]
-    }
-
-    fn ask(&mut self) -> Vec<Need> {
-        self.stand(Standing::Asked);
-        vec![Need::Send(client_ready())]
-    }
-
-    /// The connection is down.
-    pub fn on_down(&mut self) {
-        self.stand(Standing::Down);
-    }
-
-    /// Something came from the master.
-    pub fn on_order(&mut self, order: &Order) {
-        match order {
-            Order::Ack => {
-                self.ordered_at = f64::NEG_INFINITY;
+    /// Serves the master until it sends `quit` or a signal arrives.
+    ///
+    /// # Errors
+    /// A file that cannot be written; the final report was printed all the same.
+    pub async fn serve(&mut self) -> Result<ExitCode, anyhow::Error> {
+        loop {
+            tokio::select! {
+                event = self.events.next(&mut self.console) => match event {
+                    Event::Tick => self.tick(),
+                    // The second signal does not wait for a graceful end.
+                    Event::Stop if self.quitting.is_some() => self.runner.abort(),
+                    Event::Stop => self.quit(),
+                },
+                Some((number, event)) = self.links.recv() => self.on_link(number, event),
             }
-            // Whatever else is said to a worker is said to one that is known, but for the answer to an old heartbeat.
-            Order::Heartbeat if self.standing == Standing::Asked => return,
-            _ => {}
-        }
-        self.stand(Standing::Known);
-        self.heard = self.since;
-        self.unanswered = 0;
-        self.is_lost = false;
-    }
-
-    /// True if an order for users is newer than those before.
-    pub fn is_news(&mut self, spawn: &Spawn) -> bool {
-        let is_news = spawn.timestamp > self.ordered_at;
-        if is_news {
-            self.ordered_at = spawn.timestamp;
-        }
-        is_news
-    }
-
-    /// What is to be done now. Called several times a second.
-    pub fn tick(&mut self) -> Vec<Need> {
-        let mut needs = Vec::new();
-        let silent = self.since.elapsed();
-        match self.standing {
-            Standing::Recognised if silent >= RECOGNITION => needs.extend(self.ask()),
-            Standing::Known if silent >= SILENCE_MAX => {
-                self.on_down();
-                needs.push(Need::Rebuild);
+            if self.quitting.is_some_and(|q| q.is_reported) && self.runner.is_idle() {
+                break;
             }
-            Standing::Asked if silent >= SILENCE_MAX => {
-                // A router does not take a second connection of the same name: it may still have the first.
-                self.unanswered += 1;
-                // Once: a master that is only slow would know each of several names as a worker.
-                if self.unanswered == 2 {
-                    self.rename();
+        }
+        for session in &self.sessions {
+            if let Some(is_flushed) = session.flush() {
+                let _ = tokio::time::timeout(FLUSH_MAX, is_flushed).await;
+            }
+        }
+        let logged = self.runner.finish();
+        let report = self.report(true);
+        let printed = self.console.finish(&report, self.runner.summary());
+        logged?;
+        printed.map_err(anyhow::Error::msg)?;
+        Ok(match self.runner.has_failed() {
+            true => ExitCode::from(EXIT_SHORT),
+            false => ExitCode::SUCCESS,
+        })
+    }
+
+    fn on_link(&mut self, number: usize, event: LinkEvent) {
+        let session = &mut self.sessions[number];
+        match event {
+            LinkEvent::Connected => session.on_connected(&mut self.process_stats),
+            LinkEvent::Disconnected(reason) => {
+                if session.is_registered() {
+                    self.runner
+                        .log
+                        .line(&format!("the connection to the master was lost: {reason}"));
                 }
-                self.on_down();
-                needs.push(Need::Rebuild);
+                session.on_disconnected();
             }
-            _ => {}
+            LinkEvent::Message(bytes) => {
+                let message = Message::decode(&bytes);
+                match message.and_then(|message| MasterMessage::from_message(&message)) {
+                    Ok(message) => self.on_message(number, message),
+                    Err(e) => self
+                        .runner
+                        .log
+                        .line(&format!("a message no Locust master sends: {e}")),
+                }
+            }
         }
-        let may_beat = matches!(self.standing, Standing::Known | Standing::Recognised);
-        if may_beat && self.beaten.elapsed() >= HEARTBEAT {
-            self.beaten = Instant::now();
-            needs.push(Need::Heartbeat);
-        }
-        needs
     }
 
-    /// True once when the master has been gone for as long as it may be silent.
-    pub fn is_newly_lost(&mut self) -> bool {
-        self.heard.elapsed() >= SILENCE_MAX && !std::mem::replace(&mut self.is_lost, true)
+    fn on_message(&mut self, number: usize, message: MasterMessage) {
+        let session = &mut self.sessions[number];
+        let was_registered = session.is_registered();
+        session.on_message(&message);
+        if !was_registered && session.is_registered() {
+            self.runner
+                .log
+                .line(&format!("registered with the master at {}", self.master));
+        }
+        match message {
+            MasterMessage::Ack | MasterMessage::Heartbeat => {}
+            MasterMessage::Spawn(request) => self.on_spawn(number, request),
+            MasterMessage::SpawningComplete => {
+                if self.runner.options.resets_stats() {
+                    let now = self.clock.now();
+                    self.runner.collect_all(now, self.collected_second);
+                    self.runner.stats.reset(now);
+                }
+            }
+            MasterMessage::Stop => {
+                session.clean_up();
+                self.apply_targets();
+            }
+            MasterMessage::Quit => self.quit(),
+            MasterMessage::Reconnect => session.reconnect(),
+            MasterMessage::UpdateUserClass(class, host) => {
+                if let (Some(class), Some(host)) = (UserClass::by_name(&class), host) {
+                    self.runner.options.class_hosts.insert(class, host);
+                }
+            }
+            MasterMessage::Custom(kind) => self
+                .runner
+                .log
+                .line(&format!("ignored a message of the unknown type '{kind}'")),
+        }
+    }
+
+    fn on_spawn(&mut self, number: usize, request: SpawnRequest) {
+        let session = &mut self.sessions[number];
+        session.send(("spawning", Value::Nil));
+        if !session.is_newer(&request) || self.quitting.is_some() {
+            return;
+        }
+        let is_new_test = self.runner.is_idle();
+        if is_new_test {
+            self.clock.reset();
+        }
+        self.clock.observe(request.timestamp);
+        let options = &mut self.runner.options;
+        (options.arguments, options.host) = (request.options, request.host);
+        self.runner.stop_timeout = Duration::from_secs_f64(request.stop_timeout);
+        if is_new_test {
+            let now = self.clock.now();
+            self.runner.begin_test(now);
+            self.collected_second = now as i64;
+        }
+        session.state = State::Spawning;
+        session.target_users.clear();
+        for (name, users) in request.counts {
+            if let Some(class) = UserClass::by_name(&name) {
+                session.target_users.insert(class, users);
+            } else if users > 0 {
+                let name: String = name.chars().take(64).collect();
+                self.runner.log.exception(&format!(
+                    "{users} users of class {name} are wanted, which this worker does not have; next: start the master with \
+                     client/locust/locustfile.py"
+                ));
+            }
+        }
+        self.apply_targets();
+        // As Locust's own workers, which answer once they have told all users to start. The state says when they have started.
+        let runner = &self.runner;
+        let users = reporting::divide_users(&self.sessions, |class| runner.achievable_users(class));
+        self.sessions[number].send(message::spawning_complete(&users[number]));
+    }
+
+    /// Has the runner start or stop users until there are as many as the master wants from all workers together.
+    fn apply_targets(&mut self) {
+        let mut sums: BTreeMap<UserClass, u64> = BTreeMap::new();
+        for (class, users) in self.sessions.iter().flat_map(|s| &s.target_users) {
+            let sum = sums.entry(*class).or_default();
+            *sum = sum.saturating_add(*users);
+        }
+        if sums.is_empty() {
+            self.runner.stop(self.runner.stop_timeout);
+        } else {
+            self.runner.set_target_users(sums, &mut self.console);
+        }
+    }
+
+    fn tick(&mut self) {
+        for number in 0..self.sessions.len() {
+            let session = &mut self.sessions[number];
+            if session.is_newly_lost() {
+                self.runner.log.line(&format!(
+                    "the master at {} has sent nothing for {} seconds; trying again",
+                    self.master,
+                    SILENCE_MAX.as_secs()
+                ));
+                if self.on_master_loss == OnMasterLoss::Stop && session.state != State::Ready {
+                    session.clean_up();
+                    self.apply_targets();
+                }
+            }
+            self.sessions[number].tick(&mut self.process_stats);
+        }
+        let now = self.clock.now();
+        // The threads publish their figures five times a second, so those of a second are complete a fifth of a second later.
+        let second = (now - 0.2).floor() as i64;
+        if second > self.collected_second {
+            self.runner.collect_all(now, self.collected_second);
+            self.collected_second = second;
+            let report = self.report(false);
+            self.metrics.update(&report, &[], std::iter::empty());
+            let seconds = self.started.elapsed().as_secs_f64();
+            self.console.progress(&report, || Snapshot {
+                seconds,
+                ..Snapshot::from(&report)
+            });
+        }
+        self.runner
+            .tick(now, self.collected_second, &mut self.console);
+        reporting::report_states(&mut self.sessions, &mut self.runner, now);
+        if self.last_stats.elapsed() >= STATS_INTERVAL {
+            self.last_stats = Instant::now();
+            reporting::report_stats(&self.sessions, &mut self.runner, now);
+        }
+        reporting::report_log(&self.sessions, &mut self.runner, &mut self.last_log);
+        if let Some(quitting) = self.quitting
+            && !quitting.is_reported
+            && (self.runner.is_idle() || quitting.since.elapsed() >= FINAL_STATS_DELAY_MAX)
+        {
+            self.report_end(now);
+        }
+    }
+
+    /// Starts to end all users and then the process.
+    fn quit(&mut self) {
+        if self.quitting.is_none() {
+            self.quitting = Some(Quitting {
+                since: Instant::now(),
+                is_reported: false,
+            });
+            let sessions = self.sessions.iter_mut();
+            sessions.for_each(|session| session.target_users.clear());
+            self.runner.stop(Duration::ZERO);
+        }
+    }
+
+    /// Sends the final statistics, and `quit`.
+    fn report_end(&mut self, now: f64) {
+        self.runner.collect_all(now, self.collected_second);
+        reporting::report_stats(&self.sessions, &mut self.runner, now);
+        reporting::report_log(&self.sessions, &mut self.runner, &mut self.last_log);
+        for session in &self.sessions {
+            session.send(("quit", Value::Nil));
+        }
+        if let Some(quitting) = &mut self.quitting {
+            quitting.is_reported = true;
+        }
+    }
+
+    /// The final figures of all tests, or those of the last test until now.
+    fn report(&self, is_final: bool) -> WorkerReport {
+        let all = &self.runner.report;
+        let from = if is_final {
+            0
+        } else {
+            all.runs.len().saturating_sub(1)
+        };
+        let users = UserClass::ALL.iter();
+        WorkerReport {
+            is_final,
+            schema: all.schema.clone(),
+            master: all.master.clone(),
+            runs: all.runs[from..].to_vec(),
+            workers: self.sessions.len(),
+            workers_known: self.sessions.iter().filter(|s| s.is_registered()).count(),
+            users_now: users.map(|class| self.runner.user_count(*class)).sum(),
+        }
     }
 }

@@ -1,13 +1,13 @@
-//! ZeroMQ's wire format, as much of it as a DEALER with the NULL mechanism needs (ZMTP 3.0, RFC 23).
+//! ZeroMQ's wire format, as far as a DEALER socket with the NULL mechanism needs it (ZMTP 3.0, ZeroMQ RFC 23).
 //!
-//! Ours and not a crate's: the crate there is aborts the process on a command cut short or a length nobody can hold, and this process
-//! may hold a million users.
-//! Invariants: whatever bytes come, they give frames, a wish for more, or an error; no more is kept than the longest frame allowed.
-//! Must not know: sockets, what is in a frame.
+//! Our own and not the `zeromq` crate's, which aborts the process on a truncated command or a huge length; this process may hold a
+//! million users.
+//! Invariants: all bytes give frames, a request for more, or an error; no more is buffered than the longest frame allowed.
+//! Must not depend on: sockets, the contents of a frame.
 
-/// Longest frame that is taken, bytes: the longest a master sends are its options, some KiB.
+/// Longest frame accepted, bytes. The longest a master sends are its options, some KiB.
 const FRAME_BYTES_MAX: u64 = 4 << 20;
-/// The fixed beginning of a connection.
+/// Length of the greeting.
 const GREETING_BYTES: usize = 64;
 
 /// The greeting: signature, version 3.0, mechanism NULL, not a server.
@@ -18,7 +18,7 @@ pub fn greeting() -> [u8; GREETING_BYTES] {
     bytes
 }
 
-/// The command that says who we are. An identity has at most 255 bytes.
+/// The READY command. An identity has at most 255 bytes.
 pub fn ready(identity: &str) -> Vec<u8> {
     let mut body = b"\x05READY".to_vec();
     for (name, value) in [("Socket-Type", "DEALER"), ("Identity", identity)] {
@@ -52,37 +52,41 @@ fn frame(flags: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What a peer says.
+/// One unit from a peer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// Its greeting is right.
+pub enum Received {
+    /// A valid greeting.
     Greeting,
-    /// It is ready.
+    /// The READY command.
     Ready,
-    /// A message; of several frames, the last one.
+    /// A message; of several frames, only the last one.
     Message(Vec<u8>),
-    /// Something that asks for nothing.
+    /// Anything else that needs no answer.
     Other,
 }
 
-/// The bytes of a peer, and what they say.
+/// Decodes the bytes of a peer.
 #[derive(Debug, Default)]
-pub struct Inbox {
+pub struct Decoder {
     bytes: Vec<u8>,
     is_greeted: bool,
 }
 
-impl Inbox {
-    /// Takes what has arrived.
+impl Decoder {
+    /// Adds bytes that have arrived.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// What was said next; `None` when that takes more bytes.
+    /// The next unit; `None` if it needs more bytes.
     ///
     /// # Errors
-    /// What is wrong: the peer cannot be understood from here on.
-    pub fn heard(&mut self) -> Result<Option<Heard>, String> {
+    /// What is wrong; nothing after it can be decoded.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator would end at None"
+    )]
+    pub fn next(&mut self) -> Result<Option<Received>, String> {
         if !self.is_greeted {
             return self.greeting();
         }
@@ -90,17 +94,17 @@ impl Inbox {
             return Ok(None);
         };
         Ok(Some(match flags & (COMMAND | MORE) {
-            0 => Heard::Message(body),
-            COMMAND if body.starts_with(b"\x05READY") => Heard::Ready,
+            0 => Received::Message(body),
+            COMMAND if body.starts_with(b"\x05READY") => Received::Ready,
             COMMAND if body.starts_with(b"\x05ERROR") => {
                 return Err("it refuses the connection".to_owned());
             }
-            _ => Heard::Other,
+            _ => Received::Other,
         }))
     }
 
-    fn greeting(&mut self) -> Result<Option<Heard>, String> {
-        // Whoever speaks something else is found out by its first bytes, and may never send sixty-four.
+    fn greeting(&mut self) -> Result<Option<Received>, String> {
+        // A peer of another protocol shows in the first bytes, and may never send 64.
         let is_other = |at: usize, byte: u8| self.bytes.get(at).is_some_and(|b| *b != byte);
         if is_other(0, 0xff) || is_other(9, 0x7f) {
             return Err("it does not speak ZeroMQ's protocol".to_owned());
@@ -119,7 +123,7 @@ impl Inbox {
             return Err("it wants authentication, which Locust's master does not".to_owned());
         }
         self.is_greeted = true;
-        Ok(Some(Heard::Greeting))
+        Ok(Some(Received::Greeting))
     }
 
     fn frame(&mut self) -> Result<Option<(u8, Vec<u8>)>, String> {
@@ -153,20 +157,20 @@ impl Inbox {
 mod tests {
     use super::*;
 
-    fn all(bytes: &[u8], chunk: usize) -> Result<Vec<Heard>, String> {
-        let mut inbox = Inbox::default();
-        let mut heard = Vec::new();
+    fn all(bytes: &[u8], chunk: usize) -> Result<Vec<Received>, String> {
+        let mut decoder = Decoder::default();
+        let mut received = Vec::new();
         for part in bytes.chunks(chunk) {
-            inbox.push(part);
-            while let Some(next) = inbox.heard()? {
-                heard.push(next);
+            decoder.push(part);
+            while let Some(next) = decoder.next()? {
+                received.push(next);
             }
         }
-        Ok(heard)
+        Ok(received)
     }
 
     #[test]
-    fn what_a_master_says_cut_anywhere() {
+    fn units_are_decoded_however_the_bytes_are_split() {
         let mut bytes = greeting().to_vec();
         bytes[11] = 1;
         bytes.extend_from_slice(&ready("x"));
@@ -175,13 +179,13 @@ mod tests {
         bytes.extend_from_slice(b"\x04\x05\x04PING");
         bytes.extend_from_slice(&message(&[7; 300]));
         let expected = [
-            Heard::Greeting,
-            Heard::Ready,
-            Heard::Message(b"short".to_vec()),
-            Heard::Other,
-            Heard::Message(b"b".to_vec()),
-            Heard::Other,
-            Heard::Message(vec![7; 300]),
+            Received::Greeting,
+            Received::Ready,
+            Received::Message(b"short".to_vec()),
+            Received::Other,
+            Received::Message(b"b".to_vec()),
+            Received::Other,
+            Received::Message(vec![7; 300]),
         ];
         for chunk in 1..bytes.len() {
             assert_eq!(all(&bytes, chunk).as_deref(), Ok(&expected[..]), "{chunk}");
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_an_error_at_once() {
+    fn invalid_bytes_are_an_error_at_once() {
         for start in [&b"HTTP/1.1 400"[..], b"\xff\0\0\0\0\0\0\0\x01\x01"] {
             assert!(all(start, 1).is_err());
         }
@@ -205,7 +209,7 @@ mod tests {
         for bytes in [&b"\x04\x00"[..], b"\x04\x01\xff", b"\x04\x03\x05RE"] {
             assert_eq!(
                 after_greeting(bytes).as_deref(),
-                Ok(&[Heard::Greeting, Heard::Other][..])
+                Ok(&[Received::Greeting, Received::Other][..])
             );
         }
     }

@@ -1,19 +1,19 @@
 //! What a Locust master sends to `holdfast-client worker`, from the first byte of its connection.
 //!
-//! Cut anywhere, a connection has to say the same; what is read as a message has to be written and read again the same.
+//! However the bytes are split, they give the same units; a message that was decoded survives encoding and decoding.
 
-use holdfast_client::locust::message::{Message, Order};
-use holdfast_client::locust::zmtp::{Heard, Inbox};
+use holdfast_client::locust::message::{MasterMessage, Message};
+use holdfast_client::locust::zmtp::{Decoder, Received};
 
-/// Everything that was said, up to the first error.
-fn said(pieces: &[&[u8]]) -> (Vec<Heard>, bool) {
-    let mut inbox = Inbox::default();
+/// All units up to the first error.
+fn decode(pieces: &[&[u8]]) -> (Vec<Received>, bool) {
+    let mut decoder = Decoder::default();
     let mut all = Vec::new();
     for piece in pieces {
-        inbox.push(piece);
+        decoder.push(piece);
         loop {
-            match inbox.heard() {
-                Ok(Some(heard)) => all.push(heard),
+            match decoder.next() {
+                Ok(Some(unit)) => all.push(unit),
                 Ok(None) => break,
                 Err(_) => return (all, true),
             }
@@ -24,15 +24,15 @@ fn said(pieces: &[&[u8]]) -> (Vec<Heard>, bool) {
 
 /// The bytes of a master's connection.
 pub fn master(data: &[u8]) {
-    let (heard, is_over) = said(&[data]);
+    let (units, is_over) = decode(&[data]);
     for cut in (0..data.len()).step_by(1 + data.len() / 64) {
         assert_eq!(
-            said(&[&data[..cut], &data[cut..]]),
-            (said(&[data]).0, is_over)
+            decode(&[&data[..cut], &data[cut..]]),
+            (decode(&[data]).0, is_over)
         );
     }
-    for heard in heard {
-        let Heard::Message(bytes) = heard else {
+    for unit in units {
+        let Received::Message(bytes) = unit else {
             continue;
         };
         let Ok(message) = Message::decode(&bytes) else {
@@ -41,6 +41,6 @@ pub fn master(data: &[u8]) {
         let written = message.encode();
         let again = Message::decode(&written).expect("what is written can be read");
         assert_eq!(again.encode(), written);
-        let _ = Order::from_message(&message);
+        let _ = MasterMessage::from_message(&message);
     }
 }

@@ -1,27 +1,27 @@
-//! How busy this process is and how much memory it has.
+//! CPU use and memory of this process.
 //!
-//! Must not know: who asks.
+//! Must not depend on: the protocol that reports them.
 
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 
-/// The shortest time CPU use is said of.
+/// Shortest time over which CPU use is computed.
 const WINDOW_MIN: Duration = Duration::from_secs(1);
 
 /// CPU and memory of this process.
 #[derive(Debug)]
-pub struct Vitals {
+pub struct ProcessStats {
     core_count: usize,
     since: Instant,
     used: Duration,
     cpu_percent: f64,
 }
 
-impl Vitals {
-    /// Those of a process that may use so many cores.
+impl ProcessStats {
+    /// Of a process that may use `core_count` cores.
     pub fn new(core_count: usize) -> Self {
-        Vitals {
+        ProcessStats {
             core_count: core_count.max(1),
             since: Instant::now(),
             used: used(),
@@ -29,7 +29,7 @@ impl Vitals {
         }
     }
 
-    /// Time on cores lately, percent of all cores this process may use: 0 to 100.
+    /// Recent CPU use, percent of all cores this process may use: 0 to 100.
     pub fn cpu_percent(&mut self) -> f64 {
         let window = self.since.elapsed();
         if window >= WINDOW_MIN {

@@ -1,7 +1,7 @@
-//! The users of one class, running: an engine, how many users it is to have, and what it did since it was last asked.
+//! The running users of one class: an engine, how many users it should have, and what they did since the last collection.
 //!
-//! Invariants: an order moves the number of users evenly; everything the users did is in exactly one of the harvests.
-//! Must not know: the master, other classes.
+//! Invariants: the number of users changes evenly over time; everything users did is in exactly one collection.
+//! Must not depend on: the master, other classes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use holdfast_telemetry::console::Console;
 use holdfast_telemetry::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 use serde::Serialize;
 
-use super::class::Class;
 use super::options::Options;
-use super::pace::Pace;
+use super::ramp::RampSmoother;
 use super::rows;
 use super::stats::Row;
+use super::user_class::UserClass;
 use crate::http::reporter::HttpReporter;
 use crate::http::user::{Model, Users as HttpUsers};
 use crate::launch::{ClientFlags, EngineSetup, LoadFlags};
@@ -26,70 +26,69 @@ use crate::{http, longconn};
 use holdfast_supervisor::histogram_log::Intervals;
 use holdfast_supervisor::supervise::Reporter;
 
-/// What users did since the last harvest.
-pub struct Harvest {
-    /// For Locust's tables.
+/// What users did since the last collection.
+pub struct Collection {
+    /// Rows of Locust's tables.
     pub rows: Vec<Row>,
     /// The final figures so far.
     pub report: serde_json::Value,
-    /// They for people, when all users have ended.
+    /// A summary of it for people, once all users have ended.
     pub summary: Option<String>,
 }
 
 /// The users of one class.
-pub trait Crew {
-    /// There are to be so many users. Gives how many that will be: no more than there is room for.
-    fn order(&mut self, users: u64) -> u64;
-    /// Users there are; while they are being ended, their connections.
-    fn present(&self) -> u64;
-    /// Connections, open or being opened.
-    fn open(&self) -> u64;
-    /// Gathers what was done since the last time, and gives the histograms of it to `log`.
-    fn harvest(&mut self, log: &mut dyn FnMut(&Intervals)) -> Harvest;
-    /// Ends all users.
+pub trait UserPool {
+    /// Has users started or stopped until there are `users`, or as many as fit here; gives that number.
+    fn set_target_users(&mut self, users: u64) -> u64;
+    /// Users; once they are being stopped, their connections.
+    fn user_count(&self) -> u64;
+    /// Connections that are open or being opened.
+    fn connection_count(&self) -> u64;
+    /// Collects what users did since the last time; `log` gets its histograms.
+    fn collect(&mut self, log: &mut dyn FnMut(&Intervals)) -> Collection;
+    /// Stops all users.
     fn stop(&mut self, how: Shutdown);
     /// True when all have ended.
     fn is_done(&self) -> bool;
     /// Waits for the threads.
     ///
     /// # Errors
-    /// What a thread ended with.
+    /// The error a thread ended with.
     fn join(self: Box<Self>) -> Result<(), anyhow::Error>;
 }
 
-/// What users of a class connect to, as the master's options say: `HOST:PORT` texts.
+/// What users of a class connect to by the master's options: `HOST:PORT` texts.
 ///
 /// # Errors
-/// One line that says what is missing or wrong.
-pub fn targets(class: Class, options: &Options) -> Result<Vec<String>, anyhow::Error> {
+/// The missing or wrong option and what to change.
+pub fn targets(class: UserClass, options: &Options) -> Result<Vec<String>, anyhow::Error> {
     Ok(match class {
-        Class::LongConn => options.longconn()?.1,
-        Class::Http => vec![options.http()?.1.host_port],
+        UserClass::LongConn => options.longconn()?.1,
+        UserClass::Http => vec![options.http()?.1.host_port],
     })
 }
 
-/// Starts the users of a class, none yet, as the master's options say; at most `users_max` of them, or as many as fit.
+/// Starts a pool without users, as the master's options say, for at most `users_max` users, or as many as fit.
 ///
 /// # Errors
-/// One line that says what is missing or wrong.
+/// The missing or wrong option, or what the machine lacks, and what to change.
 pub fn start(
-    class: Class,
+    class: UserClass,
     options: &Options,
     targets: &[SocketAddr],
     launch: &ClientFlags,
     users_max: Option<u64>,
     console: &mut Console,
-) -> Result<Box<dyn Crew>, anyhow::Error> {
+) -> Result<Box<dyn UserPool>, anyhow::Error> {
     let quantity = |users| LoadFlags {
         users,
         spawn_rate: Load::MAX,
         run_time: None,
     };
-    // None yet: orders come later.
     let load = Arc::new(Load::new(0, Load::MAX));
     let title = format!("client worker {}", class.name());
     match class {
-        Class::LongConn => {
+        UserClass::LongConn => {
             let (config, _) = options.longconn()?;
             let users_max = launch.users_that_fit(targets, longconn::SPEC, users_max)?;
             let ready = launch.prepare(&quantity(users_max), targets, longconn::SPEC, console)?;
@@ -102,7 +101,7 @@ pub fn start(
             };
             let view = LongconnReporter::new(asked, thread_count, 0, true);
             let make = move |share, load| LongconnUsers::new(config, load, share, thread_count);
-            Ok(Box::new(Running::start(
+            Ok(Box::new(EnginePool::start(
                 (ready, load),
                 view,
                 users_max,
@@ -110,7 +109,7 @@ pub fn start(
                 rows::longconn,
             )?))
         }
-        Class::Http => {
+        UserClass::Http => {
             let (config, url, method) = options.http()?;
             let users_max = launch.users_that_fit(targets, http::SPEC, users_max)?;
             let ready = http::prepare(
@@ -140,7 +139,7 @@ pub fn start(
             let make =
                 move |share, load| HttpUsers::new(config.clone(), load, share, thread_count, 0);
             let method: &'static str = method.leak();
-            Ok(Box::new(Running::start(
+            Ok(Box::new(EnginePool::start(
                 (ready, load),
                 view,
                 users_max,
@@ -153,37 +152,37 @@ pub fn start(
     }
 }
 
-/// What is read of a thread between reports.
-trait Present {
-    fn present(&self) -> u64;
+/// The users of one thread.
+trait UserCount {
+    fn user_count(&self) -> u64;
 }
 
-impl Present for longconn::user::UserReport {
-    fn present(&self) -> u64 {
+impl UserCount for longconn::user::UserReport {
+    fn user_count(&self) -> u64 {
         self.present
     }
 }
 
-impl Present for http::counters::Counters {
-    fn present(&self) -> u64 {
+impl UserCount for http::counters::Counters {
+    fn user_count(&self) -> u64 {
         self.present
     }
 }
 
-struct Running<V: Reporter, R> {
+struct EnginePool<V: Reporter, R> {
     engine: Engine<V::Counters>,
     view: V,
     load: Arc<Load>,
     users_max: u64,
-    pace: Pace,
+    ramp: RampSmoother,
     is_stopping: bool,
     last: V::Report,
     rows: R,
 }
 
-impl<V, R> Running<V, R>
+impl<V, R> EnginePool<V, R>
 where
-    V: Reporter<Counters: Present, Report: Default>,
+    V: Reporter<Counters: UserCount, Report: Default>,
     R: FnMut(&V::Report, &V::Report, Intervals) -> Vec<Row>,
 {
     fn start<H: Handler<Report = V::Counters> + 'static>(
@@ -196,12 +195,12 @@ where
         let engine = Engine::start(ready.config, Vec::new(), Some(ready.plan), |share| {
             make(share, Arc::clone(&load))
         })?;
-        Ok(Running {
+        Ok(EnginePool {
             engine,
             view,
             load,
             users_max,
-            pace: Pace::default(),
+            ramp: RampSmoother::default(),
             is_stopping: false,
             last: V::Report::default(),
             rows,
@@ -209,47 +208,49 @@ where
     }
 }
 
-impl<V, R> Crew for Running<V, R>
+impl<V, R> UserPool for EnginePool<V, R>
 where
-    V: Reporter<Counters: Present, Report: Serialize + Default>,
+    V: Reporter<Counters: UserCount, Report: Serialize + Default>,
     R: FnMut(&V::Report, &V::Report, Intervals) -> Vec<Row>,
 {
-    fn order(&mut self, users: u64) -> u64 {
+    fn set_target_users(&mut self, users: u64) -> u64 {
         let users = users.min(self.users_max);
-        if users != self.pace.ordered() {
-            let line = self.pace.order(users, self.engine.now_us() as f64 / 1e6);
-            let rate_milli = ((line.rate * 1e3) as u64).max(1);
-            let since_us = (line.since * 1e6) as u64;
-            self.load.order(line.from, users, rate_milli, since_us);
+        if users != self.ramp.target() {
+            let segment = self
+                .ramp
+                .set_target(users, self.engine.now_us() as f64 / 1e6);
+            let rate_milli = ((segment.rate * 1e3) as u64).max(1);
+            let since_us = (segment.since * 1e6) as u64;
+            self.load.order(segment.from, users, rate_milli, since_us);
         }
         users
     }
 
-    fn present(&self) -> u64 {
+    fn user_count(&self) -> u64 {
         if self.is_stopping {
-            return self.open();
+            return self.connection_count();
         }
         self.engine
             .reports()
-            .map(|core| core.handler.present())
+            .map(|core| core.handler.user_count())
             .sum()
     }
 
-    fn open(&self) -> u64 {
+    fn connection_count(&self) -> u64 {
         let reports = self.engine.reports();
         reports
             .map(|core| core.stats.open_now + core.stats.connecting_now)
             .sum()
     }
 
-    fn harvest(&mut self, log: &mut dyn FnMut(&Intervals)) -> Harvest {
+    fn collect(&mut self, log: &mut dyn FnMut(&Intervals)) -> Collection {
         let is_done = self.engine.is_done();
         let (report, intervals) = self.view.report(&self.engine, is_done);
         log(&intervals);
         let before = std::mem::replace(&mut self.last, report);
         let mut report = serde_json::to_value(&self.last).expect("reports are plain data");
-        report["users_asked"] = self.pace.ordered().into();
-        Harvest {
+        report["users_asked"] = self.ramp.target().into();
+        Collection {
             rows: (self.rows)(&self.last, &before, intervals),
             report,
             summary: is_done.then(|| self.view.summary(&self.last)),
