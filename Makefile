@@ -234,7 +234,7 @@ loom: ## Try every order in which threads may use the connection limiter they sh
 miri: ## Run the pure parts of the engine and of HTTP/1.1 under Miri (nightly)
 	@bash .ci/need $(NEED_BUILD) cargo-miri
 	$(CARGO) +nightly miri test --locked -p holdfast-engine --lib -- token:: slot:: wheel:: dial:: only_connections_make
-	$(CARGO) +nightly miri test --locked -p holdfast-http1 --tests -- --skip no_bytes_make --skip what_is_encoded \
+	$(CARGO) +nightly miri test --locked -p holdfast-http1 --tests -- --skip random_bytes --skip encoded_payload \
 		--skip lines_between --skip largest_size
 
 # The standard library has to be built with it too, or its locks are not seen and every use of one is reported.

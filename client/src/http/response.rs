@@ -164,7 +164,7 @@ pub fn read(
                 };
                 at += head.length;
                 if head.status == 101 {
-                    return Err(Malformed("nobody asked for another protocol"));
+                    return Err(Malformed::UnexpectedUpgrade);
                 }
                 if head.status < 200 {
                     continue;
@@ -179,7 +179,7 @@ pub fn read(
                         false
                     }
                     Body::Chunked => {
-                        *position = Position::Chunked(Chunked::default());
+                        *position = Position::Chunked(Chunked::tolerant());
                         false
                     }
                     Body::UntilClose => {

@@ -469,7 +469,7 @@ impl Handler for Users {
                     is_last,
                 }) => (used, verdict, is_last),
                 Err(malformed) => {
-                    self.fail_malformed(conn, malformed.0, &bytes[at..]);
+                    self.fail_malformed(conn, malformed.description(), &bytes[at..]);
                     return bytes.len();
                 }
             };

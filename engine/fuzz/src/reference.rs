@@ -1,13 +1,15 @@
-//! HTTP/1.1 framing once more, the slow and obvious way: what the engine's parsers are compared with.
+//! HTTP/1.1 framing once more, in the slow and obvious way: what the parsers of `holdfast-http1` are compared with.
 //!
-//! Purpose: written from RFC 9112 and RFC 9110, and from the choices that the documentation of `holdfast-http1` states, line by
-//! line over whole messages: finds the empty line first, splits, and lists every fault.
+//! Written from RFC 9112, RFC 9110 and the choices that the documentation of `holdfast-http1` states, line by line over whole
+//! messages: finds the empty line first, splits, and lists every error.
 //! Invariants: shares no code with `holdfast-http1` but the types of its answers.
-//! Must not know: how bytes arrive.
+//! Must not depend on: how bytes arrive.
+
+use std::net::Ipv6Addr;
 
 use holdfast_http1::{
-    Body, CHUNK_LINE_BYTES_MAX, EMPTY_LINES_MAX, Limits, RequestHead, ResponseHead,
-    TRAILER_BYTES_MAX,
+    Body, CHUNK_LINE_BYTES_MAX, EMPTY_LINES_MAX, Limits, METHOD_BYTES_MAX, Oddities, Oddity,
+    RequestHead, ResponseHead, TRAILER_BYTES_MAX,
 };
 
 /// What is said of the beginning of some bytes.
@@ -138,8 +140,18 @@ fn host_and_port(bytes: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let is_plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(b);
     let host_bytes = if bytes.starts_with(b"[") {
         let end = bytes.iter().position(|b| *b == b']')?;
-        let inside = &bytes[1..end];
-        if inside.is_empty() || !inside.iter().all(|b| is_plain(b) || *b == b':') {
+        let inside = String::from_utf8_lossy(&bytes[1..end]).into_owned();
+        let is_future = inside
+            .to_lowercase()
+            .strip_prefix('v')
+            .and_then(|rest| rest.split_once('.'))
+            .is_some_and(|(version, rest)| {
+                !version.is_empty()
+                    && version.bytes().all(|b| b.is_ascii_hexdigit())
+                    && !rest.is_empty()
+                    && rest.bytes().all(|b| is_plain(&b) || b == b':')
+            });
+        if !is_future && inside.parse::<Ipv6Addr>().is_err() {
             return None;
         }
         end + 1
@@ -210,16 +222,20 @@ pub fn request(bytes: &[u8], limits: &Limits) -> Said<RequestHead> {
     if words.len() != 3 || !is_token(method) || !is_text(lines[0]) || lines[0].contains(&b'\t') {
         faults.push(400);
     }
+    let method_bytes = window[start..].iter().take_while(|b| is_token(&[**b]));
+    if method_bytes.count() > METHOD_BYTES_MAX {
+        return Said::Wrong(vec![501]);
+    }
     let long = target.iter().take_while(|b| **b > b' ' && **b != 0x7f);
     if long.count() > limits.target_bytes_max {
         faults.push(414);
     }
     match version {
         b"HTTP/1.1" | b"HTTP/1.0" => {}
-        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9'] => faults.push(505),
+        [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9'] => faults.push(505),
         [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => faults.push(505),
         // Its line does not end at the CR, which the parser need not wait to see.
-        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'\r', ..] => faults.extend([400, 505]),
+        [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'\r', ..] => faults.extend([400, 505]),
         [
             b'H',
             b'T',
@@ -269,7 +285,6 @@ pub fn request(bytes: &[u8], limits: &Limits) -> Said<RequestHead> {
         || hosts.iter().any(|host| host_and_port(host).is_none())
         || lengths.len() > 1
         || announced == Some(None)
-        || encodings.len() > 1
         || !encodings.is_empty() && (is_http10 || !lengths.is_empty())
         || !encodings.is_empty() && !matches!(codings.as_deref(), Some([.., true]));
     if is_400 {
@@ -292,6 +307,7 @@ pub fn request(bytes: &[u8], limits: &Limits) -> Said<RequestHead> {
     Said::Sound(RequestHead {
         length: start + length,
         is_head: method == b"HEAD",
+        is_connect: method == b"CONNECT",
         is_http10,
         keep_alive: headers.stays(is_http10) && method != b"CONNECT",
         expects_continue: !is_http10 && body != Body::None && expectations.iter().any(is_continue),
@@ -299,27 +315,80 @@ pub fn request(bytes: &[u8], limits: &Limits) -> Said<RequestHead> {
     })
 }
 
+/// The lines of a response's head, without their line ends, its length, and whether any of them ends in a bare LF.
+fn lenient_lines(bytes: &[u8]) -> Option<(Vec<&[u8]>, usize, bool)> {
+    let mut lines = Vec::new();
+    let mut at = 0;
+    let mut has_bare_lf = false;
+    loop {
+        let end = at + bytes[at..].iter().position(|b| *b == b'\n')?;
+        let line = &bytes[at..end];
+        at = end + 1;
+        has_bare_lf |= !line.ends_with(b"\r");
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() && !lines.is_empty() {
+            return Some((lines, at, has_bare_lf));
+        }
+        lines.push(line);
+    }
+}
+
 /// The head of a response. What is wrong has no status: `Wrong(vec![])`.
 pub fn response(bytes: &[u8], was_head: bool, limits: &Limits) -> Said<ResponseHead> {
     let window = &bytes[..bytes.len().min(limits.head_bytes_max)];
-    let Some((lines, length)) = lines(window) else {
+    let Some((lines, length, has_bare_lf)) = lenient_lines(window) else {
         return Said::Open;
     };
     let wrong = || Said::Wrong(Vec::new());
+    let mut oddities = Oddities::NONE;
+    if has_bare_lf {
+        oddities.insert(Oddity::BareLf);
+    }
     let line = lines[0];
-    let is_http10 = line.starts_with(b"HTTP/1.0 ");
-    if !is_http10 && !line.starts_with(b"HTTP/1.1 ") || line.len() < 12 {
+    let [
+        b'H',
+        b'T',
+        b'T',
+        b'P',
+        b'/',
+        b'1',
+        b'.',
+        minor @ b'0'..=b'9',
+        b' ',
+        rest @ ..,
+    ] = line
+    else {
+        return wrong();
+    };
+    if *minor > b'1' {
+        oddities.insert(Oddity::MinorVersion);
+    }
+    let is_http10 = *minor == b'0';
+    if rest.len() < 3 {
         return wrong();
     }
-    let (digits, reason) = line[9..].split_at(3);
+    let (digits, reason) = rest.split_at(3);
     let (Some(status @ 100..), true) = (
         number(digits),
         is_text(reason) && matches!(reason.first(), None | Some(b' ')),
     ) else {
         return wrong();
     };
-    let headers = Headers::read(&lines[1..]);
-    if headers.are_malformed || lines.len() - 1 > limits.header_count_max {
+    // Folded lines are one, with spaces instead of the line breaks (RFC 9112, 5.2).
+    let mut unfolded: Vec<Vec<u8>> = Vec::new();
+    for line in &lines[1..] {
+        match (line.first(), unfolded.last_mut()) {
+            (Some(b' ' | b'\t'), Some(last)) => {
+                oddities.insert(Oddity::FoldedLine);
+                last.extend_from_slice(b"  ");
+                last.extend_from_slice(line);
+            }
+            _ => unfolded.push(line.to_vec()),
+        }
+    }
+    let unfolded: Vec<&[u8]> = unfolded.iter().map(Vec::as_slice).collect();
+    let headers = Headers::read(&unfolded);
+    if headers.are_malformed || unfolded.len() > limits.header_count_max {
         return wrong();
     }
     let mut lengths: Vec<Option<u64>> = headers
@@ -328,16 +397,25 @@ pub fn response(bytes: &[u8], was_head: bool, limits: &Limits) -> Said<ResponseH
         .map(number)
         .collect();
     lengths.dedup();
-    let has_encoding = !headers.values("transfer-encoding").is_empty();
     let Some(codings) = headers.codings() else {
         return wrong();
     };
-    let announced = match (&lengths[..], has_encoding) {
-        ([], true) if is_http10 => return wrong(),
-        ([], true) if codings.last() == Some(&true) => Body::Chunked,
-        ([], _) => Body::UntilClose,
-        ([Some(0)], false) => Body::None,
-        ([Some(length)], false) => Body::Length(*length),
+    let mut may_stay = status != 101;
+    if !codings.is_empty() {
+        if !lengths.is_empty() {
+            oddities.insert(Oddity::LengthBesideEncoding);
+            may_stay = false;
+        }
+        if is_http10 {
+            oddities.insert(Oddity::EncodingInHttp10);
+            may_stay = false;
+        }
+    }
+    let announced = match (&lengths[..], codings.last()) {
+        ([] | [Some(_)], Some(true)) => Body::Chunked,
+        ([] | [Some(_)], Some(false)) | ([], None) => Body::UntilClose,
+        ([Some(0)], None) => Body::None,
+        ([Some(length)], None) => Body::Length(*length),
         _ => return wrong(),
     };
     let status = status as u16;
@@ -349,8 +427,9 @@ pub fn response(bytes: &[u8], was_head: bool, limits: &Limits) -> Said<ResponseH
     Said::Sound(ResponseHead {
         length,
         status,
-        keep_alive: headers.stays(is_http10) && body != Body::UntilClose && status != 101,
+        keep_alive: headers.stays(is_http10) && body != Body::UntilClose && may_stay,
         body,
+        oddities,
     })
 }
 
@@ -359,20 +438,30 @@ pub fn response(bytes: &[u8], was_head: bool, limits: &Limits) -> Said<ResponseH
 pub enum End {
     /// Not there yet.
     Open,
+    /// Not there yet: in the payload of a chunk that ends after so many bytes.
+    Within(u64),
     /// After so many bytes.
     At(usize),
     /// Never: the byte at this place is wrong.
     Wrong(usize),
 }
 
-/// The chunked body that `bytes` begin with: its payload as far as it is there, and its end.
+/// The chunked body that `bytes` begin with, as a server reads it: its payload as far as it is there, and its end.
 pub fn chunked(bytes: &[u8]) -> (Vec<u8>, End) {
-    let mut payload = Vec::new();
-    let end = match chunks(bytes, &mut payload) {
-        Ok(end) => End::At(end),
-        Err(end) => end,
+    let mut body = Chunks::default();
+    let end = body.read(bytes);
+    (body.payload, end.map_or_else(|end| end, End::At))
+}
+
+/// The same as a user agent reads it, and what is odd about it.
+pub fn lenient_chunked(bytes: &[u8]) -> (Vec<u8>, End, Oddities) {
+    let mut body = Chunks {
+        is_lenient: true,
+        ..Chunks::default()
     };
-    (payload, end)
+    let end = body.read(bytes);
+    let end = end.map_or_else(|end| end, End::At);
+    (body.payload, end, body.oddities)
 }
 
 /// One byte, which has to be `expected`.
@@ -397,7 +486,7 @@ fn run(bytes: &[u8], at: usize, fits: impl Fn(u8) -> bool) -> Result<usize, End>
 fn bounded(result: Result<usize, End>, bytes: &[u8], end_max: usize) -> Result<usize, End> {
     let reached = match result {
         Ok(at) | Err(End::Wrong(at) | End::At(at)) => at,
-        Err(End::Open) => bytes.len(),
+        Err(End::Open | End::Within(_)) => bytes.len(),
     };
     match reached > end_max {
         true => Err(End::Wrong(end_max)),
@@ -409,65 +498,161 @@ fn is_text_byte(byte: u8) -> bool {
     is_text(&[byte])
 }
 
-fn chunks(bytes: &[u8], payload: &mut Vec<u8>) -> Result<usize, End> {
-    let mut at = 0;
+fn is_gap(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// A chunked body being read.
+#[derive(Default)]
+struct Chunks {
+    is_lenient: bool,
+    payload: Vec<u8>,
+    oddities: Oddities,
+}
+
+impl Chunks {
+    fn read(&mut self, bytes: &[u8]) -> Result<usize, End> {
+        let mut at = 0;
+        loop {
+            // chunk-size [ chunk-ext ] CRLF
+            let line_max = at + usize::from(CHUNK_LINE_BYTES_MAX);
+            let mut size = 0;
+            at = bounded(self.size_line(bytes, at, &mut size), bytes, line_max)?;
+            at = self.line_end(bytes, at)?;
+            if size == 0 {
+                break;
+            }
+            // chunk-data CRLF
+            let there = (bytes.len() - at).min(usize::try_from(size).unwrap_or(usize::MAX));
+            self.payload.extend_from_slice(&bytes[at..at + there]);
+            if (there as u64) < size {
+                return Err(End::Within((at as u64).saturating_add(size)));
+            }
+            at = self.line_end(bytes, at + there)?;
+        }
+        // trailer-section CRLF
+        let section = at;
+        let section_max = section + usize::from(TRAILER_BYTES_MAX);
+        loop {
+            match bytes.get(at) {
+                Some(b'\r') => break,
+                Some(b'\n') if self.is_lenient => break,
+                Some(b' ' | b'\t') if self.is_lenient && at > section => {
+                    self.oddities.insert(Oddity::FoldedLine);
+                    let folded = run(bytes, at, is_text_byte);
+                    let folded = folded.and_then(|end| self.line_end(bytes, end));
+                    at = bounded(folded, bytes, section_max)?;
+                }
+                _ => at = bounded(self.trailer(bytes, at), bytes, section_max)?,
+            }
+        }
+        self.line_end(bytes, at)
+    }
+
+    /// CRLF, or for user agents LF.
+    fn line_end(&mut self, bytes: &[u8], at: usize) -> Result<usize, End> {
+        if self.is_lenient && bytes.get(at) == Some(&b'\n') {
+            self.oddities.insert(Oddity::BareLf);
+            return Ok(at + 1);
+        }
+        exactly(bytes, exactly(bytes, at, b'\r')?, b'\n')
+    }
+
+    /// Up to where the line end has to be.
+    fn size_line(&mut self, bytes: &[u8], start: usize, size: &mut u64) -> Result<usize, End> {
+        let mut at = start;
+        if self.is_lenient {
+            while bytes.get(at).is_some_and(|b| is_gap(*b)) {
+                self.oddities.insert(Oddity::ChunkWhitespace);
+                at += 1;
+            }
+        }
+        let first = at;
+        while let Some(digit) = bytes.get(at).and_then(|b| char::from(*b).to_digit(16)) {
+            if at > first && *size == 0 {
+                self.oddities.insert(Oddity::LeadingZeros);
+            }
+            let next = size.checked_mul(16).ok_or(End::Wrong(at))?;
+            *size = next + u64::from(digit);
+            at += 1;
+        }
+        match bytes.get(at) {
+            None => return Err(End::Open),
+            Some(_) if at == first => return Err(End::Wrong(at)),
+            Some(_) => {}
+        }
+        let gap_end = run(bytes, at, is_gap)?;
+        if self.is_lenient {
+            return match bytes[gap_end] {
+                b';' => run(bytes, gap_end, is_text_byte),
+                b'\r' | b'\n' if gap_end > at => {
+                    self.oddities.insert(Oddity::ChunkWhitespace);
+                    Ok(gap_end)
+                }
+                _ if gap_end > at => Err(End::Wrong(gap_end)),
+                _ => Ok(at),
+            };
+        }
+        extensions(bytes, at)
+    }
+
+    fn trailer(&mut self, bytes: &[u8], at: usize) -> Result<usize, End> {
+        let colon = run(bytes, at, |b| is_token(&[b]))?;
+        if colon == at {
+            return Err(End::Wrong(at));
+        }
+        let value = exactly(bytes, colon, b':')?;
+        let end = run(bytes, value, is_text_byte)?;
+        self.line_end(bytes, end)
+    }
+}
+
+/// `*( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )` (RFC 9112, 7.1.1).
+fn extensions(bytes: &[u8], start: usize) -> Result<usize, End> {
+    let mut at = start;
     loop {
-        // chunk-size [ chunk-ext ] CRLF
-        let line = at;
-        let digits_end = bounded(
-            run(bytes, line, |b| b.is_ascii_hexdigit()),
-            bytes,
-            line + 16,
-        )?;
-        if digits_end == line {
-            return Err(End::Wrong(line));
-        }
-        let digits = String::from_utf8_lossy(&bytes[line..digits_end]);
-        let size = u64::from_str_radix(&digits, 16).map_err(|_| End::Wrong(line))?;
-        let line_max = line + usize::from(CHUNK_LINE_BYTES_MAX);
-        at = bounded(extension(bytes, digits_end), bytes, line_max)?;
-        at = exactly(bytes, at, b'\r')?;
-        at = exactly(bytes, at, b'\n')?;
-        if size == 0 {
-            break;
-        }
-        // chunk-data CRLF
-        let there = (bytes.len() - at).min(usize::try_from(size).unwrap_or(usize::MAX));
-        payload.extend_from_slice(&bytes[at..at + there]);
-        at += there;
-        if (there as u64) < size {
-            return Err(End::Open);
-        }
-        at = exactly(bytes, at, b'\r')?;
-        at = exactly(bytes, at, b'\n')?;
-    }
-    // trailer-section CRLF
-    let section = at;
-    let section_max = section + usize::from(TRAILER_BYTES_MAX);
-    while bytes.get(at) != Some(&b'\r') {
-        at = bounded(trailer(bytes, at), bytes, section_max)?;
-    }
-    at = exactly(bytes, at, b'\r')?;
-    exactly(bytes, at, b'\n')
-}
-
-/// Whitespace and then an extension, or nothing; returns where the CR has to be.
-fn extension(bytes: &[u8], at: usize) -> Result<usize, End> {
-    let gap_end = run(bytes, at, |b| matches!(b, b' ' | b'\t'))?;
-    match bytes[gap_end] {
-        b';' => run(bytes, gap_end, is_text_byte),
-        _ if gap_end == at => Ok(at),
         // Whitespace alone is none.
-        _ => Err(End::Wrong(gap_end)),
+        let gap_end = run(bytes, at, is_gap)?;
+        if bytes[gap_end] != b';' {
+            return match gap_end == at {
+                true => Ok(at),
+                false => Err(End::Wrong(gap_end)),
+            };
+        }
+        let name = run(bytes, gap_end + 1, is_gap)?;
+        let name_end = run(bytes, name, |b| is_token(&[b]))?;
+        if name_end == name {
+            return Err(End::Wrong(name));
+        }
+        at = name_end;
+        let equals = run(bytes, at, is_gap)?;
+        if bytes[equals] == b'=' {
+            let value = run(bytes, equals + 1, is_gap)?;
+            at = match bytes[value] {
+                b'"' => quoted(bytes, value + 1)?,
+                _ => run(bytes, value, |b| is_token(&[b]))?,
+            };
+            if at == value {
+                return Err(End::Wrong(value));
+            }
+        }
     }
 }
 
-fn trailer(bytes: &[u8], at: usize) -> Result<usize, End> {
-    let colon = run(bytes, at, |b| is_token(&[b]))?;
-    if colon == at {
-        return Err(End::Wrong(at));
+/// The rest of a quoted string, its closing quote included.
+fn quoted(bytes: &[u8], start: usize) -> Result<usize, End> {
+    let mut at = start;
+    loop {
+        match bytes.get(at) {
+            None => return Err(End::Open),
+            Some(b'"') => return Ok(at + 1),
+            Some(b'\\') => match bytes.get(at + 1) {
+                None => return Err(End::Open),
+                Some(b) if is_text_byte(*b) => at += 2,
+                Some(_) => return Err(End::Wrong(at + 1)),
+            },
+            Some(b) if is_text_byte(*b) => at += 1,
+            Some(_) => return Err(End::Wrong(at)),
+        }
     }
-    let value = exactly(bytes, colon, b':')?;
-    let end = exactly(bytes, run(bytes, value, is_text_byte)?, b'\r')?;
-    exactly(bytes, end, b'\n')
 }

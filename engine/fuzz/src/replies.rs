@@ -109,10 +109,10 @@ fn expected(bytes: &[u8], expectations: &Expectations) -> Option<Story> {
                 _ => (Vec::new(), None),
             },
             Body::UntilClose => (rest.to_vec(), Some(rest.len())),
-            Body::Chunked => match reference::chunked(rest) {
-                (payload, End::At(used)) => (payload, Some(used)),
-                (_, End::Open) => (Vec::new(), None),
-                (_, End::Wrong(_)) => {
+            Body::Chunked => match reference::lenient_chunked(rest) {
+                (payload, End::At(used), _) => (payload, Some(used)),
+                (_, End::Open | End::Within(_), _) => (Vec::new(), None),
+                (_, End::Wrong(_), _) => {
                     story.is_malformed = true;
                     break;
                 }

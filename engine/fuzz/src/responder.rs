@@ -82,6 +82,7 @@ fn expected(bytes: &[u8], limits: &Limits) -> Expected {
                         break;
                     }
                     End::Open if rest.len() <= bytes_max => None,
+                    End::Within(end) if end <= bytes_max as u64 => None,
                     _ => {
                         expected.last = vec![413];
                         break;

@@ -8,7 +8,7 @@
 
 use holdfast_client::http::request::{Parts, parse_header, parse_method, render_bytes};
 use holdfast_client::http::url;
-use holdfast_http1::{Body, Limits, parse_request};
+use holdfast_http1::{Body, Limits, METHOD_BYTES_MAX, parse_request};
 
 /// URLs and what else makes a request.
 pub fn urls(data: &[u8]) {
@@ -55,6 +55,9 @@ pub fn urls(data: &[u8]) {
             Ok(Some(head)) => head,
             Err(refusal) if has_own_host && refusal.reason.contains("Host") => return,
             Err(refusal) if refusal.reason.contains("too many headers") => return,
+            Err(refusal) if refusal.status == 501 && parts.method.len() > METHOD_BYTES_MAX => {
+                return;
+            }
             said => panic!("{said:?}: {}", rest.escape_ascii()),
         };
         let framing = match body.len() {

@@ -1,8 +1,7 @@
-//! What the heads of requests and of responses have in common.
+//! What the heads of requests and responses have in common: line ends, lists, numbers and persistence, read one way for both.
 //!
-//! Purpose: line ends, lists, numbers and persistence, read one way for both directions.
 //! Invariants: a slice given to [`line_ends_are_crlf`] passed httparse, so each CR in it is followed by LF.
-//! Must not know: which direction a head went, which status a mistake gets.
+//! Must not depend on: the direction of a message, the status an error gets.
 
 use core::mem::MaybeUninit;
 
@@ -13,18 +12,18 @@ use crate::limits::{HEADER_COUNT_CEILING, Limits};
 /// How the end of a body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body {
-    /// There is none. `Content-Length: 0` is this too.
+    /// There is none; also with `Content-Length: 0`.
     None,
-    /// It is so many bytes long, at least one.
+    /// By its length, bytes, at least one.
     Length(u64),
-    /// It comes in chunks; see [`Chunked`](crate::Chunked).
+    /// It is chunked; see [`Chunked`](crate::Chunked).
     Chunked,
-    /// It is everything until the connection ends. Responses only.
+    /// By the end of the connection. Responses only.
     UntilClose,
 }
 
 impl Body {
-    /// What a Content-Length announces, if there was one.
+    /// The body that a Content-Length announces, if there is one.
     pub(crate) fn announced(length: Option<u64>) -> Option<Self> {
         match length {
             None => None,
@@ -33,10 +32,6 @@ impl Body {
         }
     }
 }
-
-/// What was wrong with what a peer sent, in words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed(pub &'static str);
 
 /// Room for the headers of one head. Not initialised: 4 KiB of writes a message would cost more than the parsing.
 pub(crate) type HeaderSpace<'b> = [MaybeUninit<Header<'b>>; HEADER_COUNT_CEILING];
@@ -53,8 +48,8 @@ pub(crate) fn header_count_max(limits: &Limits) -> usize {
     limits.header_count_max.min(HEADER_COUNT_CEILING)
 }
 
-/// The part of `bytes` a head may lie in. Nothing is read past it, or a fault behind the limit would hide the limit from a reader
-/// that got all bytes at once, and not from one that got them piece by piece.
+/// The part of `bytes` a head may occupy. Nothing behind it is read: otherwise an error behind the limit would hide the limit from
+/// a reader that got all bytes at once, but not from one that got them piece by piece.
 #[inline]
 pub(crate) fn window<'b>(bytes: &'b [u8], limits: &Limits) -> &'b [u8] {
     &bytes[..bytes.len().min(limits.head_bytes_max)]
@@ -77,7 +72,7 @@ pub(crate) fn line_ends_are_crlf(head: &[u8], headers: &[Header<'_>]) -> bool {
         })
 }
 
-/// The number `value` is, if it is digits and nothing else, and fits.
+/// The number `value` consists of, if it is nothing but digits and fits.
 #[inline]
 pub(crate) fn number(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
@@ -115,31 +110,31 @@ pub(crate) fn is_value_byte(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
-/// What the Connection headers of a head said.
+/// The options of the Connection headers of a head.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Persistence {
+pub(crate) struct ConnectionOptions {
     close: bool,
     keep_alive: bool,
 }
 
-impl Persistence {
-    /// Takes note of one Connection header.
+impl ConnectionOptions {
+    /// Adds those of one Connection header.
     #[inline]
-    pub(crate) fn note(&mut self, value: &[u8]) {
+    pub(crate) fn add(&mut self, value: &[u8]) {
         for option in elements(value) {
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         }
     }
 
-    /// Whether the connection stays open (RFC 9112, 9.3): close wins, HTTP/1.0 stays only if it says so.
+    /// Whether the connection persists (RFC 9112, 9.3): close wins, HTTP/1.0 persists only with keep-alive.
     #[inline]
-    pub(crate) fn stays(self, is_http10: bool) -> bool {
+    pub(crate) fn keep_alive(self, is_http10: bool) -> bool {
         !self.close && (self.keep_alive || !is_http10)
     }
 }
 
-/// A transfer coding list, as far as framing goes.
+/// A list of transfer codings, as far as framing needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coding {
     /// Chunked and nothing else.
@@ -155,7 +150,7 @@ pub(crate) enum Coding {
 }
 
 impl Coding {
-    /// What one Transfer-Encoding header says, and those before it said.
+    /// The list after one more Transfer-Encoding header: several of them form one list (RFC 9110, 5.3).
     #[inline]
     pub(crate) fn after(earlier: Option<Coding>, value: &[u8]) -> Coding {
         if earlier.is_none() && value.eq_ignore_ascii_case(b"chunked") {

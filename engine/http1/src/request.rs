@@ -1,69 +1,76 @@
 //! The head of a request, read strictly: what two readers might frame differently is refused.
 //!
-//! Purpose: where a request's head ends, how its body is framed, and what becomes of the connection after it.
-//! Invariants: bytes that come later never change an answer other than "incomplete"; the first fault in the order of the bytes
+//! Invariants: bytes that come later never change an answer other than "incomplete"; the first error in the order of the bytes
 //! decides, and what can be judged only at the end of the head (bare LF, Host, framing) comes after all of those.
 //!
 //! Where the RFCs leave a choice:
-//! - A bare LF ends no line (RFC 9112, 2.2 lets a recipient take it): 400.
-//! - Empty lines before a request are passed over (2.2), at most [`EMPTY_LINES_MAX`] of them.
+//! - A bare LF ends no line (RFC 9112, 2.2 lets a recipient accept it): 400.
+//! - Empty lines before a request are skipped (2.2), at most [`EMPTY_LINES_MAX`] of them.
+//! - A method longer than [`METHOD_BYTES_MAX`] is none that anybody implements: 501 (3).
 //! - HTTP/1.2 to 1.9 get 505 as other majors do. RFC 9110, 2.5 would have them read as 1.1, but none was ever defined.
-//!   What is not `HTTP/` digit, or `HTTP/` digit dot digit, is 400. `PRI * HTTP/2.0` is 505 by that rule.
-//! - Transfer-Encoding: anything but chunked before a final chunked is 501 (RFC 9112, 6.1); a list that does not end in
-//!   chunked ("gzip", "identity", "chunked, gzip") has no reliable end and is 400 (6.3), and so are chunked twice or with
-//!   parameters, an empty element, a second Transfer-Encoding line, and any Transfer-Encoding in HTTP/1.0.
+//!   What is not `HTTP/` digit dot digit is 400, except `HTTP/2` and `HTTP/3`. `PRI * HTTP/2.0` is 505 by that rule.
+//! - Transfer-Encoding: several lines form one list (RFC 9110, 5.3). Anything but chunked before a final chunked is 501 (RFC 9112,
+//!   6.1); a list that does not end in chunked ("gzip", "identity", "chunked, gzip") has no reliable end and is 400 (6.3), and
+//!   so are chunked twice or with parameters, an empty element, and any Transfer-Encoding in HTTP/1.0.
+//! - Host, and the host of a target, is a URI host (RFC 3986, 3.2.2): brackets contain an IPv6 address or an IPvFuture.
 //! - A target with a fragment or bytes outside ASCII is 400 (3.2), and so is user information in one (RFC 9110, 4.2.4).
 //! - If several things are wrong at the end of a head, 400 wins over 501, that over 417, that over 413.
 //!
-//! Must not know: what the target or the method ask for.
+//! Must not depend on: what the target or the method mean.
+
+use core::net::Ipv6Addr;
 
 use httparse::{Error, Header, Request, Status};
 
 use crate::head::{
-    Body, Coding, Persistence, elements, header_count_max, header_space, line_ends_are_crlf,
-    number, offset_in, window,
+    Body, Coding, ConnectionOptions, elements, header_count_max, header_space, is_token_byte,
+    line_ends_are_crlf, number, offset_in, window,
 };
 use crate::limits::Limits;
 
-/// Most empty lines passed over before a request; one more is refused.
+/// Most empty lines skipped before a request; one more is refused.
 pub const EMPTY_LINES_MAX: usize = 4;
+/// Longest method, bytes. The longest registered one, UPDATEREDIRECTREF, has 17.
+pub const METHOD_BYTES_MAX: usize = 64;
 
-/// What framing needs to know of a request.
+/// What framing needs of the head of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestHead {
     /// Bytes of the head, empty lines before it and the one that ends it included. The body begins here.
     pub length: usize,
-    /// Whether the method is HEAD: the response's head is that of a GET, without a body.
+    /// Whether the method is HEAD: the response has the head of a GET's, and no body.
     pub is_head: bool,
-    /// Whether the version is 1.0: no chunked response, and a kept connection has to be said.
+    /// Whether the method is CONNECT.
+    pub is_connect: bool,
+    /// Whether the version is 1.0: the response cannot be chunked, and keep-alive has to be stated.
     pub is_http10: bool,
-    /// Whether another request may follow. Never after CONNECT: what follows that is no HTTP.
+    /// Whether another request may follow. Never after CONNECT: what follows is not HTTP.
     pub keep_alive: bool,
-    /// Whether the peer waits for `100 Continue` before it sends the body. Never without a body, never in HTTP/1.0.
+    /// Whether the peer waits for `100 Continue` before it sends the body. Never without a body or in HTTP/1.0.
     pub expects_continue: bool,
     /// How the end of the body is found.
     pub body: Body,
 }
 
-/// Why a request is not served. The connection has to close after the answer: where the next request begins is not known.
+/// Why a request is refused. The connection has to close after the response: where the next request begins is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestError {
-    /// The status to answer with.
+    /// The status of the response.
     pub status: u16,
-    /// What was wrong, in words.
+    /// What is wrong, in words.
     pub reason: &'static str,
 }
 
-/// A refusal, where a `Result` is wanted.
+/// The error as a `Result`.
 #[cold]
 fn refuse<T>(status: u16, reason: &'static str) -> Result<T, RequestError> {
     Err(RequestError { status, reason })
 }
 
-/// Reads the head at the beginning of `bytes`. `Ok(None)`: it is not complete, more bytes are needed.
+/// Reads the head at the beginning of `bytes`. `Ok(None)`: it is incomplete.
 ///
 /// # Errors
-/// The [`RequestError`] to answer with, as early as the bytes show it.
+/// [`RequestError`], as early as the bytes show it.
 pub fn parse_request(bytes: &[u8], limits: &Limits) -> Result<Option<RequestHead>, RequestError> {
     let window = window(bytes, limits);
     let start = match window.first() {
@@ -83,6 +90,9 @@ pub fn parse_request(bytes: &[u8], limits: &Limits) -> Result<Option<RequestHead
         return unfinished(bytes, &request, parsed.err(), limits)
             .and_then(|()| incomplete(window, limits));
     };
+    if method.len() > METHOD_BYTES_MAX {
+        return refuse(501, METHOD_TOO_LONG);
+    }
     if target.len() > limits.target_bytes_max {
         return refuse(414, TARGET_TOO_LONG);
     }
@@ -96,13 +106,15 @@ pub fn parse_request(bytes: &[u8], limits: &Limits) -> Result<Option<RequestHead
     Ok(Some(RequestHead {
         length: start + length,
         is_head: method == "HEAD",
+        is_connect,
         is_http10,
-        keep_alive: said.persistence.stays(is_http10) && !is_connect,
+        keep_alive: said.options.keep_alive(is_http10) && !is_connect,
         expects_continue: said.expects_continue && !is_http10 && said.body != Body::None,
         body: said.body,
     }))
 }
 
+const METHOD_TOO_LONG: &str = "the method is too long";
 const TARGET_TOO_LONG: &str = "the request target is too long";
 
 /// Where the request begins after empty lines; `None` if that is not known yet.
@@ -123,7 +135,7 @@ fn empty_lines(bytes: &[u8]) -> Result<Option<usize>, RequestError> {
     }
 }
 
-/// The answer to a head that has not ended: more bytes, unless all it may have are here.
+/// The answer to a head that has not ended: incomplete, unless it has as many bytes as it may have.
 fn incomplete<T>(window: &[u8], limits: &Limits) -> Result<Option<T>, RequestError> {
     if window.len() == limits.head_bytes_max {
         return refuse(431, "the head is too long");
@@ -131,7 +143,7 @@ fn incomplete<T>(window: &[u8], limits: &Limits) -> Result<Option<T>, RequestErr
     Ok(None)
 }
 
-/// What is wrong with a head httparse refused, or has not seen the end of. `Ok`: nothing so far.
+/// What is wrong with a head that httparse refuses, or whose end has not arrived. `Ok`: nothing so far.
 #[cold]
 fn unfinished(
     bytes: &[u8],
@@ -139,7 +151,11 @@ fn unfinished(
     error: Option<Error>,
     limits: &Limits,
 ) -> Result<(), RequestError> {
-    // The target comes before whatever httparse stumbled over, unless that was the method.
+    let method = bytes.iter().take(METHOD_BYTES_MAX + 1);
+    if method.take_while(|byte| is_token_byte(**byte)).count() > METHOD_BYTES_MAX {
+        return refuse(501, METHOD_TOO_LONG);
+    }
+    // The target comes before the error that httparse found, unless that is in the method.
     if let Some(method) = request.method {
         let target = &bytes[offset_in(bytes, method) + method.len() + 1..];
         let length = target
@@ -166,16 +182,16 @@ fn unfinished(
     }
 }
 
-/// Tells a version we do not speak from no version at all. httparse gives up as soon as it is not 1.0 or 1.1; this waits for the
-/// end of the line, or the answer would depend on how the bytes were cut. `Ok`: not there yet.
+/// Tells an unsupported version from a malformed one. httparse gives up as soon as it is not 1.0 or 1.1; this waits for the
+/// end of the line, or the answer would depend on how the bytes were cut. `Ok`: it has not arrived.
 fn check_version(rest: &[u8]) -> Result<(), RequestError> {
     const PATTERN: &[u8; 9] = b"HTTP/d.d\r";
     for (at, expected) in PATTERN.iter().enumerate() {
         let fits = match (rest.get(at), expected) {
             (None, _) => return Ok(()),
             (Some(byte), b'd') => byte.is_ascii_digit(),
-            // `HTTP/2` and `HTTP/3`, as their users write them.
-            (Some(b'\r'), b'.') => break,
+            // `HTTP/2` and `HTTP/3`, as people write them.
+            (Some(b'\r'), b'.') if rest[5] >= b'2' => break,
             (Some(byte), _) => byte == expected,
         };
         if !fits {
@@ -245,9 +261,7 @@ fn split_host(value: &[u8]) -> Option<&[u8]> {
     let after = if let [b'[', literal @ ..] = value {
         let end = literal.iter().position(|byte| *byte == b']')?;
         let (address, after) = literal.split_at(end);
-        if address.is_empty() || !address.iter().all(|b| *b == b':' || HOST_BYTE[*b as usize]) {
-            return None;
-        }
+        is_ip_literal(address).then_some(())?;
         &after[1..]
     } else {
         let mut at = 0;
@@ -274,6 +288,21 @@ fn split_host(value: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// Whether brackets may contain this: an IPv6 address, or `v`, a hexadecimal version, a dot and an address of that version.
+fn is_ip_literal(address: &[u8]) -> bool {
+    if let [b'v' | b'V', future @ ..] = address {
+        let Some(dot) = future.iter().position(|byte| *byte == b'.') else {
+            return false;
+        };
+        let (version, rest) = (&future[..dot], &future[dot + 1..]);
+        return !version.is_empty()
+            && version.iter().all(u8::is_ascii_hexdigit)
+            && !rest.is_empty()
+            && rest.iter().all(|b| *b == b':' || HOST_BYTE[*b as usize]);
+    }
+    str::from_utf8(address).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok())
+}
+
 /// unreserved and sub-delims of RFC 3986.
 static HOST_BYTE: [bool; 256] = {
     let mut table = [false; 256];
@@ -286,14 +315,14 @@ static HOST_BYTE: [bool; 256] = {
     table
 };
 
-/// What the headers said of the framing.
+/// What the headers tell of the framing.
 struct Said {
-    persistence: Persistence,
+    options: ConnectionOptions,
     expects_continue: bool,
     body: Body,
 }
 
-/// Reads the headers that matter, in one pass: by length first, since almost none has the right one.
+/// Reads the headers that matter, in one pass: comparing lengths first, since almost none has the right one.
 #[inline]
 fn read_headers(
     headers: &[Header<'_>],
@@ -303,7 +332,7 @@ fn read_headers(
     let mut has_host = false;
     let mut length = None;
     let mut coding = None;
-    let mut persistence = Persistence::default();
+    let mut options = ConnectionOptions::default();
     let mut expects_continue = false;
     let mut expects_other = false;
     for Header { name, value } in headers {
@@ -326,7 +355,7 @@ fn read_headers(
                     }
                 }
             }
-            10 if name.eq_ignore_ascii_case("connection") => persistence.note(value),
+            10 if name.eq_ignore_ascii_case("connection") => options.add(value),
             14 if name.eq_ignore_ascii_case("content-length") => {
                 if length.is_some() {
                     return refuse(400, "there is more than one Content-Length");
@@ -337,10 +366,7 @@ fn read_headers(
                 }
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                if coding.is_some() {
-                    return refuse(400, "there is more than one Transfer-Encoding");
-                }
-                coding = Some(Coding::after(None, value));
+                coding = Some(Coding::after(coding, value));
             }
             _ => {}
         }
@@ -372,7 +398,7 @@ fn read_headers(
         return refuse(413, "the body is too long");
     }
     Ok(Said {
-        persistence,
+        options,
         expects_continue,
         body,
     })

@@ -195,7 +195,7 @@ impl Responder {
             return Ok(Some(*head));
         }
         let head = parse_request(bytes, &self.limits)?;
-        if head.is_some() && has_method(bytes, b"CONNECT ") {
+        if head.is_some_and(|head| head.is_connect) {
             // A 2xx would begin a tunnel (RFC 9110, 9.3.6).
             return Err(RequestError {
                 status: 501,
@@ -264,14 +264,17 @@ impl Responder {
                 let step = match chunked.step(&bytes[..allowed]) {
                     Ok(step) => step,
                     Err(malformed) => {
-                        let reason = malformed.0;
+                        let reason = malformed.description();
                         let is_head = conn.state.has(flag::HEAD);
                         self.refuse(conn, 400, reason, is_head);
                         return bytes.len();
                     }
                 };
                 state.left -= step.used as u64;
-                if state.left == 0 && !step.is_done && step.used < bytes.len() {
+                // A chunk that is too long need not arrive to be refused.
+                let is_too_long = chunked.chunk_bytes_left() > state.left;
+                let is_exhausted = state.left == 0 && !step.is_done && step.used < bytes.len();
+                if is_too_long || is_exhausted {
                     let reason = "the body is longer than this server reads";
                     let is_head = conn.state.phase == Phase::Body && conn.state.has(flag::HEAD);
                     self.refuse(conn, 413, reason, is_head);
