@@ -17,9 +17,11 @@ use holdfast_report::folder::RunFolder;
 use holdfast_report::header::Verdict;
 use holdfast_telemetry::live::LiveFlags;
 use holdfast_telemetry::output;
+use holdfast_telemetry::proc::process;
 use holdfast_telemetry::report_line::Report;
 use holdfast_telemetry::signals::Signals;
 use holdfast_testbed::child::Child;
+use nix::sys::signal::Signal;
 
 /// The flags of every run, whatever it measures; each is explained by `--help`.
 #[derive(Debug, Clone, Args)]
@@ -60,12 +62,16 @@ pub fn runtime() -> Result<tokio_uring::Runtime, SetupError> {
 /// # Errors
 /// When it cannot be listened for.
 pub fn signals() -> io::Result<Signals> {
-    Signals::listen(&[
+    let mut kinds = vec![
         SignalKind::interrupt(),
         SignalKind::terminate(),
-        SignalKind::hangup(),
         SignalKind::quit(),
-    ])
+    ];
+    // Under nohup the end of the terminal is not the end of the run.
+    if !process::ignores(Signal::SIGHUP as i32) {
+        kinds.push(SignalKind::hangup());
+    }
+    Signals::listen(&kinds)
 }
 
 /// Writes the record and points `latest` at it; false if the record is not on disk.

@@ -175,6 +175,29 @@ fn an_interrupt_ends_all_and_leaves_a_record() {
 }
 
 #[test]
+fn a_run_under_nohup_outlives_its_terminal() {
+    let stage = staged("nohup", SERVER, CLIENT);
+    let bench = stage.bench(&["--hold", "3s"]);
+    let mut nohup = std::process::Command::new("nohup");
+    nohup.arg(bench.get_program()).args(bench.get_args());
+    let child = nohup
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("starts");
+    wait_for_hold(&stage.runs());
+    send(&child, Signal::SIGHUP);
+    let output = child.wait_with_output().expect("ends");
+    // The stand-ins hold no sockets, so the run falls short, but it was not interrupted.
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let run: Run = stage.record();
+    assert!(run.header.incidents.is_empty(), "{:?}", run.header);
+    assert!(run.hold.seconds.is_some_and(|s| s >= 3.0));
+    stage.assert_nothing_runs();
+}
+
+#[test]
 fn a_second_interrupt_kills_what_will_not_end() {
     let stage = staged(
         "stubborn",

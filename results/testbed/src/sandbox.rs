@@ -30,6 +30,7 @@ use nix::unistd::{Pid, geteuid};
 use crate::namespace::enter_user_namespace;
 
 use holdfast_engine::{SetupError, SetupErrorKind};
+use holdfast_telemetry::proc::process;
 
 /// The name in the sandbox of the network it was entered from, if that was to be kept.
 pub const OUTSIDE: &str = "outside";
@@ -201,7 +202,9 @@ fn again(step: &str) -> Result<Child, SetupError> {
 
 /// From now on signals are read, not suffered. Until then they end this process, and all that it started with it.
 fn listen() -> Result<SignalFd, SetupError> {
-    let mask: SigSet = SIGNALS.into_iter().collect();
+    // A blocked signal arrives here even if it is ignored; one that nohup has us ignore is nobody's business.
+    let passed_on = SIGNALS.into_iter().filter(|s| !process::ignores(*s as i32));
+    let mask: SigSet = passed_on.collect();
     mask.thread_block()
         .and_then(|()| SignalFd::new(&mask))
         .map_err(|e| forbidden(&format!("signals: {e}")))

@@ -66,6 +66,12 @@ pub fn ignored_signals() -> u64 {
         .unwrap_or(0)
 }
 
+/// Whether the calling process ignores a signal, by its number: as under `nohup`.
+#[must_use]
+pub fn ignores(signal: i32) -> bool {
+    (1..=64).contains(&signal) && ignored_signals() >> (signal - 1) & 1 == 1
+}
+
 /// The words of a process's command line; empty when it has ended.
 #[must_use]
 pub fn command_line(pid: u32) -> Vec<Vec<u8>> {
