@@ -185,7 +185,8 @@ impl ClientFlags {
     ) -> Result<EngineSetup, anyhow::Error> {
         let checked = Preflight::check(Role::Client)?;
         let users = quantity.users;
-        preflight::check_memory(&checked.machine, users, spec.bytes_per_connection())?;
+        let enough = preflight::check_memory(&checked.machine, users, spec.bytes_per_connection());
+        self.engine.unless_forced(enough, console)?;
         let plan = self.plan(users, targets)?;
         let base = Config::builder()
             .buffer_bytes(spec.buffer_bytes)

@@ -255,3 +255,50 @@ fn wait_for_hold(runs: &Path) {
     }
     panic!("the hold did not begin");
 }
+
+/// A server that notes how it was started beside itself.
+fn noting_server() -> String {
+    format!("echo \"$*\" > \"$(dirname \"$0\")/../args\"\n{SERVER}")
+}
+
+#[track_caller]
+fn assert_loopback_only(stage: &Stage) {
+    let args = fs::read_to_string(stage.runs().with_file_name("args")).expect("noted");
+    let words: Vec<&str> = args.split_whitespace().collect();
+    let listens = words.windows(2).filter(|w| w[0] == "--listen");
+    let addresses: Vec<std::net::SocketAddr> =
+        listens.map(|w| w[1].parse().expect("an address")).collect();
+    assert!(!addresses.is_empty(), "{args}");
+    for address in addresses {
+        assert!(address.ip().is_loopback(), "{args}");
+        assert!(address.port() > 1_023, "{args}");
+    }
+}
+
+#[test]
+fn without_a_namespace_the_server_listens_on_loopback_and_an_unprivileged_port() {
+    let stage = staged("loopback", &noting_server(), CLIENT);
+    let output = stage.bench(&["--no-namespace"]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let run: Run = stage.record();
+    assert_eq!(run.header.lab.namespace, "host");
+    assert!(!run.asked.targets[0].ends_with(":999"), "{:?}", run.asked);
+    assert_loopback_only(&stage);
+}
+
+#[test]
+fn where_namespaces_are_forbidden_the_run_stays_in_the_hosts_network_and_says_so() {
+    let stage = staged("forbidden", &noting_server(), CLIENT);
+    let bench = stage.bench(&[]);
+    let mut command = std::process::Command::new("unshare");
+    let script = "echo 0 > /proc/sys/user/max_net_namespaces; exec \"$@\"";
+    command.args(["-Ur", "sh", "-c", script, "sh"]);
+    command.arg(bench.get_program()).args(bench.get_args());
+    let output = command.output().expect("unshare of util-linux");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no private network namespace") && said.contains("--no-namespace"));
+    let run: Run = stage.record();
+    assert_eq!(run.header.lab.namespace, "host");
+    assert_loopback_only(&stage);
+}

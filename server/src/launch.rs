@@ -97,7 +97,8 @@ impl Server {
         let fits = || preflight::memory_fits(machine, spec.bytes_per_connection);
         let capacity = match flags.connections {
             Some(wanted) => {
-                preflight::check_memory(machine, wanted, spec.bytes_per_connection)?;
+                let enough = preflight::check_memory(machine, wanted, spec.bytes_per_connection);
+                engine.unless_forced(enough, &mut console)?;
                 wanted
             }
             None => CONNECTIONS_DEFAULT.min(fits()),

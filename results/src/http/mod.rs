@@ -97,6 +97,10 @@ impl Scenario for Http {
         for note in &run.header.lab.notes {
             live.say(note);
         }
+        if !run.header.lab.is_private() && plan.flags.port.is_none() {
+            self.plan.port = namespace::free_port()?;
+        }
+        let plan = &self.plan;
         live.say(format_args!(
             "{} slices in {} rounds, about {}: server on cores {:?}, client on {:?}",
             plan.slices.len(),

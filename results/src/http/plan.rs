@@ -34,6 +34,8 @@ pub const USERS_SETTLE: Duration = Duration::from_secs(1);
 /// How long connections are idle before what they cost is read: a server may take seconds to give back what it used to get there.
 pub const IDLE_SETTLE: Duration = Duration::from_secs(6);
 
+/// Port in a network namespace of its own.
+const PRIVATE_PORT: u16 = 900;
 const SLICE_MIN: Duration = Duration::from_millis(200);
 const SLICE_MAX: Duration = Duration::from_secs(600);
 const ROUNDS_MAX: u32 = 1_000;
@@ -81,9 +83,9 @@ pub struct Flags {
     #[arg(long, alias = "no-peers")]
     no_competitors: bool,
 
-    /// Have the servers listen on this port
-    #[arg(long, value_name = "PORT", default_value_t = 900, value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: u16,
+    /// Have the servers listen on this port [default: 900; in the host's network one that is free]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
 
     /// Stay in the host's network: no setting is changed [default: off]
     #[arg(long)]
@@ -120,6 +122,8 @@ pub struct Slice {
 pub struct Plan {
     /// The flags as given.
     pub flags: Flags,
+    /// Port the servers listen on.
+    pub port: u16,
     /// Every slice, in order.
     pub slices: Vec<Slice>,
     /// Programs.
@@ -195,6 +199,7 @@ impl Plan {
             versions: versions(&flags, &programs),
             asked: asked(&flags, &scenarios),
             bin_dir,
+            port: flags.port.unwrap_or(PRIVATE_PORT),
             flags,
             slices,
             programs,

@@ -66,7 +66,7 @@ impl Performance<'_> {
     pub(super) fn start_server(&mut self) -> Result<(Server, Start), Aborted> {
         let fail = |why| Aborted::failed("server_did_not_start", why);
         let wanted = subject::Wanted {
-            address: address(self.number, self.plan.flags.port),
+            address: address(self.number, self.plan.port),
             threads: self.halves.server.len(),
             descriptors: self.plan.descriptors,
             scenario: self.slice.scenario,
@@ -131,7 +131,7 @@ impl Performance<'_> {
         server: &mut Server,
         ready: Ready,
     ) -> Result<(), Aborted> {
-        let address = address(self.number, self.plan.flags.port);
+        let address = address(self.number, self.plan.port);
         let found = self
             .control
             .wait(START_MAX, Duration::from_millis(10), || {

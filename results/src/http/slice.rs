@@ -239,7 +239,7 @@ impl Performance<'_> {
     fn wanted(&self) -> Wanted {
         let scenario = self.slice.scenario;
         Wanted {
-            address: address(self.number, self.plan.flags.port),
+            address: address(self.number, self.plan.port),
             threads: self.halves.client.len(),
             connections: scenario.connections,
             per_second: None,

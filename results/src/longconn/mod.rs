@@ -76,19 +76,19 @@ impl Scenario for Longconn {
     }
 
     fn prepare(&mut self, head: Header, live: &mut Live) -> Result<Run, SetupError> {
-        let plan = &self.plan;
-        for notice in &plan.notices {
+        for notice in &self.plan.notices {
             live.say(notice);
         }
-        let mut run = Run {
-            header: head,
-            asked: plan.asked(),
-            ..Run::default()
-        };
-        run.header.lab = namespace::enter(plan.users, &plan.tuning);
-        for note in &run.header.lab.notes {
+        let lab = namespace::enter(self.plan.users, &self.plan.tuning);
+        for note in &lab.notes {
             live.say(note);
         }
+        self.plan.settle_network(lab.is_private())?;
+        let run = Run {
+            header: Header { lab, ..head },
+            asked: self.plan.asked(),
+            ..Run::default()
+        };
         if let Ok(machine) = holdfast_sysctl::Machine::read() {
             for warning in tune::warnings(&machine, Role::Both, run.asked.users) {
                 live.say(warning);

@@ -18,7 +18,7 @@ use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_report::run::Asked;
 use holdfast_telemetry::units::{bytes, count};
 use holdfast_testbed::child::{plain_time, words};
-use holdfast_testbed::namespace::Tuning;
+use holdfast_testbed::namespace::{self, Tuning};
 use holdfast_testbed::programs::program;
 
 /// What one connection takes with both ends on this machine, everything counted.
@@ -31,6 +31,8 @@ pub const TARGET_COUNT: u8 = 16;
 
 /// After an interrupt each process has this long to shut down gracefully.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(10);
+/// Port in a network namespace of its own.
+const PRIVATE_PORT: u16 = 999;
 const HOLD_MIN: Duration = Duration::from_secs(1);
 const HOLD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A machine slower than this is not waited for when the rate is `max`.
@@ -45,6 +47,10 @@ pub struct Plan {
     pub tuning: Tuning,
     /// The flags as given.
     pub flags: Flags,
+    /// Port the server listens on.
+    pub port: u16,
+    /// In a network namespace of its own.
+    pub is_private: bool,
     /// How long all are held.
     pub hold: Duration,
     /// The server program.
@@ -93,12 +99,27 @@ impl Plan {
         Ok(Self {
             users,
             tuning,
+            port: flags.port.unwrap_or(PRIVATE_PORT),
+            is_private: !flags.no_namespace,
             flags,
             hold,
             server_program,
             client_program,
             notices,
         })
+    }
+
+    /// Settles what depends on the network that the run got: in the host's, the server listens on loopback only, on a port that a
+    /// plain user may take.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn settle_network(&mut self, is_private: bool) -> Result<(), SetupError> {
+        self.is_private = is_private;
+        if !is_private && self.flags.port.is_none() {
+            self.port = namespace::free_port()?;
+        }
+        Ok(())
     }
 
     /// The request as the record holds it.
@@ -123,7 +144,7 @@ impl Plan {
     #[must_use]
     pub fn targets(&self) -> Vec<String> {
         (1..=TARGET_COUNT)
-            .map(|n| format!("127.0.0.{n}:{}", self.flags.port))
+            .map(|n| format!("127.0.0.{n}:{}", self.port))
             .collect()
     }
 
@@ -176,7 +197,15 @@ impl Plan {
     #[must_use]
     pub fn server_args(&self) -> Vec<String> {
         let o = &self.flags;
-        let mut args = words(&["longconn", "--listen", &format!("0.0.0.0:{}", o.port)]);
+        let mut args = words(&["longconn"]);
+        if self.is_private {
+            args.extend(words(&["--listen", &format!("0.0.0.0:{}", self.port)]));
+        } else {
+            // Nobody but our client may reach it.
+            for target in self.targets() {
+                args.extend(words(&["--listen", &target]));
+            }
+        }
         args.extend(words(&[
             "--connections",
             &self.users.to_string(),
@@ -192,6 +221,9 @@ impl Plan {
         ]));
         if let Some(n) = o.server_threads {
             args.extend(words(&["--threads", &n.to_string()]));
+        }
+        if o.force {
+            args.push("--force".into());
         }
         args.extend(o.server_arg.iter().cloned());
         args
@@ -231,6 +263,9 @@ impl Plan {
         if let Some(n) = o.client_threads {
             args.extend(words(&["--threads", &n.to_string()]));
         }
+        if o.force {
+            args.push("--force".into());
+        }
         args.extend(o.client_arg.iter().cloned());
         args
     }
@@ -258,6 +293,7 @@ fn fit_users(
             }
             Ok(users)
         }
+        Some(_) if fit == 0 => Err(too_little_memory(usable)),
         Some(users) => Err(SetupError::new(
             SetupErrorKind::OutOfMemory,
             format!(
@@ -271,14 +307,7 @@ fn fit_users(
             format!("--users {fit} (make: USERS={fit}), or --force to try"),
         )),
         None if fit >= USERS_DEFAULT => Ok(USERS_DEFAULT),
-        None if fit == 0 => Err(SetupError::new(
-            SetupErrorKind::OutOfMemory,
-            format!(
-                "{} of memory can be used, too few to hold anything",
-                bytes(usable)
-            ),
-            "free memory, see `free -m`",
-        )),
+        None if fit == 0 => Err(too_little_memory(usable)),
         None => {
             notices.push(format!(
                 "memory ({} to be used) holds {} users of {}",
@@ -289,6 +318,15 @@ fn fit_users(
             Ok(fit)
         }
     }
+}
+
+fn too_little_memory(usable_bytes: u64) -> SetupError {
+    let cause = format!(
+        "{} of memory can be used, too little to hold one connection",
+        bytes(usable_bytes)
+    );
+    let next = "free memory (free -m shows it) or raise the limit of the control group, or try with --users 100 --force";
+    SetupError::new(SetupErrorKind::OutOfMemory, cause, next)
 }
 
 #[cfg(test)]
@@ -309,7 +347,16 @@ mod tests {
             ..flags()
         };
         assert!(refused(more, available).contains("--users 1000 "));
-        assert!(refused(flags(), PAIR_BYTES - 1).contains("too few"));
+        assert!(refused(flags(), PAIR_BYTES - 1).contains("too little"));
+        let few = Flags {
+            users: Some(100),
+            ..flags()
+        };
+        let next = refused(few, PAIR_BYTES - 1);
+        assert!(
+            !next.contains("--users 0") && next.contains("--force"),
+            "{next}"
+        );
         let fit = |flags: &Flags, usable, notices: &mut _| fit_users(flags, usable, notices).ok();
         assert_eq!(fit(&flags(), Some(available), &mut notices), Some(1000));
         assert_eq!(notices.len(), 1);
@@ -330,6 +377,8 @@ mod tests {
         let plan = Plan {
             tuning: Tuning::default(),
             users: 1_000_000,
+            port: PRIVATE_PORT,
+            is_private: true,
             flags: Flags {
                 spawn_rate: SpawnRate::PerSecond(2000.0),
                 ..flags()

@@ -23,6 +23,9 @@ pub struct EngineFlags {
     /// Limit the direct descriptors of one ring [default: the descriptor limit]
     #[arg(long, value_name = "COUNT", hide = true)]
     pub ring_slots: Option<u32>,
+    /// Start even if memory will not hold all connections [default: off]
+    #[arg(long)]
+    pub force: bool,
     #[command(flatten)]
     console: ConsoleFlags,
     #[command(flatten)]
@@ -42,6 +45,24 @@ impl EngineFlags {
             console::die_with_parent()?;
         }
         Ok(())
+    }
+
+    /// What the check of memory found: an error, or with `--force` a warning.
+    ///
+    /// # Errors
+    /// The error, unless the start is forced.
+    pub fn unless_forced<E: std::fmt::Display>(
+        &self,
+        check: Result<(), E>,
+        console: &mut Console,
+    ) -> Result<(), E> {
+        match check {
+            Err(error) if self.force => {
+                console.say(format_args!("{error}; started by --force"));
+                Ok(())
+            }
+            check => check,
+        }
     }
 
     /// Opens the console.

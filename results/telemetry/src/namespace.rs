@@ -23,6 +23,12 @@ pub struct NamespaceRecord {
 }
 
 impl NamespaceRecord {
+    /// Whether the network is one of its own, not the host's.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.namespace != "host"
+    }
+
     /// A warning if `entries`, sockets and connections in TIME_WAIT, were more than the table of connections has buckets: every
     /// look-up then walks a chain, and every program is slower the longer the run has lasted.
     #[must_use]

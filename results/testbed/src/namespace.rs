@@ -14,6 +14,7 @@
 //! Must not know: what load will run, beyond how many users it has.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -163,13 +164,13 @@ pub fn enter(users: u64, tuning: &Tuning) -> NamespaceRecord {
             Err(why) => {
                 lab.namespace = "host".into();
                 lab.notes.push(format!(
-                    "no private network namespace ({why}): in the host's network, no setting is changed, kernel figures are differences"
+                    "no private network namespace ({why}): in the host's network, as with --no-namespace; no setting is changed, kernel figures are differences"
                 ));
             }
         }
     }
 
-    let is_ours = lab.namespace != "host";
+    let is_ours = lab.is_private();
     lab.settings = settings
         .into_iter()
         .map(|setting| apply(setting, is_ours))
@@ -276,6 +277,16 @@ fn netlink_errno(answer: &[u8]) -> Option<i32> {
     let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
     let code = i32::from_ne_bytes(answer.get(16..20)?.try_into().ok()?);
     (kind == NLMSG_ERROR).then_some(code)
+}
+
+/// A TCP port of the loopback network that is free now and that a plain user may take.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> Result<u16, SetupError> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| Ok(listener.local_addr()?.port()))
+        .map_err(|e| SetupError::from_io("no port is free", e, "choose one with --port 7070"))
 }
 
 fn value(key: &str) -> Option<String> {
