@@ -1,7 +1,7 @@
-//! `holdfast-client http`: its flags, and its verdict.
+//! `holdfast-client http`: its flags and its verdict.
 //!
-//! Invariants: the exit code is 0 only if some request was ok, no request and no attempt to connect failed, and the books balance.
-//! Must not know: rings, slots, how users do it.
+//! Invariants: the exit code is 0 only if some request was ok, no request and no attempt to connect failed, and the counts balance.
+//! Must not depend on: rings, slots, how users work.
 
 pub mod counters;
 pub mod outcome;
@@ -54,38 +54,39 @@ pub struct Flags {
     /// Request this URL, http://HOST[:PORT][/PATH]; users rotate over all addresses of the host
     #[arg(long, value_name = "URL", required = true, value_parser = url::parse)]
     target: Vec<Url>,
-    /// Closed model: how long each user waits between an answer and its next request; of a range such as 100ms..1s, a random time
+    /// Closed model: wait this long between a response and the user's next request, or a random time of a range such as 100ms..1s
     /// [default: 0]
     #[arg(long, value_name = "TIME", value_parser = parse_wait, conflicts_with = "rate")]
     wait: Option<(u64, u64)>,
-    /// Open model: requests a second over all users, on a fixed schedule; what is due is sent as soon as its user is free
+    /// Open model: send this many requests per second over all users, on a fixed schedule; a due request is sent as soon as its user is
+    /// free [default: the closed model]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     rate: Option<u64>,
-    /// End after so many requests in total
+    /// Stop after this many requests in total [default: no limit]
     #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
     requests: Option<u64>,
-    /// A new connection for each request (with --pipeline: for each batch)
+    /// Open a new connection for each request (with --pipeline: for each batch)
     #[arg(long)]
     no_keepalive: bool,
-    /// Requests sent at once; the next ones when all are answered. Each batch counts as due together
+    /// Send this many requests at once, and the next ones when all are answered. The requests of a batch are due together
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=128))]
     pipeline: u8,
-    /// Method of the requests
+    /// Use this request method
     #[arg(long, value_name = "METHOD", default_value = "GET", value_parser = request::parse_method)]
     method: String,
-    /// A header of the requests; repeat
+    /// Add this header to each request; repeat [default: Host only]
     #[arg(long, value_name = "NAME: VALUE", value_parser = request::parse_header)]
     header: Vec<String>,
-    /// Body of the requests
+    /// Send this body with each request [default: none]
     #[arg(long, value_name = "TEXT")]
     body: Option<String>,
     /// Send the content of this file as the body of each request; - is standard input [default: none]
     #[arg(long, value_name = "FILE")]
     body_file: Option<PathBuf>,
-    /// Right status codes: codes and classes, separated by commas
+    /// Expect these status codes: codes and classes, separated by commas
     #[arg(long, value_name = "CODES", default_value = "2xx", value_parser = response::parse_statuses)]
     expect_status: Statuses,
-    /// What each body must be, byte for byte [default: anything complete]
+    /// Expect exactly this body, byte for byte [default: any complete one]
     #[arg(long, value_name = "TEXT")]
     expect_body: Option<String>,
     /// Do not send a request again when the server closed the connection before any byte of its response. By default requests with an
@@ -98,10 +99,10 @@ pub struct Flags {
     /// Accept up to this many header lines of a response
     #[arg(long, value_name = "COUNT", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=HEADER_COUNT_CEILING as i64))]
     response_headers_max: u16,
-    /// How long an answer may take from the sending
+    /// Allow this time from the sending of a request to the end of its response
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// What ends before this time is not measured
+    /// Leave requests that end before this time out of the measurement
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     warm_up: Duration,
     #[command(flatten)]
@@ -110,11 +111,10 @@ pub struct Flags {
     launch: ClientFlags,
 }
 
-/// A user that is answered once in this time is kept ready to receive in the kernel: 608 bytes more, an entry less for each answer.
+/// A user that gets a response within this time keeps its receive in the kernel: 608 bytes more, one submission less per response.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
-/// What http wants of the engine. Answers are prompt and connections many: whoever waits for work to gather measures that instead.
-/// Those that are awaited or left at the end have no claim to more than two seconds.
+/// What http requires of the engine. No batch delay: it would be measured as latency. Requests outstanding at the end get two seconds.
 pub(crate) const SPEC: ClientSpec = ClientSpec {
     batch_delay_us: 0,
     drain_timeout: Duration::from_secs(2),
@@ -123,7 +123,7 @@ pub(crate) const SPEC: ClientSpec = ClientSpec {
     connections_per_user: 1,
 };
 
-/// Requests a second, in thousandths.
+/// Parses requests per second; gives thousandths.
 fn parse_rate(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.001..=100_000_000.0).contains(&rate) => Ok((rate * 1_000.0).round() as u64),
@@ -131,7 +131,7 @@ fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A time or a range of times, microseconds.
+/// Parses a time or a range of times; gives microseconds.
 pub(crate) fn parse_wait(text: &str) -> Result<(u64, u64), String> {
     let (shortest, longest) = text.split_once("..").unwrap_or((text, text));
     let microseconds = |text: &str| match text.trim() {
@@ -243,7 +243,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     Ok(verdict(&last))
 }
 
-/// All an engine for these users needs.
+/// Everything an engine of HTTP users starts with.
 ///
 /// # Errors
 /// One line naming the cause and the next command to type.
@@ -255,14 +255,14 @@ pub(crate) fn prepare(
     console: &mut Console,
 ) -> Result<EngineSetup, anyhow::Error> {
     let spec = ClientSpec {
-        // One being asked, and one that is ending.
+        // One in use, and one that is closing.
         connections_per_user: 1 + u64::from(is_reconnecting),
         ..SPEC
     };
     let mut ready = launch.prepare(quantity, targets, spec, console)?;
-    // All users may be answered at once, none of them for long: the buffers of a ring are 4 MiB when it needs them.
+    // All users may be answered at once: the buffers of a ring grow to 4 MiB when it needs them.
     let config = ready.config.to_builder().buffer_count_max(1_024);
-    // A server may answer a batch before it has taken all of it.
+    // A server may answer a batch before it has read all of it.
     let config = config.park_after(PARK_AFTER).reads_while_blocked(true);
     ready.config = config.build()?;
     Ok(ready)
@@ -324,18 +324,18 @@ fn user_config(
     })
 }
 
-/// What the run was worth as an exit code.
+/// The exit code of a run.
 fn verdict(last: &HttpClientReport) -> ExitCode {
     let ended: u64 = last.outcomes.values().sum();
     if ended != last.requests || last.pending_now != 0 {
         output::log_last(format_args!(
-            "error: {} requests were begun and {ended} ended: the books do not balance; next: report this with the final figures (--json)",
+            "error: {} requests were begun and {ended} ended: the counts do not balance; next: report this with the final figures (--json)",
             last.requests
         ));
         return ExitCode::from(EXIT_SHORT);
     }
     let is_ok = last.outcomes.contains_key("ok") && reporter::failed(last) == 0;
-    // Attempts the end of the run cancelled were not lost.
+    // Attempts that the end of the run cancelled are no failures.
     let has_failed = last.failed.keys().any(|name| name != "cancelled");
     match is_ok && !has_failed {
         true => ExitCode::SUCCESS,

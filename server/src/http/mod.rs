@@ -25,15 +25,15 @@ use crate::launch::{Server, ServerFlags, ServerSpec, all_counts, check_duration,
 use responder::{REFUSALS, Responder, ResponderReport, TimeoutKind, Timeouts};
 use response::{Responses, Template, WallClock, has_body};
 
-/// What one connection costs here at most: kernel socket, direct descriptor, waiting receive, and 64 bytes of ours.
+/// Memory of one connection at most: kernel socket, direct descriptor, waiting receive, and 128 bytes of the engine.
 const BYTES_PER_CONNECTION: u64 = SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + RECV_PARKED_BYTES + 128;
-/// A body larger than this is better served by something that reads files; bytes.
+/// Longest response body, bytes: it is kept in memory.
 const BODY_BYTES_MAX: usize = 1 << 30;
 
 /// Flags of `holdfast-server http`.
 #[derive(Args)]
 pub struct Flags {
-    /// The response's body
+    /// Send this body with each response
     #[arg(
         long,
         value_name = "TEXT",
@@ -41,44 +41,44 @@ pub struct Flags {
         conflicts_with = "body_file"
     )]
     body: String,
-    /// The response's body from a file, read once at the start
+    /// Send the content of this file as the body, read once at the start [default: the text of --body]
     #[arg(long, value_name = "FILE")]
     body_file: Option<PathBuf>,
-    /// The response's status
+    /// Respond with this status code
     #[arg(long, value_name = "CODE", default_value_t = 200, value_parser = clap::value_parser!(u16).range(200..=599))]
     status: u16,
-    /// One more header of the response; may be repeated [default: the Content-Type that fits the body]
+    /// Add this header to each response; repeat [default: the Content-Type that fits the body]
     #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
     header: Vec<(String, String)>,
-    /// Longest request head, bytes; 431 beyond
+    /// Accept request heads up to this length, bytes; 431 beyond
     #[arg(long, value_name = "BYTES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(256..=65_536))]
     head_max: u32,
-    /// Longest request target, bytes; 414 beyond
+    /// Accept request targets up to this length, bytes; 414 beyond
     #[arg(long, value_name = "BYTES", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(16..=65_536))]
     target_max: u32,
-    /// Most header lines of a request; 431 beyond
+    /// Accept up to this many header lines of a request; 431 beyond
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=128))]
     headers_max: u16,
-    /// Longest request body, bytes, dropped as it comes; 413 beyond
+    /// Accept request bodies up to this length, bytes, and drop them; 413 beyond
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
     body_max: u64,
-    /// Longest time from a request's first byte to the end of its head; 408 beyond
+    /// Allow this time from the first byte of a request to the end of its head; 408 beyond
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     header_timeout: Duration,
-    /// Longest time from a request's first byte to the end of its body; 408 beyond
+    /// Allow this time from the first byte of a request to the end of its body; 408 beyond
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     read_timeout: Duration,
-    /// Longest time a peer may take none of a response that waits for it
+    /// Reset a connection whose peer reads nothing of a response for this time
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     write_timeout: Duration,
-    /// Longest time without a request
+    /// Close a connection without a request for this time
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     idle_timeout: Duration,
     #[command(flatten)]
     server: ServerFlags,
 }
 
-/// A header line, refused if it could break the response or is the server's own.
+/// Parses a header line. Refuses what could break the framing of the response, and headers that the server sets.
 fn parse_header(text: &str) -> Result<(String, String), String> {
     let next = "next: give NAME: VALUE, such as 'Cache-Control: no-store'";
     let (name, value) = text
@@ -156,7 +156,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The response as it was asked for.
+/// The response that the flags describe.
 fn template(flags: &Flags) -> Result<Template, anyhow::Error> {
     let body = match &flags.body_file {
         None => flags.body.clone().into_bytes(),
@@ -189,7 +189,7 @@ fn template(flags: &Flags) -> Result<Template, anyhow::Error> {
     })
 }
 
-/// What a body is, as far as its bytes tell.
+/// The media type of a body, by its bytes.
 fn content_type(body: &[u8]) -> &'static str {
     if body.is_ascii() {
         "text/plain"
