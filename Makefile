@@ -34,10 +34,13 @@ help: ## List the targets (this text)
 need: ## Check, and as root on Debian install, what building, linting and testing need
 	@bash .ci/need $(NEED_LINT) $(NEED_TEST)
 
+# Final reports name the commit of the program that made them.
+COMMIT = HOLDFAST_COMMIT=$$(GIT_OPTIONAL_LOCKS=0 git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
+
 .PHONY: build
 build: ## Build the optimised binaries into target/release
 	@bash .ci/need $(NEED_BUILD)
-	$(CARGO) build --release --locked $(addprefix -p holdfast-,$(PROGRAMS))
+	$(COMMIT) $(CARGO) build --release --locked $(addprefix -p holdfast-,$(PROGRAMS))
 
 # BIN_DIR names programs that are built already; without, they are built first.
 .PHONY: install
@@ -163,7 +166,7 @@ TESTBED = $(CARGO_TARGET_DIR)/release/examples
 .PHONY: faults-build
 faults-build: build
 	@bash .ci/need $(NEED_FAULTS)
-	$(CARGO) build --release --locked -p holdfast-testbed --examples
+	$(COMMIT) $(CARGO) build --release --locked -p holdfast-testbed --examples
 
 .PHONY: faults
 faults: faults-build ## Inject real faults: links, losses, resets, floods, kills, stops, limits (root; FAULTS='link loss' for some, FAULTS=--list)

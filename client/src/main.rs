@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use holdfast_client::{http, locust, longconn};
+use holdfast_sysctl::cli;
 use holdfast_sysctl::cli_docs::CliDocs;
 
 /// Opens very many TCP connections, and tells what became of each.
@@ -30,7 +31,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match cli::parse::<Cli>().command {
         Command::Longconn(flags) => longconn::main(*flags),
         Command::Http(flags) => http::main(*flags),
         Command::Worker(flags) => locust::main(*flags),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use holdfast_server::{http, longconn};
+use holdfast_sysctl::cli;
 use holdfast_sysctl::cli_docs::CliDocs;
 
 /// Serves very many TCP connections: holds them, or answers HTTP on them.
@@ -28,7 +29,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match cli::parse::<Cli>().command {
         Command::Longconn(flags) => longconn::main(flags),
         Command::Http(flags) => http::main(*flags),
         Command::CliDocs(command) => command.run::<Cli>(),

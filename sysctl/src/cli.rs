@@ -3,15 +3,46 @@
 //! Invariants: a usage error is one line on stderr, `error: CAUSE; next: COMMAND`, and exit code 2. Help and version go to stdout.
 //! Must not depend on: any particular program.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::exit;
+use std::sync::OnceLock;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{ArgMatches, Parser};
+
+/// The options of this process's subcommand, defaults included: values by the name of the flag.
+static OPTIONS: OnceLock<BTreeMap<String, Vec<String>>> = OnceLock::new();
+
+/// The options of this process's subcommand, defaults included: values by the name of the flag. Empty before [`parse`].
+#[must_use]
+pub fn options() -> BTreeMap<String, Vec<String>> {
+    OPTIONS.get().cloned().unwrap_or_default()
+}
+
+fn options_of(matches: &ArgMatches) -> BTreeMap<String, Vec<String>> {
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    let values = |id: &clap::Id| {
+        // Ids of argument groups have no values of their own.
+        let values = matches.try_get_raw(id.as_str()).ok()??;
+        let values = values.map(|value| value.to_string_lossy().into_owned());
+        Some((id.as_str().replace('_', "-"), values.collect()))
+    };
+    let is_argument = |id: &&clap::Id| !id.as_str().contains(char::is_uppercase);
+    matches
+        .ids()
+        .filter(is_argument)
+        .filter_map(values)
+        .collect()
+}
 
 /// Parses this process's command line; exits after help, version or a usage error.
 pub fn parse<P: Parser>() -> P {
-    P::try_parse().unwrap_or_else(|error| {
+    let parsed = P::command().try_get_matches().and_then(|matches| {
+        let _ = OPTIONS.set(options_of(&matches));
+        P::from_arg_matches(&matches)
+    });
+    parsed.unwrap_or_else(|error| {
         let is_text = matches!(
             error.kind(),
             ErrorKind::DisplayHelp
@@ -80,6 +111,37 @@ mod tests {
             &Cli::command(),
             args.first().map(ToString::to_string),
         )
+    }
+
+    #[derive(Parser)]
+    struct Options {
+        #[arg(long, default_value = "1s")]
+        run_time: String,
+        #[arg(long)]
+        target: Vec<String>,
+        #[arg(long)]
+        quiet: bool,
+        #[arg(long)]
+        json: Option<String>,
+    }
+
+    #[test]
+    fn options_in_force_are_those_given_and_defaults() {
+        let words = ["prog", "--target", "a", "--target", "b"];
+        let matches = Options::command().get_matches_from(words);
+        let parsed = Options::from_arg_matches(&matches).unwrap();
+        assert!(parsed.json.is_none() && !parsed.quiet && parsed.target.len() == 2);
+        let expected = [
+            ("quiet", vec!["false"]),
+            ("run-time", vec![parsed.run_time.as_str()]),
+            ("target", vec!["a", "b"]),
+        ];
+        let options = options_of(&matches);
+        let options: Vec<_> = options
+            .iter()
+            .map(|(name, values)| (name.as_str(), values.iter().map(String::as_str).collect()))
+            .collect::<Vec<(&str, Vec<&str>)>>();
+        assert_eq!(options, expected);
     }
 
     #[test]

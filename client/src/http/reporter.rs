@@ -130,6 +130,7 @@ impl Reporter for HttpReporter {
             users_now: all.present,
             ramp_done: all.is_ramped,
             ramp_seconds: ramp_seconds(all.ramp_us),
+            rate_per_second: self.params.rate_per_second,
             requests: all.requests,
             pending_now,
             outcomes: named(

@@ -24,6 +24,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::live::{Live, LiveFlags, Snapshot};
 use crate::output::{self, LineWriter, READER_WAIT};
 use crate::proc::process::ignored_signals;
+use crate::run_info::RunInfo;
 use crate::signals::Signals;
 
 /// Exit code of errors of usage and set-up.
@@ -139,6 +140,7 @@ pub struct Console {
     /// The file, if it is a pipe: opened once, so that its reader sees one end.
     pipe: Option<File>,
     live: Live,
+    info: RunInfo,
 }
 
 impl Console {
@@ -178,6 +180,7 @@ impl Console {
             file: file.map(Path::to_owned),
             pipe,
             live,
+            info: RunInfo::now(),
         })
     }
 
@@ -196,12 +199,16 @@ impl Console {
         }
     }
 
-    /// The final report. Both standard output and the file are written, whatever happens to the other.
+    /// The final report, to whose JSON the keys of [`RunInfo`] are added. Both standard output and the file are written, whatever happens to the other.
     ///
     /// # Errors
     /// One line when either cannot be written, or nobody reads it.
     pub fn finish(&mut self, report: &impl Serialize, text: impl Display) -> Result<(), String> {
         self.live.finish();
+        let report = &Final {
+            report,
+            info: &self.info,
+        };
         let is_json_printed = self.file.as_deref() == Some(Path::new(STDOUT));
         let printed = match self.progress {
             Progress::Json => self.lines.finish(&json_line(report)),
@@ -222,6 +229,15 @@ impl Console {
         }
         .map_err(|e| format!("cannot write {} ({e}); next: free space", file.display()))
     }
+}
+
+/// A final report.
+#[derive(Serialize)]
+struct Final<'a, R> {
+    #[serde(flatten)]
+    report: &'a R,
+    #[serde(flatten)]
+    info: &'a RunInfo,
 }
 
 /// Counts for people, a line for each that occurred, each on a new one.

@@ -15,6 +15,7 @@ pub mod output;
 pub mod proc;
 pub mod report_line;
 mod report_snapshots;
+pub mod run_info;
 pub mod signals;
 pub mod wire;
 

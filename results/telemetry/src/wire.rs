@@ -215,6 +215,9 @@ pub struct HttpClientReport {
     pub ramp_done: bool,
     /// From the first attempt to the last user's opening, seconds.
     pub ramp_seconds: f64,
+    /// Open model: requests asked for per second (`--rate`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_per_second: Option<f64>,
     /// Requests begun: sent, or meant to be sent on a connection that did not open.
     pub requests: u64,
     /// Requests begun and without an outcome yet; 0 in the final report.

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use holdfast_telemetry::run_info::RunInfo;
 use holdfast_telemetry::wire::ServerReport;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -110,5 +111,12 @@ fn dash_as_json_file_is_standard_output() {
     assert!(child.wait().expect("our child").success());
     let report: ServerReport = serde_json::from_str(&json).expect("JSON and nothing else");
     assert!(report.is_final && report.accepted > 0, "{report:?}");
+    let info: RunInfo = serde_json::from_str(&json).expect("what was asked for is beside it");
+    assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(info.options["interval"], ["100ms"]);
+    assert_eq!(info.options["message"], ["ok"], "defaults too");
+    assert!(info.command.iter().any(|word| word == "--json"));
+    assert!(info.started_at.ends_with('Z') && !info.commit.is_empty());
+    assert!(info.machine.core_count > 0 && !info.machine.kernel.is_empty());
     assert_eq!(std::fs::read_dir(".").expect("a folder").count(), before);
 }
