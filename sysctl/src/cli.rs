@@ -81,7 +81,7 @@ fn usage_error(error: &clap::Error, command: &clap::Command, subcommand: Option<
 
 #[cfg(test)]
 mod tests {
-    use clap::{Args, CommandFactory, Subcommand};
+    use clap::{Args, CommandFactory, FromArgMatches, Subcommand};
 
     use super::*;
 
