@@ -46,6 +46,7 @@ impl Ring for NullRing {
             Request::SendStatic { .. } | Request::SendStaged { .. } if self.is_stalled => {
                 -libc::EAGAIN
             }
+            Request::PollListener { .. } if self.waiting > 0 => 1,
             _ => return Ok(()),
         };
         self.queued.push(Completion {
