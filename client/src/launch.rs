@@ -20,6 +20,7 @@ use holdfast_sysctl::cost::{
 use holdfast_sysctl::{Machine, Role, grouped, ports, preflight};
 use holdfast_telemetry::console::Console;
 use holdfast_telemetry::metrics::LabelValues;
+use holdfast_units::parse;
 
 use crate::load::Load;
 use crate::source::{self, Source};
@@ -36,7 +37,7 @@ const DURATION_MAX: Duration = Duration::from_secs(4 * 3_600);
 #[derive(Args)]
 pub struct LoadFlags {
     /// Run this many users, each with one connection
-    #[arg(short, long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(short, long, value_name = "COUNT", default_value_t = 1, value_parser = parse::count_in(1..=1_000_000_000))]
     pub users: u64,
     /// Start this many users per second, or max
     #[arg(short = 'r', long, value_name = "RATE", default_value = "max", value_parser = parse_rate)]
@@ -60,7 +61,7 @@ pub struct ClientFlags {
     #[arg(long, value_name = "HOST:PORT:ADDRESS", value_parser = target::parse_override)]
     pub resolve: Vec<Override>,
     /// Give up an attempt to connect after this time
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::time)]
     pub connect_timeout: Duration,
     /// Write the histograms of every second to this file, in HdrHistogram's log format [default: none]
     #[arg(long, value_name = "FILE")]
@@ -107,7 +108,7 @@ fn parse_rate(text: &str) -> Result<u64, String> {
     if text == "max" {
         return Ok(Load::MAX);
     }
-    match text.parse::<f64>() {
+    match parse::rate(text) {
         Ok(rate) if (0.001..=100_000_000.0).contains(&rate) => Ok((rate * 1_000.0).round() as u64),
         _ => Err(
             "not a rate; next: give users per second from 0.001 to 100000000, or max".to_owned(),
@@ -117,12 +118,11 @@ fn parse_rate(text: &str) -> Result<u64, String> {
 
 /// Parses the time a run takes, which is not 0.
 fn parse_run_time(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(time) if !time.is_zero() => Ok(time),
-        Ok(_) => {
+    match parse::time(text)? {
+        time if time.is_zero() => {
             Err("a run of 0 s does nothing; next: give --run-time 10s, or leave it out".to_owned())
         }
-        Err(e) => Err(format!("{e}; next: give a time such as 90s, 10m or 1h30m")),
+        time => Ok(time),
     }
 }
 

@@ -84,7 +84,7 @@ pub fn resolve(texts: &[String], overrides: &[Override]) -> Result<Vec<SocketAdd
         targets.extend(addresses.iter().filter(|a| a.is_ipv6() == is_ipv6));
         if targets.len() == before {
             anyhow::bail!(
-                "target '{text}' has no IPv{} address, as the first target has; next: give targets of one IP version",
+                "target '{text}' has no IPv{} address, as the first target has; next: give targets of one address family",
                 if is_ipv6 { 6 } else { 4 }
             );
         }

@@ -29,6 +29,7 @@ use holdfast_telemetry::console::{Console, EXIT_SHORT};
 use holdfast_telemetry::metrics::LabelValues;
 use holdfast_telemetry::output;
 use holdfast_telemetry::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
+use holdfast_units::parse;
 
 use crate::launch::{
     ClientFlags, ClientSpec, EngineSetup, LoadFlags, check_duration, metric_kinds,
@@ -63,7 +64,7 @@ pub struct Flags {
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     rate: Option<u64>,
     /// Stop after this many requests in total [default: no limit]
-    #[arg(short = 'n', long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    #[arg(short = 'n', long, value_name = "COUNT", value_parser = parse::count_in(1..=1_000_000_000_000))]
     requests: Option<u64>,
     /// Open a new connection for each request (with --pipeline: for each batch)
     #[arg(long)]
@@ -100,10 +101,10 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=HEADER_COUNT_CEILING as i64))]
     response_headers_max: u16,
     /// Allow this time from the sending of a request to the end of its response
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::time)]
     timeout: Duration,
     /// Leave requests that end before this time out of the measurement
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse::time)]
     warm_up: Duration,
     #[command(flatten)]
     quantity: LoadFlags,
@@ -125,7 +126,7 @@ pub(crate) const SPEC: ClientSpec = ClientSpec {
 
 /// Parses requests per second; gives thousandths.
 fn parse_rate(text: &str) -> Result<u64, String> {
-    match text.parse::<f64>() {
+    match parse::rate(text) {
         Ok(rate) if (0.001..=100_000_000.0).contains(&rate) => Ok((rate * 1_000.0).round() as u64),
         _ => Err("not a rate; next: give requests a second from 0.001 to 100000000".to_owned()),
     }
@@ -136,7 +137,7 @@ pub(crate) fn parse_wait(text: &str) -> Result<(u64, u64), String> {
     let (shortest, longest) = text.split_once("..").unwrap_or((text, text));
     let microseconds = |text: &str| match text.trim() {
         "0" => Some(0),
-        text => humantime::parse_duration(text)
+        text => parse::time(text)
             .ok()
             .filter(|t| t.is_zero() || (1..=14_400_000).contains(&t.as_millis()))
             .map(|t| t.as_micros() as u64),

@@ -21,6 +21,7 @@ use holdfast_telemetry::console::{EXIT_SHORT, say_counts};
 use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::metrics::LabelValues;
 use holdfast_telemetry::wire::{CLIENT_SCHEMA, ClientReport};
+use holdfast_units::parse;
 
 use crate::aggregate::{
     add, counts_by_name, drain_into, first_targets, histogram, latency, merge_spans, named,
@@ -60,23 +61,23 @@ pub struct Flags {
     #[arg(long, value_name = "TEXT", default_value = "ok")]
     expect: String,
     /// Expect messages at this interval: time them and count missed ones; 0s expects none
-    #[arg(long, alias = "every", value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, alias = "every", value_name = "TIME", default_value = "0s", value_parser = parse::time)]
     interval: Duration,
     /// Fall short (exit 1) when the 99.9th percentile of lateness is above this [default: the interval]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
     lateness_max: Option<Duration>,
     /// Send this message, with the escapes of --expect [default: nothing]. Without --interval, the next message is taken for the
     /// response and timed
     #[arg(long, value_name = "TEXT", requires = "send_interval")]
     send: Option<String>,
     /// Send at this interval
-    #[arg(long, alias = "send-every", value_name = "TIME", requires = "send", value_parser = humantime::parse_duration)]
+    #[arg(long, alias = "send-every", value_name = "TIME", requires = "send", value_parser = parse::time)]
     send_interval: Option<Duration>,
     /// Connect again after a failure or a loss
     #[arg(long)]
     reconnect: bool,
     /// Pause this long before the first reconnect; doubles up to a minute, less a random part
-    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse::time)]
     reconnect_pause: Duration,
     #[command(flatten)]
     quantity: LoadFlags,

@@ -44,7 +44,16 @@ fn unknown_hosts_and_too_few_addresses_are_named() {
 #[test]
 fn bad_values_are_refused_with_code_2() {
     for args in [
-        &["--target", "127.0.0.1:80"][..],
+        &["--target", "ftp://127.0.0.1/"][..],
+        &["--target", "unix:/run/server"],
+        &[
+            "--target",
+            "http://127.0.0.1/a",
+            "--target",
+            "http://127.0.0.1/b",
+        ],
+        &["--run-time", "0s"],
+        &["--resolve", "a:80"],
         &["--wait", "1s..100ms"],
         &["--wait", "1us"],
         &["--wait", "5h"],

@@ -7,18 +7,19 @@ use std::time::Duration;
 use clap::Args;
 use holdfast_telemetry::console::{self, Console, ConsoleFlags};
 use holdfast_telemetry::metrics::{LabelValues, Metrics, MetricsFlags};
+use holdfast_units::parse;
 
 /// Flags of every program that runs an engine.
 #[derive(Debug, Args)]
 pub struct EngineFlags {
     /// Abort open connections when none has closed for this long after the stop [default: 30s; client http: 2s]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
     pub drain_timeout: Option<Duration>,
     /// Run this many core threads [default: one for each core this process may use]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Let work gather on a busy thread, microseconds: less has lower latency, more costs less CPU [default: longconn 1000, http 0]
-    #[arg(long, alias = "coalesce", value_name = "MICROSECONDS", value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    #[arg(long, alias = "coalesce", value_name = "MICROSECONDS", value_parser = parse::count_in(0..=1_000_000))]
     pub batch_delay: Option<u64>,
     /// Limit the direct descriptors of one ring [default: the descriptor limit]
     #[arg(long, value_name = "COUNT", hide = true)]

@@ -20,6 +20,7 @@ use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::say_counts;
 use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::wire::{HTTP_SERVER_SCHEMA, HttpServerReport};
+use holdfast_units::parse;
 
 use crate::launch::{Server, ServerFlags, ServerSpec, all_counts, check_duration, counts};
 use responder::{REFUSALS, Responder, ResponderReport, TimeoutKind, Timeouts};
@@ -60,19 +61,19 @@ pub struct Flags {
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=128))]
     headers_max: u16,
     /// Accept request bodies up to this length, bytes, and drop them; 413 beyond
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = parse::size)]
     body_max: u64,
     /// Allow this time from the first byte of a request to the end of its head; 408 beyond
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::time)]
     header_timeout: Duration,
     /// Allow this time from the first byte of a request to the end of its body; 408 beyond
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::time)]
     read_timeout: Duration,
     /// Reset a connection whose peer reads nothing of a response for this time
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::time)]
     write_timeout: Duration,
     /// Close a connection without a request for this time
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::time)]
     idle_timeout: Duration,
     #[command(flatten)]
     server: ServerFlags,

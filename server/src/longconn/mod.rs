@@ -18,6 +18,7 @@ use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::say_counts;
 use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::wire::{SERVER_SCHEMA, ServerReport};
+use holdfast_units::parse;
 
 use crate::launch::{Server, ServerFlags, ServerSpec, all_counts, check_duration, counts};
 use heartbeat::{HeartbeatConfig, HeartbeatReport, HeartbeatServer};
@@ -32,13 +33,13 @@ pub struct Flags {
     #[arg(long, value_name = "TEXT", default_value = "ok")]
     message: String,
     /// Send to each connection at this interval, spread evenly over all of them; 0s sends nothing
-    #[arg(long, alias = "every", value_name = "TIME", default_value = "550s", value_parser = humantime::parse_duration)]
+    #[arg(long, alias = "every", value_name = "TIME", default_value = "550s", value_parser = parse::time)]
     interval: Duration,
     /// Echo what peers send, instead of dropping it
     #[arg(long)]
     echo: bool,
     /// Close connections whose peer has sent nothing for this long [default: never]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
     idle_timeout: Option<Duration>,
     #[command(flatten)]
     server: ServerFlags,
