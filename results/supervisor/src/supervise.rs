@@ -97,7 +97,7 @@ impl Supervisor {
             let is_done = engine.is_done();
             let now_us = engine.now_us();
             if is_done || now_us >= next_report_us {
-                next_report_us = now_us + REPORT_INTERVAL_US;
+                next_report_us = (now_us / REPORT_INTERVAL_US + 1) * REPORT_INTERVAL_US;
                 let (report, intervals) = reporter.report(&engine, is_done);
                 self.metrics.update(
                     &report,

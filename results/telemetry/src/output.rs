@@ -6,14 +6,14 @@
 //! Must not depend on: what is written.
 
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::write;
 
 /// A pipe that is ready takes this much without waiting (PIPE_BUF of pipe(7)), bytes.
 const CHUNK_BYTES: usize = 4_096;
@@ -51,7 +51,7 @@ fn write_log(text: &dyn Display, wait: Duration) {
     let stderr = io::stderr();
     if is_ready(stderr.as_fd(), wait) {
         // Without a reader or with a full disk, there is nobody left to tell.
-        let _ = clone(stderr.as_fd()).and_then(|mut file| file.write_all(line.as_bytes()));
+        let _ = write(stderr.as_fd(), line.as_bytes());
     } else {
         LINES_LEFT_OUT.fetch_add(left_out + 1, Ordering::Relaxed);
     }
@@ -97,21 +97,19 @@ pub fn write_all(out: BorrowedFd, mut bytes: &[u8], wait: Duration) -> io::Resul
 fn write_some(out: BorrowedFd, bytes: &[u8], wait: Duration) -> io::Result<usize> {
     let until = Instant::now() + wait;
     while is_ready(out, until.saturating_duration_since(Instant::now())) {
-        // The file itself, since `Stdout` gathers what belongs to one line and would wait for all of it.
-        match clone(out)?.write(&bytes[..bytes.len().min(CHUNK_BYTES)]) {
+        // The descriptor itself: `Stdout` gathers what belongs to one line and would wait for all of it, and a copy of the descriptor
+        // cannot be had when the process has none left.
+        match write(out, &bytes[..bytes.len().min(CHUNK_BYTES)]) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Ok(written) => return Ok(written),
+            Err(Errno::EINTR) => {}
             // Another process that shares the file has set it to non-blocking, and its reader is slow.
-            Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < until => {}
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(0),
-            written => return written,
+            Err(Errno::EAGAIN) if Instant::now() < until => {}
+            Err(Errno::EAGAIN) => return Ok(0),
+            Err(errno) => return Err(errno.into()),
         }
     }
     Ok(0)
-}
-
-fn clone(out: BorrowedFd) -> io::Result<File> {
-    out.try_clone_to_owned().map(File::from)
 }
 
 /// True if a write of [`CHUNK_BYTES`] would not wait, now or within `wait`.
@@ -177,6 +175,7 @@ impl LineWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Read;
 
     use super::*;
