@@ -1,4 +1,4 @@
-//! `make install` and `make uninstall`: what comes, and that just that goes.
+//! `make install` and `make uninstall`: what is installed, and that exactly that is removed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,7 +25,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn what_was_installed_goes_without_a_trace() {
+fn uninstall_removes_everything_installed() {
     let folder = Folder::new("install");
     let root = folder.0.join("root");
     for variables in [vec![], vec!["PREFIX=/usr".to_owned()]] {
@@ -63,7 +63,31 @@ fn what_was_installed_goes_without_a_trace() {
 }
 
 #[test]
-fn what_others_have_there_stays() {
+fn no_placeholder_is_left() {
+    let folder = Folder::new("install-placeholders");
+    output(&mut make(
+        "install",
+        &[format!("DESTDIR={}", folder.0.display())],
+    ));
+    for protocol in ["longconn", "http"] {
+        for path in [
+            format!("etc/default/holdfast-{protocol}"),
+            format!("usr/local/lib/systemd/system/holdfast-{protocol}.service"),
+        ] {
+            let text = std::fs::read_to_string(folder.0.join(&path)).expect("it is installed");
+            let words = text.split(|c: char| c.is_whitespace() || c == '/' || c == '-');
+            let left: Vec<&str> = words.filter(|word| word.matches('@').count() > 1).collect();
+            assert!(left.is_empty(), "{path}: {left:?}");
+            assert!(
+                text.contains(&format!("holdfast-{protocol}")),
+                "{path}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_of_others_stay() {
     let folder = Folder::new("install-beside");
     let variables = [format!("DESTDIR={}", folder.0.display())];
     let others = [
@@ -91,7 +115,7 @@ fn what_others_have_there_stays() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_in_one_line() {
+fn errors_are_one_line() {
     let folder = Folder::new("install-refused");
     let nowhere = [format!("DESTDIR={}", folder.0.display())];
     let no_programs = [&nowhere[..], &[format!("BIN_DIR={}", folder.0.display())]].concat();

@@ -47,6 +47,7 @@ fn systemd_has_nothing_against_them_and_finds_them_closed() {
         let text = std::fs::read_to_string(&file).expect("the unit");
         assert!(
             text.contains("\nLimitNOFILE=1048576\n")
+                && text.contains("\nLimitMEMLOCK=infinity\n")
                 && text.contains("\nWantedBy=multi-user.target\n"),
             "{text}"
         );
