@@ -12,9 +12,10 @@ use clap::Args;
 use serde::Serialize;
 use tokio::signal::unix::SignalKind;
 
-use holdfast_engine::{SetupError, SetupErrorKind};
+use holdfast_engine::{SetupError, SetupErrorKind, check_io_uring};
 use holdfast_report::folder::RunFolder;
 use holdfast_report::header::Verdict;
+use holdfast_sysctl::preflight;
 use holdfast_telemetry::live::LiveFlags;
 use holdfast_telemetry::output;
 use holdfast_telemetry::proc::process;
@@ -45,6 +46,15 @@ pub struct RunFlags {
     /// Take holdfast-server, holdfast-client and, for http, examples/baseline from this folder [default: where this program is]
     #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
+}
+
+/// Checks what every run needs of this machine, before anything else starts: descriptors and io_uring.
+///
+/// # Errors
+/// When there are too few descriptors, or the kernel refuses io_uring.
+pub fn check_machine() -> Result<(), SetupError> {
+    preflight::raise_nofile()?;
+    check_io_uring(true)
 }
 
 /// The runtime of a load.

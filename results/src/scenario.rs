@@ -80,6 +80,7 @@ pub trait Scenario {
 /// # Errors
 /// When the run could not start; nothing is left behind then.
 pub fn bench<S: Scenario>(mut scenario: S) -> Result<u8, SetupError> {
+    run_harness::check_machine()?;
     if let Some(code) = scenario.enter()? {
         return Ok(code);
     }

@@ -79,6 +79,34 @@ fn bad_flags_are_refused_in_one_line() {
 }
 
 #[test]
+fn low_limits_are_named_before_anything_starts() {
+    let stage = staged("limits", SERVER, CLIENT);
+    let under = |script: &str, args: &[&str]| {
+        let bench = stage.bench(args);
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args(["-euc", &format!("{script} \"$0\" \"$@\"")])
+            .arg(bench.get_program())
+            .args(bench.get_args());
+        shell.output().expect("sh runs")
+    };
+    for limit in [6, 12, 63] {
+        let output = under(&format!("ulimit -n {limit}; exec"), &[]);
+        assert_refused(&output, "at least 64 are needed");
+    }
+    // Without CAP_IPC_LOCK rings count against the locked memory: 20,000 users take 90 rings of 256 at each end.
+    let drop_privileges = match nix::unistd::geteuid().is_root() {
+        true => "setpriv --bounding-set=-all --inh-caps=-all",
+        false => "",
+    };
+    let script = format!("ulimit -l 1000; ulimit -n 256; exec {drop_privileges}");
+    let output = under(&script, &["--users", "20000"]);
+    assert_refused(&output, "locked memory (RLIMIT_MEMLOCK) of 1,000 KiB");
+    assert_eq!(entries(&stage.runs()), 0);
+    stage.assert_nothing_runs();
+}
+
+#[test]
 fn old_names_of_flags_are_still_understood() {
     let stage = staged("aliases", SERVER, CLIENT);
     let old = ["--rate", "0", "--every", "2s", "--warm", "off"];

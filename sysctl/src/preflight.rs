@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
+use holdfast_engine::config::SPARE_SLOTS;
 use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_units::bytes;
 use nix::errno::Errno;
@@ -177,26 +178,50 @@ pub fn rings_needed(connections: u64, limit: u64) -> u64 {
     connections.div_ceil(limit.clamp(1, RING_TABLE_COUNT_MAX))
 }
 
-/// How many rings fit into the locked memory of this user, beside that of the control plane; `None`: any number.
-pub fn rings_in_locked_memory(machine: &Machine) -> Option<u64> {
-    let bytes = machine.locked_memory_bytes?;
-    Some(bytes.saturating_sub(CONTROL_RING_LOCKED_BYTES) / RING_LOCKED_BYTES)
+/// How many rings a process sets up for `connections` on `thread_count` threads at a descriptor limit of `limit`: each thread has a
+/// ring or more, and each ring keeps [`SPARE_SLOTS`] entries of its table free.
+pub fn rings_of_process(connections: u64, thread_count: u64, limit: u64) -> u64 {
+    let per_ring = limit
+        .min(RING_TABLE_COUNT_MAX)
+        .saturating_sub(u64::from(SPARE_SLOTS))
+        .max(1);
+    let share = connections.div_ceil(thread_count.max(1));
+    share
+        .div_ceil(per_ring)
+        .max(1)
+        .saturating_mul(thread_count.max(1))
 }
 
-/// Whether the kernel lets this user lock the memory of `rings` rings. Rings of other processes of the user count against the same
-/// limit and are not known here: setting up a ring may still fail.
+/// How many rings fit into the locked memory of this user, beside the control planes of `processes`; `None` for any number.
+pub fn rings_in_locked_memory(machine: &Machine, processes: u64) -> Option<u64> {
+    let bytes = machine.locked_memory_bytes?;
+    let rings_bytes = bytes.saturating_sub(processes.saturating_mul(CONTROL_RING_LOCKED_BYTES));
+    Some(rings_bytes / RING_LOCKED_BYTES)
+}
+
+/// Whether the kernel lets this user lock the memory of `rings` rings, of all `processes` together. Rings of other processes of the
+/// user count against the same limit and are not known here: setting up a ring may still fail.
 ///
 /// # Errors
 /// When the limit is too low.
-pub fn check_locked_memory(machine: &Machine, rings: u64) -> Result<(), SetupError> {
-    let (Some(fits), Some(limit)) = (rings_in_locked_memory(machine), machine.locked_memory_bytes)
-    else {
+pub fn check_locked_memory(
+    machine: &Machine,
+    processes: u64,
+    rings: u64,
+) -> Result<(), SetupError> {
+    let (Some(fits), Some(limit)) = (
+        rings_in_locked_memory(machine, processes),
+        machine.locked_memory_bytes,
+    ) else {
         return Ok(());
     };
     if rings <= fits {
         return Ok(());
     }
-    let needed_kib = (rings * RING_LOCKED_BYTES + CONTROL_RING_LOCKED_BYTES).div_ceil(1024);
+    let needed = rings
+        .saturating_mul(RING_LOCKED_BYTES)
+        .saturating_add(processes.saturating_mul(CONTROL_RING_LOCKED_BYTES));
+    let needed_kib = needed.div_ceil(1024);
     Err(SetupError::new(
         SetupErrorKind::LimitExceeded,
         format!(
@@ -557,19 +582,28 @@ mod tests {
             locked_memory_bytes: Some(bytes),
             ..machine()
         };
-        check_locked_memory(&machine(), u64::MAX).unwrap();
+        check_locked_memory(&machine(), 1, u64::MAX).unwrap();
         // 8 MiB less 28 KiB: 8,164 KiB, over 56 KiB a ring: 145.8.
-        assert_eq!(rings_in_locked_memory(&limited(8 << 20)), Some(145));
-        check_locked_memory(&limited(8 << 20), 145).unwrap();
+        assert_eq!(rings_in_locked_memory(&limited(8 << 20), 1), Some(145));
+        check_locked_memory(&limited(8 << 20), 1, 145).unwrap();
         // 158 x 56 + 28 = 8,876.
         assert_eq!(
-            error(check_locked_memory(&limited(8 << 20), 158)),
+            error(check_locked_memory(&limited(8 << 20), 1, 158)),
             "locked memory (RLIMIT_MEMLOCK) of 8,192 KiB is enough for 145 rings, 158 needed; \
              next: ulimit -l 8876 (as root, or memlock in /etc/security/limits.conf), then start again; \
              a higher descriptor limit needs fewer rings"
         );
-        assert_eq!(rings_in_locked_memory(&limited(0)), Some(0));
-        assert!(check_locked_memory(&limited(0), 1).is_err());
+        assert_eq!(rings_in_locked_memory(&limited(0), 1), Some(0));
+        assert!(check_locked_memory(&limited(0), 1, 1).is_err());
+    }
+
+    #[test]
+    fn rings_of_a_process_by_hand() {
+        // 10,000 a thread, 256 - 32 = 224 a ring: 45 rings.
+        assert_eq!(rings_of_process(20_000, 2, 256), 90);
+        assert_eq!(rings_of_process(1, 4, 20_000), 4);
+        assert_eq!(rings_of_process(1_000_000, 1, 20_000), 51);
+        assert_eq!(rings_of_process(5, 0, 0), 5);
     }
 
     #[test]

@@ -118,9 +118,9 @@ fn locked_memory_of_an_unprivileged_user_is_limited() {
     let machine = Machine::read().unwrap();
     assert_eq!(machine.locked_memory_bytes, Some(200 << 10));
     // 200 - 28 = 172 KiB: three rings of 56.
-    assert_eq!(rings_in_locked_memory(&machine), Some(3));
-    check_locked_memory(&machine, 3).unwrap();
-    let error = check_locked_memory(&machine, 4).unwrap_err().to_string();
+    assert_eq!(rings_in_locked_memory(&machine, 1), Some(3));
+    check_locked_memory(&machine, 1, 3).unwrap();
+    let error = check_locked_memory(&machine, 1, 4).unwrap_err().to_string();
     assert!(
         error.contains("locked memory (RLIMIT_MEMLOCK)") && error.contains("ulimit -l 252"),
         "{error}"

@@ -17,7 +17,7 @@ use holdfast_report::header::Header;
 use holdfast_report::run::{RUN_SCHEMA, Run};
 use holdfast_report::{bottleneck, summary, verdict};
 use holdfast_sysctl::machine::cgroup_memory_left;
-use holdfast_sysctl::{Role, plan as tune};
+use holdfast_sysctl::{Role, plan as tune, preflight};
 use holdfast_telemetry::live::{Live, Snapshot};
 use holdfast_telemetry::proc::ThreadTimes;
 use holdfast_telemetry::proc::{KernelSample, ProcessSample};
@@ -90,6 +90,18 @@ impl Scenario for Longconn {
             ..Run::default()
         };
         if let Ok(machine) = holdfast_sysctl::Machine::read() {
+            // Rings of server and client, and the control planes of both and of this program, are one user's.
+            let threads = |count: Option<u32>| count.map_or(machine.core_count as u64, u64::from);
+            let rings = |thread_count| {
+                preflight::rings_of_process(self.plan.users, thread_count, machine.nofile_hard)
+            };
+            let flags = &self.plan.flags;
+            let (server, client) = (flags.server_threads, flags.client_threads);
+            preflight::check_locked_memory(
+                &machine,
+                3,
+                rings(threads(server)) + rings(threads(client)),
+            )?;
             for warning in tune::warnings(&machine, Role::Both, run.asked.users) {
                 live.say(warning);
             }

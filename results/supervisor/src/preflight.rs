@@ -77,7 +77,7 @@ impl Preflight {
             config = config.drain_timeout(timeout);
         }
         let config = config.build()?;
-        preflight::check_locked_memory(&self.machine, config.ring_count())?;
+        preflight::check_locked_memory(&self.machine, 1, config.ring_count())?;
         Ok(config)
     }
 
