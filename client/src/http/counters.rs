@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 
 use super::outcome::{OUTCOME_COUNT, Outcome};
-use super::response::{STATUS_COUNT, Verdict};
+use super::response::{ResponseCounts, Verdict};
 use crate::aggregate::{add, drain_into, histogram, merge_spans};
 
 /// Bytes of an example that are kept.
@@ -61,8 +61,8 @@ pub struct Counters {
     pub requests: u64,
     /// Requests ended, by [`Outcome`] number.
     pub outcomes: [u64; OUTCOME_COUNT],
-    /// Final heads, by status.
-    pub responses: Box<[u64; STATUS_COUNT]>,
+    /// Responses by status, and what was odd about them.
+    pub responses: ResponseCounts,
     /// Measured requests that were ok.
     pub measured_ok: u64,
     /// Measured requests that failed.
@@ -114,7 +114,7 @@ impl Counters {
             warm_up_us,
             requests: 0,
             outcomes: [0; OUTCOME_COUNT],
-            responses: Box::new([0; STATUS_COUNT]),
+            responses: ResponseCounts::default(),
             measured_ok: 0,
             measured_failed: 0,
             retried: 0,
@@ -175,8 +175,7 @@ impl Counters {
         self.requests += thread.requests;
         let counts = self.outcomes.iter_mut().zip(thread.outcomes);
         counts.for_each(|(sum, part)| *sum += part);
-        let counts = self.responses.iter_mut().zip(thread.responses.iter());
-        counts.for_each(|(sum, part)| *sum += part);
+        self.responses.merge(&thread.responses);
         self.measured_ok += thread.measured_ok;
         self.measured_failed += thread.measured_failed;
         self.retried += thread.retried;
@@ -198,7 +197,8 @@ impl Counters {
     pub fn publish(&mut self, into: &mut Counters) {
         into.requests = self.requests;
         into.outcomes = self.outcomes;
-        *into.responses = *self.responses;
+        *into.responses.statuses = *self.responses.statuses;
+        into.responses.oddities = self.responses.oddities;
         into.measured_ok = self.measured_ok;
         into.measured_failed = self.measured_failed;
         into.retried = self.retried;

@@ -98,7 +98,7 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(256..=1_048_576))]
     response_head_max: u32,
     /// Accept up to this many header lines of a response
-    #[arg(long, value_name = "COUNT", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=HEADER_COUNT_CEILING as i64))]
+    #[arg(long, value_name = "COUNT", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=HEADER_COUNT_CEILING as i64))]
     response_headers_max: u16,
     /// Allow this time from the sending of a request to the end of its response
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::time)]

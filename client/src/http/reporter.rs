@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use holdfast_engine::Engine;
+use holdfast_http1::Oddity;
 use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::say_counts;
 use holdfast_telemetry::live::Snapshot;
@@ -116,7 +117,7 @@ impl Reporter for HttpReporter {
             all.stopped_us.unwrap_or(at_us)
         };
         let left = self.request_limit.left().unwrap_or(u64::MAX);
-        let responses = all.responses.iter().enumerate();
+        let responses = all.responses.statuses.iter().enumerate();
         let report = HttpClientReport {
             is_final,
             at_us,
@@ -144,6 +145,11 @@ impl Reporter for HttpReporter {
                 .collect(),
             retried: all.retried,
             unsolicited: all.unsolicited,
+            oddities: named(
+                Oddity::ALL
+                    .iter()
+                    .map(|oddity| (oddity.label(), all.responses.oddities[*oddity as usize])),
+            ),
             malformed: all.malformed.counts(),
             malformed_examples: all.malformed.examples(),
             backlog_now: all.backlog_now.min(left),
@@ -214,6 +220,7 @@ impl Reporter for HttpReporter {
                 ("outcome", &report.outcomes),
                 ("response", &report.responses),
                 ("malformed", &report.malformed),
+                ("tolerated", &report.oddities),
                 ("connecting failed", &report.failed),
                 ("anomalies", &report.anomalies),
             ],

@@ -1,10 +1,10 @@
-//! What comes back: responses found in the bytes of a connection, and whether they are what was expected.
+//! Responses: found in the bytes of a connection, and compared with what is expected.
 //!
 //! Invariants: a response is judged once, when its framing is complete; how its bytes were cut makes no difference; no byte of a body
 //! is kept.
-//! Must not know: connections, clocks, which request a response belongs to.
+//! Must not depend on: connections, clocks, which request a response belongs to.
 
-use holdfast_http1::{Body, Chunked, Limits, Malformed, parse_response};
+use holdfast_http1::{Body, Chunked, Limits, Malformed, Oddities, Oddity, parse_response};
 
 /// Which status codes are right, one bit for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,17 +141,52 @@ impl Progress {
     }
 }
 
-/// Reads on in `bytes` up to the end of a response. `position` and `progress` are what the connection keeps; `counts` goes up at the status
-/// of each final head.
+/// Counts of responses.
+#[derive(Debug, Clone)]
+pub struct ResponseCounts {
+    /// Final heads, by status code.
+    pub statuses: Box<[u64; STATUS_COUNT]>,
+    /// Heads and chunked bodies that had an oddity, by [`Oddity`] number.
+    pub oddities: [u64; Oddity::ALL.len()],
+}
+
+impl Default for ResponseCounts {
+    fn default() -> Self {
+        ResponseCounts {
+            statuses: Box::new([0; STATUS_COUNT]),
+            oddities: [0; Oddity::ALL.len()],
+        }
+    }
+}
+
+impl ResponseCounts {
+    #[inline]
+    fn add_oddities(&mut self, oddities: Oddities) {
+        if !oddities.is_empty() {
+            let found = oddities.iter();
+            found.for_each(|oddity| self.oddities[oddity as usize] += 1);
+        }
+    }
+
+    /// Adds the counts of another thread.
+    pub fn merge(&mut self, other: &ResponseCounts) {
+        let statuses = self.statuses.iter_mut().zip(other.statuses.iter());
+        statuses.for_each(|(sum, part)| *sum += part);
+        let oddities = self.oddities.iter_mut().zip(other.oddities);
+        oddities.for_each(|(sum, part)| *sum += part);
+    }
+}
+
+/// Reads on in `bytes` up to the end of a response. `position` and `progress` are what the connection keeps.
 ///
 /// # Errors
-/// [`Malformed`] when it is no HTTP/1.1; nothing more can be read from the connection.
+/// [`Malformed`] when it is no HTTP/1; nothing more can be read from the connection.
 pub fn read(
     position: &mut Position,
     progress: &mut Progress,
     bytes: &[u8],
     expectations: &Expectations,
-    counts: &mut [u64; STATUS_COUNT],
+    counts: &mut ResponseCounts,
 ) -> Result<Parsed, Malformed> {
     let mut at = 0;
     while at < bytes.len() {
@@ -169,7 +204,8 @@ pub fn read(
                 if head.status < 200 {
                     continue;
                 }
-                counts[usize::from(head.status)] += 1;
+                counts.statuses[usize::from(head.status)] += 1;
+                counts.add_oddities(head.oddities);
                 *progress =
                     Progress::of_head(expectations.statuses.has(head.status), !head.keep_alive);
                 match head.body {
@@ -200,6 +236,9 @@ pub fn read(
                 let step = chunks.step(rest)?;
                 progress.compare(&rest[step.data], expectations);
                 at += step.used;
+                if step.is_done {
+                    counts.add_oddities(chunks.oddities());
+                }
                 step.is_done
             }
             Position::UntilClose => {
@@ -220,7 +259,7 @@ pub fn read(
     Ok(Parsed::Partial(at))
 }
 
-/// The connection ended in order: how the response was that ends with it, if one does.
+/// The server closed the connection: the verdict of the response that ends with it, if one does.
 pub fn end(position: Position, progress: Progress, expectations: &Expectations) -> Option<Verdict> {
     (position == Position::UntilClose).then(|| progress.verdict(expectations))
 }
@@ -260,7 +299,7 @@ mod tests {
             carried.extend_from_slice(piece);
             let mut at = 0;
             loop {
-                let counts = &mut [0; STATUS_COUNT];
+                let counts = &mut ResponseCounts::default();
                 match read(
                     &mut position,
                     &mut progress,

@@ -21,6 +21,8 @@ use std::sync::Arc;
 use holdfast_engine::config::TICK_US;
 use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
 
+use holdfast_http1::Malformed;
+
 use super::counters::Counters;
 use super::outcome::Outcome;
 use super::request::Batch;
@@ -469,13 +471,13 @@ impl Handler for Users {
                     is_last,
                 }) => (used, verdict, is_last),
                 Err(malformed) => {
-                    self.fail_malformed(conn, malformed.description(), &bytes[at..]);
+                    self.fail_malformed(conn, malformed.label(), &bytes[at..]);
                     return bytes.len();
                 }
             };
             at += used;
             if user.awaited == 1 && at < bytes.len() {
-                self.fail_malformed(conn, "more bytes than the response has", &bytes[at..]);
+                self.fail_malformed(conn, "excess_bytes", &bytes[at..]);
                 return bytes.len();
             }
             user.awaited -= 1;
@@ -540,7 +542,7 @@ impl Handler for Users {
         }
         if user.awaited > 0 {
             if reason == CloseReason::BufferLimit {
-                let why = "a head longer than the client keeps";
+                let why = Malformed::HeadTooLong.label();
                 self.counters
                     .malformed
                     .record(why, u64::from(user.awaited), b"");

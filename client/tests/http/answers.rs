@@ -120,6 +120,35 @@ fn a_malformed_response_has_a_reason_and_an_example() {
 }
 
 #[test]
+fn oddities_are_tolerated_and_counted() {
+    let answers: [(&[u8], &str); 5] = [
+        (b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", "bare_lf"),
+        (
+            b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
+            "folded_line",
+        ),
+        (
+            b"HTTP/1.3 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            "minor_version",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n05\r\nhello\r\n0\r\n\r\n",
+            "leading_zeros",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "length_beside_encoding",
+        ),
+    ];
+    for (answer, kind) in answers {
+        let args = ["--requests", "3", "--expect-body", "hello"];
+        let last = run(HttpServer::saying(answer).address(), &args).last();
+        assert_outcomes(&last, [("ok", 3)]);
+        assert_eq!(count(&last.oddities, kind), 3, "{last:?}");
+    }
+}
+
+#[test]
 fn limits_of_a_head_are_flags() {
     let mut long = b"HTTP/1.1 200 OK\r\n".to_vec();
     (0..100).for_each(|n| long.extend(format!("X-{n}: {}\r\n", "x".repeat(300)).bytes()));
@@ -135,7 +164,7 @@ fn limits_of_a_head_are_flags() {
     let server = HttpServer::saying(long);
     let args = ["--requests", "1", "--response-headers-max", "64"];
     let last = run(server.address(), &args).last();
-    assert_eq!(last.malformed.get("there are too many headers"), Some(&1));
+    assert_eq!(last.malformed.get("too_many_headers"), Some(&1));
 }
 
 #[test]

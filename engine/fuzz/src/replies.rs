@@ -1,7 +1,8 @@
 //! Responses as the client reads them: heads and bodies, one after another, in pieces against whole, and against the reference.
 
 use holdfast_client::http::response::{
-    self, Expectations, Parsed, Position, Progress, STATUS_COUNT, Verdict, parse_statuses,
+    self, Expectations, Parsed, Position, Progress, ResponseCounts, STATUS_COUNT, Verdict,
+    parse_statuses,
 };
 use holdfast_http1::{Body, Limits};
 
@@ -30,7 +31,7 @@ impl Default for Story {
 fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, expectations: &Expectations) -> Story {
     let (mut position, mut progress) = (Position::default(), Progress::default());
     let mut story = Story::default();
-    let mut counts = [0; STATUS_COUNT];
+    let mut counts = ResponseCounts::default();
     let mut carried = Vec::new();
     'connection: for piece in pieces {
         carried.extend_from_slice(piece);
@@ -72,7 +73,7 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, expectations: &Expectations)
         let last = response::end(position, progress, expectations);
         story.all.extend(last.map(|verdict| (verdict, true)));
     }
-    story.counts.copy_from_slice(&counts);
+    story.counts.copy_from_slice(&*counts.statuses);
     story
 }
 

@@ -233,7 +233,10 @@ pub struct HttpClientReport {
     /// Connections on which bytes arrived while no request was outstanding; they count as no request.
     #[serde(default)]
     pub unsolicited: u64,
-    /// Requests with the outcome malformed, by reason.
+    /// Heads and chunked bodies that were tolerated although no server should send them, by kind: folded_line, bare_lf, ...
+    #[serde(default)]
+    pub oddities: BTreeMap<String, u64>,
+    /// Requests with the outcome malformed, by reason: head_too_long, too_many_headers, status_line, excess_bytes, ...
     #[serde(default)]
     pub malformed: BTreeMap<String, u64>,
     /// Of each of these reasons an example: the beginning of what could not be parsed, escaped.

@@ -377,6 +377,12 @@ impl ExposeMetrics for HttpClientReport {
             "reason",
             &self.malformed,
         );
+        page.counters(
+            "holdfast_http_responses_odd",
+            "Heads and chunked bodies that were tolerated although no server should send them, by kind",
+            "kind",
+            &self.oddities,
+        );
         let outcomes = counts(&self.outcomes, &kinds.outcomes);
         page.counters(
             "holdfast_http_outcomes",
