@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::bottleneck;
 use crate::run::{CpuPhase, Run};
+use crate::verdict;
 
 use holdfast_telemetry::units::{count, maybe_bytes, micros, per, total};
 use holdfast_telemetry::wire::Latency;
@@ -69,7 +70,9 @@ pub fn page(run: &Run, folder: &Path) -> String {
         ),
     );
     row("connect", latency(&run.latency_us.connect));
-    row("lateness", latency(&run.latency_us.lateness));
+    let lateness = latency(&run.latency_us.lateness);
+    let limit = micros(verdict::lateness_limit_us(run));
+    row("lateness", format!("{lateness}   (limit p99.9 {limit})"));
     let memory = &run.memory;
     row(
         "memory",

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::run::{ProcessRecord, Run};
 
-use holdfast_telemetry::units::{count, total};
+use holdfast_telemetry::units::{count, micros, total};
 
 /// Fills `verdict` and `reasons` from the rest of the record.
 pub fn judge(run: &mut Run) {
@@ -75,6 +75,13 @@ fn connections(run: &Run, reasons: &mut Vec<String>) {
     }
 }
 
+/// The most that the 99.9th percentile of lateness may be, microseconds: one interval. A message that comes later than that was
+/// missed.
+#[must_use]
+pub fn lateness_limit_us(run: &Run) -> u64 {
+    (run.asked.every_seconds * 1e6) as u64
+}
+
 /// What is wrong with the opening: how many opened of those asked for, and how others failed, by kind.
 #[must_use]
 pub fn unopened(asked: u64, opened: u64, failed: &BTreeMap<String, u64>) -> Vec<String> {
@@ -106,6 +113,14 @@ fn messages(run: &Run, reasons: &mut Vec<String>) {
         reasons.push(format!(
             "{} messages that were due did not come",
             count(m.missed)
+        ));
+    }
+    let (p999, limit) = (run.latency_us.lateness.p999, lateness_limit_us(run));
+    if p999 > limit {
+        reasons.push(format!(
+            "one message in 1,000 came {} late or later, more than the limit of one interval, {}",
+            micros(p999),
+            micros(limit)
         ));
     }
     match m.sent {
@@ -223,6 +238,18 @@ mod tests {
             "{words}: {:?}",
             run.header.reasons
         );
+    }
+
+    #[test]
+    fn lateness_is_judged_by_the_interval() {
+        falls_short(
+            "came 31.00 s late or later, more than the limit of one interval, 30.00 s",
+            |r| r.latency_us.lateness.p999 = 31_000_000,
+        );
+        let mut run = good();
+        run.latency_us.lateness.p999 = 30_000_000;
+        judge(&mut run);
+        assert_eq!(run.header.verdict, Verdict::Pass);
     }
 
     #[test]
