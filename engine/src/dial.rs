@@ -1,11 +1,11 @@
-//! Where connections come from and go to: source addresses, source ports, targets, and which of their combinations are in use.
+//! The addresses connections use: sources, ports, targets, and which of their combinations are in use.
 //!
 //! A *tuple* is one (source address, source port, target). The plan numbers all of them; each core thread owns those whose number
-//! leaves its own remainder, so threads never meet. Numbers run through targets first, then addresses, then ports: neighbours
+//! leaves its own remainder, so threads never share one. Numbers run through targets first, then addresses, then ports: neighbours
 //! share a port, and one (address, port) serves all targets.
 //! Targets may move to other addresses while connections are made ([`Targets::set`]); numbers stay what they are.
-//! Invariants: a tuple is handed out at most once until released; a thread goes round all of its tuples before one comes again, so a
-//! port rests as long as possible (TIME_WAIT).
+//! Invariants: a tuple is in use at most once; a thread cycles through all of its tuples before it reuses one, so that a port rests as
+//! long as possible (TIME_WAIT).
 //! Must not depend on: slots, rings, pacing.
 
 use std::net::{IpAddr, SocketAddr};
@@ -52,11 +52,11 @@ impl Targets {
 }
 
 impl DialPlan {
-    /// A plan from `sources` and `ports` to `targets`. Ports the targets listen on are left out, so that a client never sits on the
-    /// port of a server on its own machine. Of very many combinations, the first `tuple_count_max` are used.
+    /// A plan from `sources` and `ports` to `targets`. Ports that the targets listen on are skipped, so that a client never occupies
+    /// the port of a server on its own machine. At most the first `tuple_count_max` combinations are used, and never more than 2^32-1.
     ///
     /// # Errors
-    /// [`SetupError`] without sources, targets or ports, or with both address families mixed.
+    /// [`SetupErrorKind::InvalidInput`] without sources, targets or ports, or with mixed address families.
     pub fn new(
         sources: Vec<IpAddr>,
         ports: impl IntoIterator<Item = u16>,
@@ -142,7 +142,7 @@ impl DialPlan {
     }
 }
 
-/// One thread's share of a plan, and which of it is in use.
+/// One thread's share of a plan, and which tuples are in use.
 #[derive(Debug)]
 pub struct Tuples {
     plan: DialPlan,
@@ -195,7 +195,7 @@ impl Tuples {
         self.plan.tuple(number).1
     }
 
-    /// Gives a tuple back, by its number in this share.
+    /// Releases a tuple, by its number in this share.
     pub fn release(&mut self, own: u32) {
         let bit = 1 << (own % 64);
         let word = &mut self.used[own as usize / 64];

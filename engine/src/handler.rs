@@ -1,57 +1,63 @@
-//! What a protocol is to the engine: a few callbacks on a small state.
+//! A protocol as the engine sees it: a few callbacks over a small state.
 //!
 //! Invariants: a callback never re-enters the loop; it records actions on [`Conn`] or [`Dial`], which the shard performs after it
-//! returns. Handlers hold no ring and no clock, so a test calls them directly.
-//! Must not know: rings, slots' links, threads.
+//! returned. Handlers hold no ring and no clock, so tests call them directly.
+//! Must not depend on: rings, links between slots, threads.
 
 use crate::error::{CloseReason, OpenFailure};
 
-/// A protocol. One value for each core thread; its `State` lies in the slot of each connection.
+/// A protocol. Each core thread has one value; each connection has a `State` in its slot.
+///
+/// Times are microseconds of engine time, which starts at 0 with the engine. No callback may block: it would stop all connections
+/// of its thread.
 pub trait Handler: Send {
-    /// What the protocol keeps for a connection. 8 bytes make a 32-byte slot, 40 a cache line.
+    /// The protocol's state of one connection. 8 bytes make a slot of 32 bytes, 40 bytes one of a cache line.
     type State: Copy + Default + Send;
-    /// What the control plane reads from this handler.
+    /// What the control plane reads of this handler, in [`CoreReport::handler`](crate::CoreReport::handler).
     type Report: Default + Send;
 
-    /// A connection opened: accepted, or dialled with the state given to [`Dial::connect`].
+    /// A connection opened: it was accepted, or dialled with the state given to [`Dial::connect`].
     fn on_open(&mut self, conn: &mut Conn<'_, Self::State>);
-    /// Bytes arrived. Returns how many were used; the engine keeps the rest and hands them over again with what follows, or after
-    /// [`Conn::pause`] when what was sent has been taken.
+    /// Bytes arrived. Returns how many were used. The engine keeps the others, up to
+    /// [`ConfigBuilder::pending_bytes_max`](crate::ConfigBuilder::pending_bytes_max), and delivers them again with the bytes that follow, or
+    /// after [`Conn::pause`] once everything sent is with the kernel.
     fn on_bytes(&mut self, conn: &mut Conn<'_, Self::State>, bytes: &[u8]) -> usize;
-    /// The connection's timer is due; it is off until set again.
+    /// The connection's timer fired; it is off until set again. Never early, at most one tick (1 ms) late while the thread keeps up.
     fn on_timer(&mut self, conn: &mut Conn<'_, Self::State>);
-    /// The peer does not take what was sent, or took only a part: the rest is kept until there is room. Limits how long with a timer.
+    /// A send would block, or was short: the unsent bytes are kept and sent when the socket has room. Called again after each partial
+    /// send. Set a timer here to bound the wait.
     fn on_blocked(&mut self, _conn: &mut Conn<'_, Self::State>) {}
-    /// A blocked peer has taken everything.
+    /// All bytes of a blocked connection are with the kernel.
     fn on_sent(&mut self, _conn: &mut Conn<'_, Self::State>) {}
-    /// The engine is to stop in order, or [`Dial::close_newest`] chose this connection: end it now, or soon.
+    /// The engine shuts down gracefully, or [`Dial::close_newest`] chose this connection: close it now or soon.
     fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {
         conn.close();
     }
-    /// The connection ended, for one reason.
+    /// The connection closed, for one reason. No other callback follows for it.
     fn on_close(&mut self, _state: &Self::State, _reason: CloseReason, _now_us: u64) {}
-    /// A dialled connection did not open.
+    /// An attempt to connect failed.
     fn on_open_failed(&mut self, _state: &Self::State, _failure: OpenFailure, _now_us: u64) {}
-    /// Once a turn: dial from here. Returns when it wants to be called next, in microseconds of engine time, if it does.
+    /// Called at least once a turn, after the other callbacks: dial from here. Returns the time of the next call that it needs, if any;
+    /// a turn for another reason may come earlier.
     fn on_turn(&mut self, _dial: &mut Dial<'_, Self::State>) -> Option<u64> {
         None
     }
-    /// Brings `report` up to date. Called a few times a second and once at the end.
+    /// Updates `report`. Called every 200 ms and once at the end.
     fn report(&mut self, _report: &mut Self::Report) {}
 }
 
-/// How to end a connection.
+/// How to close a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CloseMode {
-    /// Say our end, read on until the peer's.
+    /// Send FIN, then read until the peer's.
     Graceful,
-    /// As soon as what was sent is with the kernel.
+    /// As soon as everything sent is with the kernel.
     AfterSend,
-    /// Now, for this reason.
+    /// Now, with this reason.
     Abort(CloseReason),
 }
 
-/// What to do with the connection's timer.
+/// What happens to the connection's timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TimerChange {
     Keep,
@@ -61,7 +67,7 @@ pub(crate) enum TimerChange {
 
 /// One connection during one callback.
 pub struct Conn<'a, S> {
-    /// The handler's part of the slot.
+    /// The handler's state of the connection.
     pub state: &'a mut S,
     now_us: u64,
     is_blocked: bool,
@@ -73,23 +79,23 @@ pub struct Conn<'a, S> {
     close_mode: Option<CloseMode>,
 }
 
-/// What a callback asked for so far, to look at.
+/// The actions that a callback recorded so far.
 #[cfg(feature = "sim")]
 pub(crate) struct ActionsSoFar<'a> {
     pub copied: &'a [u8],
-    /// Behind the others.
+    /// Sent behind the copied ones.
     pub fixed: &'static [u8],
     pub timer: TimerChange,
     pub close_mode: Option<CloseMode>,
     pub is_pausing: bool,
 }
 
-/// Static bytes behind others are copied if they are no more than this: one send less is worth it.
+/// Static bytes behind others are copied up to this size, bytes: copying them costs less than another send.
 const COPY_BYTES_MAX: usize = 4_096;
 
-/// What a callback wants done.
+/// The actions of a callback.
 pub(crate) struct Actions {
-    /// Sent after what was copied.
+    /// Sent behind the copied bytes.
     pub outgoing_static: &'static [u8],
     pub is_pausing: bool,
     pub timer: TimerChange,
@@ -97,8 +103,8 @@ pub(crate) struct Actions {
 }
 
 impl<'a, S> Conn<'a, S> {
-    /// A connection for one callback. `outgoing` must be empty; it receives bytes to send that are not static. Tests of
-    /// handlers make their own.
+    /// A connection for one callback. `outgoing` must be empty; it collects the bytes to send that are not static. Public for tests
+    /// of handlers.
     pub fn new(state: &'a mut S, now_us: u64, is_blocked: bool, outgoing: &'a mut Vec<u8>) -> Self {
         debug_assert!(outgoing.is_empty());
         Conn {
@@ -119,23 +125,23 @@ impl<'a, S> Conn<'a, S> {
         self.now_us
     }
 
-    /// True while bytes sent before have not been taken by the peer's side yet.
+    /// True while unsent bytes are kept for the peer.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked
     }
 
-    /// Says that more bytes wait than this callback is given.
+    /// Sets [`Conn::has_more`], for tests of handlers.
     pub fn with_more(mut self, has_more: bool) -> Self {
         self.has_more = has_more;
         self
     }
 
-    /// True if more bytes have arrived than this callback is given: the next call is on its way.
+    /// True if more bytes have arrived than this callback is given: another call follows.
     pub fn has_more(&self) -> bool {
         self.has_more
     }
 
-    /// Sends bytes that live for ever, without copying them unless they are few and not the first.
+    /// Sends static bytes. They are copied only if they are few and others precede them.
     pub fn send_static(&mut self, bytes: &'static [u8]) {
         let is_alone = self.outgoing.is_empty() || bytes.len() > COPY_BYTES_MAX;
         if is_alone && self.outgoing_static.is_empty() {
@@ -157,17 +163,17 @@ impl<'a, S> Conn<'a, S> {
         self.timer = TimerChange::At(at_us);
     }
 
-    /// Takes the timer off.
+    /// Clears the timer.
     pub fn clear_timer(&mut self) {
         self.timer = TimerChange::Off;
     }
 
-    /// Bytes sent by this callback so far.
+    /// Bytes this callback has sent so far.
     pub fn sent_bytes(&self) -> usize {
         self.outgoing.len() + self.outgoing_static.len()
     }
 
-    /// Is given nothing more before what it has sent is with the kernel; then what [`Handler::on_bytes`] left, again.
+    /// Delivers no more bytes until everything sent is with the kernel; then those that [`Handler::on_bytes`] left, again.
     pub fn pause(&mut self) {
         self.is_pausing = true;
     }
@@ -181,17 +187,17 @@ impl<'a, S> Conn<'a, S> {
         self.close_mode.get_or_insert(CloseMode::AfterSend);
     }
 
-    /// Ends the connection in order: what was sent before arrives, what the peer sends before its end is still handed over.
+    /// Closes the connection gracefully: bytes sent before arrive, and bytes that the peer sends before its FIN are still delivered.
     pub fn close(&mut self) {
         self.close_mode.get_or_insert(CloseMode::Graceful);
     }
 
-    /// Ends the connection at once, for `reason`.
+    /// Closes the connection at once with `reason`; unsent bytes are dropped.
     pub fn abort(&mut self, reason: CloseReason) {
         self.close_mode = Some(CloseMode::Abort(reason));
     }
 
-    /// The same connection for a handler that keeps only a part of the state: how one handler wraps another.
+    /// Calls `call` with the same connection, but only a part of its state: how one handler wraps another.
     pub fn with_part<T, U>(
         &mut self,
         part: impl FnOnce(&mut S) -> &mut T,
@@ -221,7 +227,7 @@ impl<'a, S> Conn<'a, S> {
         result
     }
 
-    /// What was asked of this connection so far.
+    /// The actions recorded so far.
     #[cfg(feature = "sim")]
     pub(crate) fn actions(&self) -> ActionsSoFar<'_> {
         ActionsSoFar {
@@ -243,7 +249,7 @@ impl<'a, S> Conn<'a, S> {
     }
 }
 
-/// Where a client starts connections from.
+/// Starts connections, during [`Handler::on_turn`].
 pub struct Dial<'a, S> {
     now_us: u64,
     room: usize,
@@ -253,7 +259,7 @@ pub struct Dial<'a, S> {
 }
 
 impl<'a, S> Dial<'a, S> {
-    /// A dial for one callback.
+    /// One with room for `room` connections, which collects them in `queue`. Public for tests of handlers.
     pub fn new(now_us: u64, room: usize, is_stopping: bool, queue: &'a mut Vec<S>) -> Self {
         Dial {
             now_us,
@@ -269,12 +275,12 @@ impl<'a, S> Dial<'a, S> {
         self.now_us
     }
 
-    /// True when the engine was told to stop: nothing may be dialled any more.
+    /// True once the engine shuts down: there is no room any more.
     pub fn is_stopping(&self) -> bool {
         self.is_stopping
     }
 
-    /// How many connections may be started in this turn.
+    /// Connections that may still be started in this turn.
     pub fn room(&self) -> usize {
         if self.is_stopping {
             0
@@ -283,20 +289,23 @@ impl<'a, S> Dial<'a, S> {
         }
     }
 
-    /// Starts a connection whose slot begins with `state`. At most [`Dial::room`] times.
+    /// Starts a connection with `state`, from and to the next free addresses of the plan.
+    ///
+    /// # Panics
+    /// Without [`Dial::room`].
     pub fn connect(&mut self, state: S) {
         assert!(self.room() > 0);
         self.queue.push(state);
     }
 
-    /// Up to `count` open connections are to end: [`Handler::on_stop`] is called for them, after this callback. They are
-    /// taken from the last slot backwards: the newest first, except where one lies in a slot that was free again. A turn may reach
-    /// fewer; then it is asked for again, and one that did not end at once may be called again.
+    /// Calls [`Handler::on_stop`] for up to `count` open connections after this callback, from the last slot backwards: the newest
+    /// first, except those in reused slots. A turn may reach fewer: ask again in the next one. A connection that does not close at
+    /// once may be called again.
     pub fn close_newest(&mut self, count: u64) {
         self.close_count = count;
     }
 
-    /// Connections that are to end.
+    /// Connections to close.
     pub(crate) fn close_count(&self) -> u64 {
         self.close_count
     }

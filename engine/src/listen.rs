@@ -1,9 +1,9 @@
-//! Listening sockets: one for each core thread and address, in one reuseport group.
+//! Listening sockets: one for each core thread and address, in one SO_REUSEPORT group.
 //!
-//! A group of our own processes would share connections with a stranger's listener, or with those of a killed process that is
-//! still dying, so an address is first bound without sharing: only a free address is taken.
+//! The kernel would let a group share its connections with another process's listener, or with those of a process that is still
+//! dying. So every address is first bound without SO_REUSEPORT: only a free one succeeds.
 //! Invariants: after success every thread has one listener for every address.
-//! Must not know: rings, connections.
+//! Must not depend on: rings, connections.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::{SetupError, SetupErrorKind};
 
-/// Most connections a listener keeps before they are accepted; the kernel lowers it to net.core.somaxconn.
+/// Length of the accept queue, connections; the kernel lowers it to net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
 
 /// Why an address cannot be listened on. [`SetupErrorKind::InUse`] means that another socket listens there.
@@ -52,11 +52,12 @@ impl std::error::Error for ListenError {
     }
 }
 
-/// Makes `thread_count` listeners for each address, `result[thread][address]`. With `cores`, the kernel prefers for each
-/// newcomer the listener of the thread on the core its packets arrive on. Port 0 takes any free port, the same for all threads.
+/// Binds `thread_count` listeners for each address: `listeners[thread][address]`, and the addresses with their ports. With `cores`, the
+/// kernel prefers for a connection the listener of the thread on the core its packets arrive on (SO_INCOMING_CPU). Port 0 takes
+/// any free port, the same for all threads.
 ///
 /// # Errors
-/// [`ListenError`] naming the address and the remedy.
+/// [`ListenError`] names the address, the cause and the next step.
 pub fn listeners(
     addresses: &[SocketAddr],
     thread_count: usize,
@@ -113,7 +114,7 @@ fn socket(address: SocketAddr, shared: bool, is_v6_only: bool) -> Result<Socket,
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(shared)?;
         socket.set_nonblocking(true)?;
-        // Accepted sockets inherit it: what a handler sends in one go is a whole, and not to wait for an acknowledgement.
+        // Accepted sockets inherit it: what a handler sends at once is complete and should not wait for an acknowledgement.
         socket.set_tcp_nodelay(true)?;
         Ok(socket)
     };

@@ -1,15 +1,17 @@
-//! What a core thread counts: plain numbers of its own, merged by whoever reads them.
+//! The counters of a core thread, merged by their readers.
 //!
 //! Invariants: only the owning thread writes; every accepted or opened connection is in exactly one of `open_now` and
 //! `closed`; every attempt is in exactly one of `opened`, `failed` and `connecting_now`.
-//! Must not know: threads, locks, output formats.
+//! Must not depend on: threads, locks, output formats.
 
 use std::net::SocketAddr;
 
 use crate::error::{CloseReason, OpenFailure};
 
-/// Counters since the start, and gauges ending in `_now` or `_max`.
+/// Counters since the start, and gauges ending in `_now` or `_max`. Arrays are indexed by the number of an [`OpenFailure`] or
+/// [`CloseReason`].
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Stats {
     /// Rings made.
     pub shard_count: u64,
@@ -17,39 +19,39 @@ pub struct Stats {
     pub open_now: u64,
     /// Most connections open at once.
     pub open_max: u64,
-    /// Connections taken from listeners and kept.
+    /// Connections accepted and admitted.
     pub accepted: u64,
-    /// Connections taken from listeners and turned away because the capacity was reached.
+    /// Connections accepted and reset because the capacity was reached.
     pub refused_full: u64,
-    /// Accepts that failed, by [`OpenFailure`] number.
+    /// Accepts that failed, by [`OpenFailure`].
     pub accept_failed: [u64; OpenFailure::ALL.len()],
-    /// Attempts begun.
+    /// Attempts to connect that started.
     pub attempts: u64,
     /// Attempts under way.
     pub connecting_now: u64,
     /// Attempts that opened.
     pub opened: u64,
-    /// Attempts that did not, by [`OpenFailure`] number.
+    /// Attempts that failed, by [`OpenFailure`].
     pub failed: [u64; OpenFailure::ALL.len()],
-    /// The target of the first of these, by [`OpenFailure`] number.
+    /// The target of the first of these, by [`OpenFailure`].
     pub failed_target: [Option<SocketAddr>; OpenFailure::ALL.len()],
-    /// Source addresses found taken and passed over; the attempt went on with another.
+    /// Source addresses that were in use; the attempt continued with another.
     pub address_in_use: u64,
-    /// Connections that ended, by [`CloseReason`] number.
+    /// Connections that closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::ALL.len()],
-    /// Sends handed to the kernel whole.
+    /// Sends that the kernel accepted completely at once.
     pub sends: u64,
-    /// Sends the kernel did not take whole at once.
+    /// Sends that would block or were short.
     pub sends_short: u64,
     /// Bytes received.
     pub bytes_received: u64,
-    /// Completions for an earlier life of their slot, dropped.
+    /// Completions for an earlier connection of their slot, dropped.
     pub stale_completions: u64,
-    /// Times the completion queue overflowed into the kernel's list.
+    /// Times a completion queue overflowed into the kernel's list.
     pub queue_overflows: u64,
-    /// Receives that found no buffer and were tried again.
+    /// Receives that found no buffer and were repeated.
     pub buffer_shortages: u64,
-    /// Requests that failed although they cannot.
+    /// io_uring requests that failed although they cannot: internal errors.
     pub unexpected: u64,
 }
 
@@ -80,7 +82,7 @@ impl Stats {
         add_all(&mut self.closed, &other.closed);
     }
 
-    /// The counters that stay 0 while all is well, by name.
+    /// The counters that stay 0 in normal operation, by name.
     pub fn anomalies(&self) -> [(&'static str, u64); 5] {
         [
             ("address_in_use", self.address_in_use),
@@ -91,7 +93,7 @@ impl Stats {
         ]
     }
 
-    /// Ended connections by label, those that occurred.
+    /// Closed connections by label, without zeros.
     pub fn closed_by_label(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         CloseReason::ALL
             .iter()
@@ -99,7 +101,7 @@ impl Stats {
             .filter(|(_, n)| *n > 0)
     }
 
-    /// Failed attempts by label, those that occurred.
+    /// Failed attempts by label, without zeros.
     pub fn failed_by_label(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         OpenFailure::ALL
             .iter()
@@ -121,7 +123,7 @@ impl Stats {
             .filter_map(|f| Some((f.label(), self.failed_target[*f as usize]?)))
     }
 
-    /// Failed accepts by label, those that occurred.
+    /// Failed accepts by label, without zeros.
     pub fn accept_failed_by_label(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         OpenFailure::ALL
             .iter()

@@ -66,7 +66,7 @@ fn build_ring() -> Result<IoUring, Error> {
 /// seccomp filter forbids it, that descriptors and locked memory suffice for one ring. Keeps nothing.
 ///
 /// # Errors
-/// [`Error`] naming which of these it is, and the remedy.
+/// [`SetupError`](crate::SetupError) naming which of these it is, and the remedy.
 pub fn probe() -> Result<(), Error> {
     KernelRing::check(false)
 }
