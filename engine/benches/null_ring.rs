@@ -1,11 +1,12 @@
-//! A ring without a kernel: what is pushed is done at the next `enter`, and only what fails or is waited for completes.
+//! A ring without a kernel: what is pushed is done at the next `enter`, and only what fails or is
+//! waited for completes.
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
 use holdfast_engine::SetupError;
-use holdfast_engine::internals::{Completion, Request, Ring, Staged, Token};
+use holdfast_engine::internals::{AtHand, Completion, Op, Request, Ring, Staged, Token};
 
 /// Connections that wait at the one listener, and what peers do with what they are sent.
 #[derive(Debug, Default)]
@@ -23,7 +24,8 @@ pub struct NullRing {
 }
 
 impl NullRing {
-    /// A ring whose listener has `waiting` connections, and whose peers take what they are sent or nothing.
+    /// A ring whose listener has `waiting` connections, and whose peers take what they are sent or
+    /// nothing.
     pub fn new(waiting: u32, is_stalled: bool) -> Self {
         NullRing {
             waiting,
@@ -75,6 +77,15 @@ impl Ring for NullRing {
 
     fn has_completion(&self) -> bool {
         !self.done.is_empty()
+    }
+
+    fn at_hand(&mut self) -> AtHand {
+        let mut ops = self.done.iter().map(|c| c.token.op());
+        AtHand {
+            count: self.done.len(),
+            has_send: ops.any(|op| op == Op::Send),
+            is_overflowing: false,
+        }
     }
 
     fn reap(&mut self) -> Option<Completion> {

@@ -1,5 +1,5 @@
-//! The send path: a turn in which every connection is sent a heartbeat, with peers that take it and with peers that all stop
-//! reading at once.
+//! The send path: a turn in which every connection is sent a heartbeat, with peers that take it and
+//! with peers that all stop reading at once.
 
 use divan::{Bencher, counter::ItemsCount};
 use holdfast_engine::internals::{ConnectionLimiter, Core};
@@ -36,7 +36,8 @@ const OPEN_US: u64 = 1_000_000;
 type MakeRing = Box<dyn FnMut() -> Result<NullRing, SetupError>>;
 type NullCore = Core<'static, NullRing, Heartbeats, MakeRing>;
 
-/// A core with `count` connections, whose heartbeats are due at [`OPEN_US`]. What it refers to is leaked: a benchmark makes few.
+/// A core with `count` connections, whose heartbeats are due at [`OPEN_US`]. What it refers to is
+/// leaked: a benchmark makes few.
 fn core(count: u32, is_stalled: bool) -> NullCore {
     let config = Config::builder()
         .capacity(u64::from(count))

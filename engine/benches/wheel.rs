@@ -24,7 +24,8 @@ fn set(bencher: Bencher) {
         });
 }
 
-/// A heartbeat each half minute: every timer fires and is set again, as the holder of idle connections does.
+/// A heartbeat each half minute: every timer fires and is set again, as the holder of idle
+/// connections does.
 #[divan::bench]
 fn fire_and_set_again(bencher: Bencher) {
     let (mut slots, mut wheel) = table();

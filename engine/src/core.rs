@@ -1,7 +1,8 @@
 //! One core thread: its shards, its handler and its listeners, over any ring.
 //!
-//! The thread drives all rings of its core. It makes another ring when its rings are full, so memory follows what is held, and the
-//! [`ConnectionLimiter`] alone bounds how many that is: no thread can be full while the engine has room.
+//! The thread drives all rings of its core. It makes another ring when its rings are full, so
+//! memory follows what is held, and the [`ConnectionLimiter`] alone bounds how many that is: no
+//! thread can be full while the engine has room.
 //! Invariants: a connection is admitted by the limiter before it is accepted.
 //! Must not depend on: threads, clocks, protocols, and what a request looks like.
 
@@ -19,20 +20,22 @@ use crate::stats::Stats;
 
 /// Most attempts one thread has under way.
 const CONNECTING_MAX: usize = 2_048;
-/// Most attempts one thread starts in one turn: few enough that a heartbeat does not wait long behind them, enough that a
-/// thread whose turns are long with heartbeats still ramps.
+/// Most attempts one thread starts in one turn: few enough that a heartbeat does not wait long
+/// behind them, enough that a thread whose turns are long with heartbeats still ramps.
 const DIALS_PER_TURN_MAX: usize = 1_024;
 /// Most connections a handler may end in one turn by [`Dial::close_newest`].
 const ENDS_PER_TURN_MAX: u64 = 256;
 
-/// Rounds of accepting before the listeners are closed; each takes up to [`ACCEPT_BATCH_MAX`] from each.
+/// Rounds of accepting before the listeners are closed; each takes up to [`ACCEPT_BATCH_MAX`] from
+/// each.
 const LAST_ROUNDS_MAX: usize = 128;
 
 /// How an engine stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shutdown {
-    /// Listeners are closed once the connections in their queues are accepted, nothing is dialled, and
-    /// [`Handler::on_stop`] is called for every connection. Connections that take too long are aborted.
+    /// Listeners are closed once the connections in their queues are accepted, nothing is dialled,
+    /// and [`Handler::on_stop`] is called for every connection. Connections that take too long are
+    /// aborted.
     Graceful,
     /// Every connection is aborted.
     Immediate,
@@ -70,7 +73,8 @@ pub enum Next {
 }
 
 impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> {
-    /// A core without connections. `share` of `share_count` threads says which tuples of the plan are its own.
+    /// A core without connections. `share` of `share_count` threads says which tuples of the plan
+    /// are its own.
     ///
     /// # Errors
     /// [`Error`] when its first ring cannot be made.
@@ -172,7 +176,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(())
     }
 
-    /// Looks at the orders and takes one turn. When no more is to be accepted, `close_listeners` is called. `None` when all is over.
+    /// Looks at the orders and takes one turn. When no more is to be accepted, `close_listeners` is
+    /// called. `None` when all is over.
     ///
     /// # Errors
     /// [`Error`] as of a turn.
@@ -194,8 +199,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok((how.is_none() || !self.is_empty()).then_some(next))
     }
 
-    /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the kernel call that serves it; of
-    /// several, `sleep` waits for any.
+    /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the
+    /// kernel call that serves it; of several, `sleep` waits for any.
     ///
     /// # Errors
     /// [`Error`] when the kernel refuses to serve.
@@ -212,12 +217,14 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     /// One turn of everything.
     ///
     /// # Errors
-    /// [`Error`] when the kernel refuses to serve, or a ring that is needed cannot be made and none is there.
+    /// [`Error`] when the kernel refuses to serve, or a ring that is needed cannot be made and none
+    /// is there.
     pub fn turn(&mut self, now_us: u64) -> Result<Next, Error> {
         self.ctx.now_us = now_us;
         let mut worked = false;
         if self.waits_in_the_ring() {
-            // Before the accepts, so that what completions cause and the accepts share an entry into the kernel.
+            // Before the accepts, so that what completions cause and the accepts share an entry
+            // into the kernel.
             worked |= self.shards[0].dispatch(&mut self.ctx)?;
         }
         self.hear_listeners();
@@ -232,7 +239,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             }
         }
         self.hear_listeners();
-        // Behind every callback of this turn, so that what they ask for is dialled, and its deadline heard.
+        // Behind every callback of this turn, so that what they ask for is dialled, and its
+        // deadline heard.
         self.dial()?;
         if self.has_more_now() || self.ctx.has_called && self.plan.is_some() {
             return Ok(Next::Again);
@@ -279,7 +287,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         self.listeners.iter().any(|l| l.is_readable) || !self.ctx.redial.is_empty()
     }
 
-    /// True if the one entry into the kernel that submits also sleeps: there is one ring, and no work is to gather meanwhile.
+    /// True if the one entry into the kernel that submits also sleeps: there is one ring, and no
+    /// work is to gather meanwhile.
     fn waits_in_the_ring(&self) -> bool {
         self.shards.len() == 1 && self.ctx.config.batch_delay_us == 0
     }
@@ -299,8 +308,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(())
     }
 
-    /// Takes the connections that wait at a listener, and waits for more. An accept that finds none would cost as much as one that
-    /// does, since the kernel makes the socket's file first: so it is asked how many there are.
+    /// Takes the connections that wait at a listener, and waits for more. An accept that finds none
+    /// would cost as much as one that does, since the kernel makes the socket's file first: so it
+    /// is asked how many there are.
     fn accept(&mut self, number: usize) -> Result<bool, Error> {
         let Listener {
             fd, is_readable, ..
@@ -310,7 +320,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             let wanted = waiting.min(ACCEPT_BATCH_MAX);
             match self.ctx.limiter.try_acquire(wanted) {
                 _ if wanted == 0 => {}
-                // Another thread's accepts hold the last places: look again when it knows whether it needs them.
+                // Another thread's accepts hold the last places: look again when it knows whether
+                // it needs them.
                 Admission::Later => return Ok(false),
                 Admission::Granted(granted) => match self.shard_with_room()? {
                     Some(shard) => {
@@ -381,7 +392,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             }
             to_close -= shard.close_newest(&mut self.ctx, to_close)?;
         }
-        // One that met a taken address says how crowded it is; a whole round of them, that there is no other.
+        // One that met a taken address says how crowded it is; a whole round of them, that there is
+        // no other.
         if again == 0 {
             self.taken_in_a_row = 0;
         }

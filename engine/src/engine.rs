@@ -1,7 +1,8 @@
 //! The threads of an engine, and what the control plane sees of them.
 //!
-//! Each thread is pinned to a core and drives one [`Core`]. A thread with work looks again after `batch_delay_us`, which lets work
-//! gather; one without sleeps until a ring has an event, a timer is due, or its orders are to be looked at.
+//! Each thread is pinned to a core and drives one [`Core`]. A thread with work looks again after
+//! `batch_delay_us`, which lets work gather; one without sleeps until a ring has an event, a timer
+//! is due, or its orders are to be looked at.
 //! Invariants: a ring is made, used and dropped by its own thread.
 //! Must not depend on: protocols, and what a request looks like.
 
@@ -31,14 +32,14 @@ pub struct CoreReport<P> {
     pub is_done: bool,
 }
 
-/// How long [`Drop`] waits for the threads of an engine. Connections are aborted at once, so only a handler or a kernel that
-/// hangs takes longer.
+/// How long [`Drop`] waits for the threads of an engine. Connections are aborted at once, so only a
+/// handler or a kernel that hangs takes longer.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running engine.
 ///
-/// Dropping it shuts it down at once ([`Shutdown::Immediate`]) and joins its threads, within a bound: a thread that has not ended
-/// after five seconds is left behind.
+/// Dropping it shuts it down at once ([`Shutdown::Immediate`]) and joins its threads, within a
+/// bound: a thread that has not ended after five seconds is left behind.
 pub struct Engine<P> {
     threads: Vec<JoinHandle<Result<(), SetupError>>>,
     shutdown: Arc<AtomicU8>,
@@ -47,8 +48,9 @@ pub struct Engine<P> {
 }
 
 impl<P: Default + Send + 'static> Engine<P> {
-    /// Starts [`Config::thread_count`] core threads, each with the handler `make_handler` returns for its number, and returns when
-    /// all of them run. Thread `i` accepts from `listeners[i]`, which may be missing; with a `plan`, handlers may dial.
+    /// Starts [`Config::thread_count`] core threads, each with the handler `make_handler` returns
+    /// for its number, and returns when all of them run. Thread `i` accepts from `listeners[i]`,
+    /// which may be missing; with a `plan`, handlers may dial.
     ///
     /// # Errors
     /// The [`SetupError`] of the first thread that could not start, after the others have ended.
@@ -127,13 +129,15 @@ impl<P: Default + Send + 'static> Engine<P> {
         self.started_at.elapsed().as_micros() as u64
     }
 
-    /// Starts to shut down and returns at once; [`Engine::join`] waits for the end. A harder way replaces a softer one.
+    /// Starts to shut down and returns at once; [`Engine::join`] waits for the end. A harder way
+    /// replaces a softer one.
     pub fn stop(&self, how: Shutdown) {
         order(&self.shutdown, how);
     }
 
-    /// The last report of every thread, in the order of their numbers. Threads publish every 200 ms and at their end, and never wait
-    /// for a reader: while a report is being read, its thread publishes a little later.
+    /// The last report of every thread, in the order of their numbers. Threads publish every 200 ms
+    /// and at their end, and never wait for a reader: while a report is being read, its thread
+    /// publishes a little later.
     pub fn reports(&self) -> impl Iterator<Item = MutexGuard<'_, CoreReport<P>>> {
         self.reports
             .iter()
@@ -194,7 +198,8 @@ fn ordered(shutdown: &AtomicU8) -> Option<Shutdown> {
     }
 }
 
-/// Shuts the other threads down when this one ends early: they cannot take over its connections and listeners.
+/// Shuts the other threads down when this one ends early: they cannot take over its connections and
+/// listeners.
 struct StopOthers<'a>(&'a AtomicU8);
 
 impl Drop for StopOthers<'_> {
@@ -279,7 +284,8 @@ impl<P: Default + Send> CoreThread<P> {
             let how = ordered(&self.shutdown);
             let listeners = &mut self.listeners;
             let next = core.serve(now_us, how, || {
-                // A ring that polls a listener keeps it open: shutting it down is what stops it from listening.
+                // A ring that polls a listener keeps it open: shutting it down is what stops it
+                // from listening.
                 for listener in listeners.drain(..) {
                     let _ = nix::sys::socket::shutdown(
                         listener.as_raw_fd(),

@@ -1,9 +1,11 @@
 //! How many connections an engine holds, against how many it may.
 //!
-//! A connection is admitted by the [`ConnectionLimiter`] before it is accepted: a place is acquired before the accept, and
-//! committed or cancelled when its result is known.
-//! Invariants: never more than the capacity is held; "full" is said only when connections hold every place.
-//! Must not depend on: rings, shards, threads. Core threads share this and nothing else on the data plane.
+//! A connection is admitted by the [`ConnectionLimiter`] before it is accepted: a place is acquired
+//! before the accept, and committed or cancelled when its result is known.
+//! Invariants: never more than the capacity is held; "full" is said only when connections hold
+//! every place.
+//! Must not depend on: rings, shards, threads. Core threads share this and nothing else on the data
+//! plane.
 
 #[cfg(not(loom))]
 use std::sync::atomic::AtomicU64;
@@ -13,8 +15,8 @@ use std::sync::atomic::Ordering;
 #[cfg(loom)]
 use loom::sync::atomic::AtomicU64;
 
-/// Counts places taken and places held. Whether it is full is decided by one number alone, `held`: two numbers read one after
-/// the other need not belong together.
+/// Counts places taken and places held. Whether it is full is decided by one number alone, `held`:
+/// two numbers read one after the other need not belong together.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     capacity: u64,
@@ -116,7 +118,8 @@ mod tests {
             std::thread::scope(|scope| {
                 for _ in 0..4 {
                     scope.spawn(|| {
-                        // Each thread opens 2 connections, so that all fit, and acquires 8 places for each.
+                        // Each thread opens 2 connections, so that all fit, and acquires 8 places
+                        // for each.
                         let mut waiting = 2;
                         while waiting > 0 {
                             match limiter.try_acquire(8) {
@@ -143,7 +146,8 @@ mod loom_tests {
     use super::*;
     use loom::sync::Arc;
 
-    /// Acquires more than there is, commits one place and cancels the others. True if there was one.
+    /// Acquires more than there is, commits one place and cancels the others. True if there was
+    /// one.
     fn open(limiter: &ConnectionLimiter) -> bool {
         let Admission::Granted(count) = limiter.try_acquire(8) else {
             return false;
@@ -153,8 +157,8 @@ mod loom_tests {
         true
     }
 
-    /// In every order: a connection is refused only when connections hold every place, none is held above the capacity, and
-    /// the counts balance.
+    /// In every order: a connection is refused only when connections hold every place, none is held
+    /// above the capacity, and the counts balance.
     #[test]
     fn acquiring_is_exact_in_every_order_of_threads() {
         for capacity in [1, 2, 3] {
@@ -165,7 +169,8 @@ mod loom_tests {
                         let limiter = Arc::clone(&limiter);
                         loom::thread::spawn(move || {
                             let has_opened = open(&limiter);
-                            // At most two connections can exist: with room for three the limiter is never full.
+                            // At most two connections can exist: with room for three the limiter is
+                            // never full.
                             if capacity == 3 {
                                 assert_ne!(limiter.try_acquire(0), Admission::Full);
                             }

@@ -1,7 +1,8 @@
 //! Why io_uring cannot be used here, and what to do.
 //!
-//! The kernel answers a refusal with one error number that has several causes: a sysctl, a seccomp filter, a limit, a kernel that
-//! is too old. [`diagnose`] tells them apart by what it can read about this process, so that the message names one of them.
+//! The kernel answers a refusal with one error number that has several causes: a sysctl, a seccomp
+//! filter, a limit, a kernel that is too old. [`diagnose`] tells them apart by what it can read
+//! about this process, so that the message names one of them.
 //! Invariants: diagnosing is a pure function of the error number and of [`Circumstances`].
 //! Must not depend on: rings, handlers, the rest of the engine but for its error.
 

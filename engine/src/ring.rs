@@ -1,10 +1,12 @@
-//! The seam to the kernel: requests in, completions out. The kernel's rings implement it, and so can a simulated one.
+//! The seam to the kernel: requests in, completions out. The kernel's rings implement it, and so
+//! can a simulated one.
 //!
-//! Invariants every implementation keeps: requests start in the order they were pushed; a request that must not wait (accept,
-//! socket, option, bind, receive, send, close) has finished when the `enter` that submits it returns, so the bytes
-//! staged for it are free again; each request gives exactly one completion, but those marked silent give none when they succeed, and a stream
-//! gives several.
-//! Must not know: slots, phases, handlers.
+//! Invariants every implementation keeps: requests start in the order they were pushed; a request
+//! that must not wait (accept, socket, option, bind, receive, send, close) has finished when the
+//! `enter` that submits it returns, so the bytes staged for it are free again; each request gives
+//! exactly one completion, but those marked silent give none when they succeed, and a stream gives
+//! several.
+//! Must not depend on: slots, phases, handlers.
 
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
@@ -23,26 +25,31 @@ pub enum Request {
     Accept { listener: RawFd, slot: u32 },
     /// Make a stream socket in `slot`. Silent.
     Socket { slot: u32, is_ipv6: bool },
-    /// Let the socket's address be used beside connections that have it or had it (SO_REUSEADDR). Silent.
+    /// Let the socket's address be used beside connections that have it or had it (SO_REUSEADDR).
+    /// Silent.
     ReuseAddress { slot: u32 },
     /// Make closing send a reset at once (SO_LINGER 0). Silent.
     ResetOnClose { slot: u32 },
-    /// Give the socket its source address. Silent. Linked: the next request, which must be pushed without another between,
-    /// only starts if this one succeeded, and gives no completion otherwise.
+    /// Give the socket its source address. Silent. Linked: the next request, which must be pushed
+    /// without another between, only starts if this one succeeded, and gives no completion
+    /// otherwise.
     Bind { slot: u32, source: SocketAddr },
     /// Connect; may wait.
     Connect { slot: u32, target: SocketAddr },
-    /// Wait until the connection has bytes, an end or an error, or with `writable` takes bytes. One completion.
+    /// Wait until the connection has bytes, an end or an error, or with `writable` takes bytes. One
+    /// completion.
     Poll { slot: u32, writable: bool },
-    /// Receive what is there into a buffer of the ring; EAGAIN when nothing is, ENOBUFS when no buffer is free.
+    /// Receive what is there into a buffer of the ring; EAGAIN when nothing is, ENOBUFS when no
+    /// buffer is free.
     Recv { slot: u32 },
     /// Wait for bytes and receive them into a buffer of the ring. One completion.
     RecvOneshot { slot: u32 },
-    /// Receive whatever comes, each time into a buffer of the ring, until the end, an error, a shortage of buffers or a cancel. Gives
-    /// completions that say there are more, and a last one that does not.
+    /// Receive whatever comes, each time into a buffer of the ring, until the end, an error, a
+    /// shortage of buffers or a cancel. Gives completions that say there are more, and a last one
+    /// that does not.
     RecvMultishot { slot: u32 },
-    /// Send bytes that live for ever, whole or as far as the peer takes them now. Silent when whole. With `is_last` they wait for the
-    /// end that follows, to leave in one segment with it.
+    /// Send bytes that live for ever, whole or as far as the peer takes them now. Silent when
+    /// whole. With `is_last` they wait for the end that follows, to leave in one segment with it.
     SendStatic {
         slot: u32,
         bytes: &'static [u8],
@@ -54,8 +61,8 @@ pub enum Request {
         staged: Staged,
         is_last: bool,
     },
-    /// End our side. May be done by a worker of the kernel later, which takes the slot for what is in it *then*: nothing may take the
-    /// slot before the completion.
+    /// End our side. May be done by a worker of the kernel later, which takes the slot for what is
+    /// in it *then*: nothing may take the slot before the completion.
     Shutdown { slot: u32 },
     /// Give up the descriptor in `slot`. Silent.
     Close { slot: u32 },
@@ -63,8 +70,8 @@ pub enum Request {
     Cancel { token: Token },
 }
 
-/// Bytes copied to where the kernel may read them. There are two halves: while the requests that use one are under way, the
-/// other is filled.
+/// Bytes copied to where the kernel may read them. There are two halves: while the requests that
+/// use one are under way, the other is filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Staged {
     /// Offset in the staging region.
@@ -88,7 +95,19 @@ pub struct Completion {
     pub has_left: bool,
 }
 
-/// How often the rest of a queue is submitted again: at a rest of a millisecond each, for about a second.
+/// Completions at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AtHand {
+    /// How many.
+    pub count: usize,
+    /// One of them is of a send: it failed or came short.
+    pub has_send: bool,
+    /// More wait in the kernel, because the queue was full.
+    pub is_overflowing: bool,
+}
+
+/// How often the rest of a queue is submitted again: at a rest of a millisecond each, for about a
+/// second.
 const SUBMISSIONS_MAX: u32 = 1_000;
 
 /// Requests in, completions out.
@@ -100,11 +119,13 @@ pub trait Ring {
     fn push(&mut self, token: Token, request: Request) -> Result<(), Error>;
     /// True if requests are queued, or the kernel holds completions back until it is entered.
     fn wants_enter(&self) -> bool;
-    /// Submits what is queued, lets the kernel finish its work for this ring, and with `wait` sleeps until a completion or
-    /// until the time is over; [`Duration::MAX`] never is. Everything queued was submitted when this returns.
+    /// Submits what is queued, lets the kernel finish its work for this ring, and with `wait`
+    /// sleeps until a completion or until the time is over; [`Duration::MAX`] never is. Everything
+    /// queued was submitted when this returns.
     ///
     /// # Errors
-    /// [`Error`] when the kernel refuses to be entered at all, or has no memory for requests for long.
+    /// [`Error`] when the kernel refuses to be entered at all, or has no memory for requests for
+    /// long.
     fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
         for _ in 0..SUBMISSIONS_MAX {
             if self.submit(wait)? {
@@ -117,8 +138,8 @@ pub trait Ring {
             "free memory; see dmesg",
         ))
     }
-    /// Does the work of [`Ring::enter`] once. False if requests are still queued: short of memory, the kernel takes only the first
-    /// ones, and does not wait. This rests a little then.
+    /// Does the work of [`Ring::enter`] once. False if requests are still queued: short of memory,
+    /// the kernel takes only the first ones, and does not wait. This rests a little then.
     ///
     /// # Errors
     /// [`Error`] when the kernel refuses to be entered at all.
@@ -127,6 +148,8 @@ pub trait Ring {
     fn now_us(&self) -> u64;
     /// True if a completion is at hand.
     fn has_completion(&self) -> bool;
+    /// The completions at hand, before any is reaped.
+    fn at_hand(&mut self) -> AtHand;
     /// The next completion at hand.
     fn reap(&mut self) -> Option<Completion>;
     /// The first `length` bytes of a buffer a completion named.
@@ -140,10 +163,12 @@ pub trait Ring {
     /// # Errors
     /// [`Error`] when the kernel refuses to be entered at all.
     fn reserve(&mut self, count: usize) -> Result<(), Error>;
-    /// Gives the memory behind buffers and staging back to the system until it is used again. Only while no receive is under way, no
-    /// completion waits and nothing is staged: their bytes are gone.
+    /// Gives the memory behind buffers and staging back to the system until it is used again. Only
+    /// while no receive is under way, no completion waits and nothing is staged: their bytes are
+    /// gone.
     fn trim(&mut self);
-    /// Copies bytes into `half` of the staging region; `None` when there is no room until it is emptied.
+    /// Copies bytes into `half` of the staging region; `None` when there is no room until it is
+    /// emptied.
     fn stage(&mut self, half: usize, bytes: &[u8]) -> Option<Staged>;
     /// Staged bytes, until their half is emptied.
     fn staged(&self, staged: Staged) -> &[u8];

@@ -10,31 +10,35 @@
 //!    └───────────────── (released: close submitted, generation + 1) ◄─────────────────────── Closing
 //! ```
 //!
-//! Each direction has a state of its own. Between turns only these combinations exist; [`LEGAL`] is this table, the simulator
-//! audits it after every turn, and every transition asserts the state it comes from:
+//! Each direction has a state of its own. Between turns only these combinations exist; [`LEGAL`] is
+//! this table, the simulator audits it after every turn, and every transition asserts the state it
+//! comes from:
 //!
 //! ```text
-//! phase                read                                      write                                    timer
-//! -------------------  ----------------------------------------  ---------------------------------------  -------
-//! Free                 Idle                                      Idle                                     off
-//! Connecting           Idle                                      Idle                                     on
-//! Open                 Parked Receiving Hot Quiet Cooling        Idle, sends                              any
-//! Open                 Paused Ended                              sends                                    any
-//! Flushing Finishing   Idle, any of the above                    sends                                    any
-//! Draining             Parked Receiving Hot Quiet Cooling        ShuttingDown ShutDown                    on
-//! Closing              Idle                                      Blocked ShuttingDown                     off
-//! Closing              Parked Receiving Cooling                  Idle Sending Blocked ShuttingDown ShutDown  off
+//! phase               read                                write                         timer
+//! ------------------  ----------------------------------  ----------------------------  -----
+//! Free                Idle                                Idle                          off
+//! Connecting          Idle                                Idle                          on
+//! Open                Parked Receiving Hot Quiet Cooling  Idle, sends                   any
+//! Open                Paused Ended                        sends                         any
+//! Flushing Finishing  any                                 sends                         any
+//! Draining            Parked Receiving Hot Quiet Cooling  ShuttingDown ShutDown         on
+//! Closing             Idle                                Blocked ShuttingDown          off
+//! Closing             Parked Receiving Cooling            Idle Sending Blocked          off
+//!                                                         ShuttingDown ShutDown
 //!
 //! sends = Sending SendingMore Queued Blocked Resending Requeued
 //! ```
 //!
-//! A close in stages is a graceful close whose delivery is `Discarded`.
-//! In `Open`, `Flushing` and `Finishing` with read `Paused`, and with delivery `Paused`, something is being sent: what it waits
-//! for is that. A slot that is `Closing` waits for what is in flight: a poll, a receive, a shutdown.
+//! A close in stages is a graceful close whose delivery is `Discarded`. In `Open`, `Flushing` and
+//! `Finishing` with read `Paused`, and with delivery `Paused`, something is being sent: what it
+//! waits for is that. A slot that is `Closing` waits for what is in flight: a poll, a receive, a
+//! shutdown.
 //!
-//! Invariants: the slot index *is* the index in the ring's direct-descriptor table; state changes by the named transitions
-//! only; a slot is free exactly when it is on the free list or was never used; a release makes a new generation, so that
-//! what is still on its way for the old one is recognised.
+//! Invariants: the slot index *is* the index in the ring's direct-descriptor table; state changes
+//! by the named transitions only; a slot is free exactly when it is on the free list or was never
+//! used; a release makes a new generation, so that what is still on its way for the old one is
+//! recognised.
 //! Must not depend on: rings, sockets, time.
 
 use crate::error::{CloseReason, OpenFailure};
@@ -130,7 +134,8 @@ pub enum Delivery {
     Direct,
     /// All of it; it left some, which is kept for when more comes.
     Partial,
-    /// It wants nothing before what it sent is with the kernel. Whatever is kept is given again then.
+    /// It wants nothing before what it sent is with the kernel. Whatever is kept is given again
+    /// then.
     Paused,
     /// Some is kept back from it.
     Held,
@@ -167,7 +172,8 @@ const SENDS: &[Write] = &[
     Write::Requeued,
 ];
 
-/// Combinations of phase, read and write that exist between turns: the table at the top of this file.
+/// Combinations of phase, read and write that exist between turns: the table at the top of this
+/// file.
 pub const LEGAL: &[(&[Phase], &[Read], &[Write])] = &[
     (
         &[Phase::Free, Phase::Connecting],
@@ -226,8 +232,8 @@ pub struct Slot<S> {
     phase: Phase,
     read: Read,
     write: Write,
-    /// Connecting: the first error of the attempt, or 0. Closing: the number of the reason. Otherwise a [`Delivery`], and
-    /// [`HAS_SENT`].
+    /// Connecting: the first error of the attempt, or 0. Closing: the number of the reason.
+    /// Otherwise a [`Delivery`], and [`HAS_SENT`].
     detail: u8,
     /// The handler's part.
     pub state: S,
@@ -407,7 +413,8 @@ impl<S: Copy + Default> Slot<S> {
         self.state = S::default();
     }
 
-    /// Open to Flushing. One that is Finishing already goes on so, unless it is to be closed in stages.
+    /// Open to Flushing. One that is Finishing already goes on so, unless it is to be closed in
+    /// stages.
     pub fn start_flushing(&mut self) {
         self.phase = match self.phase {
             Phase::Open | Phase::Flushing => Phase::Flushing,
@@ -432,7 +439,8 @@ impl<S: Copy + Default> Slot<S> {
         self.write = Write::ShuttingDown;
     }
 
-    /// Any open phase or Draining to Closing; what waits in the kernel is being cancelled from now on. Its timer must be off.
+    /// Any open phase or Draining to Closing; what waits in the kernel is being cancelled from now
+    /// on. Its timer must be off.
     pub fn start_closing(&mut self, reason: CloseReason) {
         assert!(self.phase.is_open() || self.phase == Phase::Draining);
         self.phase = Phase::Closing;
@@ -574,7 +582,8 @@ impl<S: Copy + Default> Slot<S> {
         self.set_delivery(Delivery::Paused);
     }
 
-    /// What the handler sent is with the kernel: if it paused for that, it is given what is kept, if anything.
+    /// What the handler sent is with the kernel: if it paused for that, it is given what is kept,
+    /// if anything.
     pub fn delivery_resumed(&mut self, is_kept: bool) {
         if self.delivery() == Delivery::Paused {
             self.set_delivery(match is_kept {
@@ -670,7 +679,8 @@ impl<S: Copy + Default> Slot<S> {
     }
 }
 
-/// The slots of one shard. Slots are touched in index order first, so memory follows what is really held.
+/// The slots of one shard. Slots are touched in index order first, so memory follows what is really
+/// held.
 #[derive(Debug)]
 pub struct Slots<S> {
     slots: Vec<Slot<S>>,
@@ -797,7 +807,8 @@ mod tests {
         slots[index].start_draining();
     }
 
-    /// Does `transition` to an open slot brought to `write`, and returns the write state after it; `None` if it is refused.
+    /// Does `transition` to an open slot brought to `write`, and returns the write state after it;
+    /// `None` if it is refused.
     fn after(write: Write, transition: fn(&mut Slot<u64>)) -> Option<Write> {
         let mut slots = Slots::<u64>::new(1);
         let index = slots.take().unwrap();

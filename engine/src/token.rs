@@ -1,8 +1,9 @@
 //! The 64 bits that travel with a request through the kernel and come back with its completion.
 //!
-//! Layout, from the top: operation 8, slot index 24, generation 32. A send has the number of its record where others have the
-//! generation.
-//! Invariants: packing and unpacking are inverse; a completion whose generation differs from the slot's is stale.
+//! Layout, from the top: operation 8, slot index 24, generation 32. A send has the number of its
+//! record where others have the generation.
+//! Invariants: packing and unpacking are inverse; a completion whose generation differs from the
+//! slot's is stale.
 //! Must not depend on: what any operation does.
 
 use crate::config::SLOT_INDEX_BITS;

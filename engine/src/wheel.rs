@@ -1,9 +1,11 @@
 //! Timers of a shard: one for each slot at most, linked through the slots themselves.
 //!
-//! A hierarchical wheel of 3 levels with 256 buckets each; a bucket is a list through `Slot::next` and `Slot::prev`, first in,
-//! first out. Inserting and removing touch two neighbours; a tick touches one bucket; a timer moves down at most twice.
-//! Invariants: a timer is on the wheel exactly when its slot's `prev` is not [`OFF_WHEEL`]; it is never handed out before its deadline, and
-//! at the latest by the first `advance` to or past it. Ticks may wrap; a deadline is at most 2^31 ticks away.
+//! A hierarchical wheel of 3 levels with 256 buckets each; a bucket is a list through `Slot::next`
+//! and `Slot::prev`, first in, first out. Inserting and removing touch two neighbours; a tick
+//! touches one bucket; a timer moves down at most twice.
+//! Invariants: a timer is on the wheel exactly when its slot's `prev` is not [`OFF_WHEEL`]; it is
+//! never handed out before its deadline, and at the latest by the first `advance` to or past it.
+//! Ticks may wrap; a deadline is at most 2^31 ticks away.
 //! Must not depend on: what a timer is for, what a tick lasts.
 
 use crate::slot::{NONE, OFF_WHEEL, Slots};
@@ -48,7 +50,8 @@ impl Wheel {
         self.count
     }
 
-    /// Sets the timer of `index` to `deadline`, replacing the one it has. A deadline not after now is due at the next tick.
+    /// Sets the timer of `index` to `deadline`, replacing the one it has. A deadline not after now
+    /// is due at the next tick.
     pub fn set<S: Copy + Default>(&mut self, slots: &mut Slots<S>, index: u32, deadline: u32) {
         self.clear(slots, index);
         let ahead = deadline.wrapping_sub(self.now) as i32;
@@ -70,8 +73,8 @@ impl Wheel {
         }
     }
 
-    /// Moves to tick `now` as far as needed to find a due timer, takes it off and returns its slot; `None` when the wheel stands
-    /// at `now` and nothing is due.
+    /// Moves to tick `now` as far as needed to find a due timer, takes it off and returns its slot;
+    /// `None` when the wheel stands at `now` and nothing is due.
     pub fn expire<S: Copy + Default>(&mut self, slots: &mut Slots<S>, now: u32) -> Option<u32> {
         loop {
             let at = self.now as usize % BUCKETS;
@@ -93,8 +96,8 @@ impl Wheel {
         }
     }
 
-    /// Ticks from where the wheel stands until something may be due: exact within the level at hand, else until the next
-    /// cascade. `None` without timers.
+    /// Ticks from where the wheel stands until something may be due: exact within the level at
+    /// hand, else until the next cascade. `None` without timers.
     pub fn next_due_ticks(&self) -> Option<u32> {
         if self.count == 0 {
             return None;
@@ -129,8 +132,9 @@ impl Wheel {
         }
     }
 
-    /// The bucket a timer with `deadline` lies in now. It depends only on `deadline` and the wheel's time, and moves only in
-    /// `cascade`, which re-files the whole bucket: what lies further than one turn of a level lies in a higher one.
+    /// The bucket a timer with `deadline` lies in now. It depends only on `deadline` and the
+    /// wheel's time, and moves only in `cascade`, which re-files the whole bucket: what lies
+    /// further than one turn of a level lies in a higher one.
     fn bucket_of(&self, deadline: u32) -> usize {
         let differ = deadline ^ self.now;
         if differ < 1 << BITS {
@@ -138,7 +142,8 @@ impl Wheel {
         } else if differ < 1 << (2 * BITS) {
             BUCKETS + (deadline >> BITS) as usize % BUCKETS
         } else {
-            // Farther than the reach: wait in the top level, and be filed again each time its bucket comes round.
+            // Farther than the reach: wait in the top level, and be filed again each time its
+            // bucket comes round.
             2 * BUCKETS + (deadline >> (2 * BITS)) as usize % BUCKETS
         }
     }

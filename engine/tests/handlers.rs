@@ -1,4 +1,5 @@
-//! Handlers on a running engine: real sockets, the public API only. The echo example is one of them.
+//! Handlers on a running engine: real sockets, the public API only. The echo example is one of
+//! them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -1,7 +1,9 @@
-//! Memory shared with the kernel: one mapping for each ring, cut into the buffer ring, its buffers, addresses and staging.
+//! Memory shared with the kernel: one mapping for each ring, cut into the buffer ring, its buffers,
+//! addresses and staging.
 //!
-//! Invariants: a region is page-aligned, zeroed, never moves and never grows; pages cost memory only once touched.
-//! Must not know: what the bytes mean.
+//! Invariants: a region is page-aligned, zeroed, never moves and never grows; pages cost memory
+//! only once touched.
+//! Must not depend on: what the bytes mean.
 
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
@@ -10,7 +12,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::types::BufRingEntry;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
-/// The smallest page there is; where pages are larger, a range that is not aligned to them is refused, and kept.
+/// The smallest page there is; where pages are larger, a range that is not aligned to them is
+/// refused, and kept.
 const PAGE: usize = 4_096;
 
 /// A private anonymous mapping.
@@ -30,7 +33,8 @@ impl Region {
     /// The errno of mmap, as ENOMEM.
     pub fn new(length: usize) -> nix::Result<Self> {
         let length = NonZeroUsize::new(length).ok_or(nix::Error::EINVAL)?;
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no memory in use.
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
+        // memory in use.
         let base = unsafe {
             mmap_anonymous(
                 None,
@@ -58,8 +62,9 @@ impl Region {
 
     /// Bytes for reading. The kernel must not be writing them: see the callers.
     pub fn slice(&self, offset: usize, length: usize) -> &[u8] {
-        // SAFETY: inside the mapping (checked), initialised (mapped zeroed), and by the ring's rule not written meanwhile:
-        // a buffer belongs to the program between its completion and its recycling, staging always does.
+        // SAFETY: inside the mapping (checked), initialised (mapped zeroed), and by the ring's rule
+        // not written meanwhile: a buffer belongs to the program between its completion and its
+        // recycling, staging always does.
         unsafe { std::slice::from_raw_parts(self.address(offset, length), length) }
     }
 
@@ -69,7 +74,8 @@ impl Region {
         unsafe { std::slice::from_raw_parts_mut(self.address(offset, length), length) }
     }
 
-    /// Gives the whole pages of a range back to the system; they read as zeros and are backed again when next written.
+    /// Gives the whole pages of a range back to the system; they read as zeros and are backed again
+    /// when next written.
     pub fn release_pages(&mut self, offset: usize, length: usize) {
         let from = offset.next_multiple_of(PAGE);
         let until = (offset + length) / PAGE * PAGE;
@@ -77,20 +83,23 @@ impl Region {
             return;
         };
         let address = NonNull::new(self.address(from, length)).expect("inside a mapping");
-        // SAFETY: whole pages of this private anonymous mapping, of which `&mut self` is the only reference; dropping their content is
-        // as writing zeros. The kernel writes there only for receives, of which the caller has none under way.
+        // SAFETY: whole pages of this private anonymous mapping, of which `&mut self` is the only
+        // reference; dropping their content is as writing zeros. The kernel writes there only for
+        // receives, of which the caller has none under way.
         let _ = unsafe { madvise(address.cast(), length, MmapAdvise::MADV_DONTNEED) };
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: mapped in `new` with this length, and the owner drops the ring that knows the address first.
+        // SAFETY: mapped in `new` with this length, and the owner drops the ring that knows the
+        // address first.
         let _ = unsafe { munmap(self.base.cast(), self.length.get()) };
     }
 }
 
-/// The buffer ring: tells the kernel which buffers it may fill. Entries lie at the start of the region.
+/// The buffer ring: tells the kernel which buffers it may fill. Entries lie at the start of the
+/// region.
 #[derive(Debug)]
 pub struct BufferRing {
     /// Entries; a power of two.
@@ -108,8 +117,8 @@ impl BufferRing {
         usize::from(count) * size_of::<BufRingEntry>()
     }
 
-    /// A ring of `count` entries at the start of `region`, of which the first `used_count` buffers are in use; buffer `i` lies at
-    /// `buffers_offset + i * buffer_bytes`.
+    /// A ring of `count` entries at the start of `region`, of which the first `used_count` buffers
+    /// are in use; buffer `i` lies at `buffers_offset + i * buffer_bytes`.
     pub fn new(
         region: &mut Region,
         count: u16,
@@ -150,8 +159,9 @@ impl BufferRing {
         let entries = region
             .address(0, Self::entries_bytes(self.count))
             .cast::<BufRingEntry>();
-        // SAFETY: the entry lies inside the entries (masked index), which lie at the page-aligned start of the region; the kernel
-        // does not read it before the tail passes it, and only this thread writes.
+        // SAFETY: the entry lies inside the entries (masked index), which lie at the page-aligned
+        // start of the region; the kernel does not read it before the tail passes it, and only this
+        // thread writes.
         unsafe {
             let entry = &mut *entries.add(usize::from(self.tail & (self.count - 1)));
             entry.set_addr(address);
@@ -159,7 +169,8 @@ impl BufferRing {
             entry.set_bid(buffer);
         }
         self.tail = self.tail.wrapping_add(1);
-        // SAFETY: the tail lies in the first entry, is aligned for u16, and is shared with the kernel by atomic stores only.
+        // SAFETY: the tail lies in the first entry, is aligned for u16, and is shared with the
+        // kernel by atomic stores only.
         let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(entries).cast_mut()) };
         tail.store(self.tail, Ordering::Release);
     }

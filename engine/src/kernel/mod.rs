@@ -1,8 +1,10 @@
-//! All that is unsafe: the real ring, the memory the kernel reads and writes, and a few calls to the system.
+//! All that is unsafe: the real ring, the memory the kernel reads and writes, and a few calls to
+//! the system.
 //!
-//! Invariants: the kernel is only ever given addresses that are `'static` or inside a [`buffers::Region`] owned by the ring,
-//! mapped before the ring was made and unmapped after it is closed.
-//! Must not know: slots, handlers, protocols.
+//! Invariants: the kernel is only ever given addresses that are `'static` or inside a
+//! [`buffers::Region`] owned by the ring, mapped before the ring was made and unmapped after it is
+//! closed.
+//! Must not depend on: slots, handlers, protocols.
 
 #![allow(unsafe_code)]
 

@@ -1,6 +1,7 @@
-//! A few calls to the system that need no ring: the clock, the core a thread runs on, sleeping until a ring has work.
+//! A few calls to the system that need no ring: the clock, the core a thread runs on, sleeping
+//! until a ring has work.
 //!
-//! Must not know: slots, handlers, protocols.
+//! Must not depend on: slots, handlers, protocols.
 
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::time::Duration;
@@ -22,7 +23,8 @@ pub fn allowed_cores() -> Vec<usize> {
     }
 }
 
-/// Keeps the calling thread on `core`. A core that is not there is left alone: speed suffers, nothing else.
+/// Keeps the calling thread on `core`. A core that is not there is left alone: speed suffers,
+/// nothing else.
 pub fn pin_to(core: usize) {
     let mut set = CpuSet::new();
     if set.set(core).is_ok() {
@@ -30,12 +32,13 @@ pub fn pin_to(core: usize) {
     }
 }
 
-/// Connections that wait at a listener: its TCP_INFO tells their number as `tcpi_unacked`. 1 if it cannot be told, so that the caller
-/// tries.
+/// Connections that wait at a listener: its TCP_INFO tells their number as `tcpi_unacked`. 1 if it
+/// cannot be told, so that the caller tries.
 pub fn accept_queue_len(listener: RawFd) -> u32 {
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
-    // SAFETY: the kernel writes at most `length` bytes to `info`, which is that large; both outlive the call.
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which is that large; both outlive
+    // the call.
     let result = unsafe {
         libc::getsockopt(
             listener,
@@ -48,14 +51,17 @@ pub fn accept_queue_len(listener: RawFd) -> u32 {
     if result != 0 {
         return 1;
     }
-    // SAFETY: integers only, so the zeros it began with are a value too, however much of it was written.
+    // SAFETY: integers only, so the zeros it began with are a value too, however much of it was
+    // written.
     unsafe { info.assume_init() }.tcpi_unacked
 }
 
-/// The waker of one thread: its rings ring it when they have work, and the thread sleeps on it alone.
+/// The waker of one thread: its rings ring it when they have work, and the thread sleeps on it
+/// alone.
 ///
-/// A ring whose work is deferred to its thread (DEFER_TASKRUN) does not become readable for `poll` when work is queued, so a
-/// thread with several rings cannot sleep on the rings themselves; their event descriptor is signalled even so.
+/// A ring whose work is deferred to its thread (DEFER_TASKRUN) does not become readable for `poll`
+/// when work is queued, so a thread with several rings cannot sleep on the rings themselves; their
+/// event descriptor is signalled even so.
 #[derive(Debug)]
 pub struct Waker {
     event: EventFd,
@@ -86,7 +92,8 @@ impl Waker {
     /// Sleeps until it is rung or `timeout` is over, and silences it.
     pub fn wait(&self, timeout: Duration) {
         let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
-        // An error here is a signal or a lack of memory; both end the sleep, and the next turn goes on.
+        // An error here is a signal or a lack of memory; both end the sleep, and the next turn goes
+        // on.
         let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None);
         let _ = self.event.read();
     }

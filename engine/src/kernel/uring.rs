@@ -1,9 +1,10 @@
 //! The kernel's ring behind the [`Ring`] seam.
 //!
-//! Invariants: made, entered and dropped by one thread (SINGLE_ISSUER); the ring is closed before its memory is unmapped (field
-//! order); every request that carries an address is either silent-and-immediate (it has finished when `enter` returns) or its
-//! address was copied by the kernel at submission (socket addresses), so nothing dangles.
-//! Must not know: slots' meaning, handlers, protocols.
+//! Invariants: made, entered and dropped by one thread (SINGLE_ISSUER); the ring is closed before
+//! its memory is unmapped (field order); every request that carries an address is either
+//! silent-and-immediate (it has finished when `enter` returns) or its address was copied by the
+//! kernel at submission (socket addresses), so nothing dangles.
+//! Must not depend on: slots' meaning, handlers, protocols.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -19,8 +20,8 @@ use super::os::Waker;
 use crate::config::{BUFFER_COUNT, CQ_ENTRIES, Config, SQ_ENTRIES};
 use crate::error::{Error, SetupErrorKind};
 use crate::refusal;
-use crate::ring::{Completion, Request, Ring, Staged};
-use crate::token::Token;
+use crate::ring::{AtHand, Completion, Request, Ring, Staged};
+use crate::token::{Op, Token};
 
 /// Bytes from one address to the next: a sockaddr_in6 takes 28.
 const ADDRESS_STRIDE: usize = 32;
@@ -62,8 +63,9 @@ fn build_ring() -> Result<IoUring, Error> {
         .map_err(refusal::explain)
 }
 
-/// Checks, before anything else starts, that io_uring can be used by this process: that the kernel has it, that no sysctl and no
-/// seccomp filter forbids it, that descriptors and locked memory suffice for one ring. Keeps nothing.
+/// Checks, before anything else starts, that io_uring can be used by this process: that the kernel
+/// has it, that no sysctl and no seccomp filter forbids it, that descriptors and locked memory
+/// suffice for one ring. Keeps nothing.
 ///
 /// # Errors
 /// [`SetupError`](crate::SetupError) naming which of these it is, and the remedy.
@@ -72,8 +74,8 @@ pub fn probe() -> Result<(), Error> {
 }
 
 impl KernelRing {
-    /// A ring with a table of `config.ring_slots` direct descriptors, for the calling thread alone. Its time counts from
-    /// `started_at`; it rings `waker` when it has work.
+    /// A ring with a table of `config.ring_slots` direct descriptors, for the calling thread alone.
+    /// Its time counts from `started_at`; it rings `waker` when it has work.
     ///
     /// # Errors
     /// [`Error`] naming the missing feature, limit or setting.
@@ -156,7 +158,8 @@ impl KernelRing {
         })
     }
 
-    /// Checks that this process may make a ring as the engine makes it, and that the kernel has what the engine needs. Keeps nothing.
+    /// Checks that this process may make a ring as the engine makes it, and that the kernel has
+    /// what the engine needs. Keeps nothing.
     ///
     /// # Errors
     /// [`Error`] naming the cause and the remedy.
@@ -209,7 +212,8 @@ impl KernelRing {
         let length = size_of::<A>();
         // A longer one would run into its neighbour, which may still wait for its submission.
         assert!(length <= ADDRESS_STRIDE);
-        // SAFETY: the two callers pass sockaddr_in and sockaddr_in6, C structs of integers without padding.
+        // SAFETY: the two callers pass sockaddr_in and sockaddr_in6, C structs of integers without
+        // padding.
         let bytes =
             unsafe { std::slice::from_raw_parts(std::ptr::from_ref(address).cast::<u8>(), length) };
         self.region.slice_mut(offset, length).copy_from_slice(bytes);
@@ -330,13 +334,14 @@ impl KernelRing {
     }
 }
 
-/// Makes an accept give EAGAIN instead of waiting, whatever the listener's own flags: IORING_ACCEPT_DONTWAIT (Linux 6.10), which the
-/// crate cannot say.
+/// Makes an accept give EAGAIN instead of waiting, whatever the listener's own flags:
+/// IORING_ACCEPT_DONTWAIT (Linux 6.10), which the crate cannot say.
 fn without_waiting(mut accept: Entry) -> Entry {
     const IORING_ACCEPT_DONTWAIT: u16 = 1 << 1;
     const _: () = assert!(size_of::<Entry>() == 64);
-    // SAFETY: an entry is a C struct around `io_uring_sqe`, whose second 16-bit word is `ioprio`; for an accept it carries these
-    // flags. The pointer is derived from a unique reference and stays inside it.
+    // SAFETY: an entry is a C struct around `io_uring_sqe`, whose second 16-bit word is `ioprio`;
+    // for an accept it carries these flags. The pointer is derived from a unique reference and
+    // stays inside it.
     unsafe {
         (&raw mut accept)
             .cast::<u16>()
@@ -352,8 +357,9 @@ impl Ring for KernelRing {
         self.reserve(1)?;
         let entry = self.entry(request).user_data(token.to_bits());
         self.pushed += 1;
-        // SAFETY: `entry` points only to static bytes, to this ring's region, or to nothing; the region outlives the ring, staged
-        // bytes are kept until `enter` and addresses until the queue has gone round once, by which time the kernel copied them.
+        // SAFETY: `entry` points only to static bytes, to this ring's region, or to nothing; the
+        // region outlives the ring, staged bytes are kept until `enter` and addresses until the
+        // queue has gone round once, by which time the kernel copied them.
         unsafe { self.ring.submission().push(&entry) }
             .expect("the queue was emptied if it was full");
         Ok(())
@@ -361,7 +367,8 @@ impl Ring for KernelRing {
 
     #[inline]
     fn wants_enter(&self) -> bool {
-        // SAFETY: only this thread uses the ring, and the queue is dropped at the end of the expression.
+        // SAFETY: only this thread uses the ring, and the queue is dropped at the end of the
+        // expression.
         let queue = unsafe { self.ring.submission_shared() };
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
     }
@@ -383,8 +390,25 @@ impl Ring for KernelRing {
 
     #[inline]
     fn has_completion(&self) -> bool {
-        // SAFETY: only this thread uses the ring, and the queue is dropped at the end of the expression.
+        // SAFETY: only this thread uses the ring, and the queue is dropped at the end of the
+        // expression.
         !unsafe { self.ring.completion_shared() }.is_empty()
+    }
+
+    fn at_hand(&mut self) -> AtHand {
+        let is_overflowing = self.is_overflowing();
+        let mut queue = self.ring.completion();
+        let count = queue.len();
+        let has_send = queue.by_ref().any(|cqe| {
+            Token::from_bits(cqe.user_data()).is_some_and(|token| token.op() == Op::Send)
+        });
+        // Only looked at: dropped, it would tell the kernel that these are consumed.
+        std::mem::forget(queue);
+        AtHand {
+            count,
+            has_send,
+            is_overflowing,
+        }
     }
 
     #[inline]

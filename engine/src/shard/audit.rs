@@ -1,4 +1,5 @@
-//! What must hold of a shard between turns, whatever happened: its own books against each other and against its ring's.
+//! What must hold of a shard between turns, whatever happened: its own books against each other and
+//! against its ring's.
 //!
 //! For the simulator; nothing of it runs otherwise.
 //! Invariants: looking changes nothing.

@@ -10,15 +10,16 @@ use crate::handler::{Actions, CloseMode, Conn, Handler, TimerChange};
 use crate::ring::Ring;
 use crate::slot::{Phase, Write};
 
-/// Most bytes that leave at once on a new connection, so that a close may follow them: ten segments (RFC 6928) of the smallest
-/// IPv6 path.
+/// Most bytes that leave at once on a new connection, so that a close may follow them: ten segments
+/// (RFC 6928) of the smallest IPv6 path.
 const CLOSE_AT_ONCE_BYTES_MAX: usize = 10 * 1_220;
 
 impl<R: Ring, H: Handler> Shard<R, H> {
     pub(super) fn on_timer(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         match self.slots[slot].phase() {
             Phase::Connecting => self.cancel_connecting(ctx, slot, libc::ETIMEDOUT),
-            // While the peer does not take what was sent, the handler's patience counts, not the close's.
+            // While the peer does not take what was sent, the handler's patience counts, not the
+            // close's.
             Phase::Flushing | Phase::Finishing if !self.slots[slot].is_blocked() => {
                 self.close(ctx, slot, CloseReason::Aborted)
             }
@@ -26,7 +27,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 self.call(ctx, slot, |handler, conn| handler.on_timer(conn))
             }
             Phase::Draining => {
-                // Closing a million at once takes longer than one may take: none is aborted while ends still come back.
+                // Closing a million at once takes longer than one may take: none is aborted while
+                // ends still come back.
                 let patient_until = ctx.last_end_us + ctx.config.drain_timeout.as_micros() as u64;
                 if ctx.is_stopping && patient_until > ctx.now_us {
                     self.set_timer(slot, patient_until);
@@ -58,7 +60,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.perform(ctx, slot, actions, false)
     }
 
-    /// Does what a callback asked for. `has_unread`: more of what the peer has sent is known than the handler used.
+    /// Does what a callback asked for. `has_unread`: more of what the peer has sent is known than
+    /// the handler used.
     pub(super) fn perform(
         &mut self,
         ctx: &mut Context<'_, H>,
@@ -67,7 +70,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         has_unread: bool,
     ) -> Result<(), Error> {
         if !self.slots[slot].phase().is_open() {
-            // Draining: what arrives still counts, but nothing more is sent, and the timer is the drain's.
+            // Draining: what arrives still counts, but nothing more is sent, and the timer is the
+            // drain's.
             self.outgoing.clear();
             return match actions.close_mode {
                 Some(CloseMode::Abort(reason)) => self.close(ctx, slot, reason),
@@ -79,14 +83,16 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             TimerChange::Off => self.wheel.clear(&mut self.slots, slot),
             TimerChange::At(at_us) => self.set_timer(slot, at_us),
         }
-        // A peer whose bytes meet a closed socket gets a reset, which destroys what it has not acknowledged. So only what is on the
-        // wire before such bytes can arrive may be followed by a close.
+        // A peer whose bytes meet a closed socket gets a reset, which destroys what it has not
+        // acknowledged. So only what is on the wire before such bytes can arrive may be followed by
+        // a close.
         let is_last = actions.close_mode == Some(CloseMode::AfterSend)
             && self.slots[slot].write() == Write::Idle
             && !self.slots[slot].has_sent()
             && !has_unread
             && self.outgoing.len() + actions.outgoing_static.len() <= CLOSE_AT_ONCE_BYTES_MAX;
-        // The end that follows is pushed as soon as the send is settled, so what waits for it waits no longer than a turn.
+        // The end that follows is pushed as soon as the send is settled, so what waits for it waits
+        // no longer than a turn.
         if !self.outgoing.is_empty() {
             let mut outgoing = std::mem::take(&mut self.outgoing);
             let is_last = is_last && actions.outgoing_static.is_empty();
@@ -94,7 +100,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             outgoing.clear();
             self.outgoing = outgoing;
         }
-        // The copy may have been too much to keep: then the connection is over, and the slot may be free.
+        // The copy may have been too much to keep: then the connection is over, and the slot may be
+        // free.
         if !actions.outgoing_static.is_empty() && self.slots[slot].phase().is_open() {
             self.send_static(ctx, slot, actions.outgoing_static, is_last)?;
         }

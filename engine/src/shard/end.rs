@@ -1,6 +1,7 @@
 //! How a connection is closed.
 //!
-//! Invariants: a close is counted once, with the first reason; the descriptor is closed when nothing of the connection is in flight.
+//! Invariants: a close is counted once, with the first reason; the descriptor is closed when
+//! nothing of the connection is in flight.
 //! Must not depend on: why a handler wants an end.
 
 use super::receive::Wait;
@@ -37,7 +38,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// Asks up to `count` open connections to end in order, from the last slot backwards. Gives how many were asked.
+    /// Asks up to `count` open connections to end in order, from the last slot backwards. Gives how
+    /// many were asked.
     pub fn close_newest(&mut self, ctx: &mut Context<'_, H>, count: u64) -> Result<u64, Error> {
         let mut asked = 0;
         while asked < count && self.newest > 0 {
@@ -69,8 +71,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// Stops an attempt; its completion brings the end. A connect is linked to what comes before it, and the kernel does not find it
-    /// until that has completed: so it is asked again, as long as nothing came back.
+    /// Stops an attempt; its completion brings the end. A connect is linked to what comes before
+    /// it, and the kernel does not find it until that has completed: so it is asked again, as long
+    /// as nothing came back.
     pub(super) fn cancel_connecting(
         &mut self,
         ctx: &mut Context<'_, H>,
@@ -116,8 +119,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.arm_read(ctx, slot, Wait::Once)
     }
 
-    /// Closes it as RFC 9112, 9.6 has it: sends what is to be sent and our end, discards what the peer still sends until its end,
-    /// within a bound of bytes and of time, and closes then.
+    /// Closes it as RFC 9112, 9.6 has it: sends what is to be sent and our end, discards what the
+    /// peer still sends until its end, within a bound of bytes and of time, and closes then.
     pub(super) fn close_in_stages(
         &mut self,
         ctx: &mut Context<'_, H>,
@@ -145,7 +148,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// Closes a connection at once: when nothing of it is in flight now, else when that has come back.
+    /// Closes a connection at once: when nothing of it is in flight now, else when that has come
+    /// back.
     pub(super) fn close(
         &mut self,
         ctx: &mut Context<'_, H>,
@@ -158,7 +162,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.wheel.clear(&mut self.slots, slot);
         let (read, write) = (self.slots[slot].read(), self.slots[slot].write());
         self.slots[slot].start_closing(reason);
-        // Cancelled rather than woken by a shutdown, which the kernel leaves to a worker: five times the price, and no order.
+        // Cancelled rather than woken by a shutdown, which the kernel leaves to a worker: five
+        // times the price, and no order.
         let reading = match read {
             Read::Parked => Some(Op::Poll),
             Read::Receiving | Read::Hot | Read::Quiet | Read::Cooling => Some(Op::Recv),
@@ -202,8 +207,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
     }
 
-    /// Frees the slot. Safe before the close is submitted: requests run in order (but for shutdowns, which are awaited), so whatever
-    /// takes the slot next comes after it.
+    /// Frees the slot. Safe before the close is submitted: requests run in order (but for
+    /// shutdowns, which are awaited), so whatever takes the slot next comes after it.
     pub(super) fn release(&mut self, ctx: &mut Context<'_, H>, slot: u32) {
         if !self.pending.is_empty() {
             self.pending.remove(&slot);

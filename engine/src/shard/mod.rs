@@ -1,5 +1,6 @@
-//! One shard: a ring, its slots, its wheel. `turn` is what it does each time it is called; the life of a connection is in
-//! the files beside it, in order: `open` -> `receive` -> `call` (the handler) -> `send` -> `end`.
+//! One shard: a ring, its slots, its wheel. `turn` is what it does each time it is called; the life
+//! of a connection is in the files beside it, in order: `open` -> `receive` -> `call` (the handler)
+//! -> `send` -> `end`.
 //!
 //! Must not depend on: threads, other shards, protocols.
 

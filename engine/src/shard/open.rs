@@ -1,6 +1,7 @@
 //! How a connection begins: taken from a listener, or dialled.
 //!
-//! Invariants: a slot is taken before the request that may fill it is pushed, and given back when it did not.
+//! Invariants: a slot is taken before the request that may fill it is pushed, and given back when
+//! it did not.
 //! Must not depend on: what is received or sent.
 
 use std::net::SocketAddr;
@@ -24,7 +25,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         )
     }
 
-    /// Takes up to `count` connections from a listener. The limiter has room for them, and so has this shard.
+    /// Takes up to `count` connections from a listener. The limiter has room for them, and so has
+    /// this shard.
     pub fn accept(&mut self, listener: RawFd, count: u32) -> Result<(), Error> {
         for _ in 0..count {
             let slot = self
@@ -37,7 +39,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// Takes up to `count` connections from a listener and resets them at once. They pass through the spare slots.
+    /// Takes up to `count` connections from a listener and resets them at once. They pass through
+    /// the spare slots.
     pub fn refuse(&mut self, listener: RawFd, count: u32, config: &Config) -> Result<(), Error> {
         for spare in 0..count {
             let slot = config.ring_capacity() + spare;
@@ -96,7 +99,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if result < 0 {
             self.slots.release(slot);
             ctx.limiter.cancel(1);
-            // A connection that was reset while it waited leaves the queue, and an accept without one.
+            // A connection that was reset while it waited leaves the queue, and an accept without
+            // one.
             if result != -libc::EAGAIN {
                 ctx.stats.accept_failed[OpenFailure::from_errno(-result) as usize] += 1;
             }

@@ -110,8 +110,8 @@ impl SendRecord {
 
 /// The sends under way, in two halves: those submitted by the last `enter`, and those pushed since.
 ///
-/// A send carries the number of its record in its token, so that one that comes short finds it without a search, however many
-/// others are under way.
+/// A send carries the number of its record in its token, so that one that comes short finds it
+/// without a search, however many others are under way.
 #[derive(Default)]
 pub(super) struct SendRecords {
     halves: [Vec<SendRecord>; 2],

@@ -1,10 +1,12 @@
 //! How bytes come in.
 //!
-//! A connection that is nearly always idle waits parked on a poll, the cheapest there is in memory, and receives when it is
-//! readable. One that keeps receiving (`Config::park_after`) is hot: its receive itself waits in the kernel, the first time
-//! for one buffer, then as a multishot, until a sweep finds it silent and parks it.
-//! Invariants: a connection owns no buffer while it waits; a handler is given nothing while its peer does not take what was
-//! sent (unless `Config::reads_while_blocked`), nor while it paused; what arrives meanwhile is kept, bounded.
+//! A connection that is nearly always idle waits parked on a poll, the cheapest there is in memory,
+//! and receives when it is readable. One that keeps receiving (`Config::park_after`) is hot: its
+//! receive itself waits in the kernel, the first time for one buffer, then as a multishot, until a
+//! sweep finds it silent and parks it.
+//! Invariants: a connection owns no buffer while it waits; a handler is given nothing while its
+//! peer does not take what was sent (unless `Config::reads_while_blocked`), nor while it paused;
+//! what arrives meanwhile is kept, bounded.
 //! Must not depend on: what the bytes mean.
 
 use super::turn::{Context, Shard};
@@ -81,7 +83,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
     }
 
-    /// Looks at some slots for connections that have been silent since the last look, and parks them.
+    /// Looks at some slots for connections that have been silent since the last look, and parks
+    /// them.
     pub(super) fn sweep_some(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
         if self
             .sweep
@@ -126,7 +129,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
     }
 
-    /// Cancels a receive that waits in the kernel, if there is one; its last completion brings what comes next.
+    /// Cancels a receive that waits in the kernel, if there is one; its last completion brings what
+    /// comes next.
     fn cancel_receive(&mut self, slot: u32) -> Result<(), Error> {
         if !matches!(self.slots[slot].read(), Read::Hot | Read::Quiet) {
             return Ok(());
@@ -258,7 +262,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             }
             return self.cancel_receive(slot);
         }
-        // The bytes are lent to the handler from the ring's memory, so the rest of the shard is borrowed apart from it.
+        // The bytes are lent to the handler from the ring's memory, so the rest of the shard is
+        // borrowed apart from it.
         let entry = &mut self.slots[slot];
         let is_blocked = entry.is_blocked();
         let mut joined = Vec::new();
@@ -296,7 +301,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.keep_rest(ctx, slot, joined, is_joined, has_left, actions)
     }
 
-    /// Bytes of a connection that is closed in stages: nobody wants them, but they must be read, or closing would reset it.
+    /// Bytes of a connection that is closed in stages: nobody wants them, but they must be read, or
+    /// closing would reset it.
     fn discard(
         &mut self,
         ctx: &mut Context<'_, H>,
@@ -313,8 +319,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// Keeps what the handler did not use, and does what it wants. `was_kept`: its bytes came from what was kept; `has_left`: the
-    /// socket holds more.
+    /// Keeps what the handler did not use, and does what it wants. `was_kept`: its bytes came from
+    /// what was kept; `has_left`: the socket holds more.
     fn keep_rest(
         &mut self,
         ctx: &mut Context<'_, H>,
@@ -347,8 +353,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.slots[slot].delivery() == Delivery::Held
     }
 
-    /// Gives the handler again what was kept while it paused or its peer did not read. When all are to end, only once it is known
-    /// whether there is more: what was received is to be answered, and a handler that thinks it has seen the last would end.
+    /// Gives the handler again what was kept while it paused or its peer did not read. When all are
+    /// to end, only once it is known whether there is more: what was received is to be answered,
+    /// and a handler that thinks it has seen the last would end.
     pub(super) fn resume_delivery(
         &mut self,
         ctx: &mut Context<'_, H>,
@@ -358,7 +365,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let read = self.slots[slot].read();
         let is_all = is_all || matches!(read, Read::Ended | Read::Parked);
         if ctx.is_stopping && !is_all {
-            // The completion of this receive, or of the one under way, comes back here or to `on_bytes`.
+            // The completion of this receive, or of the one under way, comes back here or to
+            // `on_bytes`.
             if matches!(read, Read::Idle | Read::Paused) {
                 self.slots[slot].read_resumed();
                 self.queue_receive(slot);
@@ -382,7 +390,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.keep_rest(ctx, slot, kept, true, !is_all, actions)
     }
 
-    /// Gives the handler what is held back, since no more will come. True if the connection is still in `phase`.
+    /// Gives the handler what is held back, since no more will come. True if the connection is
+    /// still in `phase`.
     pub(super) fn deliver_last(
         &mut self,
         ctx: &mut Context<'_, H>,
@@ -419,7 +428,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 }
 
-/// Most bytes kept of a connection whose handler is given none: what may already be on its way when its receive is stopped.
+/// Most bytes kept of a connection whose handler is given none: what may already be on its way when
+/// its receive is stopped.
 fn held_bytes_max(config: &Config) -> usize {
     config.pending_bytes_max + usize::from(config.buffer_count_max) * config.buffer_bytes as usize
 }

@@ -1,9 +1,11 @@
 //! How bytes go out.
 //!
-//! A send is submitted, and unless its completion says that it came short, it went out whole: `settle` knows when all that failed
-//! have been heard of. What a peer does not take at once is pending, in pieces, and sent when there is room.
-//! Invariants: at most one send of a connection is under way, so bytes leave in order; what is kept for a connection is bounded by
-//! `Config::pending_bytes_max`, static bytes apart, which cost only the piece that names them.
+//! A send is submitted, and unless its completion says that it came short, it went out whole:
+//! `settle` knows when all that failed have been heard of. What a peer does not take at once is
+//! pending, in pieces, and sent when there is room.
+//! Invariants: at most one send of a connection is under way, so bytes leave in order; what is kept
+//! for a connection is bounded by `Config::pending_bytes_max`, static bytes apart, which cost only
+//! the piece that names them.
 //! Must not depend on: what the bytes mean.
 
 use super::pending::{Pending, Piece, SendRecord, SendSource};
@@ -105,7 +107,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.ring.push(Token::new(Op::Send, slot, number), request)
     }
 
-    /// Every failure of the sends submitted by the last `enter` has been seen: the others went out whole.
+    /// Every failure of the sends submitted by the last `enter` has been seen: the others went out
+    /// whole.
     pub(super) fn settle(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
         let settled = 1 - self.half;
         let mut records = self.sends.take_half(settled);
@@ -129,8 +132,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.send_unstaged(ctx)
     }
 
-    /// No room in the staging region until sends have been settled. Not a poll for room to send: it would complete at once, again and
-    /// again, and with many of them the completions that settle would never be all there.
+    /// No room in the staging region until sends have been settled. Not a poll for room to send: it
+    /// would complete at once, again and again, and with many of them the completions that settle
+    /// would never be all there.
     fn await_staging(&mut self, slot: u32) {
         self.must_settle = true;
         self.unstaged.push_back(self.token(Op::Send, slot));
@@ -156,8 +160,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// The kernel took less than all: keep the rest until there is room. The token of a send has the number of its record where
-    /// others have the generation.
+    /// The kernel took less than all: keep the rest until there is room. The token of a send has
+    /// the number of its record where others have the generation.
     pub(super) fn on_send_short(
         &mut self,
         ctx: &mut Context<'_, H>,
@@ -206,7 +210,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             writable: true,
         };
         self.ring.push(self.token(Op::Writable, slot), poll)?;
-        // Word of it only when something moved: a peer that reads slowly is another than one that does not read.
+        // Word of it only when something moved: a peer that reads slowly is another than one that
+        // does not read.
         if taken > 0 || !was_blocked {
             return self.call(ctx, slot, |handler, conn| handler.on_blocked(conn));
         }
@@ -233,8 +238,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             _ => return Ok(()),
         }
         self.on_all_sent(ctx, slot)?;
-        // That may have brought new sends: then this comes again when they are settled. What a handler left of what it was given
-        // stays with a connection that is closed.
+        // That may have brought new sends: then this comes again when they are settled. What a
+        // handler left of what it was given stays with a connection that is closed.
         let entry = &self.slots[slot];
         if entry.write() != Write::Idle {
             return Ok(());
@@ -268,7 +273,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             && !self.delivery_blocked(ctx.config, slot)
             && phase != Phase::Finishing
         {
-            // Also when the handler has closed it gracefully since: what the peer sent before its end is handed over.
+            // Also when the handler has closed it gracefully since: what the peer sent before its
+            // end is handed over.
             self.resume_delivery(ctx, slot, phase == Phase::Flushing)?;
         }
         if was_read_paused {

@@ -1,12 +1,15 @@
 //! One shard and its turn: submit, dispatch, timers.
 //!
-//! A turn is `expire, (submit, dispatch)...`: due timers first, then as long as there is something to submit or to reap, up to
-//! a bound that keeps one shard from starving its neighbours. Requests that never wait are done when `enter` returns, so what they
-//! need (staged bytes, the record of a send) is kept for one `enter` only; there are two halves because the callbacks that
-//! follow it already fill the next.
-//! Invariants: at most one poll, one receive, one poll for room to send and one send of a connection are under way; a descriptor is
-//! closed only when none of its polls, receives and shutdowns is; a connection counts in `open_now` from `on_open` to `on_close`.
-//! Must not depend on: threads, other shards, protocols. Slots never see the ring, the ring never sees slots.
+//! A turn is `expire, (submit, dispatch)...`: due timers first, then as long as there is something
+//! to submit or to reap, up to a bound that keeps one shard from starving its neighbours. Requests
+//! that never wait are done when `enter` returns, so what they need (staged bytes, the record of a
+//! send) is kept for one `enter` only; there are two halves because the callbacks that follow it
+//! already fill the next.
+//! Invariants: at most one poll, one receive, one poll for room to send and one send of a
+//! connection are under way; a descriptor is closed only when none of its polls, receives and
+//! shutdowns is; a connection counts in `open_now` from `on_open` to `on_close`.
+//! Must not depend on: threads, other shards, protocols. Slots never see the ring, the ring never
+//! sees slots.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -18,7 +21,7 @@ use crate::dial::Tuples;
 use crate::error::Error;
 use crate::handler::Handler;
 use crate::limiter::ConnectionLimiter;
-use crate::ring::{Completion, Ring};
+use crate::ring::{AtHand, Completion, Ring};
 use crate::slot::{Phase, Slots};
 use crate::stats::Stats;
 use crate::token::{Op, Token};
@@ -26,6 +29,10 @@ use crate::wheel::Wheel;
 
 /// Rounds of submit and dispatch in one turn.
 const ROUNDS_MAX: usize = 16;
+
+/// Completions handed to callbacks before the clock is read again: what is sent in answer to one
+/// counts from a time that is right.
+const COMPLETIONS_PER_CLOCK: usize = 64;
 
 /// What the shards of one thread share.
 pub(crate) struct Context<'a, H: Handler> {
@@ -130,8 +137,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         timer_us.into_iter().chain(self.sweep.next_due_us()).min()
     }
 
-    /// Does what is at hand. Returns true if it did anything. With `may_leave`, requests that nobody waits for are left for the
-    /// `enter` that also sleeps: one entry into the kernel instead of two.
+    /// Does what is at hand. Returns true if it did anything. With `may_leave`, requests that
+    /// nobody waits for are left for the `enter` that also sleeps: one entry into the kernel
+    /// instead of two.
     pub fn turn(&mut self, ctx: &mut Context<'_, H>, may_leave: bool) -> Result<bool, Error> {
         self.drain_some(ctx)?;
         self.expire(ctx)?;
@@ -140,13 +148,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         for _ in 0..ROUNDS_MAX {
             worked |= self.dispatch(ctx)?;
             self.start_receives()?;
-            // A full queue may have submitted the sends somebody waits for: only an `enter` settles them.
-            if !self.must_settle && (may_leave || !self.ring.wants_enter()) {
+            // A full queue may have submitted the sends somebody waits for: only an `enter` settles
+            // them.
+            if self.must_settle || !may_leave && self.ring.wants_enter() {
+                self.enter(None)?;
+                ctx.now_us = self.ring.now_us();
+                worked = true;
+            } else if !self.ring.has_completion() {
                 break;
             }
-            self.enter(None)?;
-            ctx.now_us = self.ring.now_us();
-            worked = true;
         }
         Ok(worked)
     }
@@ -169,14 +179,32 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// Hands every completion at hand to its callback.
+    /// Hands the completions at hand to their callbacks, in the order they came. Those that come
+    /// meanwhile, because a full queue is submitted, are left for the next time: a connection that
+    /// is answered fast does not keep the others waiting.
     pub fn dispatch(&mut self, ctx: &mut Context<'_, H>) -> Result<bool, Error> {
+        let AtHand {
+            count,
+            has_send,
+            is_overflowing,
+        } = self.ring.at_hand();
+        // Settled first, a connection that is given bytes may send at once. Not if one of its sends
+        // may have failed.
+        if !has_send && !is_overflowing {
+            self.settle(ctx)?;
+        }
         let mut worked = false;
-        while let Some(completion) = self.ring.reap() {
+        for number in 0..count {
+            if number % COMPLETIONS_PER_CLOCK == COMPLETIONS_PER_CLOCK - 1 {
+                ctx.now_us = self.ring.now_us();
+            }
+            let Some(completion) = self.ring.reap() else {
+                break;
+            };
             worked = true;
             self.on_completion(ctx, completion)?;
         }
-        if !self.ring.is_overflowing() {
+        if has_send && !is_overflowing {
             self.settle(ctx)?;
         }
         Ok(worked)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::ring::SimRing;
 use crate::error::Error;
-use crate::ring::{Completion, Request, Ring, Staged};
+use crate::ring::{AtHand, Completion, Request, Ring, Staged};
 use crate::shard::audit::Books;
 use crate::token::{Op, Token};
 
@@ -187,6 +187,12 @@ impl Ring for Broken {
 
     fn has_completion(&self) -> bool {
         !self.made_up.is_empty() || self.inner.has_completion()
+    }
+
+    fn at_hand(&mut self) -> AtHand {
+        let mut at_hand = self.inner.at_hand();
+        at_hand.count += self.made_up.len();
+        at_hand
     }
 
     fn reap(&mut self) -> Option<Completion> {

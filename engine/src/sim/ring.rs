@@ -17,7 +17,7 @@ use super::waiting::Waiting;
 use super::world::{Shared, World, lock};
 use crate::config::{Config, SPARE_SLOTS};
 use crate::error::Error;
-use crate::ring::{Completion, Request, Ring, Staged};
+use crate::ring::{AtHand, Completion, Request, Ring, Staged};
 use crate::shard::audit::Books;
 use crate::token::{Op, Token};
 
@@ -299,6 +299,16 @@ impl Ring for SimRing {
 
     fn has_completion(&self) -> bool {
         !self.completions.is_empty()
+    }
+
+    fn at_hand(&mut self) -> AtHand {
+        self.wake_up();
+        let mut ops = self.completions.iter().map(|c| c.token.op());
+        AtHand {
+            count: self.completions.len(),
+            has_send: ops.any(|op| op == Op::Send),
+            is_overflowing: self.is_overflowing(),
+        }
     }
 
     fn reap(&mut self) -> Option<Completion> {
