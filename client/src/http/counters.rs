@@ -97,6 +97,8 @@ pub struct Counters {
     pub due_us: Histogram<u64>,
     /// Latency from the sending.
     pub raw_us: Histogram<u64>,
+    /// From the due time to the failure, of measured requests that failed.
+    pub failed_us: Histogram<u64>,
     /// Latency of what was sent when it was due: belongs in both, and is recorded once.
     same_us: Histogram<u64>,
 }
@@ -132,6 +134,7 @@ impl Counters {
             connect_us: histogram(),
             due_us: histogram(),
             raw_us: histogram(),
+            failed_us: histogram(),
             same_us: histogram(),
         }
     }
@@ -140,7 +143,7 @@ impl Counters {
     #[inline]
     pub fn answered(&mut self, verdict: Verdict, due_us: u64, sent_us: u64, now_us: u64) {
         if verdict != Verdict::Expected {
-            return self.failed(verdict.into(), 1, now_us);
+            return self.failed(verdict.into(), 1, due_us, now_us);
         }
         self.outcomes[Outcome::Ok as usize] += 1;
         self.last_end_us = now_us;
@@ -156,12 +159,14 @@ impl Counters {
         self.due_us.saturating_record(now_us.saturating_sub(due_us));
     }
 
-    /// Some requests failed.
-    pub fn failed(&mut self, outcome: Outcome, count: u64, now_us: u64) {
+    /// Some requests that were due at `due_us` failed.
+    pub fn failed(&mut self, outcome: Outcome, count: u64, due_us: u64, now_us: u64) {
         self.outcomes[outcome as usize] += count;
         self.last_end_us = now_us;
         if now_us >= self.warm_up_us {
             self.measured_failed += count;
+            self.failed_us
+                .saturating_record_n(now_us.saturating_sub(due_us), count);
         }
     }
 
@@ -191,6 +196,7 @@ impl Counters {
         drain_into(&mut thread.connect_us, &mut self.connect_us);
         drain_into(&mut thread.due_us, &mut self.due_us);
         drain_into(&mut thread.raw_us, &mut self.raw_us);
+        drain_into(&mut thread.failed_us, &mut self.failed_us);
     }
 
     /// Brings what the control plane reads up to date.
@@ -218,5 +224,27 @@ impl Counters {
         drain_into(&mut self.connect_us, &mut into.connect_us);
         drain_into(&mut self.due_us, &mut into.due_us);
         drain_into(&mut self.raw_us, &mut into.raw_us);
+        drain_into(&mut self.failed_us, &mut into.failed_us);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_timed_from_when_they_were_due_and_only_after_the_warm_up() {
+        let mut thread = Counters::new(1_000);
+        thread.failed(Outcome::TimedOut, 1, 0, 999);
+        thread.failed(Outcome::TimedOut, 2, 700_000, 1_200_000);
+        thread.answered(Verdict::Expected, 1_000, 1_100, 1_200);
+        let mut all = Counters::default();
+        thread.publish(&mut all);
+        assert_eq!((all.failed_us.len(), all.due_us.len()), (2, 1));
+        assert!(all.failed_us.equivalent(all.failed_us.max(), 500_000));
+        assert_eq!(all.measured_failed, all.failed_us.len());
+        let mut again = Counters::default();
+        thread.publish(&mut again);
+        assert!(again.failed_us.is_empty(), "handed over once");
     }
 }

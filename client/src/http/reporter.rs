@@ -50,6 +50,7 @@ pub struct HttpReporter {
     connect_us: Histogram<u64>,
     due_us: Histogram<u64>,
     raw_us: Histogram<u64>,
+    failed_us: Histogram<u64>,
 }
 
 impl HttpReporter {
@@ -71,6 +72,7 @@ impl HttpReporter {
             connect_us: histogram(),
             due_us: histogram(),
             raw_us: histogram(),
+            failed_us: histogram(),
         }
     }
 
@@ -108,6 +110,7 @@ impl Reporter for HttpReporter {
         add(&mut self.connect_us, &all.connect_us);
         add(&mut self.due_us, &all.due_us);
         add(&mut self.raw_us, &all.raw_us);
+        add(&mut self.failed_us, &all.failed_us);
         let at_us = engine.now_us();
         let pending_now = all.requests - all.outcomes.iter().sum::<u64>();
         // The run ends with the last of `--requests`, not when this thread notices it.
@@ -118,6 +121,9 @@ impl Reporter for HttpReporter {
         };
         let left = self.request_limit.left().unwrap_or(u64::MAX);
         let responses = all.responses.statuses.iter().enumerate();
+        let corrected = self.corrected();
+        let mut with_failed = corrected.clone();
+        add(&mut with_failed, &self.failed_us);
         let report = HttpClientReport {
             is_final,
             at_us,
@@ -157,7 +163,8 @@ impl Reporter for HttpReporter {
             measured_seconds: until_us.saturating_sub(self.warm_up_us) as f64 / 1e6,
             measured_ok: all.measured_ok,
             measured_failed: all.measured_failed,
-            latency_us: latency(&self.corrected()),
+            latency_us: latency(&corrected),
+            latency_with_failed_us: latency(&with_failed),
             latency_raw_us: latency(&self.raw_us),
             connect_us: latency(&self.connect_us),
             bytes_received: stats.bytes_received,
@@ -247,14 +254,21 @@ impl Reporter for HttpReporter {
                 grouped(report.backlog_max)
             );
         }
-        write_latencies(
-            &mut text,
-            &[
-                ("latency, corrected", report.latency_us),
-                ("latency, raw", report.latency_raw_us),
-                ("connect", report.connect_us),
-            ],
-        );
+        let mut latencies = vec![
+            (
+                "latency of successful requests, corrected",
+                report.latency_us,
+            ),
+            ("latency of successful requests, raw", report.latency_raw_us),
+        ];
+        if report.measured_failed > 0 {
+            latencies.push((
+                "latency with failed requests, corrected",
+                report.latency_with_failed_us,
+            ));
+        }
+        latencies.push(("connect", report.connect_us));
+        write_latencies(&mut text, &latencies);
         text
     }
 }

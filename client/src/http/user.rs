@@ -194,8 +194,9 @@ impl Users {
 
     /// All outstanding requests fail.
     fn fail_awaited(&mut self, user: &mut User, outcome: Outcome, now_us: u64) {
+        let due_us = self.due_us(user);
         self.counters
-            .failed(outcome, u64::from(user.awaited), now_us);
+            .failed(outcome, u64::from(user.awaited), due_us, now_us);
         user.awaited = 0;
         self.schedule_next(user, now_us);
     }
@@ -214,7 +215,8 @@ impl Users {
     fn on_unanswered(&mut self, user: &mut User, outcome: Outcome, now_us: u64) {
         if user.flags & RESPONSE_STARTED != 0 {
             // The server has acted on the first one.
-            self.counters.failed(outcome, 1, now_us);
+            let due_us = self.due_us(user);
+            self.counters.failed(outcome, 1, due_us, now_us);
             user.awaited -= 1;
             if user.awaited == 0 {
                 return self.schedule_next(user, now_us);

@@ -257,6 +257,9 @@ pub struct HttpClientReport {
     pub latency_us: Latency,
     /// The same from the time they were really sent, uncorrected.
     pub latency_raw_us: Latency,
+    /// As `latency_us`, with the failed requests of that part: from the time they were due until they failed.
+    #[serde(default)]
+    pub latency_with_failed_us: Latency,
     /// Connect time from the intended start.
     pub connect_us: Latency,
     /// Bytes received.
