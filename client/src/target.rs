@@ -77,7 +77,8 @@ pub fn resolve(texts: &[String], overrides: &[Override]) -> Result<Vec<SocketAdd
             .then_some(is_ipv6)
     };
     let given = found.iter().find_map(|(_, addresses)| is_single(addresses));
-    let is_ipv6 = given.unwrap_or_else(|| answering_version(&found[0].1));
+    let first = found.first().map_or(&[][..], |(_, addresses)| addresses);
+    let is_ipv6 = given.unwrap_or_else(|| answering_version(first));
     let mut targets: Vec<SocketAddr> = Vec::new();
     for (text, addresses) in found {
         let before = targets.len();

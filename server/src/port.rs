@@ -1,8 +1,8 @@
-//! Getting the port, also while the listeners of a killed server are still dying on it.
+//! Binds the port, also while a killed server still has listeners there.
 //!
-//! A killed process that held a million sockets takes seconds to end, and its listeners go on taking newcomers, only to reset them.
-//! So a port in use is looked at: when a living process listens there that is the answer, when nobody living does it is waited for.
-//! Must not know: what is served.
+//! A killed process with a million sockets takes seconds to end, and until then its listeners accept connections, only to reset them. So
+//! the owner of a port in use is looked up: a living process is an error, listeners without a process are waited for.
+//! Must not depend on: what is served.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -12,11 +12,11 @@ use holdfast_engine::SetupErrorKind;
 use holdfast_engine::listen::listeners;
 use holdfast_telemetry::console::Console;
 
-/// How long a dying listener is waited for.
+/// How long to wait for listeners without a living process.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// How long a listener without a visible owner is waited for when not every process can be looked into.
+/// How long to wait for a listener without a visible owner when not every process may be inspected.
 const WAIT_UNSURE: Duration = Duration::from_secs(5);
-/// How long a living owner may take to turn out to be ending.
+/// How long to wait for a living owner, which may be about to end.
 const WAIT_OWNED: Duration = Duration::from_millis(500);
 
 /// Who listens on a port.
@@ -26,7 +26,7 @@ enum Owner {
     Process(String, u32),
     /// No living process.
     Nobody,
-    /// Not every process could be looked into.
+    /// Not every process may be inspected.
     Unsure,
 }
 
@@ -53,13 +53,13 @@ pub fn listen(
             Owner::Process(name, pid) => (WAIT_OWNED, format!("{name} (pid {pid}) listens there")),
             Owner::Nobody => (
                 WAIT_MAX,
-                "a listener without a living process stays there".to_owned(),
+                "listeners without a living process remain there".to_owned(),
             ),
             Owner::Unsure => (WAIT_UNSURE, "another process listens there".to_owned()),
         };
         if since.elapsed() >= patience {
             anyhow::bail!(
-                "port {port} is in use: {who}; next: end it, or choose another port with --listen"
+                "port {port} is in use: {who}; next: stop that process, or choose another port with --listen"
             );
         }
         if patience == WAIT_MAX && !was_said {
@@ -91,7 +91,7 @@ fn owner(port: u16) -> Owner {
             continue;
         };
         let Ok(fds) = std::fs::read_dir(process.path().join("fd")) else {
-            // Gone meanwhile, a zombie's empty table, or not ours to look into.
+            // It has ended, is a zombie, or belongs to somebody else.
             is_sure &= !process.path().join("fd").exists() || nix::unistd::geteuid().is_root();
             continue;
         };

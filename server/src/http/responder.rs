@@ -1,18 +1,17 @@
-//! The responder: reads requests, drops their bodies, answers each with the same response.
+//! The responder: reads requests, drops their bodies, and sends the same response to each.
 //!
 //! ```text
-//!          bytes                 head whole, body to come          body over
+//!          bytes                 head complete, body to come       body complete
 //!   Idle ────────► Head ────────────────────────────────► Body ─────────────► Idle (answered)
 //!     │              │ refused (400, 408, 413, ...)          │
-//!     └──────────────┴───────────────► Closing ◄─────────────┘  the last answer said so; what still comes is dropped
+//!     └──────────────┴───────────────► Closing ◄─────────────┘  the last response said so; further bytes are dropped
 //! ```
 //!
-//! A head that is byte for byte the one before it, as those of a client that repeats itself are, is not parsed again: what a head means
-//! depends on nothing but its bytes.
-//! Invariants: every request whose end was seen is answered once, in order; a refusal is the last thing a connection is told; a
-//! connection between requests owns no buffer; each phase has a limit in time, and the timer is moved only when a phase begins in
-//! the middle of a buffer, so whole requests cost no timer.
-//! Must not know: rings, threads, clocks.
+//! A head that equals the one before it byte for byte is not parsed again: clients repeat themselves.
+//! Invariants: every complete request is answered once, in order; a refusal is the last response of its connection; a connection between
+//! requests owns no buffer; each phase has a timeout, and the timer is set only when a phase begins in the middle of a buffer, so
+//! requests that arrive whole cost no timer.
+//! Must not depend on: rings, threads, clocks.
 
 use holdfast_engine::{CloseReason, Conn, Handler};
 use holdfast_http1::{
@@ -21,10 +20,10 @@ use holdfast_http1::{
 
 use super::response::{Persistence, Responses};
 
-/// What one call may queue for a peer before it waits for the kernel to take it, bytes. Below the engine's carry limit.
+/// What one callback may queue for a peer before it waits until the kernel has accepted it, bytes. Below the engine's carry limit.
 const QUEUE_BYTES_MAX: usize = 32 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// How long a connection must have been idle to be ended at once when the server stops; others are answered first.
+/// A connection that has been idle for this long is closed at once when the server stops; others may still send a request.
 const STOP_GRACE_MS: u32 = 500;
 /// The statuses a request can be refused with.
 pub const REFUSALS: [u16; 8] = [400, 408, 413, 414, 417, 431, 501, 505];
@@ -36,13 +35,13 @@ pub struct Timeouts {
     pub header_ms: u32,
     /// From the first byte of a request to its last.
     pub read_ms: u32,
-    /// Without the peer taking any of a response that waits.
+    /// Without the peer reading any of a response that waits.
     pub write_ms: u32,
     /// Without a request.
     pub idle_ms: u32,
 }
 
-/// Which limit a connection met.
+/// Which timeout a connection ran into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeoutKind {
     /// [`Timeouts::header_ms`].
@@ -65,14 +64,14 @@ impl TimeoutKind {
     ];
 }
 
-/// What the control plane reads.
+/// Counters for the control plane.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ResponderReport {
     /// Requests answered with the response.
     pub answered: u64,
     /// Requests refused, by place in [`REFUSALS`].
     pub refused: [u64; REFUSALS.len()],
-    /// Connections ended by a limit in time, by [`TimeoutKind`] number.
+    /// Connections ended by a timeout, by [`TimeoutKind`] number.
     pub timed_out: [u64; TimeoutKind::ALL.len()],
 }
 
@@ -85,14 +84,14 @@ enum Phase {
     Closing,
 }
 
-/// How the body under way is framed.
+/// How the current body is framed.
 #[derive(Debug, Clone, Copy)]
 enum Framing {
     Length,
     Chunked(Chunked),
 }
 
-/// 32 bytes a connection.
+/// State of a connection, 32 bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct HttpConn {
     /// Body bytes to come, or room left for chunks.
@@ -101,7 +100,7 @@ pub struct HttpConn {
     /// When the phase began, milliseconds of engine time; compared by difference.
     since_ms: u32,
     phase: Phase,
-    /// What the connection is told with the answer to the request under way.
+    /// The Connection header of the next response.
     persistence: Persistence,
     /// See [`flag`].
     flags: u8,
@@ -111,11 +110,11 @@ const _: () = assert!(size_of::<HttpConn>() == 32);
 
 /// Bits of [`HttpConn::flags`].
 mod flag {
-    /// The peer does not take what was sent.
+    /// The last send would block.
     pub const BLOCKED: u8 = 1;
-    /// The server is to stop.
+    /// The server is stopping.
     pub const STOPPING: u8 = 2;
-    /// The request under way wants no body.
+    /// The current request is HEAD.
     pub const HEAD: u8 = 4;
 }
 
@@ -142,12 +141,12 @@ impl Default for HttpConn {
     }
 }
 
-/// One thread's responder.
+/// The responder of one core thread.
 pub struct Responder {
     responses: Responses,
     limits: Limits,
     timeouts: Timeouts,
-    /// The last head that was parsed, and what it means.
+    /// The last head that was parsed, and the result.
     cached_head: Option<(Vec<u8>, RequestHead)>,
     counts: ResponderReport,
 }
@@ -159,7 +158,7 @@ fn millis(us: u64) -> u32 {
     (us / 1_000) as u32
 }
 
-/// Time since, never negative: what began in the middle of a turn may be later than the turn's time.
+/// Time since, never negative: a phase that began in the middle of a turn may be later than the time of the turn.
 fn elapsed_ms(now_us: u64, since_ms: u32) -> u32 {
     (millis(now_us).wrapping_sub(since_ms) as i32).max(0) as u32
 }
@@ -177,7 +176,7 @@ fn has_method(mut bytes: &[u8], method: &[u8]) -> bool {
 }
 
 impl Responder {
-    /// A responder that has answered nothing yet.
+    /// A responder without connections.
     pub fn new(responses: Responses, limits: Limits, timeouts: Timeouts) -> Self {
         Responder {
             responses,
@@ -211,7 +210,7 @@ impl Responder {
         Ok(head)
     }
 
-    /// A head is whole. Its request is answered now, or when its body is over.
+    /// A head is complete. Its request is answered now, or when its body is complete.
     fn on_head(&mut self, conn: &mut Conn<'_, HttpConn>, head: RequestHead, is_last: bool) {
         let now_us = conn.now_us();
         let state = &mut *conn.state;
@@ -232,7 +231,7 @@ impl Responder {
         state.framing = framing;
         state.left = left;
         if state.phase == Phase::Idle {
-            // The whole head came at once: the request began now.
+            // The head arrived whole: the request began now.
             state.since_ms = millis(now_us);
         }
         state.phase = Phase::Body;
@@ -248,7 +247,7 @@ impl Responder {
         }
     }
 
-    /// Drops body bytes; returns how many. The request is answered when they were the last.
+    /// Drops body bytes; returns how many. Answers the request after the last one.
     fn on_body(&mut self, conn: &mut Conn<'_, HttpConn>, bytes: &[u8]) -> usize {
         let state = &mut *conn.state;
         let (used, is_over) = match &mut state.framing {
@@ -289,7 +288,7 @@ impl Responder {
         used
     }
 
-    /// Answers the request under way. `is_last`: nothing of another has arrived.
+    /// Answers the current request. `is_last`: no byte of another one has arrived.
     fn answer(&mut self, conn: &mut Conn<'_, HttpConn>, is_last: bool) {
         let now_ms = millis(conn.now_us());
         let has_more = conn.has_more();
@@ -358,7 +357,7 @@ impl Responder {
         }
     }
 
-    /// The limit of what the connection is doing.
+    /// The timeout of what the connection is doing.
     fn limit(&self, state: &HttpConn) -> (TimeoutKind, u32) {
         if state.has(flag::BLOCKED) {
             return (TimeoutKind::Write, self.timeouts.write_ms);

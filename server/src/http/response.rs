@@ -1,9 +1,9 @@
 //! The response, rendered.
 //!
-//! It is the same for every request, but for the Date (rendered once a second), the body (not for HEAD) and the Connection header; so
-//! each kind lies ready as bytes, and answering is copying.
-//! Invariants: a rendered response is whole and correctly framed; the date in it is at most a second old while the control plane runs.
-//! Must not know: connections, requests.
+//! It is the same for every request except for the Date (rendered once a second), the body (not for HEAD) and the Connection header. So
+//! each variant is rendered in advance, and answering is copying.
+//! Invariants: a rendered response is complete and correctly framed; its date is at most a second old while the control plane runs.
+//! Must not depend on: connections, requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,10 +11,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use holdfast_http1::status_reason;
 
-/// Bodies up to this are rendered with their head, larger ones sent from where they lie; bytes.
+/// Bodies up to this length are rendered with their head, larger ones are sent without copying; bytes.
 const INLINE_BYTES_MAX: usize = 4_096;
 
-/// What every request is answered with.
+/// The response to every request.
 #[derive(Debug, Clone)]
 pub struct Template {
     /// Status code.
@@ -28,12 +28,12 @@ pub struct Template {
 /// What the connection is told about its persistence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Persistence {
-    /// It goes on, as HTTP/1.1 has it unsaid.
+    /// It persists: the default of HTTP/1.1, without a header.
     #[default]
     KeepAlive,
-    /// It goes on, which HTTP/1.0 must be told.
+    /// It persists, with the header that HTTP/1.0 needs.
     ExplicitKeepAlive,
-    /// It ends.
+    /// It closes.
     Close,
 }
 
@@ -48,7 +48,7 @@ const CONNECTION_LINES: [(Persistence, &str); 3] = [
 pub struct WallClock(Arc<AtomicI64>);
 
 impl WallClock {
-    /// Says that it is now `now_us` of engine time.
+    /// Sets the offset: it is now `now_us` of engine time.
     #[expect(
         clippy::disallowed_methods,
         reason = "the Date header says what the wall clock says"
@@ -75,7 +75,7 @@ pub struct Responses {
     whole: [Vec<u8>; 3],
     /// Where the body begins in each.
     head_bytes: [usize; 3],
-    /// The body when it is not inside.
+    /// The body where it is not inside.
     tail: &'static [u8],
     date: String,
     second: u64,
@@ -113,7 +113,7 @@ impl Responses {
     }
 
     fn render(&mut self, now_us: u64) {
-        // Looked at ten times a second, because engine seconds and those of the wall begin at different times.
+        // Ten times a second, because seconds of engine time and of the wall clock begin at different times.
         self.fresh_until_us = now_us + 100_000;
         let second = self.clock.unix_seconds(now_us);
         if second == self.second {
@@ -139,7 +139,7 @@ impl Responses {
         }
     }
 
-    /// The response: bytes to copy, and what follows them from where it lies. After a [`Responses::refresh`].
+    /// The response: bytes to copy, and static bytes behind them. After a [`Responses::refresh`].
     #[inline]
     pub fn rendered(&self, persistence: Persistence, is_head: bool) -> (&[u8], &'static [u8]) {
         let number = persistence as usize;
@@ -149,7 +149,7 @@ impl Responses {
         (&self.whole[number], self.tail)
     }
 
-    /// A refusal: status, no more requests, a body that says why for whoever looks, unless the request is HEAD.
+    /// A refusal: status, `Connection: close`, and a body that states the reason, unless the request is HEAD.
     pub fn refusal(&self, status: u16, why: &str, is_head: bool) -> Vec<u8> {
         let body = format!("{status} {}: {why}\n", status_reason(status));
         let mut bytes = Vec::new();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_is_framed_by_its_length() {
+    fn every_variant_is_framed_by_its_length() {
         let responses = responses(200, b"ok");
         let text = |persistence, is_head| {
             let (head, tail) = responses.rendered(persistence, is_head);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_body_is_sent_from_where_it_lies() {
+    fn a_large_body_is_sent_without_copying() {
         let body: &'static [u8] = Box::leak(vec![7; INLINE_BYTES_MAX + 1].into_boxed_slice());
         let responses = responses(200, body);
         assert!(std::ptr::eq(

@@ -1,53 +1,52 @@
-//! The server: pushes a message to each connection at an interval, spread evenly, and drops or echoes what comes.
+//! The heartbeat server: sends a message to each connection at an interval, spread evenly, and drops or echoes what it receives.
 //!
-//! The pushes of a connection lie on a grid of its own, a fraction of the interval away from everybody's zero; the fractions are the
-//! multiples of the golden ratio, of which any number of the first ones spread evenly. So however fast connections came, no
-//! tick is a storm, and lateness never adds up.
-//! Invariants: a push is never early; one that was not taken when the next is due means the peer does not read: it is cut.
-//! Must not know: rings, threads, clocks.
+//! Each connection has a phase, a fraction of the interval. The fractions are multiples of the golden ratio, of which any number of the
+//! first ones is spread evenly. So however fast connections were opened, no tick has many heartbeats, and lateness never adds up.
+//! Invariants: a heartbeat is never early; a peer that has not read one heartbeat when the next one is due is aborted.
+//! Must not depend on: rings, threads, clocks.
 
 use holdfast_engine::{CloseReason, Conn, Handler};
 
 /// 2^64 / golden ratio.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Connections of one batch: they came one after the other, lie side by side in our memory and the kernel's, and are pushed
-/// to one after the other, so that one page walked to serves several.
+/// Connections of one batch have the same phase: they were accepted one after the other and lie side by side in memory, so sending to
+/// them in turn touches each page once.
 const BATCH: u64 = 64;
-/// The connections before this one are each on their own, so that few are spread evenly too. A multiple of [`BATCH`].
+/// The connections before this one are batches of one, so that few connections are spread evenly too. A multiple of [`BATCH`].
 const BATCH_FROM: u64 = 4_096;
 
-/// What a server does.
+/// What the server sends and when it gives up.
 #[derive(Debug, Clone, Copy)]
 pub struct HeartbeatConfig {
-    /// What is pushed.
+    /// The heartbeat.
     pub message: &'static [u8],
-    /// Interval, microseconds; 0 pushes nothing.
+    /// Interval of the heartbeats, microseconds; 0 sends none.
     pub interval_us: u64,
     /// Longest silence of a peer, microseconds.
     pub idle_timeout_us: Option<u64>,
-    /// Send back what comes.
+    /// Send back what is received.
     pub echo: bool,
 }
 
-/// What the control plane reads.
+/// Counters for the control plane.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HeartbeatReport {
-    /// Pushes left out because this thread came more than an interval too late.
+    /// Heartbeats skipped because this thread was more than an interval late.
     pub skipped: u64,
 }
 
 /// Milliseconds of engine time, wrapping after 49 days; compared by difference.
 type Millis = u32;
 
-/// 8 bytes a connection.
+/// State of a connection, 8 bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ConnState {
     next_heartbeat_ms: Millis,
     last_received_ms: Millis,
 }
 
-/// One thread's server.
+/// The heartbeat server of one core thread.
 pub struct HeartbeatServer {
     config: HeartbeatConfig,
     count: u64,
@@ -55,7 +54,7 @@ pub struct HeartbeatServer {
 }
 
 impl HeartbeatServer {
-    /// A server that has held nothing yet.
+    /// A server without connections.
     pub fn new(config: HeartbeatConfig) -> Self {
         HeartbeatServer {
             config,
@@ -64,7 +63,7 @@ impl HeartbeatServer {
         }
     }
 
-    /// The first push of the next connection: at its place in the interval, within one interval from now.
+    /// When the next connection gets its first heartbeat: at its phase, within one interval from now.
     fn first_heartbeat_us(&mut self, now_us: u64) -> u64 {
         let interval_us = self.config.interval_us;
         let step = match self.count {
@@ -82,7 +81,7 @@ impl HeartbeatServer {
         }
     }
 
-    /// Sets the timer to what comes first: the push or the end of patience. `heartbeat_us` is the time of the next push.
+    /// Sets the timer to the next heartbeat or the idle timeout, whichever is first. `heartbeat_us` is when the next heartbeat is due.
     fn set_timer(&self, conn: &mut Conn<'_, ConnState>, heartbeat_us: Option<u64>) {
         let now_us = conn.now_us();
         let idle_us = self.config.idle_timeout_us.map(|timeout_us| {
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_first_beats_spread_evenly() {
+    fn first_heartbeats_of_any_number_of_connections_spread_evenly() {
         for connections in [10, 1_000, 12_345] {
             let mut server = server();
             let mut tenths = [0u64; 10];
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_keeps_to_its_grid_however_late_it_is() {
+    fn a_late_heartbeat_keeps_its_phase() {
         let mut server = server();
         let mut outgoing = Vec::new();
         let mut state = ConnState::default();
