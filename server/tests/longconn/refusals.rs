@@ -123,7 +123,7 @@ fn kernel_settings_that_are_small_are_said_with_the_command() {
         .unwrap_or_else(|| panic!("{said}"));
     assert!(line.starts_with("net.core.somaxconn "), "{line}");
     assert!(
-        line.contains("below what suits 20,000 connections; next: ")
+        line.contains("too low for 20,000 connections; next: ")
             && line.ends_with("holdfast-tune check --role server --connections 20000"),
         "{line}"
     );
