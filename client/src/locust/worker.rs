@@ -19,14 +19,15 @@ use holdfast_telemetry::wire::{WORKER_SCHEMA, WorkerReport};
 use rmpv::Value;
 use tokio::sync::mpsc::{Receiver, channel};
 
+use super::flags::{Flags, OnMasterLoss};
 use super::link::{self, LinkEvent};
 use super::master_clock::MasterClock;
 use super::message::{self, MasterMessage, Message, SpawnRequest};
 use super::process_stats::ProcessStats;
+use super::reporting;
 use super::runner::Runner;
 use super::session::{SILENCE_MAX, State, WorkerSession};
 use super::user_class::UserClass;
-use super::{Flags, OnMasterLoss, reporting};
 
 const STATS_INTERVAL: Duration = Duration::from_secs(3);
 /// How long users may take to end before the final statistics: after `quit` the master reads for half a second.

@@ -1,8 +1,8 @@
 //! The engine by itself: handlers that do anything on both sides, and scripted peers.
 
 use super::babble::{Babbler, Temper};
-use super::{Sides, add_hostile, config, plan, world};
-use crate::{Outcome, Run};
+use super::sides::{Sides, add_hostile, config, plan, world};
+use crate::run::{Outcome, Run};
 
 pub(super) fn run(run: Run) -> Outcome {
     let world = world(run);

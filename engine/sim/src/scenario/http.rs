@@ -19,8 +19,8 @@ use holdfast_server::http::responder::{REFUSALS, Responder, ResponderReport, Tim
 use holdfast_server::http::response::{Responses, Template, WallClock};
 
 use super::shifting::Shifting;
-use super::{Sides, add_hostile, config, plan, world};
-use crate::{Outcome, Run};
+use super::sides::{Sides, add_hostile, config, plan, world};
+use crate::run::{Outcome, Run};
 
 static BODIES: [&[u8]; 3] = [b"ok", &[b'b'; 3_000], &[b'B'; 20_000]];
 const LIMITS: Limits = Limits {

@@ -9,8 +9,8 @@ use holdfast_engine::Handler;
 use holdfast_server::longconn::heartbeat::{HeartbeatConfig, HeartbeatServer};
 
 use super::shifting::Shifting;
-use super::{Sides, add_hostile, config, plan, world};
-use crate::{Outcome, Run};
+use super::sides::{Sides, add_hostile, config, plan, world};
+use crate::run::{Outcome, Run};
 
 static MESSAGES: [&[u8]; 3] = [b"ok", b"k", &[b'm'; 900]];
 

@@ -1,0 +1,69 @@
+//! One run: what runs, with which seed, and what it gave.
+//!
+//! Must not depend on: how a scenario is run.
+
+use holdfast_engine::sim::Canary;
+
+use crate::coverage::Coverage;
+
+/// A kind of run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// Handlers that do whatever a handler may do, on both sides.
+    Echo,
+    /// The holder of `holdfast-server longconn`, and the users of `holdfast-client longconn`.
+    Longconn,
+    /// The responder of `holdfast-server http`, and the users of `holdfast-client http`.
+    Http,
+}
+
+impl Scenario {
+    /// Every one.
+    pub const ALL: [Scenario; 3] = [Scenario::Echo, Scenario::Longconn, Scenario::Http];
+
+    /// Its name.
+    pub fn label(self) -> &'static str {
+        match self {
+            Scenario::Echo => "echo",
+            Scenario::Longconn => "longconn",
+            Scenario::Http => "http",
+        }
+    }
+}
+
+/// One run.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    /// What runs.
+    pub scenario: Scenario,
+    /// How.
+    pub seed: u64,
+    /// With which mistake.
+    pub canary: Option<Canary>,
+    /// Print all that happens.
+    pub is_told: bool,
+}
+
+/// What a run gave.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// A digest of all that happened.
+    pub trace: u64,
+    /// What was met.
+    pub coverage: Coverage,
+}
+
+impl Run {
+    /// The command that runs it again.
+    pub fn command(&self) -> String {
+        let mut text = format!(
+            "cargo run --release -p holdfast-sim -- --scenario {} --seed {}",
+            self.scenario.label(),
+            self.seed
+        );
+        if let Some(canary) = self.canary {
+            text += &format!(" --canary {}", canary.label());
+        }
+        text
+    }
+}
