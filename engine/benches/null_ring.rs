@@ -1,8 +1,11 @@
 //! A ring without a kernel: what is pushed is done at the next `enter`, and only what fails or is
 //! waited for completes.
 
-use std::collections::VecDeque;
+use std::cell::Cell;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use holdfast_engine::SetupError;
@@ -15,7 +18,14 @@ pub struct NullRing {
     waiting: u32,
     /// Peers take nothing: every send comes back with EAGAIN.
     is_stalled: bool,
-    now_us: u64,
+    /// Peers answer each send with a byte; counts the sends.
+    answered: Option<Arc<AtomicU32>>,
+    /// Receives that wait, by slot, and whether they go on.
+    receives: HashMap<u32, (Token, bool)>,
+    /// Slots that were sent something and are not answered yet.
+    unanswered: Vec<u32>,
+    /// Goes on by a microsecond each time it is read.
+    clock_us: Cell<u64>,
     queued: Vec<Completion>,
     done: VecDeque<Completion>,
     is_dirty: bool,
@@ -33,6 +43,17 @@ impl NullRing {
             ..NullRing::default()
         }
     }
+
+    /// A ring whose listener has `waiting` connections, and whose peers answer everything they are
+    /// sent with a byte. `sends` counts what they are sent.
+    pub fn answering(waiting: u32, sends: Arc<AtomicU32>) -> Self {
+        NullRing {
+            waiting,
+            answered: Some(sends),
+            clock_us: Cell::new(1_000_000),
+            ..NullRing::default()
+        }
+    }
 }
 
 const STAGING_BYTES: usize = 1 << 20;
@@ -47,6 +68,21 @@ impl Ring for NullRing {
             }
             Request::SendStatic { .. } | Request::SendStaged { .. } if self.is_stalled => {
                 -libc::EAGAIN
+            }
+            Request::SendStatic { slot, .. } | Request::SendStaged { slot, .. } => {
+                if let Some(sends) = &self.answered {
+                    sends.fetch_add(1, Ordering::Relaxed);
+                    self.unanswered.push(slot);
+                }
+                return Ok(());
+            }
+            Request::RecvOneshot { slot } => {
+                self.receives.insert(slot, (token, false));
+                return Ok(());
+            }
+            Request::RecvMultishot { slot } => {
+                self.receives.insert(slot, (token, true));
+                return Ok(());
             }
             Request::PollListener { .. } if self.waiting > 0 => 1,
             _ => return Ok(()),
@@ -68,11 +104,29 @@ impl Ring for NullRing {
     fn submit(&mut self, _wait: Option<Duration>) -> Result<bool, SetupError> {
         self.is_dirty = false;
         self.done.extend(self.queued.drain(..));
+        let receives = &mut self.receives;
+        self.unanswered.retain(|slot| {
+            let Some(&(token, has_more)) = receives.get(slot) else {
+                return true;
+            };
+            if !has_more {
+                receives.remove(slot);
+            }
+            self.done.push_back(Completion {
+                token,
+                result: 1,
+                buffer: Some(0),
+                has_more,
+                has_left: false,
+            });
+            false
+        });
         Ok(true)
     }
 
     fn now_us(&self) -> u64 {
-        self.now_us
+        self.clock_us.set(self.clock_us.get() + 1);
+        self.clock_us.get()
     }
 
     fn has_completion(&self) -> bool {
@@ -92,8 +146,8 @@ impl Ring for NullRing {
         self.done.pop_front()
     }
 
-    fn bytes(&self, _buffer: u16, _length: usize) -> &[u8] {
-        unreachable!("nothing is received")
+    fn bytes(&self, _buffer: u16, length: usize) -> &[u8] {
+        &b"x"[..length]
     }
 
     fn recycle(&mut self, _buffer: u16) {}
