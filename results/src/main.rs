@@ -20,7 +20,7 @@ use holdfast_telemetry::output;
 use holdfast_testbed::child_signals;
 use holdfast_testbed::network::shell;
 
-/// Loads a server with a client, both on this machine, and proves the result.
+/// Load a server with a client, both on this machine, and prove the result
 #[derive(Debug, Parser)]
 #[command(name = "holdfast-bench", version, propagate_version = true)]
 struct Cli {
@@ -30,23 +30,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Long connections: opened, held, each with a heartbeat; client, server and kernel must agree on every one.
+    /// Open and hold many TCP connections with heartbeats; client, server and kernel must agree on every one
     Longconn(Box<longconn::Flags>),
-    /// HTTP requests: our server and client beside others, each on its half of the cores, alternating over rounds.
+    /// Measure HTTP servers and clients beside each other, each on its half of the cores, alternating over rounds
     Http(Box<http::Flags>),
-    /// A network of hosts on this machine, in namespaces of its own: a shell in it, or one command
+    /// Open a shell, or run a command, in a network of hosts on this machine, in namespaces of its own
     Lab(shell::Flags),
-    /// A system between client and server (haproxy): what it adds, and where it stops, direct and through it in one run
+    /// Measure what a system between client and server (haproxy) adds and where it stops, direct and through it in one run
     Proxy(Box<proxy::Flags>),
-    /// Users through a real Locust master: a worker of ours on each client host of the lab, all counts compared with Locust's
+    /// Drive users through a real Locust master and a worker on each client host of the lab, and compare all counts
     Locust(Box<locust::Flags>),
-    /// Make report.html and report.md of a run again, from the files in its folder alone.
+    /// Make report.html and report.md of a run again, from the files in its folder alone
     Report(Report),
-    /// Two sides of runs side by side: what changed, what is noise, what became worse.
+    /// Compare runs: what changed, what is noise, what became worse
     Compare(Compare),
-    /// The runs there are, newest first.
+    /// List all runs, newest first
     List(List),
-    /// The page a run ended with, again.
+    /// Show the page of a run again
     Show(Show),
     #[command(flatten)]
     CliDocs(CliDocs),
@@ -55,34 +55,34 @@ enum What {
 #[derive(Debug, Args)]
 #[command(
     args_override_self = true,
-    after_help = "Exit codes: 0 nothing became worse as far as one can tell, 1 something did (with --gate: a threshold is passed), 2 not comparable or not asked rightly."
+    after_help = "Exit codes: 0 nothing became measurably worse, 1 something did (with --gate: a threshold is exceeded), 2 not comparable, or a usage error."
 )]
 struct Compare {
-    /// Runs before: folders, names among the runs, latest, folders of runs; several separated by commas
+    /// Compare these runs: folders, names of runs, latest, or folders of runs, separated by commas
     #[arg(value_name = "BEFORE")]
     before: String,
 
-    /// Runs after, likewise
+    /// With these runs, likewise
     #[arg(value_name = "AFTER")]
     after: String,
 
-    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    /// Look for runs in this folder [default: results/runs of this workspace]
     #[arg(long, alias = "runs", value_name = "DIR")]
     results_dir: Option<PathBuf>,
 
-    /// TOML file of thresholds, which alone decide then [default: whatever became worse beyond noise and --tolerance]
+    /// Decide by the thresholds in this TOML file alone [default: by what became worse beyond noise and --tolerance]
     #[arg(long, value_name = "FILE")]
     gate: Option<PathBuf>,
 
-    /// A change for the worse below this fails nothing, percent
+    /// Ignore changes for the worse below this, percent
     #[arg(long, value_name = "PERCENT", default_value_t = compare::TOLERANCE_PERCENT, allow_negative_numbers = true)]
     tolerance: f64,
 
-    /// Compare runs that differ in machine, kernel, settings or what was asked too [default: off]
+    /// Compare even if machine, kernel, settings or request differ [default: off]
     #[arg(long, alias = "anyway")]
     force: bool,
 
-    /// Where the page with charts goes [default: compare.html in the folder of the last run of AFTER]
+    /// Write the page with charts to this file [default: compare.html in the folder of the last run of AFTER]
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
@@ -108,7 +108,7 @@ impl From<&Compare> for compare::Options {
 #[derive(Debug, Args)]
 #[command(after_help = "Exit codes: 0 listed, 2 not listed.")]
 struct List {
-    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    /// Look for runs in this folder [default: results/runs of this workspace]
     #[arg(long, alias = "runs", value_name = "DIR")]
     results_dir: Option<PathBuf>,
 
@@ -120,11 +120,11 @@ struct List {
 #[derive(Debug, Args)]
 #[command(after_help = "Exit codes: 0 shown, 2 not shown.")]
 struct Show {
-    /// Folder of a run, or its name among the runs
+    /// Take this run: its folder, or its name among the runs
     #[arg(value_name = "RUN", default_value = "latest")]
     run: String,
 
-    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    /// Look for runs in this folder [default: results/runs of this workspace]
     #[arg(long, alias = "runs", value_name = "DIR")]
     results_dir: Option<PathBuf>,
 
@@ -136,11 +136,11 @@ struct Show {
 #[derive(Debug, Args)]
 #[command(after_help = "Exit codes: 0 made, 2 not made.")]
 struct Report {
-    /// Folder of a run, or its name among the runs
+    /// Take this run: its folder, or its name among the runs
     #[arg(value_name = "RUN", default_value = "latest")]
     run: String,
 
-    /// Folder that holds the runs' folders [default: results/runs of this workspace]
+    /// Look for runs in this folder [default: results/runs of this workspace]
     #[arg(long, alias = "runs", value_name = "DIR")]
     results_dir: Option<PathBuf>,
 }

@@ -1,6 +1,6 @@
 //! What the record of a run says of the testbed's network.
 //!
-//! Must not know: what was measured in it.
+//! Must not depend on: what was measured in it.
 
 use holdfast_report::network::{HostRecord, NetworkRecord};
 use holdfast_testbed::network::Network;

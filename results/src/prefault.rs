@@ -6,7 +6,7 @@
 //! sockets: unmovable pages), and given back step by step as the ramp takes it, too shortly before to be reported away again.
 //! Invariants: what is held is bounded by what was asked and by memory available; all of it is given back when the value is
 //! dropped; a machine that does not let us (no CAP_NET_ADMIN) is left as it is, and the record says so.
-//! Must not know: what the memory is for.
+//! Must not depend on: what the memory is for.
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;

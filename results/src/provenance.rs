@@ -2,7 +2,7 @@
 //!
 //! Purpose: what makes two records comparable, or explains why they are not.
 //! Invariants: never fails; what cannot be found out is `unknown`, empty or zero. Read before the lab is entered.
-//! Must not know: what was measured.
+//! Must not depend on: what was measured.
 
 use std::time::SystemTime;
 

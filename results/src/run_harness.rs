@@ -3,7 +3,7 @@
 //! Purpose: the flags, the runtime and the signals before it; the record on disk, the printed result and the exit code after it.
 //! Invariants: a record that cannot be written is said, never passed over: the run then falls short. Standard output holds the
 //! result and nothing else.
-//! Must not know: what was measured, how a verdict was found.
+//! Must not depend on: what was measured, how a verdict was found.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! Everything known at one moment of a run.
 //!
-//! Must not know: phases, what the figures become.
+//! Must not depend on: phases, what the figures become.
 
 use std::time::Instant;
 

@@ -3,7 +3,7 @@
 //! Purpose: what both processes and the kernel said, second by second, one row each, units in the column names.
 //! Invariants: a row has as many fields as [`COLUMNS`]; what is unknown is empty. Rows are written as they come, so a
 //! run that dies leaves all rows before its death. Writing goes through the ring: a slow disk delays no sample.
-//! Must not know: phases' rules, verdicts.
+//! Must not depend on: phases' rules, verdicts.
 
 use std::collections::BTreeMap;
 use std::io;

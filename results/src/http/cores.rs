@@ -3,7 +3,7 @@
 //! Purpose: the cores this process may use, halved between server and client, and a child started on its half.
 //! Invariants: a child has its cores before its first instruction, so every thread it makes has them too. This process
 //! itself keeps all its cores.
-//! Must not know: what runs on them.
+//! Must not depend on: what runs on them.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;

@@ -4,7 +4,7 @@
 //! [`Outcome`].
 //! Invariants: a generator runs until it is told to stop; its own time limit is only a bound for the case that nobody does.
 //! Whatever is not a right answer is a failure by kind.
-//! Must not know: which server is behind the address.
+//! Must not depend on: which server is behind the address.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

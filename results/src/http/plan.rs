@@ -3,7 +3,7 @@
 //! Purpose: flags checked and completed; programs found, or their absence noted; the slices in their order; how long it takes.
 //! Invariants: nothing is started, made or changed here, but for asking foreign programs for their version. Slices alternate:
 //! every round holds every slice once, so what drifts in the machine drifts for all.
-//! Must not know: namespaces, run folders, how a slice is measured.
+//! Must not depend on: namespaces, run folders, how a slice is measured.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use holdfast_units::parse;
 
 /// Load on a new server before it is measured.
 pub const WARM_UP: Duration = Duration::from_millis(500);
-/// How fast the users of `users-*` start, a second.
+/// Users of `users-*` that start per second.
 pub const USERS_PER_SECOND: u64 = 10_000;
 /// After the last user's start: the longest wait, so that every user has asked before the measurement.
 pub const USERS_SETTLE: Duration = Duration::from_secs(1);

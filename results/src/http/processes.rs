@@ -2,7 +2,7 @@
 //!
 //! Purpose: everything a slice does with a process, so that [`super::slice`] reads as what is measured.
 //! Invariants: every wait is bounded and looks whether somebody has died meanwhile; whoever did is named with its last words.
-//! Must not know: what is measured between start and end.
+//! Must not depend on: what is measured between start and end.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

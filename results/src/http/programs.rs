@@ -1,6 +1,6 @@
 //! The programs of an HTTP run, and how the kernel ends them with the bench.
 //!
-//! Must not know: what they are started for.
+//! Must not depend on: what they are started for.
 
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,7 @@
 //!
 //! Purpose: one table of scenarios, and the rule which generator loads which subject in each.
 //! Invariants: names are those of the records and of `--scenarios`; a name never changes its meaning.
-//! Must not know: processes, command lines, figures.
+//! Must not depend on: processes, command lines, figures.
 
 /// What a scenario asks of its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

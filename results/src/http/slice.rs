@@ -4,7 +4,7 @@
 //! Invariants: the window of CPU and that of requests are the same. In saturation it is the whole life of the generator, for wrk
 //! says only what it did in all; users are measured between two reports of our client, when all of them have started.
 //! Nothing a slice started outlives it.
-//! Must not know: rounds, medians, verdicts.
+//! Must not depend on: rounds, medians, verdicts.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! The workers' histograms as one: added bucket by bucket, so that percentiles are those of all users together.
 //!
 //! Invariants: what can be read is merged exactly; a log that cannot be read is an error, never a gap.
-//! Must not know: what is measured.
+//! Must not depend on: what is measured.
 
 use std::collections::BTreeMap;
 use std::fs;

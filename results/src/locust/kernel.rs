@@ -1,6 +1,6 @@
 //! What the kernel counts for all hosts of the testbed together.
 //!
-//! Must not know: phases.
+//! Must not depend on: phases.
 
 use holdfast_telemetry::proc::KernelSample;
 use holdfast_testbed::network::Network;

@@ -1,7 +1,7 @@
 //! What Locust's master left: its final figures, and what its charts showed.
 //!
 //! Invariants: reads only; a file that is not there or not of this form is an error, never a zero.
-//! Must not know: our own counts.
+//! Must not depend on: our own counts.
 
 use std::collections::BTreeMap;
 use std::fs;

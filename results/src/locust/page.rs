@@ -4,7 +4,7 @@
 //! network.
 //! Invariants: only 127.0.0.1 listens; all of it ends with this process. One thread for each direction of a connection: it is for
 //! people, not for load.
-//! Must not know: what the page shows.
+//! Must not depend on: what the page shows.
 
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};

@@ -1,7 +1,7 @@
 //! What a run of `locust` will do, settled before anything starts.
 //!
 //! Invariants: nothing is started or made here; every wait that follows from a plan is bounded.
-//! Must not know: how a run goes.
+//! Must not depend on: how a run goes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! How evenly connections come, as the backend's kernel counts them.
 //!
 //! Invariants: each count has the time it was read at: a late one is no wrong one.
-//! Must not know: what is asked of a ramp.
+//! Must not depend on: what is asked of a ramp.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

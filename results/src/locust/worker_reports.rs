@@ -3,7 +3,7 @@
 //! Purpose: pdsh prints the workers' lines with the host's name before each; [`WorkerReports`] keeps the latest of each host, and
 //! [`WorkerReports::total`] is their sum. Requests count as messages, so that HTTP users fill the same record.
 //! Invariants: a worker that is gone has no users: what it had open is not counted any more.
-//! Must not know: processes, hosts' namespaces.
+//! Must not depend on: processes, hosts' namespaces.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a process is one of ours by its command line each time it is looked at, so that a number that was given anew is not
 //! taken for it.
-//! Must not know: what workers report, but whether they have ended in order.
+//! Must not depend on: what workers report, but whether they have ended in order.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,7 +2,7 @@
 //!
 //! Purpose: flags checked and completed: users that memory can hold, programs that exist, bounds for every wait.
 //! Invariants: nothing is started, made or changed here. A plan that exists can be tried; every bound in it is finite.
-//! Must not know: processes, namespaces, run folders.
+//! Must not depend on: processes, namespaces, run folders.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What people see of `holdfast-bench longconn` on its way: the figures of both ends.
 //!
-//! Must not know: how phases follow each other, how figures are shown.
+//! Must not depend on: how phases follow each other, how figures are shown.
 
 use holdfast_sysctl::grouped;
 

@@ -2,7 +2,7 @@
 //!
 //! Purpose: `show info` and `show stat` as figures, to be compared with ours.
 //! Invariants: what a version does not say reads as zero. One question a connection, bounded in time.
-//! Must not know: what is measured.
+//! Must not depend on: what is measured.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

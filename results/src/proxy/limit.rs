@@ -1,7 +1,7 @@
 //! What kept a system from holding all connections.
 //!
 //! Invariants: a limit is named only where the system held fewer than were asked for, and with the numbers it follows from.
-//! Must not know: how anything was counted.
+//! Must not depend on: how anything was counted.
 
 use super::haproxy::Statistics;
 

@@ -1,7 +1,7 @@
 //! Long connections, direct or through the system: opened, held, each with heartbeats.
 //!
 //! Invariants: counts of one moment are taken in the hold, while nothing opens or closes.
-//! Must not know: verdicts.
+//! Must not depend on: verdicts.
 
 use std::time::{Duration, Instant};
 

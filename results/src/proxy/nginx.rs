@@ -1,7 +1,7 @@
 //! nginx as the system under test: whether it can pass connections on, when it is ready, what it complains of.
 //!
 //! Invariants: reads only.
-//! Must not know: what passes through it.
+//! Must not depend on: what passes through it.
 
 use std::fs;
 use std::path::Path;

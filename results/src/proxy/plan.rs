@@ -1,7 +1,7 @@
 //! What a run of `proxy` will do, settled before anything starts.
 //!
 //! Invariants: nothing is started or made here; every figure in a plan is within bounds that can be tried.
-//! Must not know: how a trial goes.
+//! Must not depend on: how a trial goes.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Requests over connections that stay, direct or through the system: as many as go, or of users who wait.
 //!
 //! Invariants: rates and time on cores are of one window, between two reports of the client.
-//! Must not know: verdicts.
+//! Must not depend on: verdicts.
 
 use std::time::Duration;
 

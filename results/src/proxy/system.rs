@@ -2,7 +2,7 @@
 //!
 //! Invariants: one that is started here listens on the balancer and passes on to the backend; its configuration stays in the
 //! run's folder. Somebody else's is never started nor ended.
-//! Must not know: what passes through it.
+//! Must not depend on: what passes through it.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 //! Purpose: `server -> system -> client -> window -> counts -> ends`, for long connections and for HTTP.
 //! Invariants: nothing a trial started outlives it. What is counted at one moment is counted while nothing opens or closes, or with
 //! what was under way as slack.
-//! Must not know: other trials, verdicts.
+//! Must not depend on: other trials, verdicts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

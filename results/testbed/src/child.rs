@@ -4,7 +4,7 @@
 //! Invariants: a child is signalled by its id, and only while it has not been waited for, so the id cannot be
 //! another's. It leads a process group of its own: a Ctrl-C reaches it through us, in order. Its standard error goes
 //! to a file. Dropping a child that still runs kills it.
-//! Must not know: phases of a run; what the figures in a report mean.
+//! Must not depend on: phases of a run; what the figures in a report mean.
 
 use std::cell::{Ref, RefCell};
 use std::fs::File;

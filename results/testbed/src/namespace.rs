@@ -11,7 +11,7 @@
 //! load run in B, so one count of established sockets there is exactly two a connection.
 //! Invariants: nothing outside the namespace is written. In the host's network no setting is changed at all.
 //! A setting that this kernel lacks is recorded, never fatal.
-//! Must not know: what load will run, beyond how many users it has.
+//! Must not depend on: what load will run, beyond how many users it has.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};

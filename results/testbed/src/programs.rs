@@ -1,7 +1,7 @@
 //! Where programs are: ours beside this one, those of others on the search path.
 //!
 //! Invariants: a path that is returned was there and could be run a moment ago. Nothing is started.
-//! Must not know: what a program is for.
+//! Must not depend on: what a program is for.
 
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,7 @@
 //! Invariants: the first process ends with this one, however that ends, and the kernel ends everything else in the sandbox
 //! with the first. No file, mount, interface or process is left outside: there was none. A signal reaches the work once, also
 //! Ctrl-C, which the terminal sends to all three by itself.
-//! Must not know: what the work is.
+//! Must not depend on: what the work is.
 
 use std::fs;
 use std::os::fd::AsRawFd;

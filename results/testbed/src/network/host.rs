@@ -2,7 +2,7 @@
 //!
 //! Purpose: doing something in it, by a thread that enters it or by a program that `ip netns exec` starts there.
 //! Invariants: the calling thread stays where it is. What is read is read in the host's own network.
-//! Must not know: which hosts there are, what runs on them.
+//! Must not depend on: which hosts there are, what runs on them.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -2,7 +2,7 @@
 //!
 //! Invariants: no address is given twice, and all are of 10.77.0.0/16, which exists only in the lab. There are no more of them
 //! than the kernel's table of neighbours holds.
-//! Must not know: namespaces, interfaces, how any of it is made.
+//! Must not depend on: namespaces, interfaces, how any of it is made.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;

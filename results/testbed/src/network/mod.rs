@@ -3,7 +3,7 @@
 //! Purpose: [`Network::build`] makes it inside a [sandbox](crate::sandbox), with the kernel profiles of each host's role and a
 //! connection table of its own; [`Network::check`] proves that its hosts hear each other.
 //! Invariants: everything made lives in the sandbox and ends with it. A process that joins an existing testbed finds the same hosts.
-//! Must not know: what runs in it.
+//! Must not depend on: what runs in it.
 
 pub mod host;
 pub mod layout;

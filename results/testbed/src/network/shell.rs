@@ -2,7 +2,7 @@
 //!
 //! Invariants: with a command nothing is printed but what the command prints, and its exit code is ours. Without one a shell
 //! opens, and the lab ends with it.
-//! Must not know: how the network is made.
+//! Must not depend on: how the network is made.
 
 use std::convert::Infallible;
 use std::os::unix::process::CommandExt;
