@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use holdfast_report::header::{Header, Verdict};
+use holdfast_telemetry::proc::{all_pids, command_line};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
@@ -81,9 +82,9 @@ impl Stage {
     /// Nothing that this stage started still runs.
     pub fn assert_nothing_runs(&self) {
         let ours = format!("{}/", self.dir.display());
-        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        for pid in all_pids() {
+            let line = command_line(pid).join(&b' ');
+            let line = String::from_utf8_lossy(&line);
             assert!(!line.contains(&ours), "left running: {line}");
         }
     }

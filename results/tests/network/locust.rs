@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_report::header::Verdict;
 use holdfast_report::run::Run;
+use holdfast_telemetry::proc::{all_pids, command_line};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -401,17 +402,14 @@ fn what_cannot_be_run_is_refused_in_one_line() {
 /// The process of the worker of `host` whose histograms go below `runs`, as this test's processes are numbered.
 fn worker_in(runs: &Path, host: &str) -> i32 {
     let identity = format!("{host}_holdfast");
-    let is_it = |pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).into_owned();
-        let words: Vec<_> = line.split('\0').collect();
+    let runs = runs.display().to_string();
+    let is_it = |pid: &u32| {
+        let words = command_line(*pid);
+        let words: Vec<_> = words.iter().map(|w| String::from_utf8_lossy(w)).collect();
         words[0].ends_with("holdfast-client")
-            && words.contains(&identity.as_str())
-            && line.contains(&runs.display().to_string())
+            && words.contains(&identity.as_str().into())
+            && words.iter().any(|word| word.contains(&runs))
     };
-    let processes = fs::read_dir("/proc").expect("/proc").flatten();
-    processes
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .find(is_it)
-        .expect("a worker")
+    let pid = all_pids().find(is_it).expect("a worker");
+    i32::try_from(pid).expect("a process id")
 }

@@ -17,6 +17,6 @@ pub mod tree;
 
 pub use kernel::{COUNTERS, CoreTicks, KernelSample, core_ticks, snmp};
 pub use parse::kib_line;
-pub use process::{ProcessSample, TICKS_PER_SECOND, cpu_ticks};
+pub use process::{ProcessSample, TICKS_PER_SECOND, all_pids, command_line, cpu_ticks};
 pub use saturation::{Saturation, conntrack_drops, oom_kills, packets_dropped};
 pub use threads::{BusiestThread, ThreadTimes};

@@ -72,6 +72,12 @@ pub fn ignores(signal: i32) -> bool {
     (1..=64).contains(&signal) && ignored_signals() >> (signal - 1) & 1 == 1
 }
 
+/// The ids of all processes that this mount of `/proc` shows.
+pub fn all_pids() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// The words of a process's command line; empty when it has ended.
 #[must_use]
 pub fn command_line(pid: u32) -> Vec<Vec<u8>> {

@@ -9,18 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use super::parse::{kib_line, text};
-use super::process::ProcessSample;
+use super::process::{ProcessSample, all_pids};
 
 /// `root` and everything it started, directly or not.
 #[must_use]
 pub fn pids(root: u32) -> Vec<u32> {
-    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let parents: BTreeMap<u32, u32> = pids
-        .filter_map(|entry| {
-            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            Some((pid, parent(&stat)?))
-        })
+    let parents: BTreeMap<u32, u32> = all_pids()
+        .filter_map(|pid| Some((pid, parent(&text(&format!("/proc/{pid}/stat")))?)))
         .collect();
     descendants(root, &parents)
 }

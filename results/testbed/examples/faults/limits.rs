@@ -185,7 +185,7 @@ pub fn memory(stage: &Stage) {
     let group = Group::new();
     group.set_limit(512 << 20);
     let join = format!(
-        "echo $$ > {}/cgroup.procs; exec \"$@\"",
+        "echo $$ > {}/cgroup.procs && exec \"$@\"",
         group.path.display()
     );
     let within = ["sh", "-c", &join, "sh"];

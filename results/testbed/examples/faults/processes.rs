@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use holdfast_telemetry::proc::all_pids;
 use holdfast_telemetry::units::total;
 use holdfast_telemetry::wire::{ClientReport, ServerReport};
 use holdfast_testbed::network::host::Host;
@@ -296,10 +297,8 @@ pub fn disk_full(stage: &Stage) {
     );
     let half = runs().any(|entry| entry.path().join("run.json").exists());
     assert!(!half, "a record that could not be written whole is there");
-    let left: Vec<_> = fs::read_dir("/proc")
-        .expect("of these namespaces")
-        .flatten()
-        .filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok())
+    let left: Vec<_> = all_pids()
+        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok())
         .filter(|name| name.starts_with("holdfast"))
         .collect();
     assert!(left.is_empty(), "still running: {left:?}");

@@ -172,11 +172,14 @@ impl<'a> Stage<'a> {
     pub fn program(&self, host: &Host, before: &[&str], line: &str) -> Command {
         let (name, args) = line.split_once(' ').expect("a program and its subcommand");
         let path = self.bin_dir.join(name).display().to_string();
+        let ip = self.network.ip.display().to_string();
+        let enter = [&*ip, "netns", "exec", &host.name, &path];
         let args: Vec<_> = args.split_whitespace().collect();
-        self.on(
-            host,
-            &[before, &[&path], &args, &["--progress", "json"]].concat(),
-        )
+        // Before the host is entered: `ip` hides the control groups there.
+        let words = [before, &enter, &args, &["--progress", "json"]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        command
     }
 
     /// `holdfast-server longconn` on the backend, listening. `args` are words between spaces.
