@@ -12,7 +12,12 @@ use holdfast_sysctl::cli_docs::CliDocs;
 
 /// Opens very many TCP connections, and tells what became of each.
 #[derive(Parser)]
-#[command(name = "holdfast-client", version, about)]
+#[command(
+    name = "holdfast-client",
+    version,
+    about,
+    after_help = "Exit codes: 0 everything was as expected, 1 something fell short (the final figures say what), 2 usage or set-up error."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

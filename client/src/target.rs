@@ -100,6 +100,13 @@ fn look_up(text: &str, overrides: &[Override]) -> Result<Vec<SocketAddr>, anyhow
     if let Some(found) = overrides.iter().rev().find(|o| o.host_port == lower) {
         return Ok(found.addresses.clone());
     }
+    // Without a port there is no name to look up, and --resolve could not name it.
+    let has_port = |(_, port): (&str, &str)| port.parse::<u16>().is_ok();
+    if !text.rsplit_once(':').is_some_and(has_port) {
+        anyhow::bail!(
+            "target '{text}' is not HOST:PORT; next: give one such as 192.0.2.1:7070 or [::1]:7070"
+        );
+    }
     let found = text.to_socket_addrs().map_err(|e| {
         let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
         anyhow::anyhow!(

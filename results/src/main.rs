@@ -22,7 +22,12 @@ use holdfast_testbed::network::shell;
 
 /// Load a server with a client, both on this machine, and prove the result
 #[derive(Debug, Parser)]
-#[command(name = "holdfast-bench", version, propagate_version = true)]
+#[command(
+    name = "holdfast-bench",
+    version,
+    propagate_version = true,
+    after_help = "Exit codes: 0 passed, 1 fell short, 2 usage or set-up error, 130 interrupted."
+)]
 struct Cli {
     #[command(subcommand)]
     what: What,

@@ -12,7 +12,12 @@ use holdfast_sysctl::cli_docs::CliDocs;
 
 /// Serves very many TCP connections: holds them, or answers HTTP on them.
 #[derive(Parser)]
-#[command(name = "holdfast-server", version, about)]
+#[command(
+    name = "holdfast-server",
+    version,
+    about,
+    after_help = "Exit codes: 0 ended by a signal, 2 usage or set-up error."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -95,7 +95,7 @@ pub struct Flags {
     #[arg(long)]
     no_retry: bool,
     /// Accept response heads up to this length, bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(256..=1_048_576))]
+    #[arg(long, value_name = "BYTES", default_value_t = 65_536, value_parser = parse::size_in::<u32>(256..=1_048_576))]
     response_head_max: u32,
     /// Accept up to this many header lines of a response
     #[arg(long, value_name = "COUNT", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=HEADER_COUNT_CEILING as i64))]

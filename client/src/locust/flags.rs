@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::user_class::UserClass;
 use crate::launch::ClientFlags;
+use holdfast_telemetry::units::parse;
 
 /// What happens to users when the master is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -35,7 +36,7 @@ pub struct Flags {
     )]
     pub(super) classes: Vec<UserClass>,
     /// Limit the users of each class [default: as many as memory and source addresses allow]
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, value_name = "COUNT", value_parser = parse::count_in(1..=1_000_000_000))]
     pub(super) users_max: Option<u64>,
     /// Choose what users do when the master has sent nothing for five seconds
     #[arg(long, value_enum, default_value = "continue")]

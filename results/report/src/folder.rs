@@ -31,7 +31,7 @@ impl RunFolder {
             SetupError::new(
                 SetupErrorKind::Io,
                 format!("results folder {} cannot be written: {e}", what.display()),
-                "choose another with --runs DIR (make: RUNS=DIR), or change its owner",
+                "choose another with --results-dir DIR, or change its owner",
             )
         };
         fs::create_dir_all(runs).map_err(|e| refuse(runs, e))?;

@@ -97,7 +97,7 @@ pub fn list(runs: Option<&Path>, is_json: bool) -> Result<u8, SetupError> {
         SetupError::new(
             SetupErrorKind::InvalidInput,
             cause,
-            "name their folder with --runs DIR",
+            "name their folder with --results-dir DIR",
         )
     })?;
     let mut lines: Vec<Line> = folders.iter().map(|folder| Line::of(folder)).collect();

@@ -32,15 +32,38 @@ pub fn count(text: &str) -> Result<u64, String> {
 pub fn count_in(
     range: RangeInclusive<u64>,
 ) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
-    move |text| {
-        let (least, most) = (grouped(*range.start()), grouped(*range.end()));
-        match count(text)? {
-            count if range.contains(&count) => Ok(count),
-            _ => Err(format!(
-                "{text} is out of range; next: give a count from {least} to {most}"
-            )),
-        }
+    const EXAMPLES: [(u64, &str); 3] = [(500, "500"), (10_000, "10k"), (2_400_000, "2.4M")];
+    move |text| within(text, count(text).ok(), "count", &range, &EXAMPLES)
+}
+
+/// `value`, which `text` was parsed to, if it is within the range; else what is accepted, with examples that are.
+fn within<T: Copy + TryFrom<u64>>(
+    text: &str,
+    value: Option<u64>,
+    what: &str,
+    range: &RangeInclusive<u64>,
+    examples: &[(u64, &str)],
+) -> Result<T, String> {
+    let (least, most) = (grouped(*range.start()), grouped(*range.end()));
+    let in_range = value.filter(|value| range.contains(value));
+    if let Some(value) = in_range.and_then(|value| T::try_from(value).ok()) {
+        return Ok(value);
     }
+    if value.is_some() {
+        return Err(format!(
+            "{text} is out of range; next: give a {what} from {least} to {most}"
+        ));
+    }
+    let fitting = examples.iter().filter(|(value, _)| range.contains(value));
+    let fitting: Vec<_> = fitting.map(|(_, example)| *example).collect();
+    let such_as = if fitting.is_empty() {
+        least.clone()
+    } else {
+        fitting.join(" or ")
+    };
+    Err(format!(
+        "'{text}' is not a {what}; next: give one from {least} to {most}, such as {such_as}"
+    ))
 }
 
 /// Parses a rate per second that is above 0, such as `0.5`, `10k` or `2.4M`, also with `/s` behind it.
@@ -73,6 +96,14 @@ pub fn size(text: &str) -> Result<u64, String> {
     whole(text, unit).ok_or_else(|| {
         format!("'{text}' is not a size; next: give bytes such as 512, 64k, 1.5M or 16KiB")
     })
+}
+
+/// A parser of sizes within a range, for clap's `value_parser`.
+pub fn size_in<T: Copy + TryFrom<u64> + Send + Sync + 'static>(
+    range: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    const EXAMPLES: [(u64, &str); 3] = [(512, "512"), (16_384, "16KiB"), (1_500_000, "1.5M")];
+    move |text| within(text, size(text).ok(), "size", &range, &EXAMPLES)
 }
 
 /// Parses a time, such as `500ms`, `1.5s`, `1h30m`; a number alone is seconds.

@@ -52,10 +52,10 @@ pub struct Flags {
     #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
     header: Vec<(String, String)>,
     /// Accept request heads up to this length, bytes; 431 beyond
-    #[arg(long, value_name = "BYTES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(256..=65_536))]
+    #[arg(long, value_name = "BYTES", default_value_t = 16_384, value_parser = parse::size_in::<u32>(256..=65_536))]
     head_max: u32,
     /// Accept request targets up to this length, bytes; 414 beyond
-    #[arg(long, value_name = "BYTES", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    #[arg(long, value_name = "BYTES", default_value_t = 8_192, value_parser = parse::size_in::<u32>(16..=65_536))]
     target_max: u32,
     /// Accept up to this many header lines of a request; 431 beyond
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=128))]

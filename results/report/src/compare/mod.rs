@@ -112,7 +112,7 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, SetupError> {
         return Err(SetupError::new(
             SetupErrorKind::InvalidInput,
             cause,
-            "compare runs of the same machine and settings, or add --anyway",
+            "compare runs of the same machine and settings, or add --force",
         ));
     }
     comparison.figures = judge::figures(&before, &after, options.tolerance_percent);
