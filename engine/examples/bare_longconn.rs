@@ -1,5 +1,5 @@
-//! The least a program can do to hold N loopback pairs and push 2 bytes to each at an interval: what of such a run is the
-//! kernel's, so that what Holdfast adds can be told apart.
+//! The baseline of a long-connection benchmark: the least a program can do to hold N loopback pairs and send 2 bytes to each at an
+//! interval. Its cost is the kernel's; the difference to Holdfast is Holdfast's.
 //!
 //! `cargo build --release -p holdfast-engine --example bare_longconn`, then, with a connection table of its own as
 //! `holdfast-bench longconn` has it (see `results/testbed/src/namespace.rs`; two buckets for each socket, a power of two):
@@ -7,18 +7,18 @@
 //! ```sh
 //! unshare -n sh -c 'sysctl -qw net.ipv4.tcp_child_ehash_entries=2097152 && exec unshare -n sh -c "ip link set lo up &&
 //!   sysctl -qw net.core.somaxconn=65535 net.ipv4.tcp_max_syn_backlog=65535 net.ipv4.ip_local_port_range=\"1024 65535\" &&
-//!   exec target/release/examples/bare_longconn --connections 300000 --every 6s --seconds 10"'
+//!   exec target/release/examples/bare_longconn --connections 300000 --interval 6s --seconds 10"'
 //! ```
 //!
-//! `--every` is how often each connection is pushed to, as `6s`, `500ms` or `1us`, which is as often as the cores can; 0 pushes
-//! nothing. Pushing begins when all pairs stand, so ramp and heartbeats are measured apart; give `holdfast-bench` an interval
-//! longer than its ramp to compare ramps. `--stream` has the client receive with one request that stays (864 bytes in the
+//! `--interval` is the time between two messages to a connection, such as `6s`, `500ms` or `1us` (as often as the cores can); 0 sends
+//! nothing. Sending starts when all pairs are open, so ramp and heartbeats are measured separately; give `holdfast-bench` an
+//! interval longer than its ramp to compare ramps. `--stream` has the client receive with one request that stays (864 bytes in the
 //! kernel) instead of a poll and a receive each time (256). The server is the thread on core 0, the client that on core 1.
 //!
 //! Invariants: the ramp ends after [`RAMP_MAX`] and the pushing after `--seconds`, whatever happens; nobody is connected to
 //! outside 127.0.0.0/8. There are no slots, no timers and no accounts beyond counts: connections are numbered in the order they
 //! come, a place in a ring's table is never used twice but for an attempt that met a taken address.
-//! Must not know: the engine's shards, slots, handlers.
+//! Must not depend on: the engine's shards, slots, handlers.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
@@ -482,15 +482,16 @@ fn flags() -> Result<Flags, Failure> {
     };
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
-        let mut value = || words.next().ok_or(format!("{flag} wants a value"));
+        let mut value = || words.next().ok_or(format!("{flag} needs a value"));
         match flag.as_str() {
             "--connections" => flags.connections = value()?.parse::<u64>()?.max(1),
-            "--every" => flags.every = time(&value()?)?,
+            "--interval" | "--every" => flags.every = time(&value()?)?,
             "--seconds" => flags.seconds = value()?.parse::<u64>()?.min(SECONDS_MAX),
             "--stream" => flags.streams = true,
             _ => {
                 return Err(
-                    "flags: --connections N, --every 6s|500ms|1us|0, --seconds N, --stream".into(),
+                    "flags: --connections N, --interval 6s|500ms|1us|0, --seconds N, --stream"
+                        .into(),
                 );
             }
         }

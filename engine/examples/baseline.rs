@@ -8,7 +8,7 @@
 //! A loop is one entry into the kernel: it submits what the last completions caused and waits for the next. In mode `close` the
 //! receive is submitted behind the accept, unseen whether that takes a connection, since requests start in order.
 //! Invariants: a place in the table is free only when its close is queued; what takes it next is queued later.
-//! Must not know: the engine's shards, slots, handlers, and HTTP.
+//! Must not depend on: the engine's shards, slots, handlers, and HTTP.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};

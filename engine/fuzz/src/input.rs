@@ -1,6 +1,6 @@
 //! What targets do with their bytes before and while they use them.
 //!
-//! Must not know: what the bytes mean.
+//! Must not depend on: what the bytes mean.
 
 use std::borrow::Cow;
 use std::fmt::Debug;

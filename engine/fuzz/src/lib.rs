@@ -6,7 +6,7 @@
 //! Invariants: a target depends on nothing but its bytes: no clock, no file, no network, no state of an earlier call; it takes
 //! microseconds. `corpus/TARGET/` holds inputs that together reach what was ever reached; the tests of this package replay them
 //! all, and `make fuzz` begins with them.
-//! Must not know: libFuzzer. `bin/` does.
+//! Must not depend on: libFuzzer. `bin/` does.
 //!
 //! To add a target: a function in a file here, a line in [`TARGETS`], a `[[bin]]` in `Cargo.toml` with its file in `bin/`, a
 //! folder in `corpus/` with a few inputs that are right and a few that are nearly.

@@ -1,7 +1,7 @@
-//! Reason phrases: the words that go with a status (RFC 9110, 15, and the IANA registry).
+//! Reason phrases, which follow the code in a status line (RFC 9110, 15, and the IANA registry).
 //!
-//! Purpose: what stands in a status line after the number. Invariants: a phrase is as registered.
-//! Must not know: when a status is sent.
+//! Invariants: a phrase is as registered.
+//! Must not depend on: when a status is sent.
 
 /// The registered phrase of `status`; empty if there is none, as the phrase may be.
 pub fn status_reason(status: u16) -> &'static str {

@@ -1,7 +1,7 @@
-//! Many runs: seed after seed, on some threads, until one fails or all are through.
+//! Many runs: seed after seed, on several threads, until one fails or all are done.
 //!
 //! Invariants: a failure names its run and the command that repeats it, also where a panic ends the process (release builds).
-//! Must not know: what a run does.
+//! Must not depend on: what a run does.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,11 +15,11 @@ use crate::{Coverage, Run, Scenario};
 
 thread_local! {
     static CURRENT: Cell<Option<Run>> = const { Cell::new(None) };
-    /// Failures are expected: they are counted, not told.
+    /// Failures are expected: they are counted, not printed.
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes panics inside runs say which run it was.
+/// Makes a panic inside a run name the run.
 pub fn name_failures() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -41,10 +41,10 @@ pub fn name_failures() {
     });
 }
 
-/// Runs one seed; what it met, or what was broken.
+/// Runs one seed: what it met, or the invariant it broke.
 ///
 /// # Errors
-/// What the panic said. Release builds end with the panic instead.
+/// The text of the panic. Release builds abort instead.
 pub fn attempt(run: Run) -> Result<crate::Outcome, String> {
     name_failures();
     CURRENT.set(Some(run));
@@ -57,7 +57,7 @@ pub fn attempt(run: Run) -> Result<crate::Outcome, String> {
     })
 }
 
-/// How many seeds a mistake survives: the seeds tried until one fails, and what was broken then.
+/// The seeds tried until one detects a mistake, with its run and the text of its failure.
 pub fn seeds_until_caught(canary: Canary, seeds_max: u64) -> Option<(u64, Run, String)> {
     name_failures();
     IS_QUIET.set(true);
@@ -82,7 +82,7 @@ pub struct Campaign {
     pub from: u64,
     /// How many.
     pub count: u64,
-    /// Only this scenario; else they take turns.
+    /// Only this scenario; otherwise they alternate.
     pub scenario: Option<Scenario>,
     /// With this mistake.
     pub canary: Option<Canary>,
@@ -93,10 +93,10 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// Runs all of it; what was met, or the runs that failed, each with what was broken.
+    /// Runs all seeds: what they met, or the runs that failed.
     ///
     /// # Errors
-    /// The failed runs, of each thread the first.
+    /// The first failed run of each thread, with its failure.
     pub fn run(self) -> Result<Coverage, Vec<(Run, String)>> {
         let next = AtomicU64::new(0);
         let done = AtomicU64::new(0);

@@ -1,6 +1,6 @@
-//! What runs have met: each fault, each way to end and not to begin, and some events, so that one sees that none is dead.
+//! What runs have met: each fault, close reason, open failure and event, to prove that none is dead code.
 //!
-//! Must not know: scenarios.
+//! Must not depend on: scenarios.
 
 use std::fmt::Write;
 
@@ -99,7 +99,7 @@ impl Coverage {
         ]
     }
 
-    /// For people.
+    /// As text.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (section, counts) in self.sections() {

@@ -1,7 +1,7 @@
-//! Runs of the simulator: the engine with handlers of its own, of `holdfast-server` and of `holdfast-client`, one run a seed.
+//! Runs of the simulator: the engine with test handlers and with those of `holdfast-server` and `holdfast-client`, one run per seed.
 //!
 //! Invariants: a run depends on nothing but its scenario, its seed and its canary.
-//! Must not know: how the simulator works; that is `holdfast_engine::sim`.
+//! Must not depend on: how the simulator works; that is `holdfast_engine::sim`.
 #![forbid(unsafe_code)]
 
 pub mod campaign;

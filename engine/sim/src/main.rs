@@ -1,6 +1,6 @@
-//! `holdfast-sim`: runs seeds of the simulator.
+//! `holdfast-sim`: run seeds of the simulator.
 //!
-//! Must not know: what a run does.
+//! Must not depend on: what a run does.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -13,49 +13,49 @@ use holdfast_sim::{Run, Scenario};
 /// Seeds a canary may need at most.
 const CANARY_SEEDS_MAX: u64 = 10_000;
 
-/// Runs the engine and its protocols in a simulated world, one run a seed, and checks what must always hold
+/// Run the engine and its protocols in a simulated world, one run per seed, and check the invariants
 #[derive(Parser)]
 #[command(name = "holdfast-sim", version)]
 struct Flags {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Seeds to run
+    /// Run this many seeds
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     seeds: u64,
-    /// The first seed
+    /// Start at this seed
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     from: u64,
-    /// Only this seed, and everything that happens in it
+    /// Run only this seed and print everything that happens
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
-    /// Only this scenario: echo, longconn or http [default: in turns]
+    /// Run only this scenario: echo, longconn or http [default: alternate]
     #[arg(long, value_name = "NAME", value_parser = parse_scenario)]
     scenario: Option<Scenario>,
-    /// Run with this mistake; `holdfast-sim canaries` names them
+    /// Make this deliberate mistake; holdfast-sim canaries lists them
     #[arg(long, value_name = "NAME", value_parser = parse_canary)]
     canary: Option<Canary>,
-    /// Threads [default: as many as there are cores]
+    /// Use this many threads [default: one per core]
     #[arg(long, value_name = "COUNT")]
     threads: Option<usize>,
-    /// With --seed: do not print what happens
+    /// With --seed, do not print what happens
     #[arg(long)]
     quiet: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Try each mistake until a seed catches it, and print how many it took
+    /// Try each mistake until a seed detects it, and print how many seeds it took
     Canaries,
 }
 
 fn parse_scenario(text: &str) -> Result<Scenario, String> {
     let found = Scenario::ALL.into_iter().find(|s| s.label() == text);
-    found.ok_or_else(|| "no scenario; next: give echo, longconn or http".to_owned())
+    found.ok_or_else(|| "not a scenario; next: give echo, longconn or http".to_owned())
 }
 
 fn parse_canary(text: &str) -> Result<Canary, String> {
     let found = Canary::ALL.iter().copied().find(|c| c.label() == text);
-    found.ok_or_else(|| "no canary; next: see holdfast-sim canaries".to_owned())
+    found.ok_or_else(|| "not a canary; next: list them with holdfast-sim canaries".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -101,7 +101,7 @@ fn one(flags: &Flags, seed: u64) -> ExitCode {
     }
 }
 
-/// Each canary runs in processes of its own: where a panic ends the process, as in release builds, the table goes on.
+/// Each canary runs in a process of its own, since a panic ends the process in release builds.
 fn canaries() -> ExitCode {
     let own = std::env::current_exe().expect("this program has a path");
     let mut all_caught = true;

@@ -9,11 +9,11 @@ use crate::coverage::Coverage;
 /// A kind of run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
-    /// Handlers that do whatever a handler may do, on both sides.
+    /// Random handlers on both sides, which do whatever a handler may do.
     Echo,
-    /// The holder of `holdfast-server longconn`, and the users of `holdfast-client longconn`.
+    /// The heartbeat server of `holdfast-server longconn` and the users of `holdfast-client longconn`.
     Longconn,
-    /// The responder of `holdfast-server http`, and the users of `holdfast-client http`.
+    /// The responder of `holdfast-server http` and the users of `holdfast-client http`.
     Http,
 }
 
@@ -38,23 +38,23 @@ pub struct Run {
     pub scenario: Scenario,
     /// How.
     pub seed: u64,
-    /// With which mistake.
+    /// With which deliberate mistake.
     pub canary: Option<Canary>,
-    /// Print all that happens.
+    /// Print everything that happens.
     pub is_told: bool,
 }
 
-/// What a run gave.
+/// The result of a run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// A digest of all that happened.
+    /// A digest of everything that happened.
     pub trace: u64,
-    /// What was met.
+    /// What it met.
     pub coverage: Coverage,
 }
 
 impl Run {
-    /// The command that runs it again.
+    /// The command that repeats it.
     pub fn command(&self) -> String {
         let mut text = format!(
             "cargo run --release -p holdfast-sim -- --scenario {} --seed {}",

@@ -1,11 +1,11 @@
-//! Some thousand seeds in every test run, the seeds that once found something, and that the simulator itself can be trusted.
+//! Some thousand seeds in every test run, the seeds that once found something, and proof that the simulator detects mistakes.
 
 use holdfast_engine::sim::{Canary, Fault};
 use holdfast_engine::{CloseReason, OpenFailure};
 use holdfast_sim::campaign::{Campaign, attempt, seeds_until_caught};
 use holdfast_sim::{Coverage, Run, Scenario};
 
-/// Seeds a mistake may survive.
+/// Most seeds a mistake may survive.
 const CANARY_SEEDS_MAX: u64 = 10_000;
 
 fn run(scenario: Scenario, seed: u64) -> Run {
@@ -33,7 +33,7 @@ fn campaign(from: u64, count: u64) -> Coverage {
 }
 
 #[test]
-fn seeds_hold_and_no_fault_is_dead() {
+fn invariants_hold_and_every_fault_occurs() {
     let mut coverage = campaign(0, 2_100);
     // Meets cancel_before_start, which comes once in some thousand seeds.
     coverage.merge(&campaign(5_875, 1));
@@ -58,14 +58,14 @@ fn seeds_hold_and_no_fault_is_dead() {
         .find(|(name, _)| *name == "users_fewer");
     assert!(
         fewer.is_some_and(|(_, count)| *count > 0),
-        "nobody was sent home"
+        "no user was removed"
     );
     assert!(coverage.stats.refused_full > 0 && coverage.stats.stale_completions > 0);
 }
 
-/// Each notices when a mend of the engine is undone; what was mended is in the commits.
+/// Each fails when a fix of the engine is undone; the fixes are in the history.
 #[test]
-fn seeds_that_found_something_hold() {
+fn seeds_that_found_defects_pass() {
     for (scenario, seed) in [
         // Bytes held until it was known whether more came were lost when what came was the peer's end.
         (Scenario::Http, 3_289),
@@ -86,7 +86,7 @@ fn seeds_that_found_something_hold() {
 }
 
 #[test]
-fn a_seed_replays_identically() {
+fn seed_replays_identically() {
     for scenario in Scenario::ALL {
         for seed in 100..105 {
             let traces = [(); 2].map(|()| run(scenario, seed).run().trace);

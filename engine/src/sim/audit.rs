@@ -1,7 +1,7 @@
 //! What must hold of a core between turns, and when it has ended.
 //!
 //! Invariants: looking changes nothing but counts of overdue turns.
-//! Must not know: what handlers do.
+//! Must not depend on: what handlers do.
 
 use super::socket::{Owner, Stage};
 use super::watch::Watched;

@@ -1,9 +1,9 @@
-//! Canaries: engines broken on purpose, to see that the simulator notices.
+//! Canaries: engines with deliberate mistakes, to prove that the simulator detects them.
 //!
-//! Each breaks what passes between the shard and its ring, or between the shard and its handler, as a shard with that mistake would. So
-//! the mistakes are made outside the engine, and its code has no switch for them: nothing a build could leave on by accident,
-//! nothing on the hot path. Without a canary everything passes through.
-//! Must not know: how a mistake is noticed.
+//! Each changes what passes between the shard and its ring, or between the shard and its handler, as a shard with that mistake would.
+//! The mistakes are made outside the engine, so its code has no switch for them: nothing that a build could leave on, nothing
+//! on the hot path. Without a canary everything passes unchanged.
+//! Must not depend on: how a mistake is detected.
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
@@ -17,7 +17,7 @@ use crate::token::{Op, Token};
 
 macro_rules! canaries {
     ($($(#[doc = $doc:literal])* $name:ident $label:literal,)*) => {
-        /// A mistake.
+        /// A deliberate mistake.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Canary { $($(#[doc = $doc])* $name,)* }
 
@@ -37,61 +37,61 @@ macro_rules! canaries {
 }
 
 canaries! {
-    /// A receive buffer is given back before the handler has read it.
+    /// A receive buffer is returned before the handler has read it.
     RecycledEarly "recycled_early",
-    /// A receive buffer is not given back.
+    /// A receive buffer is not returned.
     BufferLeaked "buffer_leaked",
     /// Generations are not compared.
     GenerationIgnored "generation_ignored",
     /// A connection is closed without awaiting what is in flight.
     CloseUnawaited "close_unawaited",
-    /// A slot is used again without awaiting its shutdown.
+    /// A slot is reused without awaiting its shutdown.
     ShutdownUnawaited "shutdown_unawaited",
     /// A poll is not armed again.
     PollLost "poll_lost",
     /// A receive is not armed again.
     RecvLost "recv_lost",
-    /// A send that came short counts as whole.
+    /// A short send counts as complete.
     ShortSendUnheard "short_send_unheard",
     /// A send is submitted twice.
     SendRepeated "send_repeated",
-    /// Staged bytes are given up while requests use them.
+    /// Staged bytes are released while requests use them.
     UnstagedEarly "unstaged_early",
-    /// An attempt that met a taken address is forgotten.
+    /// An attempt whose address was in use is forgotten.
     RedialLost "redial_lost",
-    /// An attempt that failed is not told.
+    /// A failed attempt is not reported to the handler.
     FailureUntold "failure_untold",
     /// A cancel is not submitted.
     CancelLost "cancel_lost",
-    /// A timer is filed too early.
+    /// A timer is set too early.
     TimerEarly "timer_early",
-    /// A timer is filed too late.
+    /// A timer is set too late.
     TimerLate "timer_late",
     /// The deadline that counts is the one `on_turn` gave a turn before.
     DeadlineStale "deadline_stale",
-    /// Bytes are handed over twice.
+    /// Bytes are delivered twice.
     BytesRepeated "bytes_repeated",
     /// The rest of a queue that was submitted in part counts as submitted.
     RestUnsubmitted "rest_unsubmitted",
 }
 
-/// A ring with a shard's mistake between them, if there is one.
+/// A ring behind a mistake, if there is one.
 pub struct Broken {
     inner: SimRing,
     canary: Option<Canary>,
-    /// Completions made up.
+    /// Completions invented here.
     made_up: VecDeque<Completion>,
-    /// Tokens whose real completion is not to be seen.
+    /// Tokens whose real completion is hidden.
     unseen: Vec<Token>,
-    /// Buffers given back already.
+    /// Buffers returned already.
     given_back: Vec<u16>,
-    /// By slot, the life that was begun last.
+    /// The latest generation of each slot.
     generations: Vec<u32>,
     count: u64,
 }
 
 impl Broken {
-    /// A ring with a mistake before it, or none.
+    /// `inner` behind a mistake, or none.
     pub fn new(inner: SimRing, canary: Option<Canary>) -> Self {
         Broken {
             generations: vec![0; inner.pages.len()],
@@ -113,7 +113,7 @@ impl Broken {
         self.canary == Some(canary)
     }
 
-    /// True for every `times`-th chance of a canary to make its mistake.
+    /// True at every `times`-th opportunity of a canary.
     fn errs(&mut self, canary: Canary, times: u64) -> bool {
         if !self.is(canary) {
             return false;
@@ -122,7 +122,7 @@ impl Broken {
         self.count.is_multiple_of(times)
     }
 
-    /// Completes a request before it is done.
+    /// Invents the completion of a request that is still in flight.
     fn make_up(&mut self, token: Token, result: i32) {
         self.unseen.push(token);
         self.made_up.push_back(Completion {

@@ -1,7 +1,7 @@
 //! Listeners, and how connections come to be.
 //!
 //! Invariants: a connection that was made waits at a listener, belongs to somebody, or was ended with the listener.
-//! Must not know: rings' requests, what is said on a connection.
+//! Must not depend on: rings' requests, what is said on a connection.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

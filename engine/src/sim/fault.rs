@@ -2,7 +2,7 @@
 //!
 //! How likely each fault is, is drawn from the seed (swarm testing): most runs have few kinds, some none, some all at once, so that each
 //! kind is met alone, and beside any other.
-//! Must not know: how a fault shows.
+//! Must not depend on: how a fault shows.
 
 use super::random::Random;
 

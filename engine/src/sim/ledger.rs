@@ -1,9 +1,9 @@
-//! What one connection's handler asked for and was given, against what its socket carried.
+//! What one connection's handler asked for and was given, compared with what its socket carried.
 //!
-//! Invariants checked here: what is sent is what the handler asked to send, in order and once; what the handler is shown is what was
-//! received, in order, and again only what it left; a connection that ended in order was shown everything and sent everything; a
-//! timer is never early.
-//! Must not know: rings, how bytes travel.
+//! Invariants checked here: bytes are sent as the handler asked, in order and once; the handler is shown the received bytes in
+//! order, and again only those it left; a gracefully closed connection was shown everything and sent everything; a timer is
+//! never early.
+//! Must not depend on: rings, how bytes travel.
 
 use std::collections::VecDeque;
 
@@ -11,30 +11,30 @@ use crate::config::TICK_US;
 use crate::error::CloseReason;
 use crate::handler::{ActionsSoFar, CloseMode, TimerChange};
 
-/// The books of one connection.
+/// The accounts of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// Asked to be sent, and not with the kernel yet.
+    /// Bytes the handler sent that are not with the kernel yet.
     promised: VecDeque<u8>,
-    /// Of these, the first so many must be sent if it ends in order; what was asked for after an end need not be.
+    /// So many of them, the first, must be sent if it closes gracefully; those sent after a close need not be.
     owed: usize,
-    /// Received, and not used by the handler.
+    /// Received bytes that the handler has not used.
     received: VecDeque<u8>,
-    /// Of these, the first so many were shown to it.
+    /// So many of them, the first, were shown to it.
     shown: usize,
     /// When its timer is due, engine time.
     pub timer_us: Option<u64>,
     /// When that was set.
     pub timer_set_us: u64,
-    /// The end the handler asked for.
+    /// How the handler closed it.
     pub close_mode: Option<CloseMode>,
-    /// It wants nothing more before the first so many of what is promised are with the kernel.
+    /// It paused: nothing is delivered before so many promised bytes, the first, are with the kernel.
     paused_for: usize,
     is_closed: bool,
 }
 
 impl Ledger {
-    /// The handler's callback has returned.
+    /// A callback of the handler returned.
     pub fn asked(&mut self, now_us: u64, asked: &ActionsSoFar<'_>) {
         let ActionsSoFar {
             timer, close_mode, ..
@@ -57,7 +57,7 @@ impl Ledger {
             }
         }
         match (self.close_mode, close_mode) {
-            // A later order in an abrupter way replaces the first.
+            // A later, harder close replaces the first.
             (None, Some(_)) | (_, Some(CloseMode::Abort(_) | CloseMode::AfterSend)) => {
                 self.close_mode = close_mode;
             }
@@ -65,7 +65,7 @@ impl Ledger {
         }
     }
 
-    /// The kernel has taken bytes to send; of a connection that was cut, also after `on_close`, in the same entry.
+    /// The kernel accepted bytes to send; of an aborted connection also after `on_close`, in the same entry.
     pub fn sent(&mut self, bytes: &[u8]) {
         assert!(
             bytes.len() <= self.promised.len(),
@@ -81,12 +81,12 @@ impl Ledger {
         self.paused_for = self.paused_for.saturating_sub(bytes.len());
     }
 
-    /// The kernel has given bytes to the ring.
+    /// The ring received bytes.
     pub fn received(&mut self, bytes: &[u8]) {
         self.received.extend(bytes);
     }
 
-    /// The handler is shown bytes.
+    /// Bytes are delivered to the handler.
     pub fn shown(&mut self, bytes: &[u8]) {
         assert!(!self.is_closed, "bytes after on_close");
         assert!(!bytes.is_empty(), "a handler is shown nothing");
@@ -103,7 +103,7 @@ impl Ledger {
         self.shown = self.shown.max(bytes.len());
     }
 
-    /// The handler has used the first `count` bytes of what it was shown.
+    /// The handler used the first `count` bytes it was shown.
     pub fn used(&mut self, count: usize) {
         self.received.drain(..count);
         self.shown -= count;
@@ -127,7 +127,7 @@ impl Ledger {
         self.timer_us.map(|us| us.div_ceil(TICK_US).max(earliest))
     }
 
-    /// The connection has ended.
+    /// The connection closed.
     pub fn closed(&mut self, reason: CloseReason) {
         assert!(!self.is_closed, "on_close twice");
         self.is_closed = true;

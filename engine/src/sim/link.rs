@@ -1,6 +1,6 @@
 //! What the network and the sockets of a run are like: delays, sizes, patience.
 //!
-//! Must not know: connections.
+//! Must not depend on: connections.
 
 use std::net::SocketAddr;
 

@@ -3,7 +3,7 @@
 //! Invariants checked here: a buffer is with the ring, named by a completion, or lent to the program, one at a time; it is given back
 //! once; a half is emptied only when no request that has not run uses it. What is given back or emptied is overwritten, so that
 //! whoever still reads it reads something else.
-//! Must not know: sockets, requests.
+//! Must not depend on: sockets, requests.
 
 use std::collections::VecDeque;
 

@@ -6,7 +6,7 @@
 //! turns until all have ended. Nothing here looks at a clock, a thread or the order of a hash map, so a seed replays identically.
 //!
 //! A broken invariant is a panic; who runs seeds says which seed it was.
-//! Must not know: protocols.
+//! Must not depend on: protocols.
 
 mod audit;
 mod broken;

@@ -3,7 +3,7 @@
 //! As TCP does it: bytes arrive in order and once, or the connection ends with an error; a socket takes bytes while its buffer has room,
 //! and the network while the peer's has; an end arrives behind all bytes; closing with unread bytes resets.
 //! Invariants: a socket is never used again for another connection, so its number says which one it was.
-//! Must not know: rings, requests.
+//! Must not depend on: rings, requests.
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,7 @@
 //! One core thread of an engine in a world, and how nodes take turns.
 //!
 //! Invariants: a node does what the thread of the real engine does, in the same steps; it is audited after each.
-//! Must not know: what its handler does.
+//! Must not depend on: what its handler does.
 
 use std::os::fd::RawFd;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! Invariants checked here: a life of a slot begins with a generation that none before it had; every request is of the life that
 //! was begun last; newcomers are refused in spare slots, and nothing else is done there.
-//! Must not know: what requests do.
+//! Must not depend on: what requests do.
 
 use crate::ring::Request;
 use crate::token::{Op, Token};

@@ -1,7 +1,7 @@
 //! Numbers that look random and follow from a seed.
 //!
 //! Invariants: the same seed gives the same numbers for ever, on every machine, or a recorded seed would mean nothing.
-//! Must not know: what they decide.
+//! Must not depend on: what they decide.
 
 /// A generator after Wang Yi's wyrand: small, fast, and ours, so that no crate's next version changes what a seed means.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! Scripted peers: they speak to a simulated socket directly, as badly as they like.
 //!
 //! Invariants: a script ends; its socket is closed then.
-//! Must not know: engines, protocols.
+//! Must not depend on: engines, protocols.
 
 use std::net::SocketAddr;
 use std::os::fd::RawFd;

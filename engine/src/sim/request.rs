@@ -2,7 +2,7 @@
 //!
 //! Invariants: a request that must not wait is done when `start` returns; one that waits completes when its socket or listener says so,
 //! when it is cancelled, or for no reason where the kernel has been seen to do that.
-//! Must not know: slots' meaning, handlers.
+//! Must not depend on: slots' meaning, handlers.
 
 use super::fault::Fault;
 use super::ring::SimRing;

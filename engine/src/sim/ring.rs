@@ -4,7 +4,7 @@
 //! once in the order of the requests, then those of requests that had waited, in any order. What the completion queue has no
 //! room for waits in a list, in order.
 //! Invariants: those of [`Ring`]; the books count each request from its push to the reaping of its last completion.
-//! Must not know: slots, phases, handlers.
+//! Must not depend on: slots, phases, handlers.
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;

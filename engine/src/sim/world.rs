@@ -2,7 +2,7 @@
 //!
 //! Invariants: events happen in the order of their times, those of one time in the order they were made; time never goes back; whatever
 //! is decided by chance is decided by the run's own numbers.
-//! Must not know: engines, handlers.
+//! Must not depend on: engines, handlers.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,6 +1,6 @@
 //! What the tests share: numbers that look random and are the same every time.
 //!
-//! Must not know: HTTP.
+//! Must not depend on: HTTP.
 #![allow(dead_code)] // Each test is a crate of its own and uses a part.
 
 /// xorshift64* (Vigna 2016).

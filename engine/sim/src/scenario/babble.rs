@@ -1,13 +1,13 @@
-//! A handler that does, by chance, whatever a handler may do: uses a part of what it is given, sends copies and static bytes, pauses,
-//! sets and clears timers, ends connections in every way, at every callback.
+//! A handler that does, at random, whatever a handler may do: uses part of the bytes, sends copies and static bytes, pauses,
+//! sets and clears timers, and closes connections in every way, in every callback.
 //!
-//! It checks nothing: what is checked is that the engine keeps its promises to it.
-//! Must not know: rings.
+//! It checks nothing itself: the simulator checks that the engine keeps its promises to it.
+//! Must not depend on: rings.
 
 use holdfast_engine::sim::Random;
 use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
 
-/// Bytes that live for ever.
+/// Static bytes.
 static FIXED: [u8; 20_000] = {
     let mut bytes = [0; 20_000];
     let mut at = 0;
@@ -18,7 +18,7 @@ static FIXED: [u8; 20_000] = {
     bytes
 };
 
-/// How one run's handlers are.
+/// How the handlers of one run behave.
 #[derive(Debug, Clone, Copy)]
 pub struct Temper {
     /// Longest single send, bytes.

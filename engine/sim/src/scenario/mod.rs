@@ -1,7 +1,7 @@
-//! What runs in a simulated world. Each scenario draws its engines' sizes from the seed, small ones, so that everything is full now
-//! and then.
+//! What runs in a simulated world. Each scenario draws small sizes for its engines from the seed, so that everything is full at
+//! times.
 //!
-//! Must not know: how many runs there are.
+//! Must not depend on: how many runs there are.
 
 mod babble;
 mod echo;

@@ -1,6 +1,6 @@
 //! A client whose number of users is changed while it runs.
 //!
-//! Must not know: what its users do.
+//! Must not depend on: what its users do.
 
 use std::sync::Arc;
 

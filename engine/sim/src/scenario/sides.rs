@@ -18,9 +18,9 @@ use crate::run::{Outcome, Run, Scenario};
 pub(super) const SERVER: SocketAddr = address([10, 0, 0, 1], 80);
 /// Where scripted servers listen.
 pub(super) const HOSTILE: SocketAddr = address([10, 0, 0, 2], 80);
-/// Where nobody listens.
+/// An address without a listener.
 pub(super) const NOBODY: SocketAddr = address([10, 0, 0, 3], 80);
-/// Where nobody answers.
+/// An address that never answers.
 pub(super) const SILENT: SocketAddr = address([10, 0, 0, 4], 80);
 
 const fn address(ip: [u8; 4], port: u16) -> SocketAddr {
@@ -47,7 +47,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         .expect("sizes an engine can have")
 }
 
-/// When one side is told to stop: in order, at once, or first the one and then the other.
+/// When one side is told to shut down: gracefully, at once, or the one after the other.
 fn orders(world: &mut World, last_us: u64) -> Orders {
     let now_us = world.now_us();
     let random = world.random();
@@ -63,7 +63,7 @@ fn orders(world: &mut World, last_us: u64) -> Orders {
     }
 }
 
-/// Where a client goes: mostly to the server, now and then to worse places too.
+/// The targets of a client: the server, and at times worse addresses too.
 pub(super) fn plan(random: &mut Random, has_hostile: bool) -> DialPlan {
     let mut targets = vec![SERVER];
     if has_hostile {
@@ -160,7 +160,7 @@ pub(super) fn world(run: Run) -> Shared {
     world
 }
 
-/// A scripted peer that does what it does at random times, with `content` to send.
+/// A scripted peer that acts at random times, with `content` to send.
 fn hostile(random: &mut Random, content: &[Vec<u8>]) -> Script {
     let mut steps = Vec::new();
     for _ in 0..random.magnitude(1, 8) {
@@ -209,7 +209,7 @@ fn hostile(random: &mut Random, content: &[Vec<u8>]) -> Script {
     }
 }
 
-/// Adds scripted peers to a run: those that come to the server, and with `listens` those the client comes to.
+/// Adds scripted peers to a run: those that connect to the server, and with `to_client` those the client connects to.
 pub(super) fn add_hostile(world: &mut World, to_server: &[Vec<u8>], to_client: Option<&[Vec<u8>]>) {
     let count = match world.random().below(3) {
         0 => 0,
