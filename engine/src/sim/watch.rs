@@ -1,8 +1,8 @@
-//! A handler around a handler, which keeps the books of what the inner one asked for and was given.
+//! A handler around a handler, which records what the inner one asked for and was given.
 //!
 //! Invariants checked here: callbacks come in order (opened once, ended once, nothing after); every attempt ends in exactly one of
 //! opened and failed; a handler is given nothing while its peer does not take what was sent; see also [`Ledger`].
-//! Must not know: what the inner handler does.
+//! Must not depend on: what the inner handler does.
 
 use super::broken::Canary;
 use super::ledger::Ledger;
@@ -204,6 +204,7 @@ impl<H: Handler> Handler for Watched<H> {
         let mut dials = std::mem::take(&mut self.dials);
         let mut inner = Dial::new(dial.now_us(), dial.room(), dial.is_stopping(), &mut dials);
         let next_us = self.inner.on_turn(&mut inner);
+        let close_count = inner.close_count();
         let earlier_us = std::mem::replace(&mut self.next_turn_us, next_us);
         self.has_called = false;
         for inner in dials.drain(..) {
@@ -215,6 +216,7 @@ impl<H: Handler> Handler for Watched<H> {
             });
         }
         self.dials = dials;
+        dial.close_newest(close_count);
         match self.canary {
             Some(Canary::DeadlineStale) => earlier_us,
             _ => next_us,
