@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use holdfast_engine::Engine;
-use holdfast_http1::{HEADER_COUNT_CEILING, Limits};
+use holdfast_http1::{HEADER_COUNT_CEILING, Limits, Malformed, Oddity};
 use holdfast_supervisor::run_command;
 use holdfast_supervisor::supervise::Supervisor;
 use holdfast_telemetry::console::{Console, EXIT_SHORT};
@@ -42,7 +42,7 @@ use request_limit::RequestLimit;
 use response::{Expectations, Statuses};
 use schedule::Schedule;
 use url::Url;
-use user::{Model, UserConfig, Users};
+use user::{EXCESS_BYTES, Model, UserConfig, Users};
 
 /// First line of the histogram log.
 const LOG_COMMENT: &str = "holdfast-client http; microseconds; tags: connect, latency (from the due time, nothing filled in), raw (from \
@@ -182,6 +182,12 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let config = user_config(&flags, url, model, timeout_us)?;
     let kinds = LabelValues {
         outcomes: Outcome::ALL.iter().map(|(_, name)| *name).collect(),
+        malformed: Malformed::ALL
+            .iter()
+            .map(|reason| reason.label())
+            .chain([EXCESS_BYTES])
+            .collect(),
+        oddities: Oddity::ALL.iter().map(|oddity| oddity.label()).collect(),
         ..metric_kinds()
     };
     let metrics = launch.engine.open_metrics(kinds)?;

@@ -42,6 +42,9 @@ const BACKOFF: Backoff = Backoff {
 /// How long a server that said it ends a connection may take to do so.
 const DETACHED_US_MAX: u64 = 1_000_000;
 
+/// The reason why a response with more bytes than its framing says is malformed.
+pub const EXCESS_BYTES: &str = "excess_bytes";
+
 /// When users ask.
 #[derive(Debug, Clone, Copy)]
 pub enum Model {
@@ -479,7 +482,7 @@ impl Handler for Users {
             };
             at += used;
             if user.awaited == 1 && at < bytes.len() {
-                self.fail_malformed(conn, "excess_bytes", &bytes[at..]);
+                self.fail_malformed(conn, EXCESS_BYTES, &bytes[at..]);
                 return bytes.len();
             }
             user.awaited -= 1;

@@ -11,6 +11,10 @@ pub struct LabelValues {
     pub ends: Vec<&'static str>,
     /// What becomes of a request.
     pub outcomes: Vec<&'static str>,
+    /// Why responses are malformed.
+    pub malformed: Vec<&'static str>,
+    /// What is tolerated in responses.
+    pub oddities: Vec<&'static str>,
     /// Limits in time.
     pub timeouts: Vec<&'static str>,
 }

@@ -375,13 +375,13 @@ impl ExposeMetrics for HttpClientReport {
             "holdfast_http_responses_malformed",
             "Requests whose response was malformed, by reason",
             "reason",
-            &self.malformed,
+            counts(&self.malformed, &kinds.malformed),
         );
         page.counters(
             "holdfast_http_responses_odd",
             "Heads and chunked bodies that were tolerated although no server should send them, by kind",
             "kind",
-            &self.oddities,
+            counts(&self.oddities, &kinds.oddities),
         );
         let outcomes = counts(&self.outcomes, &kinds.outcomes);
         page.counters(
