@@ -84,7 +84,7 @@ fn a_run_that_fell_short_has_a_report_that_says_why() {
         let text = read(&latest, name);
         for words in [
             "FAIL",
-            "Why it fell short",
+            "Why the run fell short",
             "7 of 10 users opened",
             "Repeat this run",
         ] {

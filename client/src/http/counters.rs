@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_timed_from_when_they_were_due_and_only_after_the_warm_up() {
+    fn failures_are_timed_from_their_due_time_after_the_warm_up() {
         let mut thread = Counters::new(1_000);
         thread.failed(Outcome::TimedOut, 1, 0, 999);
         thread.failed(Outcome::TimedOut, 2, 700_000, 1_200_000);

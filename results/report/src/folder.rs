@@ -3,7 +3,7 @@
 //! Purpose: making it before anything starts, writing whole files into it, finding where runs belong.
 //! Invariants: a file is there whole or not at all (written beside and renamed); so is the link. A folder whose run
 //! never started is removed again.
-//! Must not know: what the files say.
+//! Must not depend on: what the files say.
 
 use std::fs;
 use std::io;
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn two_runs_of_one_second_do_not_collide_and_latest_moves() {
+    fn runs_in_the_same_second_get_different_folders() {
         let runs = scratch("two");
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let first = RunFolder::create(&runs, time, "longconn").expect("first");
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_the_way_is_refused_in_one_line() {
+    fn existing_file_is_refused_in_one_line() {
         let runs = scratch("file");
         fs::write(&runs, "not a folder").expect("writes");
         let refusal = RunFolder::create(&runs, SystemTime::UNIX_EPOCH, "x")

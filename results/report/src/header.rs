@@ -2,7 +2,7 @@
 //!
 //! Purpose: one definition of the keys that all kinds of `run.json` begin with; each kind puts its own behind them.
 //! Invariants: those of [`crate::run`]. A verdict has its reasons beside it: both are settled together.
-//! Must not know: what was measured.
+//! Must not depend on: what was measured.
 
 use std::fmt::Write as _;
 

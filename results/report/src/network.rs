@@ -1,7 +1,7 @@
 //! What a record says of the lab's network, and of counts that must agree in it.
 //!
 //! Invariants: units end the names; whether counts agree follows from the record alone.
-//! Must not know: how hosts are made, how anything was counted.
+//! Must not depend on: how hosts are made, how anything was counted.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ pub struct HostRecord {
 pub struct Agreement {
     /// What was counted.
     pub what: String,
-    /// Who counted how many.
+    /// Counts by observer.
     pub by: BTreeMap<String, u64>,
     /// How far apart they may be: what was under way when they counted.
     pub slack: u64,

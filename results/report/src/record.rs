@@ -2,7 +2,7 @@
 //!
 //! Purpose: one way in for everything that looks at runs later: `list`, `show`, `compare`.
 //! Invariants: reads only. A folder that holds no sound record is said in words, and never more than that.
-//! Must not know: what records are compared or shown for.
+//! Must not depend on: what records are compared or shown for.
 
 use std::fmt;
 use std::fs;

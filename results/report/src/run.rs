@@ -4,7 +4,7 @@
 //! explains every key with its unit.
 //! Invariants: units end the names. Adding a key keeps [`RUN_SCHEMA`]; renaming, removing or redefining one raises
 //! its number. What could not be measured is `null`, never zero. The verdict follows from the record alone.
-//! Must not know: how figures are taken or shown.
+//! Must not depend on: how figures are taken or shown.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ pub struct Asked {
     pub users: u64,
     /// Users opened a second; `null` means as fast as it goes.
     pub spawn_rate_per_second: Option<f64>,
-    /// Interval of heartbeats to one connection.
+    /// Interval of messages to one connection.
     pub every_seconds: f64,
     /// How long all are held after the ramp.
     pub hold_seconds: f64,
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_record_without_newer_keys_still_reads() {
+    fn older_record_without_newer_keys_is_readable() {
         let run: Run =
             serde_json::from_str(r#"{"schema":"holdfast.run/1","verdict":"fail"}"#).expect("reads");
         assert_eq!(run.header.verdict, Verdict::Fail);

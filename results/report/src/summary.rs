@@ -2,7 +2,7 @@
 //!
 //! Purpose: a record as aligned text, readable at a glance, verdict first and path last.
 //! Invariants: nothing is computed here that the record does not hold; what is unknown shows as `-`.
-//! Must not know: how figures came about.
+//! Must not depend on: how figures came about.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -3,7 +3,7 @@
 //! Purpose: the rules by which a run is believed, each a line of words with its numbers.
 //! Invariants: a pure function of the record: whoever has `run.json` can repeat it. Every shortfall is listed, not
 //! only the first; a pass has no reasons.
-//! Must not know: processes, files, the kernel; what held a run back ([`crate::bottleneck`]).
+//! Must not depend on: processes, files, the kernel; what held a run back ([`crate::bottleneck`]).
 
 use std::collections::BTreeMap;
 
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_run_passes_without_reasons() {
+    fn good_run_passes_without_reasons() {
         let mut run = good();
         run.kernel.counters.insert("ListenOverflows".into(), 7); // a limit alone is no shortfall
         judge(&mut run);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_record_fails() {
+    fn empty_record_fails() {
         let mut run = Run::default();
         judge(&mut run);
         assert_eq!(run.header.verdict, Verdict::Fail);

@@ -16,7 +16,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 #[test]
-fn pipe_instead_of_a_record_is_no_record_and_is_not_waited_for() {
+fn pipe_instead_of_a_record_does_not_block() {
     let folder = folder("pipe");
     for name in ["run.json", "series.csv", "histograms.hlog"] {
         let made = Command::new("mkfifo").arg(folder.join(name)).status();

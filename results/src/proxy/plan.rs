@@ -158,7 +158,7 @@ pub struct Plan {
     pub programs: (PathBuf, PathBuf),
     /// Long connections opened a second.
     pub rate: u64,
-    /// Interval of heartbeats.
+    /// Interval of messages.
     pub every: Duration,
     /// Hold of long connections.
     pub hold: Duration,

@@ -1,7 +1,7 @@
 //! What a network namespace of the testbed is like, as records say it.
 //!
 //! Invariants: keys are part of `run.json`: they keep their names.
-//! Must not know: how a namespace is made, what runs in it.
+//! Must not depend on: how a namespace is made, what runs in it.
 
 use holdfast_units::count;
 use serde::{Deserialize, Serialize};

@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reader_that_stopped_is_an_error_after_a_bounded_wait() {
+    fn stopped_reader_is_an_error_after_a_bounded_wait() {
         let (reader, writer) = io::pipe().expect("a pipe");
         let started = Instant::now();
         let bytes = vec![b'x'; 1 << 20];

@@ -1,7 +1,7 @@
 //! One line that a program prints for another: how it is read, whatever is in it.
 //!
 //! Invariants: a line of another schema is refused, never half understood.
-//! Must not know: processes, what the figures mean.
+//! Must not depend on: processes, what the figures mean.
 
 use holdfast_engine::{SetupError, SetupErrorKind};
 use serde::de::DeserializeOwned;

@@ -1,7 +1,7 @@
 //! The signals by which somebody asks for the end.
 //!
 //! Invariants: none is lost while nobody waits.
-//! Must not know: what ends.
+//! Must not depend on: what ends.
 
 use std::future::poll_fn;
 use std::io;

@@ -3,7 +3,7 @@
 //! Purpose: one definition of what crosses the process boundary, so that neither side can drift.
 //! With `--progress json` each program prints one report a line on standard output, every second, and a last
 //! one with `is_final: true`; `--json FILE` writes that last one. The first line a server prints means "listening".
-//! Must not know: sockets, engines, how a figure was measured.
+//! Must not depend on: sockets, engines, how a figure was measured.
 
 use std::collections::BTreeMap;
 

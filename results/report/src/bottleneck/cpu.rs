@@ -3,7 +3,7 @@
 //! Purpose: whose threads never waited for work, and who had the cores they waited for.
 //! Invariants: a side is full by its busiest thread, on a core or in the queue for one: neither more threads that idle nor other
 //! programs hide it. Without figures of threads (an older record, a kernel that does not tell), by the whole machine.
-//! Must not know: what the phase was for.
+//! Must not depend on: what the phase was for.
 
 use super::{BottleneckKind, Findings, weight};
 use crate::header::Machine;

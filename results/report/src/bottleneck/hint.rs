@@ -2,7 +2,7 @@
 //!
 //! Invariants: a value that is proposed is the one of the kernel profiles (`holdfast-tune`) for as many connections; a setting of a
 //! namespace is proposed to the bench, one of the machine to holdfast-tune.
-//! Must not know: whether it was the limit.
+//! Must not depend on: whether it was the limit.
 
 use holdfast_sysctl::plan::{Request, command};
 use holdfast_sysctl::profile::{Role, built_in, joined};

@@ -1,7 +1,7 @@
 //! The limits of an HTTP run: of each measurement, and of ours together.
 //!
 //! Invariants: those of [`super`]. A measurement whose sides both had time left and that lost nothing was limited by what it asked.
-//! Must not know: verdicts.
+//! Must not depend on: verdicts.
 
 use super::{Bottleneck, BottleneckKind, Findings, share, weight};
 use crate::http::record::{Entry, HttpRun, LimitingSide as Side, Measured, median};
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_first_where_it_alone_shows() {
+    fn each_bottleneck_is_first_when_alone() {
         assert_eq!(
             first(entry(0.97, 0.5), BottleneckKind::ServerCpu, |_| {}).share,
             Some(0.97)
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_says_what_held_most_of_ours_back() {
+    fn run_lists_the_most_frequent_bottleneck_of_ours() {
         let mut run = HttpRun::default();
         assert_eq!(of_http(&run)[0].what, BottleneckKind::Unknown);
         let mut nginx = entry(0.99, 0.1);

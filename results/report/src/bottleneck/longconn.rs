@@ -2,7 +2,7 @@
 //!
 //! Purpose: what cost users, what cost time, what was full, and what was asked for, in this order.
 //! Invariants: those of [`super`]. What happened while all was closed limits nothing and is left out.
-//! Must not know: verdicts.
+//! Must not depend on: verdicts.
 
 use holdfast_sysctl::cost::MEMORY_RESERVED_CGROUP_BYTES;
 

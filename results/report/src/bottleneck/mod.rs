@@ -4,7 +4,7 @@
 //! Invariants: a pure function of the record: whoever has `run.json` can repeat it. The list is never empty: where nothing watched
 //! shows, it says so. What cost users comes before what cost time, and that before what was merely full; among equals the larger
 //! share comes first.
-//! Must not know: processes, files, the kernel; whether the run passed.
+//! Must not depend on: processes, files, the kernel; whether the run passed.
 
 mod cpu;
 mod hint;
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_has_each_once_and_the_heaviest_first() {
+    fn list_has_each_kind_once_and_the_heaviest_first() {
         let mut found = Findings::default();
         for (weight, what) in [
             (weight::PRESENT, BottleneckKind::ClientCpu),

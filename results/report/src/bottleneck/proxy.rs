@@ -1,7 +1,7 @@
 //! The limits of a run of `proxy`: where the system between client and server stopped.
 //!
 //! Invariants: those of [`super`]. What stopped it at a number of connections comes before what made it slow.
-//! Must not know: verdicts.
+//! Must not depend on: verdicts.
 
 use super::{Bottleneck, BottleneckKind, Findings, share, weight};
 use crate::proxy::record::{ProxyRun, Trial};
@@ -115,7 +115,7 @@ mod tests {
     use crate::proxy::record::Window;
 
     #[test]
-    fn what_stopped_it_comes_before_what_made_it_slow() {
+    fn causes_of_failure_come_before_causes_of_slowness() {
         let window = Window {
             proxy_cpu_seconds: Some(5.0),
             server_cpu_seconds: 2.0,

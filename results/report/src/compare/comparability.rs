@@ -2,7 +2,7 @@
 //!
 //! Purpose: everything besides the programs that makes a figure what it is: machine, kernel, settings, what was asked.
 //! Invariants: each difference is named with its values; the commit is none, it is what is compared.
-//! Must not know: figures.
+//! Must not depend on: figures.
 
 use std::collections::BTreeMap;
 

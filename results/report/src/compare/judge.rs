@@ -3,7 +3,7 @@
 //! Purpose: both sides' values of a figure, how far they lie apart, and what that means: a change, noise, or nothing one could tell.
 //! Invariants: a figure is better or worse only beyond noise, beyond its grain and beyond the tolerance. Faults, which should not be
 //! there at all, are worse as soon as there are any where there were none.
-//! Must not know: gates, how it is shown.
+//! Must not depend on: gates, how it is shown.
 
 use serde::{Serialize, Serializer};
 

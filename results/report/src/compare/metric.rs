@@ -3,7 +3,7 @@
 //! Purpose: one list for each kind of run; a name is the figure's path in `run.json`, for HTTP behind `SCENARIO.SUBJECT.GENERATOR.`.
 //! Invariants: only figures of ours have a better direction: a peer that got slower is nobody's regression. What was not measured
 //! is not in the list.
-//! Must not know: how many runs there are, what is noise.
+//! Must not depend on: how many runs there are, what is noise.
 
 use serde::Serialize;
 

@@ -3,7 +3,7 @@
 //! Purpose: `words -> runs -> are they alike -> figures -> judged, against a gate if there is one -> table, page, exit code`.
 //! Invariants: reads the runs' files and writes nothing but the page. Exit codes: 0 nothing became worse as far as one can tell, 1
 //! something did, 2 not comparable or not asked rightly.
-//! Must not know: how a run is made.
+//! Must not depend on: how a run is made.
 
 pub mod comparability;
 mod comparison;

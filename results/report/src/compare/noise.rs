@@ -3,7 +3,7 @@
 //! Purpose: the middle and the spread of one side's values, and how far apart two middles may lie when nothing has changed.
 //! Invariants: medians, so that one bad run moves little. The spread is the *mean* distance from the median: with three runs the
 //! median of the distances is next to nothing every few times, and each of these would be an alarm.
-//! Must not know: what the values are.
+//! Must not depend on: what the values are.
 
 use serde::Serialize;
 

@@ -3,7 +3,7 @@
 //! Purpose: a document of the report's kind: the outcome, the figures side by side, charts with a line or bar for each side.
 //! Invariants: charts show runs as they were, moved so that their ramps begin together; at most [`RUNS_MAX`] of each side, those named
 //! first. A run without its series is in the figures only.
-//! Must not know: how a chart is drawn.
+//! Must not depend on: how a chart is drawn.
 
 use std::fs::File;
 
@@ -153,7 +153,7 @@ fn overlay(before: &[Sample], after: &[Sample]) -> Section {
         let words = Caption::new(
             id,
             title,
-            "Both sides from the begin of the ramp; before is dashed.",
+            "Both sides from the start of the ramp; the side before is dashed.",
         );
         let mut rows = Vec::new();
         for (number, run) in drawn.iter().enumerate() {
@@ -203,7 +203,7 @@ fn overlay(before: &[Sample], after: &[Sample]) -> Section {
             ),
             chart(
                 "lateness",
-                "Lateness of heartbeats, p99 so far",
+                "Lateness of messages, p99 so far",
                 Unit::Micros,
                 &column("lateness_p99_us"),
             ),
@@ -293,7 +293,7 @@ fn scenario(name: &str, sides: &[(&str, usize, &Vec<Measured>); 2]) -> Section {
         let words = Caption::new(
             format!("{name}-{id}"),
             title,
-            "The first run of each side, by what it was measured with.",
+            "The first run of each side, per load generator.",
         );
         Bars::new(words, unit, ("value", None), bars).map(Chart::Bars)
     };

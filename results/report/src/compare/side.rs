@@ -2,7 +2,7 @@
 //!
 //! Purpose: from words on the command line to records: runs, `latest`, folders of runs, several of each separated by commas.
 //! Invariants: no run is in a side twice. A folder of runs counts as its runs; those among them without a record are named.
-//! Must not know: the other side.
+//! Must not depend on: the other side.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! A comparison as text.
 //!
 //! Invariants: the outcome first; nothing is computed here that the comparison does not hold; what is unknown shows as `-`.
-//! Must not know: where figures come from.
+//! Must not depend on: where figures come from.
 
 use std::fmt::Write as _;
 

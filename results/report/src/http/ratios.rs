@@ -2,7 +2,7 @@
 //!
 //! Purpose: the ratios that the project's aims are worded in.
 //! Invariants: both figures of a ratio come from the same run, scenario and generator (for clients: the same server).
-//! Must not know: what a good ratio is.
+//! Must not depend on: what a good ratio is.
 
 use super::record::{Entry, Ratio};
 

@@ -3,7 +3,7 @@
 //! Purpose: one definition of the record; `README.md` beside this crate explains every key with its unit.
 //! Invariants: the rules of [`crate::run`]: units end the names, what could not be measured is `null`, the verdict follows
 //! from the record alone. Every figure of an entry is the median of the rounds that stand in it.
-//! Must not know: processes, the kernel, how figures are shown.
+//! Must not depend on: processes, the kernel, how figures are shown.
 
 use std::collections::BTreeMap;
 
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_who_has_no_more_to_give() {
+    fn limiting_side_is_the_saturated_one() {
         assert_eq!(slice(1, 1.9, 1.5).limit(), Some(LimitingSide::Server));
         assert_eq!(slice(1, 1.0, 1.84).limit(), Some(LimitingSide::Client));
         assert_eq!(slice(1, 0.2, 0.4).limit(), Some(LimitingSide::OfferedLoad));
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn schema_goes_round_and_names_the_keys_readers_rely_on() {
+    fn schema_round_trips_with_its_documented_keys() {
         let run = HttpRun {
             header: Header {
                 schema: HTTP_RUN_SCHEMA.into(),

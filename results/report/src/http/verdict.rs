@@ -2,7 +2,7 @@
 //!
 //! Purpose: the rules by which our own server and client are believed, each a line of words with its numbers.
 //! Invariants: a pure function of the record. Competitors never fail a run: what befell them is in the notes.
-//! Must not know: processes, files, the kernel; how fast is fast enough.
+//! Must not depend on: processes, files, the kernel; how fast is fast enough.
 
 use super::record::{Entry, HttpRun, LimitingSide};
 use crate::verdict::kinds;
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn full_cores_and_peers_are_no_shortfall() {
+    fn full_cores_and_competitors_are_no_shortfall() {
         let mut slow = run();
         slow.scenarios[0].requests_per_second = Some(9_000.0);
         slow.scenarios[0].who_was_the_limit = Some(LimitingSide::Server);

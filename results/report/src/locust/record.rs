@@ -1,7 +1,7 @@
 //! What a record says of a run that Locust's master drove.
 //!
 //! Invariants: units end the names; what was not measured is `null`. The rules in [`LocustRecord::shortfalls`] need nothing else.
-//! Must not know: how figures are taken.
+//! Must not depend on: how figures are taken.
 
 use serde::{Deserialize, Serialize};
 

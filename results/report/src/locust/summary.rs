@@ -1,7 +1,7 @@
 //! The page after a run of `locust`: that of long connections, and Locust's part of it.
 //!
 //! Invariants: nothing is computed here that the record does not hold; what is unknown shows as `-`.
-//! Must not know: how figures came about.
+//! Must not depend on: how figures came about.
 
 use std::fmt::Write as _;
 use std::path::Path;

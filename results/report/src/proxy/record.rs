@@ -2,7 +2,7 @@
 //!
 //! Invariants: units end the names; what was not measured is `null`. Comparisons follow from trials alone. Adding a key keeps the
 //! schema's number.
-//! Must not know: how figures are taken, whether they are good.
+//! Must not depend on: how figures are taken, whether they are good.
 
 use std::collections::BTreeMap;
 
@@ -65,7 +65,7 @@ pub struct ProxyAsked {
     pub limit_users: u64,
     /// Connections opened a second.
     pub spawn_rate_per_second: f64,
-    /// Interval of heartbeats.
+    /// Interval of messages.
     pub every_seconds: f64,
     /// How long they are held.
     pub hold_seconds: f64,
@@ -213,7 +213,7 @@ mod tests {
     use crate::bottleneck::BottleneckKind;
 
     #[test]
-    fn limits_of_the_first_schema_are_understood() {
+    fn limits_of_the_first_schema_are_readable() {
         let old = |what: &str| {
             let text =
                 format!(r#"{{"limit":{{"what":"{what}","connections":9986,"words":"two each"}}}}"#);

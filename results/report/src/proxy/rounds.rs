@@ -2,7 +2,7 @@
 //!
 //! Invariants: every figure is a median for itself, percentiles too; what went wrong in any round is in the whole. What the system
 //! adds is compared within a round, direct and through it one after the other, before the median is taken.
-//! Must not know: how figures are taken, verdicts.
+//! Must not depend on: how figures are taken, verdicts.
 
 use std::collections::BTreeMap;
 
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_become_medians_and_what_is_added_that_of_pairs() {
+    fn rounds_become_medians_and_differences_are_paired() {
         let mut bad = trial(3, true, 9_000.0, 500);
         bad.agreements[0].add("haproxy_front", 2);
         bad.opened = 63;
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_without_figures_are_left_out_of_them_and_one_round_stays_as_it_is() {
+    fn rounds_without_figures_are_left_out() {
         let dead = |round| Trial {
             error: Some("it died".into()),
             ..trial(round, true, 0.0, 0)
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_is_the_difference() {
+    fn added_cost_is_the_difference() {
         let latency = |p50| Latency {
             count: 9,
             p50,

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a pure function of the record. How fast or how frugal a system is makes no shortfall; counts that differ do, and so does
 //! anything lost where no limit was reached.
-//! Must not know: processes, files.
+//! Must not depend on: processes, files.
 
 use super::record::{ProxyRun, Trial};
 use crate::network::Agreement;
@@ -35,7 +35,7 @@ fn shortfalls(trial: &Trial) -> Vec<String> {
         .collect();
     found.extend(trial.rounds.iter().filter_map(|t| t.error.clone()));
     if trial.agreements.is_empty() {
-        found.push("nobody counted anything".into());
+        found.push("there are no counts to compare".into());
     }
     if trial.limit.is_some() {
         return found;
@@ -115,7 +115,7 @@ mod tests {
             t.outcomes.insert("reset".into(), 3);
         });
         falls_short("nothing was received", |t| t.latency_us.count = 0);
-        falls_short("nobody counted", |t| t.agreements.clear());
+        falls_short("there are no counts", |t| t.agreements.clear());
         falls_short("it died", |t| t.error = Some("it died".into()));
         falls_short("one died", |t| {
             t.rounds = vec![Trial::default(), Trial::default()];
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_was_reached_is_a_result_but_counts_still_agree() {
+    fn reached_limit_is_a_result_but_counts_must_agree() {
         let mut limited = run();
         let trial = &mut limited.trials[0];
         trial.limit = Some(Bottleneck {

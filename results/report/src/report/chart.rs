@@ -4,7 +4,7 @@
 //! same numbers, and a test can compare all three with the run.
 //! Invariants: every value is finite; there are no more than [`ROWS_MAX`] rows, and thinning keeps the least and the largest
 //! value of every stretch. A chart without a single value is not made.
-//! Must not know: pixels, colours, HTML.
+//! Must not depend on: pixels, colours, HTML.
 
 use super::units::Unit;
 
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn thinning_is_bounded_and_loses_no_extreme() {
+    fn thinning_is_bounded_and_keeps_extremes() {
         let mut rows: Vec<Row> = (0..100_000)
             .map(|i| Row {
                 x: f64::from(i),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_unknown() {
+    fn non_numbers_are_unknown() {
         let row = |x, v| Row {
             x,
             values: vec![Some(v), None],

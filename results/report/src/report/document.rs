@@ -2,7 +2,7 @@
 //!
 //! Purpose: one document that the page and the Markdown are both made of, so that their figures cannot differ.
 //! Invariants: texts are as they came, escaped by nobody yet.
-//! Must not know: HTML, Markdown, files.
+//! Must not depend on: HTML, Markdown, files.
 
 use super::chart::Chart;
 use super::units::{known, span};
@@ -22,7 +22,7 @@ pub struct Document {
     pub verdict: Option<Verdict>,
     /// The result in one sentence.
     pub sentence: String,
-    /// Why it fell short.
+    /// Why the run fell short.
     pub reasons: Vec<String>,
     /// What stopped it from going faster or higher.
     pub limits: Vec<Bottleneck>,

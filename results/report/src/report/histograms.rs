@@ -3,7 +3,7 @@
 //! Purpose: HdrHistogram's interval log as percentiles over time and one whole histogram for each tag.
 //! Invariants: read line by line, so a day's log takes no more memory than its longest line; a line that cannot be read is counted
 //! and left out.
-//! Must not know: what a tag means.
+//! Must not depend on: what a tag means.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};

@@ -4,7 +4,7 @@
 //! Invariants: no script, nothing fetched, and the page's own policy forbids both. maud escapes every text; only the drawings and the
 //! style, which hold no text from outside but what plotters escaped, go in as they are. Each chart carries its numbers in a table and
 //! its extremes in words.
-//! Must not know: where figures come from.
+//! Must not depend on: where figures come from.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -87,7 +87,7 @@ fn head(document: &Document) -> Markup {
             p.meta { @for part in &document.subtitle { span { (part) } } }
             @if !document.reasons.is_empty() {
                 div.reasons {
-                    h2 { "Why it fell short" }
+                    h2 { "Why the run fell short" }
                     ul { @for reason in &document.reasons { li { (reason) } } }
                 }
             }
@@ -95,7 +95,7 @@ fn head(document: &Document) -> Markup {
         @if !document.tiles.is_empty() { div.tiles { @for part in &document.tiles { (tile(part)) } } }
         @if !document.limits.is_empty() {
             section.limits {
-                h2 { "What was the limit" }
+                h2 { "Bottlenecks" }
                 @for part in &document.limits { (limit(part)) }
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Purpose: from its record to tiles, one section of bars for each scenario, and tables.
 //! Invariants: no figure here is measured or judged anew; a subject has the same colour in every chart.
-//! Must not know: how anything is drawn.
+//! Must not depend on: how anything is drawn.
 
 use super::chart::{Bar, Bars, Caption, Chart, Style, spread};
 use super::document::{Document, Section, Table, Tile};
@@ -197,7 +197,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
         Caption::new(
             id("rate"),
             "Requests a second",
-            "Longer is better. The thin line is the spread of the rounds.",
+            "Longer is better. The thin line shows minimum and maximum of the rounds.",
         ),
         Unit::PerSecond,
         ("median", None),
@@ -210,8 +210,8 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
     let cpu = Bars::new(
         Caption::new(
             id("cpu"),
-            "Server CPU seconds for a million requests",
-            "Shorter is better: this is what a core is worth.",
+            "Server CPU seconds per million requests",
+            "Shorter is better: the CPU time that a request costs.",
         ),
         Unit::CpuSeconds,
         ("median", None),
@@ -238,7 +238,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
     let memory = Bars::new(
         Caption::new(
             id("memory"),
-            "Memory of an idle connection",
+            "Memory per idle connection",
             "Shorter is better: growth of the server's resident memory over the idle connections.",
         ),
         Unit::Bytes,
@@ -280,7 +280,7 @@ fn curves(scenario: &str, entries: &[&Entry]) -> Option<Chart> {
     let caption = Caption::new(
         format!("{scenario}-curve"),
         "Latency by percentile, our client",
-        "At p50, p99, p99.9 and the largest. Corrected counts from the due time, raw from the sending: what lies between them is waiting that a stalled server hid.",
+        "p50, p99, p99.9 and maximum. Corrected latency starts at the due time, raw latency at sending; a gap between them is time that a stalled server hid.",
     );
     percentiles::chart(caption, &lines)
 }
@@ -378,7 +378,7 @@ fn ratios(ratios: &[Ratio]) -> Table {
         "... on nginx",
     ];
     Table::new(
-        "CPU seconds for a million requests, one over the other",
+        "CPU seconds per million requests, ratios",
         &head,
         2,
         rows.collect(),

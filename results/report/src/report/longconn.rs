@@ -2,7 +2,7 @@
 //!
 //! Purpose: from its record to headline figures and tables; the charts are those of [`timeline`].
 //! Invariants: no figure here is measured or judged anew.
-//! Must not know: how anything is drawn.
+//! Must not depend on: how anything is drawn.
 
 use super::document::{Document, Table, Tile};
 use super::source::Source;
@@ -106,12 +106,12 @@ fn headline(document: &mut Document, run: &Run) {
             }),
         ),
         Tile::new(
-            "Server, a connection",
+            "Server memory per connection",
             each(memory.server_rss_bytes_per_connection),
             "all resident memory, at the hold's end",
         ),
         Tile::new(
-            "Client, a connection",
+            "Client memory per connection",
             each(memory.client_rss_bytes_per_connection),
             "all resident memory, at the hold's end",
         ),
@@ -164,19 +164,19 @@ fn tables(document: &mut Document, run: &Run) {
     let row = |name: &str, a, b, c| vec![name.to_string(), a, b, c];
     let rows = vec![
         row(
-            "Server, a connection",
+            "Server memory per connection",
             all(m.server_rss_bytes),
             each(m.server_rss_bytes_per_connection),
             each(m.server_rss_growth_bytes_per_connection),
         ),
         row(
-            "Client, a connection",
+            "Client memory per connection",
             all(m.client_rss_bytes),
             each(m.client_rss_bytes_per_connection),
             each(m.client_rss_growth_bytes_per_connection),
         ),
         row(
-            "Kernel slabs, a pair",
+            "Kernel slabs per pair",
             all(m.slab_bytes),
             "-".into(),
             each(m.slab_bytes_per_pair),

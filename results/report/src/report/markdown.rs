@@ -21,9 +21,9 @@ pub fn render(document: &Document) -> String {
     );
     page.paragraph(&document.sentence);
     page.paragraph(&document.subtitle.join(" · "));
-    page.list("Why it fell short", document.reasons.iter().cloned());
+    page.list("Why the run fell short", document.reasons.iter().cloned());
     let limit = |l: &Bottleneck| format!("{}: {} Next: {}", l.what.label(), l.evidence, l.next);
-    page.list("What was the limit", document.limits.iter().map(limit));
+    page.list("Bottlenecks", document.limits.iter().map(limit));
     let tiles = document
         .tiles
         .iter()

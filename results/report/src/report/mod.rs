@@ -3,7 +3,7 @@
 //! Purpose: `folder -> source -> document -> page and Markdown -> folder`, at the end of a run and by `holdfast-bench report`.
 //! Invariants: a pure function of the folder's files: no clock, no kernel, nothing of the run that is not on disk, so anybody can make
 //! it again. It is made after the verdict and never changes one.
-//! Must not know: how a run is made or judged.
+//! Must not depend on: how a run is made or judged.
 
 pub mod chart;
 pub mod document;
@@ -69,7 +69,7 @@ pub fn make(folder: &Path) -> Result<Report, SetupError> {
 pub fn render(source: &Source) -> Result<Report, String> {
     let mut document = Document {
         title: source.name.clone(),
-        sentence: "The run left no record; this is what its other files say.".into(),
+        sentence: "The run left no record; this report shows its other files.".into(),
         notes: source.notes.clone(),
         ..Document::default()
     };

@@ -1,7 +1,7 @@
 //! One scenario of a run of `proxy`, direct and through the system, and its charts.
 //!
 //! Invariants: no figure here is measured or judged anew; direct and through have the same colours in every chart.
-//! Must not know: how anything is drawn.
+//! Must not depend on: how anything is drawn.
 
 use super::chart::{Bar, Bars, Caption, Chart, Style, spread};
 use super::document::Section;
@@ -139,7 +139,7 @@ impl Pair<'_> {
         let caption = self.caption(
             "rate",
             title,
-            "Longer is better, up to what is asked for. The thin line is the spread of the rounds.",
+            "Longer is better, up to the requested rate. The thin line shows minimum and maximum of the rounds.",
         );
         let bars = self.bars(|t| Some((t.per_second, None)));
         Bars::new(caption, Unit::PerSecond, ("rate", None), bars).map(Chart::Bars)
@@ -150,8 +150,8 @@ impl Pair<'_> {
             ("Latency, p50 / p99", "From the time a request was due")
         } else {
             (
-                "Lateness of heartbeats, p50 / p99",
-                "From the time a heartbeat was due",
+                "Lateness of messages, p50 / p99",
+                "From the time a message was due",
             )
         };
         let mut guidance = format!("Shorter is better. {from}; the mark is p50, the end p99.");
@@ -237,7 +237,7 @@ impl Pair<'_> {
         );
         let caption = self.caption(
             "memory",
-            "Memory of a connection",
+            "Memory per connection",
             "Shorter is better. Growth of the kernel's slabs, of all hosts, and of the system's resident memory, over the connections held.",
         );
         Bars::new(caption, Unit::Bytes, ("each", None), bars).map(Chart::Bars)
@@ -251,7 +251,8 @@ impl Pair<'_> {
             latency: of(trial),
         });
         let curves: Vec<_> = curves.filter(|c| c.latency.count > 0).collect();
-        let guidance = "At p50, p99, p99.9 and the largest: what lies between the lines is what the system adds.";
+        let guidance =
+            "p50, p99, p99.9 and maximum. The gap between the lines is what the system adds.";
         percentiles::chart(self.caption(id, title, guidance), &curves)
     }
 }

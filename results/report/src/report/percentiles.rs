@@ -1,7 +1,7 @@
 //! Latencies by percentile, of records that know no more of them than four points.
 //!
 //! Invariants: the points are those of the record; between them a line is no measurement.
-//! Must not know: what was measured.
+//! Must not depend on: what was measured.
 
 use super::chart::{Axis, Caption, Chart, Lines, Row, Style};
 use super::units::Unit;

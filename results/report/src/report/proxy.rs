@@ -2,7 +2,7 @@
 //!
 //! Purpose: from its record to headline figures and tables; the charts are those of [`pair`].
 //! Invariants: no figure here is measured or judged anew.
-//! Must not know: how anything is drawn.
+//! Must not depend on: how anything is drawn.
 
 use super::document::{Document, Table, Tile};
 use super::pair::{self, Pair};
@@ -81,19 +81,19 @@ fn tiles(run: &ProxyRun, pairs: &[Pair<'_>]) -> Vec<Tile> {
             "passed on",
         ),
         (
-            "Its CPU, a connection",
+            "Its CPU time per connection",
             Unit::CpuMicros,
             first(|a| a.cpu_us_per_connection),
             "opened",
         ),
         (
-            "Its memory, a connection",
+            "Its memory per connection",
             Unit::Bytes,
             first(|a| a.bytes_per_connection),
             "resident, beyond its start",
         ),
         (
-            "Kernel memory, a connection",
+            "Kernel memory per connection",
             Unit::Bytes,
             first(|a| a.kernel_bytes_per_connection),
             "beyond that of a direct one",
@@ -200,10 +200,10 @@ fn added(all: &[Added]) -> Table {
         "of the rounds",
         "CPU, a connection",
         "CPU, a message",
-        "Memory, a connection",
+        "Memory per connection",
         "Kernel, a connection",
     ];
-    Table::new("What it adds", &head, 1, rows.collect())
+    Table::new("What the system adds", &head, 1, rows.collect())
 }
 
 /// Who counted what, and that all agree.
@@ -224,7 +224,7 @@ fn counts(run: &ProxyRun) -> Table {
         })
     });
     Table::new(
-        "Who counted how many",
+        "Counts by observer",
         &["Scenario", "Way", "What", "Counts", "Slack"],
         4,
         rows.collect(),
@@ -240,12 +240,9 @@ fn asked(run: &ProxyRun) -> Table {
             run.version.clone().unwrap_or_else(|| "-".into()),
         ),
         ("Long connections", count(asked.users)),
-        (
-            "Long connections that are to find its limit",
-            count(asked.limit_users),
-        ),
+        ("Long connections up to its limit", count(asked.limit_users)),
         ("Opened a second", decimal(asked.spawn_rate_per_second)),
-        ("Interval of heartbeats", span(asked.every_seconds)),
+        ("Interval of messages", span(asked.every_seconds)),
         ("Held for", span(asked.hold_seconds)),
         ("A measurement of HTTP", span(asked.slice_seconds)),
         ("Rounds of HTTP", asked.rounds.max(1).to_string()),

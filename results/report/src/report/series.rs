@@ -3,7 +3,7 @@
 //! Purpose: one-second rows by the names of their columns, and the rates between them.
 //! Invariants: a column that is not there, a field that is empty or no number, a row cut short by the writer's death: each is a
 //! value that is not known, never an error.
-//! Must not know: what the columns mean.
+//! Must not depend on: what the columns mean.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_those_of_the_clock_that_counted() {
+    fn rates_use_the_clock_of_the_counter() {
         let rounded = |rates: Vec<Option<f64>>| -> Vec<Option<f64>> {
             rates.into_iter().map(|rate| rate.map(f64::round)).collect()
         };
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_known() {
+    fn unreadable_fields_are_unknown() {
         let odd =
             series("at_seconds,phase,n,kinds\n1.5,ramp,x,a:1 b:c d\n2,hold\nnan,hold,7,\n\u{0}\n");
         assert_eq!(

@@ -2,7 +2,7 @@
 //!
 //! Purpose: `run.json`, `series.csv` and `histograms.hlog` read for a report, whatever state they are in.
 //! Invariants: reads only. What is missing or damaged is a note in words; only a folder with nothing to report on is refused.
-//! Must not know: how a report looks.
+//! Must not depend on: how a report looks.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;

@@ -5,7 +5,7 @@
 //! Invariants: colours are names. plotters writes each as an attribute (`INK`, ...), and `style.css` says what it looks like, in
 //! light and in dark; so nothing but these may be drawn with. Text stays text. Drawn four times as large as shown, since plotters
 //! rounds to whole units.
-//! Must not know: runs, HTML.
+//! Must not depend on: runs, HTML.
 
 use std::io;
 use std::ops::Range;

@@ -2,7 +2,7 @@
 //!
 //! Purpose: from `series.csv`, `histograms.hlog` and what was asked to sections of charts.
 //! Invariants: a record that is missing leaves the charts that do not need it; client, server and kernel have one colour each.
-//! Must not know: how anything is drawn, what stands above and below the charts.
+//! Must not depend on: how anything is drawn, what stands above and below the charts.
 
 use std::collections::BTreeMap;
 
@@ -114,7 +114,7 @@ impl Charts<'_> {
         let caption = Caption::new(
             "connections",
             "Open connections",
-            "Client, server and kernel lie on each other and reach the target; a gap between them is a connection that one of them does not know of.",
+            "Client, server and kernel agree and reach the target. A gap between them is a connection that one of them does not count.",
         );
         let lines = vec![
             ("target", Style::Asked, OTHERS),
@@ -147,8 +147,8 @@ impl Charts<'_> {
     fn opening(&self) -> Option<Chart> {
         let caption = Caption::new(
             "opening",
-            "Opened a second, in the ramp",
-            "A level line is a steady ramp; it should lie on the asked rate if there is one, and sag only when a limit is met.",
+            "Connections opened per second, during the ramp",
+            "A flat line is a steady ramp. It should match the requested rate, if there is one, and drop only at a bottleneck.",
         );
         let asked = self.run.and_then(|run| run.asked.spawn_rate_per_second);
         let rate = self.source.series.client_rate("client_opened");
@@ -165,8 +165,8 @@ impl Charts<'_> {
     fn messages(&self) -> Option<Chart> {
         let caption = Caption::new(
             "messages",
-            "Messages received a second",
-            "From the end of the ramp on, received and due are the same; less than due for long is a backlog that grows.",
+            "Messages received per second",
+            "After the ramp, received equals due. Less than due for long is a growing backlog.",
         );
         let every = self
             .run
@@ -190,7 +190,7 @@ impl Charts<'_> {
         let caption = Caption::new(
             "connect-time",
             "Connect time",
-            "Of each second, from the intended start of an attempt: what a slow accept costs shows here first.",
+            "Per second, from the intended start of an attempt. Slow accepts show here first.",
         );
         self.percentiles("connect", caption)
     }
@@ -199,7 +199,7 @@ impl Charts<'_> {
         let caption = Caption::new(
             "lateness-time",
             "Lateness of messages",
-            "Of each second, from the due time: it should fall back to nothing when the ramp ends; one that rises is a server or client that cannot keep up.",
+            "Per second, from the due time. It should fall to nothing when the ramp ends; a rising line is a server or client that cannot keep up.",
         );
         self.percentiles("lateness", caption)
     }
@@ -242,12 +242,12 @@ impl Charts<'_> {
             "connect" => Caption::new(
                 "connect-curve",
                 "Connect time by percentile",
-                "Corrected: from the intended start of an attempt. A step is a pause that all attempts of that moment shared.",
+                "From the intended start of an attempt. A step is a pause that all attempts of that moment shared.",
             ),
             _ => Caption::new(
                 "lateness-curve",
                 "Lateness by percentile",
-                "Corrected: from the due time of a message. The further right it stays low, the rarer the late ones are.",
+                "From the due time of a message. The further right the line stays low, the fewer messages are late.",
             ),
         };
         let points = curve(&self.source.histograms.tags.get(tag)?.whole);
@@ -268,8 +268,8 @@ impl Charts<'_> {
     fn memory_of_ours(&self) -> Option<Chart> {
         let caption = Caption::new(
             "memory-ours",
-            "Memory of ours, a connection",
-            "All resident memory of each process over its open connections: it falls to a level that does not depend on how many there are.",
+            "Memory of client and server per connection",
+            "Resident memory of each process / its open connections. It falls to a constant.",
         );
         let series = &self.source.series;
         let each = |of: &'static str, by: &'static str| {
@@ -292,8 +292,8 @@ impl Charts<'_> {
     fn memory_of_kernel(&self) -> Option<Chart> {
         let caption = Caption::new(
             "memory-kernel",
-            "Memory of the kernel, a pair",
-            "Growth of all slabs over the established pairs, both ends: sockets cost the same whoever holds them.",
+            "Kernel memory per pair",
+            "Growth of all kernel slabs / established pairs, both ends included.",
         );
         let series = &self.source.series;
         let first = (0..series.len()).find(|row| self.is_in(*row, &["ramp"]));
@@ -337,7 +337,7 @@ impl Charts<'_> {
         let caption = Caption::new(
             "cpu",
             "Cores in use",
-            "When the machine's line is at the top, the processor is the limit. What is between it and the two processes is work of the kernel that no process is charged for.",
+            "When the machine's line is at the top, the CPU is the bottleneck. The gap to the two processes is kernel work that is charged to no process.",
         );
         let series = &self.source.series;
         let cores = self.run.map(|run| run.header.machine.core_count as f64);
@@ -402,7 +402,7 @@ impl Charts<'_> {
         let caption = Caption::new(
             "failures",
             "Failures so far, by kind",
-            "Each colour is a kind, on top of the others: when it began tells what it belongs to.",
+            "One colour per kind, stacked. When a kind starts shows what it belongs to.",
         );
         let lines = kinds
             .iter()

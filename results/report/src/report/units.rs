@@ -2,7 +2,7 @@
 //!
 //! Purpose: one spelling for each kind of figure, long for text (`1,000,000`, `35.7 B`, `1.3 ms`) and short for an axis (`1M`).
 //! Invariants: what is unknown is `-`; no number, however odd, makes anything here panic.
-//! Must not know: where a figure comes from.
+//! Must not depend on: where a figure comes from.
 
 use std::time::Duration;
 
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_numbers_are_no_panic() {
+    fn odd_numbers_do_not_panic() {
         for value in [
             f64::NAN,
             f64::INFINITY,

@@ -1,6 +1,6 @@
 //! Figures as a terminal shows them.
 //!
-//! Must not know: what the figures are of.
+//! Must not depend on: what the figures are of.
 
 use crate::units::{bytes, count, micros};
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants: memory is bounded: a curve has at most [`POINTS_MAX`] points, and when these are used up each two become one; all
 //! curves have the same points in time. A counter that went back (another process counts now) has no rate.
-//! Must not know: what is counted, how it is shown.
+//! Must not depend on: what is counted, how it is shown.
 
 use std::collections::BTreeMap;
 
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_growth_by_the_clock_of_who_counts_and_unknown_at_first_and_after_a_restart() {
+    fn rates_use_the_counters_clock_and_are_unknown_after_a_restart() {
         let mut history = History::default();
         history.add(&at(1.0, 0, 100));
         assert_eq!(history.rate("opened"), None);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_lately_is_told_from_what_failed_before() {
+    fn recent_failures_are_separate_from_earlier_ones() {
         let failed = |n| Snapshot {
             groups: vec![Group::bad("failed", [("refused".to_owned(), n)].into())],
             ..at(n as f64, 0, 0)
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_run_stays_in_bounded_memory_and_in_shape() {
+    fn history_has_bounded_memory_and_keeps_its_shape() {
         let mut history = History::default();
         let last = 10 * POINTS_MAX as u64;
         for second in 0..last {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_curve_that_begins_late_has_the_time_of_the_others() {
+    fn late_curve_shares_the_time_axis() {
         let mut history = History::default();
         for second in 0..5 {
             history.add(&Snapshot {

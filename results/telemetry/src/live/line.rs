@@ -1,7 +1,7 @@
 //! A moment of a run in one line.
 //!
 //! Invariants: what matters most comes first, and a line is made of whole parts: what does not fit into its width is left out.
-//! Must not know: terminals, when a line is shown.
+//! Must not depend on: terminals, when a line is shown.
 
 use holdfast_sysctl::grouped;
 
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_line_says_all() {
+    fn plain_line_has_all_figures() {
         let (now, history) = run();
         assert_eq!(
             plain(&now, &history),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn no_width_is_exceeded_and_what_matters_stays() {
+    fn line_fits_its_width_and_keeps_the_important_parts() {
         let (now, history) = run();
         for columns in 0..250 {
             let line = fitted(

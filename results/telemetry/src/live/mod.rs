@@ -4,7 +4,7 @@
 //! shows both, as [`mod@line`] or [`page`], on the terminal ([`screen`], [`tty`]).
 //! Invariants: everything is gathered once a second, nothing a connection, and on a terminal only; nothing waits for a terminal
 //! or pipe that is not read, but the end, for a bounded time.
-//! Must not know: protocols, engines, what is machine-readable.
+//! Must not depend on: protocols, engines, what is machine-readable.
 
 pub mod format;
 pub mod history;

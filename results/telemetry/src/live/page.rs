@@ -2,7 +2,7 @@
 //!
 //! Invariants: everything is drawn inside the area, whatever its size; what finds no room is left out from the bottom of the
 //! figures, the least important first, never the first and the last line. Colours only where they are wanted.
-//! Must not know: terminals, keys, how figures came about.
+//! Must not depend on: terminals, keys, how figures came about.
 
 use holdfast_sysctl::grouped;
 use ratatui::Frame;

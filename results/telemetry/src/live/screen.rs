@@ -2,7 +2,7 @@
 //!
 //! Invariants: a drawing is begun only when the one before has been taken, at most four times a second, and only when something
 //! changed. While a shell has the terminal, nothing is drawn or read.
-//! Must not know: how figures came about, how a form looks.
+//! Must not depend on: how figures came about, how a form looks.
 
 use std::fmt::Display;
 use std::io::Write;

@@ -1,7 +1,7 @@
 //! What a program tells about itself once a second: plain figures, no text.
 //!
 //! Invariants: counters only grow while one process lives; what is not known is left out, never zero.
-//! Must not know: where figures come from, how they are shown.
+//! Must not depend on: where figures come from, how they are shown.
 
 use std::collections::BTreeMap;
 

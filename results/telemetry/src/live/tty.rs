@@ -3,7 +3,7 @@
 //! It is opened a second time, so that writing to it without ever waiting changes nothing for whoever else writes there.
 //! Invariants: nothing waits for a terminal that is not read but [`Tty::settle`], for a bounded time. The state that was there
 //! before is put back by [`Tty::leave`], when the value is dropped, and when a thread panics.
-//! Must not know: what is drawn.
+//! Must not depend on: what is drawn.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};

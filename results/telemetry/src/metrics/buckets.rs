@@ -2,7 +2,7 @@
 //!
 //! Invariants: counts only grow. A recorded value is in whole microseconds; a bound's count holds no value above the bound, and what it
 //! lacks are only values so near below it that the HdrHistogram (3 significant digits) does not tell them from the bound: 0.1% of it.
-//! Must not know: what is timed, how it is shown.
+//! Must not depend on: what is timed, how it is shown.
 
 use hdrhistogram::Histogram;
 
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_cannot_be_told_from_a_bound_is_never_counted_below_it() {
+    fn value_indistinguishable_from_a_bound_is_not_counted_below_it() {
         let mut second = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("valid bounds");
         // 100,000 us shares a counter with 99,968 to 100,031.
         second.record_n(100_020, 7).expect("in bounds");

@@ -2,7 +2,7 @@
 //!
 //! Invariants: whatever scrapers do, this takes a bounded part of its thread and of memory. One request a connection, a head of 8 KiB at
 //! most, [`SCRAPE_TIME_MAX`] for all of it, [`SCRAPERS_MAX`] at once of which the oldest makes room, and one accept in [`ACCEPT_EVERY`].
-//! Must not know: what is measured.
+//! Must not depend on: what is measured.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

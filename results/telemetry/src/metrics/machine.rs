@@ -2,7 +2,7 @@
 //!
 //! Invariants: what the kernel does not say is not shown, rather than shown as 0. Names of the process' own figures are those every
 //! Prometheus client library uses.
-//! Must not know: what this process counts itself.
+//! Must not depend on: what this process counts itself.
 
 use nix::unistd::{SysconfVar, sysconf};
 

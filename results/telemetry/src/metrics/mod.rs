@@ -2,7 +2,7 @@
 //!
 //! Invariants: nothing is done and nothing listens unless asked. A page is made at most once for each report, when somebody asks for it:
 //! however many scrape, it costs no more. What each metric means is in `results/METRICS.md`.
-//! Must not know: engines, protocols.
+//! Must not depend on: engines, protocols.
 
 pub mod buckets;
 mod endpoint;

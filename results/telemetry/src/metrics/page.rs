@@ -2,7 +2,7 @@
 //!
 //! Invariants: a family is written once, with its help and type; its unit is the end of its name; counters are named without the
 //! `_total` that the text adds. Label values are plain words and numbers of ours: the text format's library escapes nothing.
-//! Must not know: what is measured, who asks.
+//! Must not depend on: what is measured, who asks.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn as_the_specification_of_openmetrics_has_it() {
+    fn text_follows_openmetrics() {
         let expected = "# HELP a_open Open now\n# TYPE a_open gauge\na_open 3.0\n\
             # HELP a_failures Failures\n# TYPE a_failures counter\n\
             a_failures_total{kind=\"reset\"} 0\na_failures_total{kind=\"timed_out\"} 2\n\
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn as_the_older_text_has_it() {
+    fn text_follows_prometheus_0_0_4() {
         let expected = "# HELP a_open Open now\n# TYPE a_open gauge\na_open 3.0\n\
             # HELP a_failures_total Failures\n# TYPE a_failures_total counter\n\
             a_failures_total{kind=\"reset\"} 0\na_failures_total{kind=\"timed_out\"} 2\n\
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn only_who_asks_for_openmetrics_gets_it() {
+    fn openmetrics_is_sent_only_on_request() {
         let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         assert_eq!(Format::accepted(prometheus), Format::OpenMetrics);
         for other in ["", "*/*", "text/plain;version=0.0.4"] {

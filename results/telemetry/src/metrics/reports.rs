@@ -1,7 +1,7 @@
 //! The reports of the programs as metrics.
 //!
 //! Invariants: every metric of a program is there from its first report on, and of labels with known values every value.
-//! Must not know: where a report comes from, who reads the page.
+//! Must not depend on: where a report comes from, who reads the page.
 
 use std::collections::BTreeMap;
 
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_occur_is_shown_before_it_does() {
+    fn known_label_values_are_shown_from_the_start() {
         let kinds = LabelValues {
             open_failures: vec!["refused", "reset"],
             ..LabelValues::default()

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn cores_are_told_apart() {
+    fn each_core_is_counted_separately() {
         let of = |text| {
             let mut sample = KernelSample::default();
             sample.read_stat(text);
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn busy_is_what_is_neither_idle_nor_waiting() {
+    fn idle_and_iowait_are_not_busy() {
         let mut a = KernelSample::default();
         a.read_stat("cpu  100 0 100 700 100 0 0 0 50 0\ncpu0 1 1 1 1\n");
         assert_eq!((a.busy_ticks, a.all_ticks), (200, 1000));

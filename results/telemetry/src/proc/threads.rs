@@ -3,7 +3,7 @@
 //! Purpose: a process whose threads all work looks half idle when one of them has all the work, or when other programs have the
 //! cores. Time on a core and time in the queue for one, thread by thread, tells these apart.
 //! Invariants: reads only; nanoseconds; a thread that was not there before counts from its start, one that has ended is gone.
-//! Must not know: what a thread does.
+//! Must not depend on: what a thread does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_is_who_wanted_a_core_most() {
+    fn busiest_thread_has_the_highest_demand() {
         let before = threads(&[(1, "1000000000 0 1"), (2, "0 0 1"), (3, "garbage")]);
         // In two seconds: one on a core for 1.5 s, two for 0.5 s and 1.4 s in the queue, a new one for 0.1 s.
         let after = threads(&[
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_works_wants_a_core() {
+    fn working_thread_has_demand() {
         let pid = std::process::id();
         let before = ThreadTimes::read(pid);
         let started = std::time::Instant::now();

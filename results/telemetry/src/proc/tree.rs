@@ -3,7 +3,7 @@
 //! Purpose: nginx works in children and Go in threads; the fair figure is that of the whole tree.
 //! Invariants: reads only; a process that ends meanwhile counts as nothing. Memory is exact (`smaps_rollup`): the quick
 //! figure in `status` lags by up to half a megabyte, 50 bytes each of 10,000 connections.
-//! Must not know: which program it is, or why it is measured.
+//! Must not depend on: which program it is, or why it is measured.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_are_followed_to_the_last() {
+    fn descendants_are_found_at_every_depth() {
         let parents = BTreeMap::from([(2, 1), (3, 2), (4, 3), (5, 1), (6, 5)]);
         assert_eq!(descendants(2, &parents), [2, 3, 4]);
         assert_eq!(descendants(9, &parents), [9]);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn work_shows_as_time_and_a_child_as_family() {
+    fn cpu_time_and_children_are_measured() {
         let me = std::process::id();
         let before = cpu_seconds(me);
         let started = std::time::Instant::now();

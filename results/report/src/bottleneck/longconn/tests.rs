@@ -55,7 +55,7 @@ fn count_of(run: &mut Run, name: &str, n: u64) {
 }
 
 #[test]
-fn each_is_first_where_it_alone_shows() {
+fn each_bottleneck_is_first_when_alone() {
     found(&[BottleneckKind::AskedUsers], |_| {});
     found(&[BottleneckKind::AskedRate], |r| {
         r.asked.spawn_rate_per_second = Some(5_000.0);
@@ -110,7 +110,7 @@ fn each_is_first_where_it_alone_shows() {
 }
 
 #[test]
-fn a_full_thread_is_its_sides_limit_and_the_fuller_side_comes_first() {
+fn full_thread_is_a_bottleneck_and_the_fuller_side_comes_first() {
     // Of 2.5 s the ramp took 2: its thread was on a core all the time.
     let limit = found(&[BottleneckKind::ClientCpu], |r| {
         r.cpu.ramp = Some(phase(2.5, 78.0, 50.0));
@@ -170,7 +170,7 @@ fn a_full_thread_is_its_sides_limit_and_the_fuller_side_comes_first() {
 }
 
 #[test]
-fn what_cost_users_comes_first_and_few_drops_come_after_full_cores() {
+fn lost_users_come_first_and_few_drops_after_full_cores() {
     let drops = |n| {
         move |r: &mut Run| {
             count_of(r, "ListenOverflows", n);
@@ -210,7 +210,7 @@ fn what_cost_users_comes_first_and_few_drops_come_after_full_cores() {
 }
 
 #[test]
-fn a_kill_for_memory_is_told_from_another() {
+fn oom_kill_differs_from_other_kills() {
     let killed = |r: &mut Run| {
         r.processes.server.signal = Some(9);
         r.header
