@@ -5,6 +5,7 @@
 
 mod aggregate;
 pub mod http;
+mod interned;
 mod launch;
 pub mod load;
 pub mod locust;

@@ -34,7 +34,7 @@ use holdfast_units::parse;
 use crate::launch::{
     ClientFlags, ClientSpec, EngineSetup, LoadFlags, check_duration, metric_kinds,
 };
-use crate::target;
+use crate::{interned, target};
 use outcome::Outcome;
 use reporter::{HttpReporter, RunParams};
 use request::Parts;
@@ -322,7 +322,7 @@ fn user_config(
             body: flags
                 .expect_body
                 .as_ref()
-                .map(|text| &*text.clone().into_bytes().leak()),
+                .map(|text| interned::keep(text.clone().into_bytes())),
         },
         is_reconnecting: flags.no_keepalive,
         is_retrying: !flags.no_retry && request::is_idempotent(&flags.method),

@@ -4,6 +4,7 @@
 //! Must not know: connections, responses.
 
 use super::url::Url;
+use crate::interned;
 
 /// Longest batch, bytes: what a server does not take at once is copied for each connection.
 const BATCH_BYTES_MAX: usize = 16 << 20;
@@ -105,7 +106,7 @@ pub fn parse_header(text: &str) -> Result<String, String> {
 pub fn render(url: &Url, parts: &Parts) -> Result<Batch, anyhow::Error> {
     let (bytes, request_bytes) = render_bytes(url, parts)?;
     Ok(Batch {
-        bytes: Box::leak(bytes.into_boxed_slice()),
+        bytes: interned::keep(bytes),
         request_bytes,
         count: parts.count,
     })

@@ -112,38 +112,59 @@ struct Link {
 
 impl Link {
     async fn connect(&self) -> Result<(TcpStream, Decoder), String> {
-        let greeted = async {
-            let addresses: Vec<SocketAddr> = tokio::net::lookup_host(&self.master)
-                .await
-                .map_err(|e| format!("cannot resolve {} ({e})", self.master))?
-                .collect();
-            let mut stream = TcpStream::connect(&addresses[..])
-                .await
-                .map_err(|e| e.to_string())?;
-            let text = |e: std::io::Error| e.to_string();
-            stream.set_nodelay(true).map_err(text)?;
-            // Keepalive only finds a lost master sooner; heartbeats find it too.
-            let _ = setsockopt(&stream, sockopt::KeepAlive, &true);
-            let _ = setsockopt(&stream, sockopt::TcpKeepIdle, &KEEPALIVE_SECONDS);
-            stream.write_all(&zmtp::greeting()).await.map_err(text)?;
-            stream
-                .write_all(&zmtp::ready(&self.id))
-                .await
-                .map_err(text)?;
-            let mut decoder = Decoder::default();
-            loop {
-                match decoder.next()? {
-                    Some(Received::Ready) => return Ok((stream, decoder)),
-                    Some(Received::Greeting | Received::Other) => {}
-                    Some(Received::Message(_)) => {
-                        return Err("it sends before it is ready".to_owned());
-                    }
-                    None => receive(&mut stream, &mut decoder).await?,
-                }
+        let addresses = match timeout(TIMEOUT, tokio::net::lookup_host(&self.master)).await {
+            Ok(Ok(addresses)) => addresses.collect::<Vec<SocketAddr>>(),
+            Ok(Err(e)) => {
+                return Err(format!(
+                    "its name cannot be resolved ({e}); next: give its address with --master, or add the name to /etc/hosts"
+                ));
+            }
+            Err(_) => {
+                return Err(
+                    "the resolver does not answer; next: give the master's address instead of its name"
+                        .to_owned(),
+                );
             }
         };
-        let late = |_| Err("it does not answer".to_owned());
-        timeout(TIMEOUT, greeted).await.unwrap_or_else(late)
+        let connected = timeout(TIMEOUT, TcpStream::connect(&addresses[..])).await;
+        let mut stream = connected
+            .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+            .map_err(connect_error)?;
+        // A router sends its greeting unasked.
+        timeout(TIMEOUT, self.greet(&mut stream))
+            .await
+            .unwrap_or_else(|_| {
+                Err(not_a_master(&format!(
+                    "it accepts the connection, but sends no greeting of ZeroMQ's protocol within {} s",
+                    TIMEOUT.as_secs()
+                )))
+            })
+            .map(|decoder| (stream, decoder))
+    }
+
+    /// Exchanges greetings and READY commands.
+    async fn greet(&self, stream: &mut TcpStream) -> Result<Decoder, String> {
+        let text = |e: std::io::Error| format!("{e}; next: see the master's log");
+        stream.set_nodelay(true).map_err(text)?;
+        // Keepalive only finds a lost master sooner; heartbeats find it too.
+        let _ = setsockopt(stream, sockopt::KeepAlive, &true);
+        let _ = setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_SECONDS);
+        stream.write_all(&zmtp::greeting()).await.map_err(text)?;
+        stream
+            .write_all(&zmtp::ready(&self.id))
+            .await
+            .map_err(text)?;
+        let mut decoder = Decoder::default();
+        loop {
+            match decoder.next().map_err(|e| not_a_master(&e))? {
+                Some(Received::Ready) => return Ok(decoder),
+                Some(Received::Greeting | Received::Other) => {}
+                Some(Received::Message(_)) => {
+                    return Err(not_a_master("it sends a message before READY"));
+                }
+                None => receive(stream, &mut decoder).await?,
+            }
+        }
     }
 
     /// Serves a connection until it is lost, then gives the reason, or until a command ends it.
@@ -209,6 +230,24 @@ impl Link {
             }
         }
     }
+}
+
+/// Why a connection to the master was not made, and what to do.
+fn connect_error(error: std::io::Error) -> String {
+    let next = match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => {
+            "start the master, or give the port of its --master-bind-port, 5557 by default"
+        }
+        _ => "check the address given with --master, and the route to it",
+    };
+    format!("{error}; next: {next}")
+}
+
+/// What to do about a peer that does not speak the protocol.
+fn not_a_master(reason: &str) -> String {
+    format!(
+        "{reason}; next: give the port of the master's --master-bind-port, 5557 by default, not that of its web page"
+    )
 }
 
 /// Closes a connection and waits for the peer to do so: a router ignores a second connection of a node id while it has the first.

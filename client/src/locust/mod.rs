@@ -36,7 +36,9 @@ use std::process::ExitCode;
 
 use holdfast_telemetry::metrics::LabelValues;
 
+use holdfast_supervisor::preflight::Preflight;
 use holdfast_supervisor::run_command;
+use holdfast_sysctl::Role;
 use worker::Worker;
 
 pub use flags::Flags;
@@ -48,6 +50,8 @@ pub fn main(flags: Flags) -> ExitCode {
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     flags.launch.engine.tie_to_parent()?;
+    // Before the control plane's own ring, which would only panic.
+    Preflight::check(Role::Client)?;
     let metrics = flags.launch.engine.open_metrics(LabelValues::default())?;
     let console = flags.launch.open_console()?;
     let comment = "holdfast-client worker; microseconds; tags: connect, lateness, latency, raw";

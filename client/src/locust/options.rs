@@ -19,6 +19,7 @@ use crate::http::request_limit::RequestLimit;
 use crate::http::response::{Expectations, parse_statuses};
 use crate::http::url::{self, Url};
 use crate::http::user::{Model, UserConfig as HttpConfig};
+use crate::interned;
 use crate::launch::check_duration;
 use crate::longconn::message;
 use crate::longconn::user::UserConfig as LongconnConfig;
@@ -75,6 +76,13 @@ impl Options {
                 .map_err(|e| format!("not a time ({e}); next: give one such as 500ms or 30s"))
         })?;
         check_duration(&flag(name), time, is_zero_allowed)
+    }
+
+    /// True if the master's locustfile declares any argument of a class. A locustfile written for Python workers may have a class of
+    /// the same name.
+    pub fn declares(&self, class: UserClass) -> bool {
+        let prefix = format!("{}_", class.prefix());
+        self.arguments.keys().any(|name| name.starts_with(&prefix))
     }
 
     /// Locust's `--reset-stats`: statistics begin again when all users are there.
@@ -201,7 +209,7 @@ impl Options {
                 was_head: method == "HEAD",
                 limits: Limits::default(),
                 statuses: self.read("http_expect_status", "2xx", parse_statuses)?,
-                body: expected.map(|text| &*text.into_bytes().leak()),
+                body: expected.map(|text| interned::keep(text.into_bytes())),
             },
             is_reconnecting: !keepalive,
             is_retrying: request::is_idempotent(&method),
@@ -275,6 +283,21 @@ mod tests {
             config.is_reconnecting && matches!(config.model, Model::Closed(1_000_000, 2_000_000))
         );
         assert_eq!(given.source().unwrap().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn texts_that_are_read_again_take_no_more_memory() {
+        let given = options(&[
+            ("http_expect_body", "right".into()),
+            ("longconn_expect", "right too".into()),
+        ]);
+        let body = || given.http().unwrap().0.expectations.body.unwrap().as_ptr();
+        let request = || given.http().unwrap().0.batch.last(1).as_ptr();
+        let message = || given.longconn().unwrap().0.expect.as_ptr();
+        assert_eq!(
+            (body(), request(), message()),
+            (body(), request(), message())
+        );
     }
 
     #[test]

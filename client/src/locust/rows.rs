@@ -62,7 +62,7 @@ pub fn longconn(now: &ClientReport, before: &ClientReport, mut intervals: Interv
     ));
     let connect = Row {
         name: "connect".to_owned(),
-        method: "TCP",
+        method: "TCP".to_owned(),
         requests: now.opened - before.opened + sum(&failed),
         times_us: take(&mut intervals, "connect"),
         failures: failed,
@@ -70,7 +70,7 @@ pub fn longconn(now: &ClientReport, before: &ClientReport, mut intervals: Interv
     };
     let receive = Row {
         name: "recv".to_owned(),
-        method: "TCP",
+        method: "TCP".to_owned(),
         requests: now.messages_received - before.messages_received + sum(&bad),
         times_us: take(&mut intervals, "lateness"),
         failures: bad,
@@ -84,13 +84,13 @@ pub fn http(
     now: &HttpClientReport,
     before: &HttpClientReport,
     mut intervals: Intervals,
-    (method, path): (&'static str, &str),
+    (method, path): (&str, &str),
 ) -> Vec<Row> {
     let failed = growth(&now.outcomes, &before.outcomes, &["ok", "stopped"]);
     let ok = |report: &HttpClientReport| report.outcomes.get("ok").copied().unwrap_or(0);
     vec![Row {
         name: path.to_owned(),
-        method,
+        method: method.to_owned(),
         requests: ok(now) - ok(before) + sum(&failed),
         times_us: take(&mut intervals, "latency"),
         failures: failed,

@@ -52,6 +52,15 @@ impl State {
     }
 }
 
+/// The master's answer to `client_ready`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It has come, or may still come.
+    NotDue,
+    /// It has not come in time.
+    Missing,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Registration {
     Disconnected,
@@ -81,7 +90,7 @@ pub struct WorkerSession {
     last_spawn: f64,
     /// Users the master wants from this worker.
     pub target_users: BTreeMap<UserClass, u64>,
-    /// The loss of the master was reported.
+    /// There is no master, as far as was reported.
     is_lost: bool,
     link: Sender<LinkCommand>,
 }
@@ -107,7 +116,7 @@ impl WorkerSession {
             unanswered: 0,
             last_spawn: f64::NEG_INFINITY,
             target_users: BTreeMap::new(),
-            is_lost: false,
+            is_lost: true,
         }
     }
 
@@ -194,12 +203,14 @@ impl WorkerSession {
     }
 
     /// Sends a heartbeat, registers or reconnects when that is due. Called several times a second.
-    pub fn tick(&mut self, stats: &mut ProcessStats) {
+    pub fn tick(&mut self, stats: &mut ProcessStats) -> Answer {
+        let mut answer = Answer::NotDue;
         let silent = self.since.elapsed();
         match self.registration {
             Registration::Recognising if silent >= RECOGNITION => self.register(),
             Registration::Registered if silent >= SILENCE_MAX => self.reconnect(),
             Registration::Requested if silent >= SILENCE_MAX => {
+                answer = Answer::Missing;
                 // The router ignores a second connection with a node id it has; it may still have the first.
                 self.unanswered += 1;
                 // Once only: a slow master would count each of several ids as a worker.
@@ -218,9 +229,10 @@ impl WorkerSession {
             self.last_heartbeat = Instant::now();
             self.send_heartbeat(stats);
         }
+        answer
     }
 
-    /// True once when the master has been silent for [`SILENCE_MAX`].
+    /// True once when a master that was there has been silent for [`SILENCE_MAX`].
     pub fn is_newly_lost(&mut self) -> bool {
         self.last_message.elapsed() >= SILENCE_MAX && !std::mem::replace(&mut self.is_lost, true)
     }

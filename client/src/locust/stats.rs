@@ -18,7 +18,7 @@ pub struct Row {
     /// Name in Locust's tables.
     pub name: String,
     /// Method in Locust's tables.
-    pub method: &'static str,
+    pub method: String,
     /// Requests, including failed ones.
     pub requests: u64,
     /// Response times, microseconds; failures have none.
@@ -195,7 +195,7 @@ impl Stats {
 
     /// Adds the requests of a second.
     pub fn add(&mut self, row: &Row, now: f64, second: i64) {
-        let name = (row.name.clone(), row.method.to_owned());
+        let name = (row.name.clone(), row.method.clone());
         let at = self.entries.iter().position(|entry| entry.name == name);
         let at = at.unwrap_or_else(|| {
             self.entries.push(Entry {
@@ -208,7 +208,7 @@ impl Stats {
         self.entries[at].add(row, now, second);
         self.total.add(row, now, second);
         for (what, count) in row.failures.iter().filter(|(_, count)| *count > 0) {
-            let key = failure_key(row.method, &row.name, what);
+            let key = failure_key(&row.method, &row.name, what);
             let failure = self.failures.entry(key).or_insert_with(|| Failure {
                 name: name.clone(),
                 error: what.clone(),
@@ -374,7 +374,7 @@ mod tests {
         times_us.record_n(2_000, 3).unwrap();
         let row = Row {
             name: "recv".to_owned(),
-            method: "TCP",
+            method: "TCP".to_owned(),
             requests: 5,
             times_us,
             failures: vec![("wrong message".to_owned(), 2)],

@@ -138,14 +138,13 @@ pub fn start(
             let view = HttpReporter::new(base, asked, 0, wait_mean_us, request_limit);
             let make =
                 move |share, load| HttpUsers::new(config.clone(), load, share, thread_count, 0);
-            let method: &'static str = method.leak();
             Ok(Box::new(EnginePool::start(
                 (ready, load),
                 view,
                 users_max,
                 make,
                 move |now, before, intervals| {
-                    rows::http(now, before, intervals, (method, &url.path))
+                    rows::http(now, before, intervals, (&method, &url.path))
                 },
             )?))
         }

@@ -26,7 +26,7 @@ use super::message::{self, MasterMessage, Message, SpawnRequest};
 use super::process_stats::ProcessStats;
 use super::reporting;
 use super::runner::Runner;
-use super::session::{SILENCE_MAX, State, WorkerSession};
+use super::session::{Answer, SILENCE_MAX, State, WorkerSession};
 use super::user_class::UserClass;
 
 const STATS_INTERVAL: Duration = Duration::from_secs(3);
@@ -161,11 +161,13 @@ impl Worker {
         match event {
             LinkEvent::Connected => session.on_connected(&mut self.process_stats),
             LinkEvent::Disconnected(reason) => {
-                if session.is_registered() {
-                    self.runner
-                        .log
-                        .line(&format!("the connection to the master was lost: {reason}"));
-                }
+                let problem = match session.is_registered() {
+                    true => "lost the connection to the master",
+                    false => "cannot reach the master",
+                };
+                self.runner
+                    .log
+                    .line(&format!("{problem} at {}: {reason}", self.master));
                 session.on_disconnected();
             }
             LinkEvent::Message(bytes) => {
@@ -237,6 +239,17 @@ impl Worker {
             self.runner.begin_test(now);
             self.collected_second = now as i64;
         }
+        for class in UserClass::ALL {
+            let is_wanted = request.counts.get(class.name()).is_some_and(|n| *n > 0);
+            if is_new_test && is_wanted && !self.runner.options.declares(class) {
+                self.runner.log.exception(&format!(
+                    "the Python tasks of class {0} are not executed: the locustfile does not declare the arguments of this worker's \
+                     {0}, which has its own users; next: start the master with client/locust/locustfile.py, or this worker \
+                     without {0} in --classes",
+                    class.name()
+                ));
+            }
+        }
         session.state = State::Spawning;
         session.target_users.clear();
         for (name, users) in request.counts {
@@ -285,7 +298,14 @@ impl Worker {
                     self.apply_targets();
                 }
             }
-            self.sessions[number].tick(&mut self.process_stats);
+            if self.sessions[number].tick(&mut self.process_stats) == Answer::Missing {
+                self.runner.log.line(&format!(
+                    "the master at {} speaks ZeroMQ's protocol, but has not answered client_ready for {} seconds; next: check that \
+                     a Locust master listens there, and see its log",
+                    self.master,
+                    SILENCE_MAX.as_secs()
+                ));
+            }
         }
         let now = self.clock.now();
         // The threads publish their figures five times a second, so those of a second are complete a fifth of a second later.

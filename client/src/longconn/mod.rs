@@ -32,7 +32,7 @@ use crate::launch::{
 };
 use crate::load::Load;
 use crate::reconnect::Backoff;
-use crate::target;
+use crate::{interned, target};
 use user::{Closed, Ended, UserConfig, UserReport, Users};
 
 /// What longconn wants of the engine. Memory of ours for a connection: its slot and its share of rings and histograms.
@@ -102,7 +102,7 @@ pub(crate) fn message(flag: &str, text: &str) -> Result<&'static [u8], anyhow::E
             bytes.len()
         );
     }
-    Ok(bytes.leak())
+    Ok(interned::keep(bytes))
 }
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {

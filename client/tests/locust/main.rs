@@ -15,6 +15,7 @@ mod mixed;
 #[path = "../longconn/peer.rs"]
 #[allow(dead_code)] // These tests use their part of it.
 mod peer;
+mod refusals;
 mod router;
 mod web;
 mod wire;

@@ -1,21 +1,15 @@
 //! What goes over the wire: every type of message both ways, and masters that say what none says.
 
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use holdfast_telemetry::wire::WorkerReport;
 use serde_json::{Value, json};
 
 use crate::common::{Folder, Running, Server, count, subcommand, until};
 use crate::peer::Peer;
-use crate::router::{Router, spawn};
+use crate::router::{Router, now, spawn};
 use crate::{longconn, worker};
-
-#[expect(clippy::disallowed_methods, reason = "a master's orders have dates")]
-fn now() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.expect("after 1970").as_secs_f64()
-}
 
 /// A time of a report, seconds.
 fn time(data: &Value, key: &str) -> f64 {
@@ -301,7 +295,8 @@ fn a_resolver_that_never_answers_stops_no_heartbeat() {
     let worker = Running::<WorkerReport>::start(command);
     let name = master.welcome();
     let ten = json!({"LongConn": 10});
-    let order = spawn(now(), ten.clone(), "nowhere.test:7070", json!({}));
+    let options = json!({"longconn_every": "0s"});
+    let order = spawn(now(), ten.clone(), "nowhere.test:7070", options);
     master.send(&name, "spawn", order);
     master.next("spawning");
     for _ in 0..3 {
