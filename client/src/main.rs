@@ -29,7 +29,7 @@ enum Command {
     Longconn(Box<longconn::Flags>),
     /// Ask an HTTP/1.1 server over many connections, check the answers, and time them
     Http(Box<http::Flags>),
-    /// Be a worker of a Locust master: as many users as it orders, of both kinds, with its host and arguments
+    /// Run the users that a Locust master asks for, of both kinds, with its host and arguments
     Worker(Box<locust::Flags>),
     #[command(flatten)]
     CliDocs(CliDocs),

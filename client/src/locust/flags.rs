@@ -24,8 +24,8 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5557", value_parser = parse_master)]
     pub(super) master: String,
     /// Register as COUNT workers: the master gives each an equal share of the users
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub(super) workers: u16,
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = parse::count_in(1..=1_000))]
+    pub(super) workers: u64,
     /// Run users of these classes
     #[arg(
         long,

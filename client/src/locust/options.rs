@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use holdfast_http1::Limits;
+use holdfast_telemetry::units::parse;
 use rmpv::Value;
 
 use super::user_class::UserClass;
@@ -71,10 +72,7 @@ impl Options {
         default: &str,
         is_zero_allowed: bool,
     ) -> Result<u64, anyhow::Error> {
-        let time = self.read(name, default, |text| {
-            humantime::parse_duration(text)
-                .map_err(|e| format!("not a time ({e}); next: give one such as 500ms or 30s"))
-        })?;
+        let time = self.read(name, default, parse::time)?;
         check_duration(&flag(name), time, is_zero_allowed)
     }
 
@@ -265,7 +263,7 @@ mod tests {
     #[test]
     fn arguments_reach_the_users() {
         let given = options(&[
-            ("longconn_every", "8s".into()),
+            ("longconn_every", 8.into()),
             ("longconn_expect", "".into()),
             ("longconn_host", "10.0.0.1:1,10.0.0.2:2".into()),
             ("http_host", "http://10.0.0.3".into()),
@@ -321,7 +319,7 @@ mod tests {
     fn errors_name_the_argument() {
         for (name, value) in [
             ("longconn_every", Value::from("soon")),
-            ("longconn_every", 3.into()),
+            ("longconn_every", (-3).into()),
             ("longconn_every", Value::Array(vec![])),
             ("longconn_send_every", "x".into()),
             ("longconn_expect", "x".repeat(20_000).into()),

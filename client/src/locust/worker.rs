@@ -80,7 +80,7 @@ impl Worker {
         let events = Events::new(&console)?;
         let (sender, links) = channel(QUEUE_LEN);
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let sessions = (0..usize::from(flags.workers)).map(|number| {
+        let sessions = (0..flags.workers as usize).map(|number| {
             let id = flags.identity.clone().filter(|_| number == 0);
             let (master, sender) = (flags.master.clone(), sender.clone());
             WorkerSession::new(host.trim(), id, |id| {

@@ -1,4 +1,4 @@
-//! The page in a real browser.
+//! The master's web page in a real browser.
 
 use std::process::{Command, Stdio};
 
@@ -10,7 +10,7 @@ use crate::{longconn, python, worker};
 
 #[test]
 #[ignore = "needs Locust and Chromium: make test"]
-fn a_person_starts_edits_and_stops_ten_thousand_users() {
+fn browser_starts_edits_and_stops_ten_thousand_users() {
     let server = Server::start(&["--connections", "20000", "--every", "1s"]);
     let master = Master::start("page", &["--host", &server.address.to_string(), "LongConn"]);
     let worker = worker(&master.address(), &[]);

@@ -23,7 +23,7 @@ fn headless(name: &str, host: &str, args: &[&str]) -> Master {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn what_long_connections_did_is_in_the_tables_to_the_last_message() {
+fn long_connections_are_in_the_tables_to_the_last_message() {
     let server = Server::start(&["--connections", "1000", "--every", "500ms"]);
     let mut master = headless(
         "tables",
@@ -76,7 +76,7 @@ fn what_long_connections_did_is_in_the_tables_to_the_last_message() {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn what_http_users_did_is_in_the_tables() {
+fn http_requests_are_in_the_tables() {
     let server = ServerOf::<HttpServerReport>::start(&[]);
     let mut master = headless(
         "http",
@@ -119,7 +119,7 @@ fn what_http_users_did_is_in_the_tables() {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn failures_are_in_the_tables_and_make_the_exit_code() {
+fn failures_are_in_the_tables_and_in_the_exit_code() {
     let nobody = std::net::SocketAddr::from((own_address(), 9));
     let mut master = headless(
         "failures",
@@ -155,7 +155,7 @@ class Steps(LoadTestShape):
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn a_load_shape_goes_up_and_down_without_restarting_anybody() {
+fn load_shape_goes_up_and_down_without_restarting_users() {
     let server = Server::start(&["--every", "1s"]);
     let folder = Folder::new("shape");
     let file = folder.file("locustfile.py");

@@ -1,4 +1,4 @@
-//! The master is lost and comes back; a worker of the same name is there already.
+//! A master that is lost and comes back; a worker of the same node id.
 
 use holdfast_telemetry::wire::WorkerReport;
 use nix::sys::signal::Signal;
@@ -9,7 +9,7 @@ use crate::{longconn, worker};
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn users_outlive_a_master_and_the_next_one_takes_them_over() {
+fn users_outlive_a_master_and_the_next_one_takes_over() {
     let server = Server::start(&[]);
     let host = server.address.to_string();
     let start = |folder, ip| Master::on(ip, LOCUSTFILE, folder, &["--host", &host, "LongConn"]);
@@ -42,7 +42,7 @@ fn users_outlive_a_master_and_the_next_one_takes_them_over() {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn users_end_with_the_master_if_that_was_wanted() {
+fn users_stop_with_the_master_when_asked_to() {
     let server = Server::start(&[]);
     let master = Master::start(
         "leaves",
@@ -64,7 +64,7 @@ fn users_end_with_the_master_if_that_was_wanted() {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn of_two_workers_of_one_name_the_second_takes_another() {
+fn second_worker_of_a_node_id_takes_a_new_id() {
     let server = Server::start(&[]);
     let mut master = Master::start(
         "twins",

@@ -1,4 +1,4 @@
-//! Locust's real master, and its web page's doors.
+//! Locust's real master, and the HTTP interface of its web page.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -23,12 +23,12 @@ pub struct Master {
 }
 
 impl Master {
-    /// One with the project's locustfile. Its web page is there when this returns, if it has one.
+    /// Starts a master with the project's locustfile, and waits for its web page if it has one.
     pub fn start(name: &str, args: &[&str]) -> Self {
         Self::on(own_address(), LOCUSTFILE, Folder::new(name), args)
     }
 
-    /// One on an address, with a locustfile.
+    /// Starts a master on an address, with a locustfile.
     pub fn on(ip: IpAddr, locustfile: &str, folder: Folder, args: &[&str]) -> Self {
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -58,7 +58,7 @@ impl Master {
         master
     }
 
-    /// Where workers come.
+    /// The address for workers.
     pub fn address(&self) -> String {
         format!("{}:5557", self.ip)
     }
@@ -67,17 +67,17 @@ impl Master {
         (self.ip, 8089).into()
     }
 
-    /// Where people come.
+    /// The address of the web page.
     pub fn url(&self) -> String {
         format!("http://{}/", self.web_address())
     }
 
-    /// What it and its users' tables have said so far.
+    /// Its log and tables so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.file("log")).unwrap_or_default()
     }
 
-    /// Fails the test if a worker's message was too much for it.
+    /// Fails the test if a worker's message caused an error in the master.
     pub fn assert_unhurt(&self) {
         let log = self.log();
         for word in [
@@ -91,7 +91,7 @@ impl Master {
         }
     }
 
-    /// Asks its web server.
+    /// Sends a request to its web server.
     fn ask(&self, method: &str, path: &str, content: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(self.web_address()).expect("its web server");
         stream.set_read_timeout(Some(PATIENCE)).expect("an option");
@@ -130,12 +130,12 @@ impl Master {
         self.ask("GET", path, "text/plain", "")
     }
 
-    /// What its page shows.
+    /// The figures of its web page.
     pub fn stats(&self) -> Value {
         serde_json::from_str(&self.get("/stats/requests")).expect("JSON")
     }
 
-    /// Waits until its page shows this.
+    /// Waits for figures on its web page.
     pub fn until(&self, what: &str, mut is_it: impl FnMut(&Value) -> bool) -> Value {
         let since = Instant::now();
         loop {

@@ -1,4 +1,4 @@
-"""Long connections in Python, under the name the worker has them by: for a test with workers of both kinds."""
+"""A Python user class named like one of the worker's: for a test with workers of both kinds."""
 
 import socket as plain
 import time

@@ -12,7 +12,7 @@ const LOCUSTFILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/locust/mixe
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn two_of_ours_beside_one_in_python_share_the_users() {
+fn two_workers_share_the_users_with_a_python_worker() {
     let server = Server::start(&["--every", "500ms"]);
     let args = [
         "--host",

@@ -1,8 +1,8 @@
-"""A ROUTER socket that says what it is told: each line of standard input is an order, each line of standard output what a worker sent.
+"""A ROUTER socket controlled by a test: each line of standard input is a message to send, each line of standard output a message received.
 
-    {"to": ID, "message": [TYPE, DATA]}    a message as Locust's master packs it
-    {"to": ID, "hex": BYTES}               these bytes
-    {"from": ID, "type": TYPE, "data": DATA}    is what comes out
+    {"to": ID, "message": [TYPE, DATA]}    send a message as Locust's master encodes it
+    {"to": ID, "hex": BYTES}               send these bytes
+    {"from": ID, "type": TYPE, "data": DATA}    received
 
 Ends with its standard input.
 """
@@ -28,10 +28,10 @@ while True:
         line = sys.stdin.buffer.raw.readline()
         if not line:
             break
-        order = json.loads(line)
-        to = order["to"]
-        if "hex" in order:
-            payload = bytes.fromhex(order["hex"])
+        command = json.loads(line)
+        to = command["to"]
+        if "hex" in command:
+            payload = bytes.fromhex(command["hex"])
         else:
-            payload = msgpack.dumps([*order["message"], to])
+            payload = msgpack.dumps([*command["message"], to])
         router.send_multipart([to.encode(), payload])

@@ -1,4 +1,4 @@
-//! A master of the test's own: a real ROUTER socket that says what the test wants.
+//! A master controlled by the test: a real ROUTER socket.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -16,7 +16,7 @@ pub struct Router {
     input: ChildStdin,
     lines: Receiver<Value>,
     pub address: String,
-    /// Everything a worker sent, its heartbeats not.
+    /// Everything a worker has sent, except heartbeats.
     pub heard: Vec<Value>,
 }
 
@@ -47,7 +47,7 @@ impl Router {
         }
     }
 
-    /// The next message of a type, whoever sent it; answers each heartbeat before it, as a master does.
+    /// Waits for the next message of a type; answers heartbeats meanwhile, as a master does.
     pub fn next(&mut self, kind: &str) -> Value {
         let since = Instant::now();
         loop {
@@ -69,7 +69,7 @@ impl Router {
         }
     }
 
-    /// Lets a worker register; gives its name.
+    /// Accepts the registration of a worker; gives its node id.
     pub fn welcome(&mut self) -> String {
         let name = self.next("client_ready")["from"]
             .as_str()
@@ -106,7 +106,7 @@ pub fn now() -> f64 {
     since.expect("after 1970").as_secs_f64()
 }
 
-/// An order for users, by a master's clock.
+/// The data of a spawn request with this timestamp.
 pub fn spawn(timestamp: f64, counts: Value, host: &str, options: Value) -> Value {
     json!({
         "timestamp": timestamp,

@@ -11,7 +11,7 @@ use crate::{http, longconn, worker};
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn tests_are_started_edited_stopped_and_started_again() {
+fn tests_start_again_after_edit_and_stop() {
     let server = Server::start(&["--every", "500ms"]);
     let mut master = Master::start("life", &["--host", &server.address.to_string(), "LongConn"]);
     let worker = worker(&master.address(), &["--workers", "4"]);
@@ -87,7 +87,7 @@ fn tests_are_started_edited_stopped_and_started_again() {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn classes_have_hosts_of_their_own_and_are_picked() {
+fn picked_classes_have_their_own_hosts() {
     let longconns = Server::start(&["--every", "1s"]);
     let web = ServerOf::<HttpServerReport>::start(&[]);
     let host = format!("tcp://{}", longconns.address);
@@ -132,7 +132,7 @@ fn classes_have_hosts_of_their_own_and_are_picked() {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn heartbeats_keep_time_however_busy_the_users_are() {
+fn heartbeats_keep_time_while_users_are_busy() {
     let server = ServerOf::<HttpServerReport>::start(&[]);
     let master = Master::start(
         "busy",

@@ -1,4 +1,4 @@
-//! What goes over the wire: every type of message both ways, and masters that say what none says.
+//! Messages on the wire: every type in both directions, and malformed ones.
 
 use std::process::Command;
 use std::time::Duration;
@@ -164,7 +164,7 @@ fn every_message_in_both_directions() {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn each_order_is_carried_out_evenly_over_its_second() {
+fn users_start_evenly_over_a_second() {
     // A burst at the start of each second would show in every try; a test that gets no core for a while in one of them.
     let worst: Vec<usize> = (0..4)
         .map_while(|attempt| {
@@ -194,7 +194,7 @@ fn each_order_is_carried_out_evenly_over_its_second() {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn a_master_that_says_nonsense_is_survived_and_obeyed_when_it_says_sense() {
+fn worker_survives_malformed_messages_and_follows_valid_ones() {
     let server = Server::start(&[]);
     let mut master = Router::start();
     let worker = worker(&master.address, &["--users-max", "100"]);
@@ -278,7 +278,7 @@ fn a_master_that_says_nonsense_is_survived_and_obeyed_when_it_says_sense() {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn a_resolver_that_never_answers_stops_no_heartbeat() {
+fn silent_resolver_stops_no_heartbeat() {
     let folder = Folder::new("resolver");
     let hosts = folder.file("hosts");
     // Whoever looks a name up opens this, and waits for somebody who writes.
@@ -322,7 +322,7 @@ fn a_resolver_that_never_answers_stops_no_heartbeat() {
 }
 
 #[test]
-fn peers_that_are_no_master_are_survived() {
+fn worker_survives_peers_that_are_no_master() {
     use std::io::Write;
     // Those who speak something else, those who begin well and go on badly, and those who say nothing.
     let mut greeting = [0; 64];
@@ -348,7 +348,7 @@ fn peers_that_are_no_master_are_survived() {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn times_are_the_masters_however_wrong_a_clock_is() {
+fn reported_times_are_the_masters() {
     let server = Server::start(&["--every", "100ms"]);
     for skew in [10.0, -10.0] {
         let mut master = Router::start();
