@@ -165,7 +165,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         for state in std::mem::take(&mut self.ctx.redial) {
             self.fail(&state, OpenFailure::Cancelled);
         }
-        // The handler knows that the engine stops before any connection is told.
+        // The handler learns that the engine stops before `on_stop` is called for any connection.
         self.dial()?;
         for shard in &mut self.shards {
             match how {
@@ -176,8 +176,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(())
     }
 
-    /// Looks at the orders and takes one turn. When no more is to be accepted, `close_listeners` is
-    /// called. `None` when all is over.
+    /// Starts the shutdown that is asked for, if any, and takes one turn. When nothing more is
+    /// accepted, `close_listeners` is called. `None` when all is over.
     ///
     /// # Errors
     /// [`Error`] as of a turn.
@@ -227,7 +227,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             // into the kernel.
             worked |= self.shards[0].dispatch(&mut self.ctx)?;
         }
-        self.hear_listeners();
+        self.update_listeners();
         for number in 0..self.listeners.len() {
             worked |= self.accept(number)?;
         }
@@ -238,7 +238,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 worked |= shard.turn(&mut self.ctx, may_leave)?;
             }
         }
-        self.hear_listeners();
+        self.update_listeners();
         // Behind every callback of this turn, so that what they ask for is dialled, and its
         // deadline heard.
         self.dial()?;
@@ -252,7 +252,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(Next::IdleUntil(timers.chain(self.next_call_us).min()))
     }
 
-    fn hear_listeners(&mut self) {
+    fn update_listeners(&mut self) {
         for number in self.ctx.listening.drain(..) {
             if let Some(listener) = self.listeners.get_mut(number) {
                 listener.is_armed = false;

@@ -2,7 +2,7 @@
 //!
 //! Each thread is pinned to a core and drives one [`Core`]. A thread with work looks again after
 //! `batch_delay_us`, which lets work gather; one without sleeps until a ring has an event, a timer
-//! is due, or its orders are to be looked at.
+//! is due, or it is time to look for a shutdown command.
 //! Invariants: a ring is made, used and dropped by its own thread.
 //! Must not depend on: protocols, and what a request looks like.
 
@@ -184,7 +184,7 @@ impl<P> Drop for Engine<P> {
 /// No shutdown has been ordered.
 const RUNNING: u8 = 0;
 
-/// Orders a shutdown, unless a harder one was ordered.
+/// Asks for a shutdown, unless a more abrupt one was asked for.
 fn order(shutdown: &AtomicU8, how: Shutdown) {
     shutdown.fetch_max(how as u8 + 1, Ordering::Release);
 }

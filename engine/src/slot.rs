@@ -104,7 +104,7 @@ pub enum Read {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Write {
-    /// Nothing is to be sent.
+    /// Nothing to send.
     #[default]
     Idle,
     /// A send is under way and may still fail or come short.
@@ -468,7 +468,7 @@ impl<S: Copy + Default> Slot<S> {
         };
     }
 
-    /// A receive that does not wait is to be pushed.
+    /// A receive that does not wait is queued.
     #[inline]
     pub fn read_queued(&mut self) {
         self.read = match self.read {

@@ -13,7 +13,7 @@ use crate::slot::{Delivery, Phase, Read, Slot, Write};
 use crate::token::Op;
 
 /// What a ring knows of its requests, from their push to the reaping of their last completion.
-pub(crate) trait Books {
+pub(crate) trait RingAudit {
     /// Requests under way.
     fn under_way(&self, op: Op, slot: u32) -> u8;
     /// True if the direct-descriptor table has something in `slot`.
@@ -39,7 +39,7 @@ pub(crate) struct Census {
     pub due_us: Option<u64>,
 }
 
-impl<R: Ring + Books, H: Handler> Shard<R, H> {
+impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
     /// Slots in use, for who looks into a failure.
     pub(crate) fn describe(&self) -> Vec<String> {
         let used =

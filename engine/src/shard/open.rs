@@ -170,7 +170,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return self.close(ctx, slot, CloseReason::Aborted);
         }
         if ctx.is_stopping && phase.is_open() {
-            // It opened while the others were already being told.
+            // It opened after `on_stop` had been called for the others.
             self.call(ctx, slot, |handler, conn| handler.on_stop(conn))?;
         }
         self.arm_read(ctx, slot, Wait::Once)

@@ -37,7 +37,7 @@ impl Piece {
 /// Bytes kept for one connection. It has an entry exactly while there are any.
 #[derive(Default)]
 pub(super) struct Pending {
-    /// What is to be sent, in order.
+    /// Bytes to send, in order.
     pub outgoing: VecDeque<Piece>,
     /// What was received and not used yet.
     pub incoming: Vec<u8>,

@@ -70,7 +70,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.ring.push(self.token(Op::Recv, slot), request)
     }
 
-    /// True if what arrives is to be kept back from the handler.
+    /// True if arriving bytes must be kept instead of given to the handler.
     pub(super) fn delivery_blocked(&self, config: &Config, slot: u32) -> bool {
         Self::is_delivery_blocked(config, &self.slots[slot])
     }

@@ -76,7 +76,7 @@ pub(crate) struct Shard<R, H: Handler> {
     pub(super) unstaged: VecDeque<Token>,
     pub(super) outgoing: Vec<u8>,
     pub(super) draining_from: Option<u32>,
-    /// No slot from here on is open, or it was told to end.
+    /// Slots from here on are not open, or `on_stop` was called for them.
     pub(super) newest: u32,
 }
 

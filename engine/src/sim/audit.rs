@@ -12,14 +12,14 @@ use crate::error::Error;
 use crate::handler::Handler;
 use crate::limiter::ConnectionLimiter;
 use crate::ring::Ring;
-use crate::shard::audit::{Books, Census};
+use crate::shard::audit::{Census, RingAudit};
 use crate::slot::Phase;
 
 /// How long an attempt may last over its limit: the cancel has to be submitted, and to be heard of.
 const CONNECT_GRACE_US: u64 = 20_000_000;
 
 /// Checks everything between turns. `turn_us` is when the last one began.
-pub(super) fn check_core<R: Ring + Books, H: Handler, M: FnMut() -> Result<R, Error>>(
+pub(super) fn check_core<R: Ring + RingAudit, H: Handler, M: FnMut() -> Result<R, Error>>(
     core: &Core<'_, R, Watched<H>, M>,
     turn_us: u64,
 ) -> Result<Census, String> {
@@ -65,7 +65,7 @@ pub(super) fn check_core<R: Ring + Books, H: Handler, M: FnMut() -> Result<R, Er
 }
 
 /// Checks that nothing is left.
-pub(super) fn check_end<R: Ring + Books, H: Handler, M: FnMut() -> Result<R, Error>>(
+pub(super) fn check_end<R: Ring + RingAudit, H: Handler, M: FnMut() -> Result<R, Error>>(
     core: &Core<'_, R, Watched<H>, M>,
 ) -> Result<(), String> {
     let census = check_core(core, u64::MAX)?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::ring::SimRing;
 use crate::error::Error;
 use crate::ring::{AtHand, Completion, Request, Ring, Staged};
-use crate::shard::audit::Books;
+use crate::shard::audit::RingAudit;
 use crate::token::{Op, Token};
 
 macro_rules! canaries {
@@ -287,7 +287,7 @@ impl Ring for Broken {
     }
 }
 
-impl Books for Broken {
+impl RingAudit for Broken {
     fn under_way(&self, op: Op, slot: u32) -> u8 {
         self.inner.under_way(op, slot)
     }

@@ -18,7 +18,7 @@ use super::world::{Shared, World, lock};
 use crate::config::{Config, SPARE_SLOTS};
 use crate::error::Error;
 use crate::ring::{AtHand, Completion, Request, Ring, Staged};
-use crate::shard::audit::Books;
+use crate::shard::audit::RingAudit;
 use crate::token::{Op, Token};
 
 /// See the file's head.
@@ -380,7 +380,7 @@ impl Ring for SimRing {
     }
 }
 
-impl Books for SimRing {
+impl RingAudit for SimRing {
     fn under_way(&self, op: Op, slot: u32) -> u8 {
         self.pages[slot as usize].under_way[op as usize]
     }
