@@ -90,7 +90,6 @@ pub use engine::{CoreReport, Engine};
 pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};
 pub use handler::{Conn, Dial, Handler};
 pub use kernel::os::allowed_cores;
-pub use kernel::probe;
 pub use stats::Stats;
 
 /// Checks that this kernel has the io_uring features the engine needs, those to dial with `dials`. Keeps nothing.

@@ -12,4 +12,4 @@ mod buffers;
 pub mod os;
 mod uring;
 
-pub use uring::{KernelRing, probe};
+pub use uring::KernelRing;

@@ -63,16 +63,6 @@ fn build_ring() -> Result<IoUring, Error> {
         .map_err(refusal::explain)
 }
 
-/// Checks, before anything else starts, that io_uring can be used by this process: that the kernel
-/// has it, that no sysctl and no seccomp filter forbids it, that descriptors and locked memory
-/// suffice for one ring. Keeps nothing.
-///
-/// # Errors
-/// [`SetupError`](crate::SetupError) naming which of these it is, and the remedy.
-pub fn probe() -> Result<(), Error> {
-    KernelRing::check(false)
-}
-
 impl KernelRing {
     /// A ring with a table of `config.ring_slots` direct descriptors, for the calling thread alone.
     /// Its time counts from `started_at`; it rings `waker` when it has work.
