@@ -9,6 +9,7 @@
 use holdfast_engine::{SetupError, SetupErrorKind};
 use serde::Serialize;
 
+use crate::cli::shell_word;
 use crate::grouped;
 use crate::plan::{Plan, Row};
 use crate::profile::{Profile, Role, built_in};
@@ -212,7 +213,7 @@ fn check_restorable(saved: &Saved, profiles: &[Profile], state: &State) -> Resul
         ),
         format!(
             "mv {0} {0}.damaged; holdfast-tune check shows the present values",
-            state.file().display()
+            shell_word(state.file())
         ),
     )
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 use std::process::exit;
 use std::sync::OnceLock;
 
@@ -79,6 +80,16 @@ fn usage_error(error: &clap::Error, command: &clap::Command, subcommand: Option<
     }
 }
 
+/// A file name as one word of a shell command.
+pub fn shell_word(file: &Path) -> String {
+    let text = file.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@%,=".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{Args, CommandFactory, FromArgMatches, Subcommand};
@@ -142,6 +153,18 @@ mod tests {
             .map(|(name, values)| (name.as_str(), values.iter().map(String::as_str).collect()))
             .collect::<Vec<(&str, Vec<&str>)>>();
         assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn file_names_are_one_word() {
+        let word = |name: &str| shell_word(Path::new(name));
+        assert_eq!(
+            word("/etc/sysctl.d/99-mine.conf"),
+            "/etc/sysctl.d/99-mine.conf"
+        );
+        assert_eq!(word("my file"), "'my file'");
+        assert_eq!(word("it's"), r"'it'\''s'");
+        assert_eq!(word("$(x)"), "'$(x)'");
     }
 
     #[test]

@@ -275,7 +275,7 @@ impl Want {
             options += &format!(" --target {target}");
         }
         for file in &self.profile {
-            options += &format!(" --profile {}", file.display());
+            options += &format!(" --profile {}", cli::shell_word(file));
         }
         if self.exact {
             options += " --exact";
@@ -431,14 +431,14 @@ impl ApplyFlags {
     fn restore_options(&self, outcome: &apply::Outcome) -> String {
         let mut options = String::new();
         if let Some(file) = &self.state {
-            options += &format!(" --state {}", file.display());
+            options += &format!(" --state {}", cli::shell_word(file));
         }
         let built_in = built_in(Role::Both);
         let needs_profile = outcome.changes.iter().any(|change| {
             !change.key.starts_with("net.") && !built_in.iter().any(|p| p.has_key(&change.key))
         });
         for file in self.want.profile.iter().filter(|_| needs_profile) {
-            options += &format!(" --profile {}", file.display());
+            options += &format!(" --profile {}", cli::shell_word(file));
         }
         options
     }

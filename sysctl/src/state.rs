@@ -16,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
+use crate::cli::shell_word;
 use crate::setting::sysctl_key;
 
 const SCHEMA: &str = "holdfast-tune-state/1";
@@ -239,11 +240,11 @@ fn next_step_of_refusal(file: &Path) -> String {
     match (metadata, geteuid().is_root()) {
         (Ok(metadata), _) if metadata.is_symlink() => format!(
             "ls -l {0} (it is a symbolic link: who made it?), then rm {0}",
-            file.display()
+            shell_word(file)
         ),
         (Ok(_), true) => format!(
             "ls -l {0} (whose is it?), then mv {0} {0}.untrusted",
-            file.display()
+            shell_word(file)
         ),
         (Err(_), true) => "name another file with --state FILE".to_owned(),
         (_, false) => RUN_AS_ROOT.to_owned(),
@@ -275,7 +276,7 @@ fn folder_of(file: &Path) -> &Path {
 fn set_aside(file: &Path) -> String {
     format!(
         "mv {0} {0}.damaged; the settings stay as they are (holdfast-tune check shows them; a reboot restores the defaults)",
-        file.display()
+        shell_word(file)
     )
 }
 

@@ -194,3 +194,77 @@ fn exit_codes_are_those_of_the_help() {
         }
     });
 }
+
+/// The words of a shell command, as a shell splits them.
+fn shell_words(command: &str) -> Vec<String> {
+    let script = format!("for word in {command}; do printf '%s\\n' \"$word\"; done");
+    let said = run(bounded("sh").args(["-euc", &script]));
+    assert_eq!(said.code, 0, "{command}: {said:#?}");
+    said.out.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn next_commands_work_when_typed() {
+    within(|| {
+        let folder = folder();
+        let profile = file(&folder, "it's mine.conf", "net.core.somaxconn = 5000\n");
+        let profile = profile.to_str().unwrap();
+        let garbage = file(&folder, "some garbage", "garbage");
+        let garbage = garbage.to_str().unwrap();
+        let mut typed = 0;
+        for args in [
+            &["check", "-c", "2M"][..],
+            &["check", "-r", "server", "--exact"],
+            &["check", "-r", "client", "--targets", "3"],
+            &["plan", "-r", "host"],
+            &["plan", "--profile", profile],
+            &["apply", "--dry-run", "--profile", profile],
+            &["explain", "net.core.missing"],
+            &["chekc"],
+            &["check", "--no-such-flag"],
+        ] {
+            let said = run(bounded(TUNE).args(args));
+            let lines = said.out.lines().chain(said.err.lines());
+            let commands = lines.filter_map(|line| line.split_once("; next: holdfast-tune "));
+            for (_, command) in commands {
+                let words = shell_words(command.split(" (").next().unwrap());
+                let mut next = bounded(TUNE);
+                next.args(&words);
+                if words[0] == "apply" {
+                    next.arg("--dry-run");
+                }
+                let next = run(&mut next);
+                assert!(next.code < 2, "{args:?}: {words:?}: {next:#?}");
+                typed += 1;
+            }
+        }
+        assert!(typed >= 8, "{typed} commands");
+        // A command that moves a damaged state aside, with white space in its name.
+        let said = tune(&[&"restore", &"--state", &garbage]);
+        let (_, next) = said.error().split_once("; next: ").unwrap();
+        let command = next.split("; ").next().unwrap();
+        let moved = run(bounded("sh").args(["-euc", command]));
+        assert_eq!(moved.code, 0, "{command}: {moved:#?}");
+        assert_eq!(tune(&[&"restore", &"--state", &garbage]).code, 0);
+    });
+}
+
+#[test]
+fn refused_io_uring_stops_the_plan() {
+    // A kernel that refuses a ring, for want of locked memory; seccomp does it likewise.
+    let drop_privileges = match nix::unistd::geteuid().is_root() {
+        true => "setpriv --bounding-set=-all --inh-caps=-all",
+        false => "",
+    };
+    let script = format!("ulimit -l 4; exec {drop_privileges} \"$0\" \"$@\"");
+    let args = ["-euc", &script, TUNE, "check", "-r", "server", "-c", "1"];
+    let said = run(bounded("sh").args(args));
+    assert_eq!(said.code, 1, "{said:#?}");
+    assert!(said.out.contains("STOPS: "), "{said:#?}");
+    let json = run(bounded("sh").args(args).arg("--json")).json();
+    let limits = json["plan"]["limits"].as_array().unwrap();
+    for name in ["io_uring", "locked memory"] {
+        let limit = limits.iter().find(|limit| limit["name"] == name);
+        assert_eq!(limit.unwrap()["now"], 0, "{name}: {json:#}");
+    }
+}
