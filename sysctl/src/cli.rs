@@ -183,7 +183,7 @@ mod tests {
         );
         assert_eq!(
             error(&["run", "--count", "x"]),
-            "invalid value 'x' for '--count <COUNT>': 'x' is not a count; next: give a whole number such as 500, 10k or 2.4M"
+            "invalid value 'x' for '--count <COUNT>': 'x' is not a count; next: give one from 1 to 9, such as 1"
         );
     }
 }

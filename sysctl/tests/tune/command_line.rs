@@ -51,7 +51,7 @@ fn usage_errors() {
     let said = tune(&[&"check", &"-c", &"abc"]);
     assert!(
         said.err
-            .contains("next: give a whole number such as 500, 10k or 2.4M"),
+            .contains("next: give one from 1 to 1,000,000,000, such as 500 or 10k or 2.4M"),
         "{}",
         said.err
     );
