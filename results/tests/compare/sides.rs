@@ -129,7 +129,7 @@ fn the_page_has_both_sides_in_its_charts() {
     for words in [
         "Connections open",
         "Opened a second",
-        "Lateness of heartbeats",
+        "Lateness of messages",
         "differs: asked.users: 1000000 | 2400000",
     ] {
         assert!(page.contains(words), "{words}");
