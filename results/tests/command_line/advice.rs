@@ -20,6 +20,8 @@ const FLAGS_OF_OTHERS: &[&str] = &[
     "--all",
     "--test",
     "--no-default-features",
+    // Locust
+    "--master-bind-port",
     // Ours, for README only: not in --help.
     "--markdown",
     // nsenter, docker, Locust
