@@ -100,7 +100,7 @@ pub fn write(plan: &Plan, is_dry: bool) -> Vec<Written> {
         .collect()
 }
 
-/// Removes the files that [`write`] wrote.
+/// Removes the files that [`write()`] wrote.
 pub fn remove(is_dry: bool) -> Vec<Written> {
     [SYSCTL_FILE, LIMITS_FILE, SYSTEMD_FILE]
         .into_iter()
