@@ -20,7 +20,7 @@ use crate::provenance;
 use crate::run_control::RunControl;
 use crate::run_harness::{self, RunFlags};
 
-/// One kind of benchmark, its flags checked already. [`bench`] calls the functions in the order in which they stand here.
+/// One kind of benchmark, its flags checked already. [`bench()`] calls the functions in the order in which they stand here.
 ///
 /// Scenarios that open users and hold them also implement [`HeldLoad`](crate::held_load::HeldLoad), which takes a sample a second.
 #[allow(async_fn_in_trait, reason = "everything runs on one thread")]

@@ -1,6 +1,6 @@
 //! The simulator: a kernel, a network and peers in memory, whose whole behaviour follows from one number.
 //!
-//! A [`World`] holds the time, the sockets and what is on its way between them. A [`SimRing`] is a [`Ring`](crate::ring::Ring) on it:
+//! A [`World`] holds the time, the sockets and what is on its way between them. A [`SimRing`] is a `Ring` on it:
 //! it does what io_uring may do, in any order io_uring may do it in. A [`Node`] is one core thread of an engine on such rings, the
 //! same `Core`, shards, slots, wheel and handlers as on the kernel; after each turn it is audited. [`drive`] lets nodes take
 //! turns until all have ended. Nothing here looks at a clock, a thread or the order of a hash map, so a seed replays identically.

@@ -1,6 +1,6 @@
 //! The programs that make load: their command lines, and what they say in the end.
 //!
-//! Purpose: from a [`Generator`] and what a slice asks of it to a program with its arguments, and from its last line to an
+//! Purpose: from a `Generator` and what a slice asks of it to a program with its arguments, and from its last line to an
 //! [`Outcome`].
 //! Invariants: a generator runs until it is told to stop; its own time limit is only a bound for the case that nobody does.
 //! Whatever is not a right answer is a failure by kind.

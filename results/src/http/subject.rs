@@ -1,8 +1,8 @@
 //! The servers that are measured: their command lines, configurations and builds.
 //!
-//! Purpose: from a [`Subject`] and what a slice asks of it to a program with its arguments.
+//! Purpose: from a `Subject` and what a slice asks of it to a program with its arguments.
 //! Invariants: every subject listens on one address of 127.0.0.0/8 and answers every path with `ok`. All end with the bench,
-//! however it ends: ours by their own flag, the others by the kernel ([`kill_with_parent`]).
+//! however it ends: ours by their own flag, the others by the kernel (`kill_with_parent`).
 //! Must not depend on: how they are measured.
 
 use std::net::SocketAddr;

@@ -112,7 +112,7 @@ fn write_some(out: BorrowedFd, bytes: &[u8], wait: Duration) -> io::Result<usize
     Ok(0)
 }
 
-/// True if a write of [`CHUNK_BYTES`] would not wait, now or within `wait`.
+/// True if a write of `CHUNK_BYTES` would not wait, now or within `wait`.
 pub fn is_ready(out: BorrowedFd, wait: Duration) -> bool {
     let until = Instant::now() + wait;
     loop {
