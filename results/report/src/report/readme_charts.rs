@@ -21,10 +21,10 @@ use crate::record::Record;
 use crate::run::Run;
 
 /// The record with the HTTP measurements.
-const HTTP_RECORD: &str = "reference-http";
+const HTTP_RECORD: &str = "reference-http-2026-11-28";
 /// The records whose ramps are drawn, and the load that each had.
 const RAMP_RECORDS: [(&str, &str); 2] = [
-    ("reference-1m", "holdfast-client, no rate limit"),
+    ("reference-1m-2026-11-28", "holdfast-client, no rate limit"),
     ("reference-locust-1m", "Locust master and holdfast workers"),
 ];
 /// The server that is ours.
