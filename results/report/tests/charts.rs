@@ -27,5 +27,8 @@ fn committed_charts_show_the_committed_records() {
 #[test]
 fn missing_record_is_an_error_that_names_it() {
     let error = readme_charts::draw(Path::new("/nowhere")).expect_err("there is no record");
-    assert!(error.contains("/nowhere/reference-http-2026-11-28: "), "{error}");
+    assert!(
+        error.contains("/nowhere/reference-http-2026-11-28: "),
+        "{error}"
+    );
 }
