@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use holdfast_engine::SetupError;
-use holdfast_engine::internals::{AtHand, Completion, Op, Request, Ring, Staged, Token};
+use holdfast_engine::internals::{
+    AtHand, Completion, Op, Request, Ring, SharedBuffers, Staged, Token,
+};
 
 /// Connections that wait at the one listener, and what peers do with what they are sent.
 #[derive(Debug, Default)]
@@ -31,6 +33,7 @@ pub struct NullRing {
     is_dirty: bool,
     staging: Vec<u8>,
     staged_bytes: [usize; 2],
+    shared: SharedBuffers,
 }
 
 impl NullRing {
@@ -66,10 +69,16 @@ impl Ring for NullRing {
                 self.waiting -= 1;
                 0
             }
-            Request::SendStatic { .. } | Request::SendStaged { .. } if self.is_stalled => {
+            Request::SendStatic { .. }
+            | Request::SendStaged { .. }
+            | Request::SendShared { .. }
+                if self.is_stalled =>
+            {
                 -libc::EAGAIN
             }
-            Request::SendStatic { slot, .. } | Request::SendStaged { slot, .. } => {
+            Request::SendStatic { slot, .. }
+            | Request::SendStaged { slot, .. }
+            | Request::SendShared { slot, .. } => {
                 if let Some(sends) = &self.answered {
                     sends.fetch_add(1, Ordering::Relaxed);
                     self.unanswered.push(slot);
@@ -181,7 +190,16 @@ impl Ring for NullRing {
         &self.staging[staged.offset as usize..][..staged.length as usize]
     }
 
+    fn share(&mut self, half: usize, buffer: &Arc<[u8]>) -> u32 {
+        self.shared.keep(half, buffer)
+    }
+
+    fn shared(&self, number: u32) -> &Arc<[u8]> {
+        self.shared.get(number)
+    }
+
     fn unstage(&mut self, half: usize) {
+        self.shared.empty(half);
         self.staged_bytes[half] = 0;
     }
 

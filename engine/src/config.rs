@@ -60,6 +60,7 @@ pub struct Config {
     pub(crate) park_after: Duration,
     pub(crate) reads_while_blocked: bool,
     pub(crate) pending_bytes_max: usize,
+    pub(crate) shared_bytes_max: usize,
     pub(crate) batch_delay_us: u64,
     pub(crate) connect_timeout: Duration,
     pub(crate) drain_timeout: Duration,
@@ -147,6 +148,7 @@ impl Default for ConfigBuilder {
                 park_after: Duration::ZERO,
                 reads_while_blocked: false,
                 pending_bytes_max: 16_384,
+                shared_bytes_max: 1 << 20,
                 batch_delay_us: 1_000,
                 connect_timeout: Duration::from_secs(30),
                 drain_timeout: Duration::from_secs(10),
@@ -230,11 +232,21 @@ impl ConfigBuilder {
     }
 
     /// Most bytes kept for one connection whose peer does not read, or whose message is not complete (default: 16,384). Static bytes
-    /// are not kept, so they do not count. One that needs more is closed with
+    /// and shared buffers are not copied, so they do not count, except 32 bytes for each that waits. One that needs more is closed with
     /// [`CloseReason::Stalled`](crate::CloseReason::Stalled) or [`CloseReason::BufferLimit`](crate::CloseReason::BufferLimit).
     #[must_use]
     pub fn pending_bytes_max(mut self, bytes: usize) -> Self {
         self.config.pending_bytes_max = bytes;
+        self
+    }
+
+    /// Most bytes of shared buffers that queue up for one connection whose peer does not read (default: 1,048,576). They take no memory
+    /// of the connection but the piece that names each (32 bytes, which count in `pending_bytes_max`), and they keep their buffers
+    /// alive. A single buffer may be larger: only those behind it count. One that needs more is closed with
+    /// [`CloseReason::Stalled`](crate::CloseReason::Stalled).
+    #[must_use]
+    pub fn shared_bytes_max(mut self, bytes: usize) -> Self {
+        self.config.shared_bytes_max = bytes;
         self
     }
 

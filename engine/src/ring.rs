@@ -3,13 +3,14 @@
 //!
 //! Invariants every implementation keeps: requests start in the order they were pushed; a request
 //! that must not wait (accept, socket, option, bind, receive, send, close) has finished when the
-//! `enter` that submits it returns, so the bytes staged for it are free again; each request gives
+//! `enter` that submits it returns, so the bytes it reads are free again; each request gives
 //! exactly one completion, but those marked silent give none when they succeed, and a stream gives
 //! several.
 //! Must not depend on: slots, phases, handlers.
 
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, SetupErrorKind};
@@ -61,6 +62,12 @@ pub enum Request {
         staged: Staged,
         is_last: bool,
     },
+    /// Send bytes of a buffer that the ring keeps, likewise.
+    SendShared {
+        slot: u32,
+        shared: Shared,
+        is_last: bool,
+    },
     /// End our side. May be done by a worker of the kernel later, which takes the slot for what is
     /// in it *then*: nothing may take the slot before the completion.
     Shutdown { slot: u32 },
@@ -78,6 +85,59 @@ pub struct Staged {
     pub offset: u32,
     /// Length in bytes.
     pub length: u32,
+}
+
+/// A part of a buffer that a ring keeps: see [`Ring::share`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shared {
+    /// The number that the ring gave the buffer.
+    pub number: u32,
+    /// Length in bytes.
+    pub length: u32,
+    /// Offset in the buffer.
+    pub offset: usize,
+}
+
+/// The buffers that a ring keeps while requests read them, in two halves like staged bytes.
+///
+/// A buffer that goes to many connections, one send after the other, is kept once for all of them.
+#[derive(Debug, Default)]
+pub struct SharedBuffers {
+    halves: [Vec<Arc<[u8]>>; 2],
+}
+
+impl SharedBuffers {
+    /// Keeps `buffer` until `half` is emptied. Returns its number.
+    #[inline]
+    pub fn keep(&mut self, half: usize, buffer: &Arc<[u8]>) -> u32 {
+        let buffers = &mut self.halves[half];
+        if buffers.last().is_none_or(|last| !Arc::ptr_eq(last, buffer)) {
+            buffers.push(Arc::clone(buffer));
+        }
+        (buffers.len() as u32 - 1) << 1 | half as u32
+    }
+
+    /// The buffer with this number.
+    #[inline]
+    pub fn get(&self, number: u32) -> &Arc<[u8]> {
+        &self.halves[number as usize & 1][number as usize >> 1]
+    }
+
+    /// A part of a buffer.
+    #[inline]
+    pub fn bytes(&self, shared: Shared) -> &[u8] {
+        &self.get(shared.number)[shared.offset..][..shared.length as usize]
+    }
+
+    /// Gives the buffers of a half up.
+    pub fn empty(&mut self, half: usize) {
+        self.halves[half].clear();
+    }
+
+    /// Buffers kept.
+    pub fn count(&self) -> usize {
+        self.halves.iter().map(Vec::len).sum()
+    }
 }
 
 /// What became of a request.
@@ -172,7 +232,12 @@ pub trait Ring {
     fn stage(&mut self, half: usize, bytes: &[u8]) -> Option<Staged>;
     /// Staged bytes, until their half is emptied.
     fn staged(&self, staged: Staged) -> &[u8];
-    /// Empties a half: no request under way uses it.
+    /// Keeps a shared buffer for requests that send from it, until `half` is emptied. Returns its
+    /// number.
+    fn share(&mut self, half: usize, buffer: &Arc<[u8]>) -> u32;
+    /// The shared buffer with this number, until its half is emptied.
+    fn shared(&self, number: u32) -> &Arc<[u8]>;
+    /// Empties a half, of staged bytes and shared buffers: no request under way uses it.
     fn unstage(&mut self, half: usize);
     /// Connections that wait at a listener to be accepted.
     fn accept_queue_len(&self, listener: RawFd) -> u32;

@@ -3,11 +3,13 @@
 //! Invariants: made, entered and dropped by one thread (SINGLE_ISSUER); the ring is closed before
 //! its memory is unmapped (field order); every request that carries an address is either
 //! silent-and-immediate (it has finished when `enter` returns) or its address was copied by the
-//! kernel at submission (socket addresses), so nothing dangles.
+//! kernel at submission (socket addresses), so nothing dangles. The ring owns the shared buffers
+//! that queued requests read.
 //! Must not depend on: slots' meaning, handlers, protocols.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use io_uring::squeue::{Entry, Flags};
@@ -20,7 +22,7 @@ use super::os::Waker;
 use crate::config::{BUFFER_COUNT, CQ_ENTRIES, Config, SQ_ENTRIES};
 use crate::error::{Error, SetupErrorKind};
 use crate::refusal;
-use crate::ring::{AtHand, Completion, Request, Ring, Staged};
+use crate::ring::{AtHand, Completion, Request, Ring, SharedBuffers, Staged};
 use crate::token::{Op, Token};
 
 /// Bytes from one address to the next: a sockaddr_in6 takes 28.
@@ -46,6 +48,9 @@ pub struct KernelRing {
     /// Of one half.
     staging_bytes: usize,
     staged_bytes: [usize; 2],
+    shared: SharedBuffers,
+    /// Requests that read shared buffers and may not have been submitted, by half.
+    shared_queued: [u32; 2],
     pushed: usize,
     overflow_count: u64,
     started_at: Instant,
@@ -142,6 +147,8 @@ impl KernelRing {
             staging_offset,
             staging_bytes: config.staging_bytes,
             staged_bytes: [0; 2],
+            shared: SharedBuffers::default(),
+            shared_queued: [0; 2],
             pushed: 0,
             overflow_count: 0,
             started_at,
@@ -315,6 +322,18 @@ impl KernelRing {
                 .build()
                 .flags(SILENT)
             }
+            Request::SendShared {
+                slot,
+                shared,
+                is_last,
+            } => {
+                self.shared_queued[shared.number as usize & 1] += 1;
+                let bytes = self.shared.bytes(shared);
+                opcode::Send::new(Fixed(slot), bytes.as_ptr(), shared.length)
+                    .flags(send_flags(is_last))
+                    .build()
+                    .flags(SILENT)
+            }
             Request::Shutdown { slot } => opcode::Shutdown::new(Fixed(slot), libc::SHUT_WR).build(),
             Request::Close { slot } => opcode::Close::new(Fixed(slot)).build().flags(SILENT),
             Request::Cancel { token } => opcode::AsyncCancel::new(token.to_bits())
@@ -347,9 +366,11 @@ impl Ring for KernelRing {
         self.reserve(1)?;
         let entry = self.entry(request).user_data(token.to_bits());
         self.pushed += 1;
-        // SAFETY: `entry` points only to static bytes, to this ring's region, or to nothing; the
-        // region outlives the ring, staged bytes are kept until `enter` and addresses until the
-        // queue has gone round once, by which time the kernel copied them.
+        // SAFETY: `entry` points only to static bytes, to this ring's region, to a shared buffer, or
+        // to nothing; the region outlives the ring, staged bytes are kept until `enter` and addresses
+        // until the queue has gone round once, by which time the kernel copied them. A shared buffer
+        // is owned by `self.shared`, and `unstage` gives it up only when all requests that read it
+        // were submitted: they do not wait, so the kernel is done with them.
         unsafe { self.ring.submission().push(&entry) }
             .expect("the queue was emptied if it was full");
         Ok(())
@@ -457,7 +478,20 @@ impl Ring for KernelRing {
         )
     }
 
+    fn share(&mut self, half: usize, buffer: &Arc<[u8]>) -> u32 {
+        self.shared.keep(half, buffer)
+    }
+
+    fn shared(&self, number: u32) -> &Arc<[u8]> {
+        self.shared.get(number)
+    }
+
     fn unstage(&mut self, half: usize) {
+        assert_eq!(
+            self.shared_queued[half], 0,
+            "a request reads what is given up"
+        );
+        self.shared.empty(half);
         self.staged_bytes[half] = 0;
     }
 
@@ -500,7 +534,9 @@ impl Ring for KernelRing {
             ));
         }
         let is_empty = self.ring.submission().is_empty();
-        if !is_empty {
+        if is_empty {
+            self.shared_queued = [0; 2];
+        } else {
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(is_empty)

@@ -200,6 +200,9 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
         if pending.is_some_and(|p| p.is_empty()) {
             return Err("an empty entry is kept".to_owned());
         }
+        if pending.is_some_and(|p| !p.outgoing.is_counted()) {
+            return Err("the sums of what is kept are wrong".to_owned());
+        }
         let has_outgoing = pending.is_some_and(|p| !p.outgoing.is_empty());
         let has_incoming = pending.is_some_and(|p| !p.incoming.is_empty());
         if has_outgoing != entry.is_blocked() {

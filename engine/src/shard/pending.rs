@@ -4,12 +4,16 @@
 //! Must not depend on: rings, handlers, what the states of a slot mean.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use crate::ring::Staged;
+use crate::config::Config;
+use crate::ring::{Shared, Staged};
 use crate::slot::NONE;
 
 /// What a piece costs beside its bytes.
 const PIECE_BYTES: usize = size_of::<Piece>();
+const _: () = assert!(PIECE_BYTES == 32);
+
 /// Bytes that wait for the peer to take those before them.
 pub(super) enum Piece {
     /// Bytes of our own, those before `from` taken already.
@@ -18,6 +22,11 @@ pub(super) enum Piece {
         from: usize,
     },
     Static(&'static [u8]),
+    /// A buffer that others may be sent too, the bytes before `from` taken already.
+    Shared {
+        bytes: Arc<[u8]>,
+        from: usize,
+    },
 }
 
 impl Piece {
@@ -26,19 +35,124 @@ impl Piece {
         Piece::Copied { bytes, from: 0 }
     }
 
+    /// Bytes not taken yet.
     pub fn len(&self) -> usize {
         match self {
             Piece::Copied { bytes, from } => bytes.len() - from,
             Piece::Static(bytes) => bytes.len(),
+            Piece::Shared { bytes, from } => bytes.len() - from,
         }
+    }
+
+    /// Our memory that it takes, apart from what others share.
+    fn own_bytes(&self) -> usize {
+        match self {
+            Piece::Copied { bytes, .. } => PIECE_BYTES + bytes.len(),
+            Piece::Static(_) | Piece::Shared { .. } => PIECE_BYTES,
+        }
+    }
+
+    /// Bytes of shared buffers not taken yet.
+    fn shared_bytes(&self) -> usize {
+        match self {
+            Piece::Shared { .. } => self.len(),
+            Piece::Copied { .. } | Piece::Static(_) => 0,
+        }
+    }
+}
+
+/// Pieces that wait to be sent, in order, and what they take.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    pieces: VecDeque<Piece>,
+    /// The sum of [`Piece::own_bytes`].
+    own_bytes: usize,
+    /// The sum of [`Piece::shared_bytes`].
+    shared_bytes: usize,
+}
+
+impl Outgoing {
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// The first piece.
+    pub fn front(&self) -> Option<&Piece> {
+        self.pieces.front()
+    }
+
+    /// True if more is kept than one connection may keep. A single shared buffer may be of any size:
+    /// whoever made it has the memory; those that queue up behind it may not.
+    pub fn is_too_much(&self, config: &Config) -> bool {
+        let first = self.pieces.front().map_or(0, Piece::shared_bytes);
+        self.own_bytes > config.pending_bytes_max
+            || self.shared_bytes - first > config.shared_bytes_max
+    }
+
+    fn count(&mut self, piece: &Piece) {
+        self.own_bytes += piece.own_bytes();
+        self.shared_bytes += piece.shared_bytes();
+    }
+
+    pub fn push_back(&mut self, piece: Piece) {
+        self.count(&piece);
+        self.pieces.push_back(piece);
+    }
+
+    pub fn push_front(&mut self, piece: Piece) {
+        self.count(&piece);
+        self.pieces.push_front(piece);
+    }
+
+    /// Keeps a copy of `bytes`, with those copied before if nothing came between.
+    pub fn push_copy(&mut self, bytes: &[u8]) {
+        let Some(Piece::Copied { bytes: last, from }) = self.pieces.back_mut() else {
+            return self.push_back(Piece::copied(bytes));
+        };
+        let before = last.len();
+        if *from > before / 2 {
+            // Nobody needs what was taken. Less is moved than was taken, so a byte moves once.
+            last.drain(..std::mem::take(from));
+        }
+        last.extend_from_slice(bytes);
+        self.own_bytes = self.own_bytes - before + last.len();
+    }
+
+    /// The first `count` bytes have been taken; they are of the first piece.
+    pub fn take(&mut self, count: usize) {
+        let Some(piece) = self.pieces.front_mut() else {
+            return;
+        };
+        if let Piece::Shared { .. } = piece {
+            self.shared_bytes -= count;
+        }
+        if count >= piece.len() {
+            self.own_bytes -= piece.own_bytes();
+            self.pieces.pop_front();
+            return;
+        }
+        match piece {
+            Piece::Copied { from, .. } | Piece::Shared { from, .. } => *from += count,
+            Piece::Static(bytes) => *bytes = &bytes[count..],
+        }
+    }
+
+    /// True if the sums are those of the pieces.
+    #[cfg(feature = "sim")]
+    pub fn is_counted(&self) -> bool {
+        let sums = (self.own_bytes, self.shared_bytes);
+        sums == (
+            self.pieces.iter().map(Piece::own_bytes).sum(),
+            self.pieces.iter().map(Piece::shared_bytes).sum(),
+        )
     }
 }
 
 /// Bytes kept for one connection. It has an entry exactly while there are any.
 #[derive(Default)]
 pub(super) struct Pending {
-    /// Bytes to send, in order.
-    pub outgoing: VecDeque<Piece>,
+    /// Bytes to send.
+    pub outgoing: Outgoing,
     /// What was received and not used yet.
     pub incoming: Vec<u8>,
     /// Bytes received and discarded since a close in stages began.
@@ -49,38 +163,6 @@ impl Pending {
     pub fn is_empty(&self) -> bool {
         self.outgoing.is_empty() && self.incoming.is_empty() && self.discarded_bytes == 0
     }
-
-    /// Our memory that waits for the peer.
-    pub fn outgoing_bytes(&self) -> usize {
-        let piece_bytes = |piece: &Piece| match piece {
-            Piece::Copied { bytes, .. } => PIECE_BYTES + bytes.len(),
-            Piece::Static(_) => PIECE_BYTES,
-        };
-        self.outgoing.iter().map(piece_bytes).sum()
-    }
-
-    pub fn push(&mut self, bytes: &[u8]) {
-        if let Some(Piece::Copied { bytes: last, .. }) = self.outgoing.back_mut() {
-            last.extend_from_slice(bytes);
-        } else {
-            self.outgoing.push_back(Piece::copied(bytes));
-        }
-    }
-
-    /// The first `count` bytes have been taken.
-    pub fn take(&mut self, count: usize) {
-        let Some(piece) = self.outgoing.front_mut() else {
-            return;
-        };
-        if count >= piece.len() {
-            self.outgoing.pop_front();
-            return;
-        }
-        match piece {
-            Piece::Copied { from, .. } => *from += count,
-            Piece::Static(bytes) => *bytes = &bytes[count..],
-        }
-    }
 }
 
 /// Where the bytes of a send are.
@@ -88,6 +170,8 @@ impl Pending {
 pub(super) enum SendSource {
     Static(&'static [u8]),
     Staged(Staged),
+    /// In a buffer that the ring keeps.
+    Shared(Shared),
     /// So many bytes from the front of what is pending.
     Pending(usize),
 }
@@ -99,6 +183,8 @@ pub(super) struct SendRecord {
     pub generation: u32,
     pub source: SendSource,
 }
+
+const _: () = assert!(size_of::<SendRecord>() == 32);
 
 #[cfg(feature = "sim")]
 impl SendRecord {
@@ -161,5 +247,78 @@ impl SendRecords {
     #[cfg(feature = "sim")]
     pub fn iter(&self) -> impl Iterator<Item = &SendRecord> {
         self.halves.iter().flatten().filter(|r| r.slot != NONE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::builder()
+            .pending_bytes_max(1_000)
+            .shared_bytes_max(500)
+            .build()
+            .expect("valid")
+    }
+
+    fn shared(length: usize) -> Piece {
+        Piece::Shared {
+            bytes: vec![0; length].into(),
+            from: 0,
+        }
+    }
+
+    #[test]
+    fn a_single_shared_buffer_may_be_of_any_size_and_those_behind_it_may_not() {
+        let mut outgoing = Outgoing::default();
+        outgoing.push_back(shared(1 << 20));
+        outgoing.take(1_000);
+        outgoing.push_back(shared(400));
+        assert!(!outgoing.is_too_much(&config()));
+        outgoing.push_back(shared(101));
+        assert!(outgoing.is_too_much(&config()), "501 bytes queue up");
+        outgoing.take((1 << 20) - 1_000);
+        assert!(!outgoing.is_too_much(&config()), "101 bytes queue up");
+    }
+
+    #[test]
+    fn the_number_of_pieces_is_bounded() {
+        let mut outgoing = Outgoing::default();
+        let count = 1_000 / PIECE_BYTES;
+        (0..count).for_each(|_| outgoing.push_back(shared(1)));
+        assert!(!outgoing.is_too_much(&config()));
+        outgoing.push_back(shared(1));
+        assert!(outgoing.is_too_much(&config()));
+    }
+
+    #[test]
+    fn bytes_that_were_taken_do_not_count_for_a_peer_that_reads_slowly() {
+        let mut outgoing = Outgoing::default();
+        for _ in 0..1_000 {
+            outgoing.push_copy(&[0; 100]);
+            if outgoing.front().expect("a piece").len() > 200 {
+                outgoing.take(100);
+            }
+            assert!(!outgoing.is_too_much(&config()));
+        }
+    }
+
+    #[test]
+    fn sums_follow_the_pieces_and_the_last_user_frees_a_buffer() {
+        let buffer: Arc<[u8]> = vec![1; 100].into();
+        let mut outgoing = Outgoing::default();
+        outgoing.push_copy(&[0; 10]);
+        outgoing.push_back(Piece::Shared {
+            bytes: Arc::clone(&buffer),
+            from: 40,
+        });
+        outgoing.push_back(Piece::Static(&[2; 30]));
+        for count in [4, 6, 20, 40, 29, 1] {
+            assert!(outgoing.is_counted());
+            outgoing.take(count);
+        }
+        assert!(outgoing.is_empty() && outgoing.is_counted());
+        assert_eq!(Arc::strong_count(&buffer), 1);
     }
 }

@@ -4,21 +4,28 @@
 //! `settle` knows when all that failed have been heard of. What a peer does not take at once is
 //! pending, in pieces, and sent when there is room.
 //! Invariants: at most one send of a connection is under way, so bytes leave in order; what is kept
-//! for a connection is bounded by `Config::pending_bytes_max`, static bytes apart, which cost only
-//! the piece that names them.
+//! for a connection is bounded: its own memory by `Config::pending_bytes_max`, where static bytes and
+//! shared buffers count with the piece that names them, and the bytes of shared buffers that queue up
+//! by `Config::shared_bytes_max`. The ring keeps a shared buffer until the sends that read it are
+//! settled, whatever becomes of the connection meanwhile.
 //! Must not depend on: what the bytes mean.
+
+use std::sync::Arc;
 
 use super::pending::{Pending, Piece, SendRecord, SendSource};
 use super::receive::Wait;
 use super::turn::{Context, Shard};
 use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
-use crate::ring::{Request, Ring};
+use crate::ring::{Request, Ring, Shared};
 use crate::slot::{Delivery, NONE, Phase, Read, Write};
 use crate::token::{Op, Token};
 
 /// Most bytes of a kept piece that are staged for one send.
 const STAGED_BYTES_MAX: usize = 16 * 1024;
+
+/// Most bytes of one send: the kernel takes no more than 2 GiB less a page.
+const SEND_BYTES_MAX: usize = 1 << 30;
 
 impl<R: Ring, H: Handler> Shard<R, H> {
     /// What is kept to be sent, which there is.
@@ -39,10 +46,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         bytes: &'static [u8],
         is_last: bool,
     ) -> Result<(), Error> {
-        if self.slots[slot].write() != Write::Idle {
-            let pending = self.pending.entry(slot).or_default();
-            pending.outgoing.push_back(Piece::Static(bytes));
-            return self.queue_send(ctx, slot);
+        if self.slots[slot].write() != Write::Idle || bytes.len() > SEND_BYTES_MAX {
+            return self.send_piece(ctx, slot, Piece::Static(bytes));
         }
         let request = Request::SendStatic {
             slot,
@@ -50,6 +55,48 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             is_last,
         };
         self.submit_send(ctx, slot, request, SendSource::Static(bytes))
+    }
+
+    /// Sends a buffer that other connections are sent too.
+    #[expect(dead_code)] // Until `Conn` records shared buffers.
+    pub(super) fn send_shared(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        bytes: Arc<[u8]>,
+        is_last: bool,
+    ) -> Result<(), Error> {
+        if self.slots[slot].write() != Write::Idle || bytes.len() > SEND_BYTES_MAX {
+            return self.send_piece(ctx, slot, Piece::Shared { bytes, from: 0 });
+        }
+        let shared = Shared {
+            number: self.ring.share(self.half, &bytes),
+            length: bytes.len() as u32,
+            offset: 0,
+        };
+        let request = Request::SendShared {
+            slot,
+            shared,
+            is_last,
+        };
+        self.submit_send(ctx, slot, request, SendSource::Shared(shared))
+    }
+
+    /// Sends a piece behind what is under way or pending, or in parts.
+    fn send_piece(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        piece: Piece,
+    ) -> Result<(), Error> {
+        let pending = self.pending.entry(slot).or_default();
+        pending.outgoing.push_back(piece);
+        let is_idle = self.slots[slot].write() == Write::Idle;
+        self.queue_send(ctx, slot)?;
+        if is_idle && self.slots[slot].phase().is_open() {
+            return self.send_pending(ctx, slot);
+        }
+        Ok(())
     }
 
     pub(super) fn send_copy(
@@ -70,7 +117,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             }
             self.await_staging(slot);
         }
-        self.pending.entry(slot).or_default().push(bytes);
+        let pending = self.pending.entry(slot).or_default();
+        pending.outgoing.push_copy(bytes);
         self.queue_send(ctx, slot)
     }
 
@@ -82,7 +130,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     fn check_pending(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        if self.pending_mut(slot).outgoing_bytes() > ctx.config.pending_bytes_max {
+        if self.pending_mut(slot).outgoing.is_too_much(ctx.config) {
             return self.close(ctx, slot, CloseReason::Stalled);
         }
         Ok(())
@@ -122,7 +170,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             entry.send_settled();
             if has_followup && entry.phase().is_open() {
                 if let SendSource::Pending(count) = record.source {
-                    self.pending_mut(slot).take(count);
+                    self.pending_mut(slot).outgoing.take(count);
                 }
                 self.flush(ctx, slot)?;
             }
@@ -197,7 +245,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 let rest = Piece::copied(&self.ring.staged(staged)[taken..]);
                 pending.outgoing.push_front(rest);
             }
-            SendSource::Pending(_) => pending.take(taken),
+            SendSource::Shared(shared) => {
+                let bytes = Arc::clone(self.ring.shared(shared.number));
+                let from = shared.offset + taken;
+                pending.outgoing.push_front(Piece::Shared { bytes, from });
+            }
+            SendSource::Pending(_) => pending.outgoing.take(taken),
         }
         self.must_settle = true;
         self.check_pending(ctx, slot)?;
@@ -292,12 +345,27 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let piece = pending.outgoing.front();
         let (request, count) = match piece.expect("a queued one has a piece") {
             Piece::Static(bytes) => {
+                let bytes = &bytes[..bytes.len().min(SEND_BYTES_MAX)];
                 let request = Request::SendStatic {
                     slot,
                     bytes,
                     is_last,
                 };
                 (request, bytes.len())
+            }
+            Piece::Shared { bytes, from } => {
+                let length = (bytes.len() - from).min(SEND_BYTES_MAX);
+                let shared = Shared {
+                    number: self.ring.share(half, bytes),
+                    length: length as u32,
+                    offset: *from,
+                };
+                let request = Request::SendShared {
+                    slot,
+                    shared,
+                    is_last,
+                };
+                (request, length)
             }
             Piece::Copied { bytes, from } => {
                 let rest = &bytes[*from..];

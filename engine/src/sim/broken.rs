@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::ring::SimRing;
@@ -265,6 +266,14 @@ impl Ring for Broken {
 
     fn staged(&self, staged: Staged) -> &[u8] {
         self.inner.staged(staged)
+    }
+
+    fn share(&mut self, half: usize, buffer: &Arc<[u8]>) -> u32 {
+        self.inner.share(half, buffer)
+    }
+
+    fn shared(&self, number: u32) -> &Arc<[u8]> {
+        self.inner.shared(number)
     }
 
     fn unstage(&mut self, half: usize) {

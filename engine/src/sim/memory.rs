@@ -1,4 +1,4 @@
-//! A simulated ring's memory: receive buffers and the staging region, with who has each part.
+//! A simulated ring's memory: receive buffers, the staging region and shared buffers, with who has each part.
 //!
 //! Invariants checked here: a buffer is with the ring, named by a completion, or lent to the program, one at a time; it is given back
 //! once; a half is emptied only when no request that has not run uses it. What is given back or emptied is overwritten, so that
@@ -6,9 +6,10 @@
 //! Must not depend on: sockets, requests.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::config::{BUFFER_COUNT, Config};
-use crate::ring::Staged;
+use crate::ring::{Request, Shared, SharedBuffers, Staged};
 
 /// What memory holds that is nobody's.
 const NOBODYS: u8 = 0xDB;
@@ -33,6 +34,7 @@ pub(super) struct Memory {
     staging: Vec<u8>,
     staging_bytes: usize,
     staged_bytes: [usize; 2],
+    shared: SharedBuffers,
     /// Requests that were pushed and have not run, by the half they use.
     waiting: [usize; 2],
 }
@@ -49,6 +51,7 @@ impl Memory {
             staging: vec![NOBODYS; 2 * config.staging_bytes],
             staging_bytes: config.staging_bytes,
             staged_bytes: [0; 2],
+            shared: SharedBuffers::default(),
             waiting: [0; 2],
         };
         memory.add(BUFFER_COUNT);
@@ -172,20 +175,44 @@ impl Memory {
         &self.staging[offset..offset + staged.length as usize]
     }
 
-    fn half_of(&self, staged: Staged) -> usize {
-        staged.offset as usize / self.staging_bytes
+    pub fn share(&mut self, half: usize, buffer: &Arc<[u8]>) -> u32 {
+        self.shared.keep(half, buffer)
     }
 
-    /// A request that uses staged bytes was pushed.
-    pub fn hold(&mut self, staged: Staged) {
-        let half = self.half_of(staged);
-        self.waiting[half] += 1;
+    pub fn shared(&self, number: u32) -> &Arc<[u8]> {
+        self.shared.get(number)
+    }
+
+    pub fn shared_bytes(&self, shared: Shared) -> &[u8] {
+        self.shared.bytes(shared)
+    }
+
+    /// Shared buffers kept for requests.
+    pub fn shared_count(&self) -> usize {
+        self.shared.count()
+    }
+
+    /// The half that a request reads, if it reads one.
+    fn half_of(&self, request: &Request) -> Option<usize> {
+        match request {
+            Request::SendStaged { staged, .. } => Some(staged.offset as usize / self.staging_bytes),
+            Request::SendShared { shared, .. } => Some(shared.number as usize & 1),
+            _ => None,
+        }
+    }
+
+    /// A request was pushed: what it reads is kept until it has run.
+    pub fn hold(&mut self, request: &Request) {
+        if let Some(half) = self.half_of(request) {
+            self.waiting[half] += 1;
+        }
     }
 
     /// It has run.
-    pub fn release(&mut self, staged: Staged) {
-        let half = self.half_of(staged);
-        self.waiting[half] -= 1;
+    pub fn release(&mut self, request: &Request) {
+        if let Some(half) = self.half_of(request) {
+            self.waiting[half] -= 1;
+        }
     }
 
     pub fn unstage(&mut self, half: usize) {
@@ -193,6 +220,7 @@ impl Memory {
             self.waiting[half], 0,
             "half {half} is emptied while requests use it"
         );
+        self.shared.empty(half);
         let from = half * self.staging_bytes;
         self.staging[from..from + self.staged_bytes[half]].fill(NOBODYS);
         self.staged_bytes[half] = 0;

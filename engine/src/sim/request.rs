@@ -80,9 +80,7 @@ impl SimRing {
     fn start_on_socket(&mut self, world: &mut World, token: Token, request: Request) -> bool {
         let slot = token.slot();
         let socket = self.socket_at(slot);
-        if let Request::SendStaged { staged, .. } = request {
-            self.memory.release(staged);
-        }
+        self.memory.release(&request);
         let Some(socket) = socket else {
             self.complete(token, -libc::EBADF);
             return false;
@@ -146,6 +144,12 @@ impl SimRing {
             } => {
                 let result = world.send(socket, self.memory.staged(staged), is_last);
                 self.end_send(token, result, staged.length as usize)
+            }
+            Request::SendShared {
+                shared, is_last, ..
+            } => {
+                let result = world.send(socket, self.memory.shared_bytes(shared), is_last);
+                self.end_send(token, result, shared.length as usize)
             }
             Request::Close { .. } => {
                 self.check_close(slot);

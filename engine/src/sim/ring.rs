@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::fault::Fault;
@@ -241,6 +242,9 @@ impl SimRing {
                 return Err(format!("slot {slot} has a socket at the end"));
             }
         }
+        if self.memory.shared_count() > 0 && self.queue.is_empty() {
+            return Err("shared buffers are kept at the end".to_owned());
+        }
         if let Some(waiting) = self
             .waiting
             .iter()
@@ -269,9 +273,7 @@ impl Ring for SimRing {
     fn push(&mut self, token: Token, request: Request) -> Result<(), Error> {
         self.reserve(1)?;
         self.note_push(token, &request);
-        if let Request::SendStaged { staged, .. } = request {
-            self.memory.hold(staged);
-        }
+        self.memory.hold(&request);
         self.queue.push_back((token, request));
         Ok(())
     }
@@ -361,6 +363,15 @@ impl Ring for SimRing {
 
     fn staged(&self, staged: Staged) -> &[u8] {
         self.memory.staged(staged)
+    }
+
+    fn share(&mut self, half: usize, buffer: &Arc<[u8]>) -> u32 {
+        lock(&self.world).note_shared(buffer);
+        self.memory.share(half, buffer)
+    }
+
+    fn shared(&self, number: u32) -> &Arc<[u8]> {
+        self.memory.shared(number)
     }
 
     fn unstage(&mut self, half: usize) {

@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::fault::{Fault, Faults};
 use super::link::Link;
@@ -80,6 +80,8 @@ pub struct World {
     is_told: bool,
     /// The ring that gave the last completion, and the socket it was about: a connection that opens is this one.
     pub(super) last_reaped: Option<u32>,
+    /// Shared buffers that were sent, without keeping them.
+    shared: Vec<Weak<[u8]>>,
 }
 
 impl World {
@@ -109,6 +111,7 @@ impl World {
             trace: 0xCBF2_9CE4_8422_2325,
             is_told: false,
             last_reaped: None,
+            shared: Vec::new(),
         }))
     }
 
@@ -203,6 +206,19 @@ impl World {
             Event::Worker(ring) => self.mail[ring as usize].workers += 1,
             Event::Raw(raw) => self.act(raw),
         }
+    }
+
+    pub(super) fn note_shared(&mut self, buffer: &Arc<[u8]>) {
+        let is_known = |known: &Weak<[u8]>| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(buffer));
+        if !self.shared.iter().rev().take(8).any(is_known) {
+            self.shared.push(Arc::downgrade(buffer));
+        }
+    }
+
+    /// Shared buffers that were sent and that somebody still has: none at the end of a run, unless a handler keeps some.
+    pub fn shared_count(&self) -> usize {
+        let is_alive = |buffer: &&Weak<[u8]>| buffer.strong_count() > 0;
+        self.shared.iter().filter(is_alive).count()
     }
 
     /// A place for a ring's mail; its number.
