@@ -15,6 +15,7 @@ struct Heartbeats;
 impl Handler for Heartbeats {
     type State = [u32; 2];
     type Report = ();
+    type Command = ();
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self::State>) {
         // All at the same tick, when every connection is open.
@@ -46,7 +47,7 @@ fn core(count: u32, is_stalled: bool) -> NullCore {
     let config = Box::leak(Box::new(config.expect("a config")));
     let limiter = Box::leak(Box::new(ConnectionLimiter::new(u64::from(count))));
     let make_ring: MakeRing = Box::new(move || Ok(NullRing::new(count, is_stalled)));
-    let core = Core::new(config, limiter, Heartbeats, make_ring, &[0], None);
+    let core = Core::new(config, limiter, Heartbeats, make_ring, &[0], None, 0);
     let mut core = core.expect("a ring");
     for turn in 0.. {
         core.turn(turn).expect("a turn");

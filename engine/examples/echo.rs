@@ -9,6 +9,7 @@ pub struct Echo;
 impl Handler for Echo {
     type State = ();
     type Report = ();
+    type Command = ();
 
     fn on_open(&mut self, _: &mut Conn<'_, ()>) {}
 

@@ -10,9 +10,10 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use crate::config::{ACCEPT_BATCH_MAX, Config, SPARE_SLOTS};
+use crate::context::{DialId, Recorder};
 use crate::dial::{DialPlan, Tuples};
 use crate::error::{Error, OpenFailure};
-use crate::handler::{Dial, Handler};
+use crate::handler::Handler;
 use crate::limiter::{Admission, ConnectionLimiter};
 use crate::ring::Ring;
 use crate::shard::{Context, Shard};
@@ -23,7 +24,7 @@ const CONNECTING_MAX: usize = 2_048;
 /// Most attempts one thread starts in one turn: few enough that a heartbeat does not wait long
 /// behind them, enough that a thread whose turns are long with heartbeats still ramps.
 const DIALS_PER_TURN_MAX: usize = 1_024;
-/// Most connections a handler may end in one turn by [`Dial::close_newest`].
+/// Most connections a handler may end in one turn by [`crate::Context::close_newest`].
 const ENDS_PER_TURN_MAX: u64 = 256;
 
 /// Rounds of accepting before the listeners are closed; each takes up to [`ACCEPT_BATCH_MAX`] from
@@ -73,8 +74,8 @@ pub enum Next {
 }
 
 impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> {
-    /// A core without connections. `share` of `share_count` threads says which tuples of the plan
-    /// are its own.
+    /// The core of thread number `thread`, without connections. `share` of `share_count` threads
+    /// says which tuples of the plan are its own.
     ///
     /// # Errors
     /// [`Error`] when its first ring cannot be made.
@@ -85,8 +86,11 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         mut make_ring: M,
         listeners: &[RawFd],
         plan: Option<(&'a DialPlan, u64, u64)>,
+        thread: usize,
     ) -> Result<Self, Error> {
-        let first = Shard::new(make_ring()?, config, 0);
+        let first = Shard::new(0, make_ring()?, config, 0);
+        let mut recorder = Recorder::default();
+        recorder.thread.number = thread as u16;
         let tuples = plan.map(|(plan, share, share_count)| Tuples::new(plan, share, share_count));
         Ok(Core {
             shards: vec![first],
@@ -107,6 +111,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 is_stopping: false,
                 is_aborting: false,
                 has_called: false,
+                recorder,
             },
             plan: plan.map(|(plan, ..)| plan),
             listeners: listeners
@@ -159,6 +164,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
         self.stopping = Some(how);
         self.ctx.is_stopping = true;
+        self.ctx.recorder.stop();
         self.ctx.is_aborting = how == Shutdown::Immediate;
         self.ctx.last_end_us = self.ctx.last_end_us.max(self.ctx.now_us);
         self.listeners.clear();
@@ -242,7 +248,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         // Behind every callback of this turn, so that what they ask for is dialled, and its
         // deadline heard.
         self.dial()?;
-        if self.has_more_now() || self.ctx.has_called && self.plan.is_some() {
+        if self.has_more_now() || self.ctx.has_called {
             return Ok(Next::Again);
         }
         if worked && !self.waits_in_the_ring() {
@@ -357,9 +363,10 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 Some(shard) => self.filling = shard,
                 None => match (self.make_ring)() {
                     Ok(ring) => {
+                        let (number, now_us) = (self.shards.len(), self.ctx.now_us);
                         self.shards
-                            .push(Shard::new(ring, self.ctx.config, self.ctx.now_us));
-                        self.filling = self.shards.len() - 1;
+                            .push(Shard::new(number, ring, self.ctx.config, now_us));
+                        self.filling = number;
                     }
                     Err(_) => {
                         self.ctx.stats.unexpected += 1;
@@ -371,21 +378,16 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(Some(self.filling))
     }
 
-    /// Starts the connections the handler wants, those that met a taken address first.
+    /// Lets the handler have its turn, and starts the connections it wants; those that met a taken
+    /// address first.
     fn dial(&mut self) -> Result<(), Error> {
-        let Some(plan) = self.plan else { return Ok(()) };
-        let connecting = self.ctx.stats.connecting_now as usize;
-        let room = CONNECTING_MAX
-            .saturating_sub(connecting)
-            .min(DIALS_PER_TURN_MAX);
-        self.dials.append(&mut self.ctx.redial);
-        let again = self.dials.len();
-        let is_stopping = self.stopping.is_some();
-        let mut dial = Dial::new(self.ctx.now_us, room + again, is_stopping, &mut self.dials);
+        let again = self.ctx.redial.len();
+        self.update_dial_room();
         self.ctx.has_called = false;
-        self.next_call_us = self.ctx.handler.on_turn(&mut dial);
-        let mut to_close = dial.close_count().min(ENDS_PER_TURN_MAX);
-        self.ctx.stats.attempts += (self.dials.len() - again) as u64;
+        let mut cx = self.ctx.recorder.context(self.ctx.now_us);
+        self.next_call_us = self.ctx.handler.on_turn(&mut cx);
+        let thread = &mut self.ctx.recorder.thread;
+        let mut to_close = std::mem::take(&mut thread.close_count).min(ENDS_PER_TURN_MAX);
         for shard in self.shards.iter_mut().rev() {
             if to_close == 0 {
                 break;
@@ -399,6 +401,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
         self.taken_in_a_row += again as u64;
         let mut dials = std::mem::take(&mut self.dials);
+        dials.append(&mut self.ctx.redial);
+        self.ctx.stats.attempts += self.ctx.recorder.planned.len() as u64;
+        dials.append(&mut self.ctx.recorder.planned);
         for state in dials.drain(..) {
             let tuples = self
                 .ctx
@@ -412,6 +417,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             };
             match self.shard_with_room()? {
                 Some(shard) => {
+                    let plan = self.plan.expect("as above");
                     let (source, target) = plan.tuple(number);
                     self.shards[shard].dial(state, own, source, target, &mut self.ctx)?;
                 }
@@ -422,13 +428,25 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             }
         }
         self.dials = dials;
+        self.update_dial_room();
         Ok(())
+    }
+
+    fn update_dial_room(&mut self) {
+        let connecting = self.ctx.stats.connecting_now as usize;
+        let room = CONNECTING_MAX
+            .saturating_sub(connecting)
+            .min(DIALS_PER_TURN_MAX);
+        let has_plan = self.plan.is_some();
+        self.ctx.recorder.thread.dial_room = if has_plan { room } else { 0 };
     }
 
     fn fail(&mut self, state: &H::State, failure: OpenFailure) {
         self.ctx.stats.count_failed(failure, None);
-        let now_us = self.ctx.now_us;
         self.ctx.has_called = true;
-        self.ctx.handler.on_open_failed(state, failure, now_us);
+        let mut cx = self.ctx.recorder.context(self.ctx.now_us);
+        self.ctx
+            .handler
+            .on_open_failed(&mut cx, DialId::PLANNED, state, failure);
     }
 }

@@ -254,6 +254,7 @@ impl<P: Default + Send> CoreThread<P> {
             make_ring,
             &fds,
             plan.as_deref().map(|p| (p, share.0, share.1)),
+            self.number,
         );
         let _ = ready.send(core.is_ok());
         // The start waits until no thread can say more: one that panicked before said nothing.

@@ -1,9 +1,11 @@
 //! A protocol as the engine sees it: a few callbacks over a small state.
 //!
-//! Invariants: a callback never re-enters the loop; it records actions on [`Conn`] or [`Dial`], which the shard performs after it
-//! returned. Handlers hold no ring and no clock, so tests call them directly.
+//! Invariants: a callback never re-enters the loop; it records actions on [`Conn`] or [`Context`], which the core thread performs
+//! after it returned. Handlers hold no ring and no clock, so tests call them directly.
 //! Must not depend on: rings, links between slots, threads.
 
+use crate::bytes::Bytes;
+use crate::context::{ConnId, Context, DialId, Recorder};
 use crate::error::{CloseReason, OpenFailure};
 
 /// A protocol. Each core thread has one value; each connection has a `State` in its slot.
@@ -15,12 +17,14 @@ pub trait Handler: Send {
     type State: Copy + Default + Send;
     /// What the control plane reads of this handler, in [`CoreReport::handler`](crate::CoreReport::handler).
     type Report: Default + Send;
+    /// What other threads send to this handler; `()` if nothing.
+    type Command: Send + 'static;
 
-    /// A connection opened: it was accepted, or dialled with the state given to [`Dial::connect`].
+    /// A connection opened: it was accepted, or dialled with the state given to [`Context::dial_planned`].
     fn on_open(&mut self, conn: &mut Conn<'_, Self::State>);
     /// Bytes arrived. Returns how many were used. The engine keeps the others, up to
     /// [`ConfigBuilder::pending_bytes_max`](crate::ConfigBuilder::pending_bytes_max), and delivers them again with the bytes that follow, or
-    /// after [`Conn::pause`] once everything sent is with the kernel.
+    /// after [`Conn::pause_until_sent`] once everything sent is with the kernel.
     fn on_bytes(&mut self, conn: &mut Conn<'_, Self::State>, bytes: &[u8]) -> usize;
     /// The connection's timer fired; it is off until set again. Never early, at most one tick (1 ms) late while the thread keeps up.
     fn on_timer(&mut self, conn: &mut Conn<'_, Self::State>);
@@ -28,18 +32,36 @@ pub trait Handler: Send {
     /// send. Set a timer here to bound the wait.
     fn on_blocked(&mut self, _conn: &mut Conn<'_, Self::State>) {}
     /// All bytes of a blocked connection are with the kernel.
-    fn on_sent(&mut self, _conn: &mut Conn<'_, Self::State>) {}
-    /// The engine shuts down gracefully, or [`Dial::close_newest`] chose this connection: close it now or soon.
+    fn on_writable(&mut self, _conn: &mut Conn<'_, Self::State>) {}
+    /// Another connection or the thread itself sends `bytes` on this connection. A layer transforms them here.
+    fn on_send(&mut self, conn: &mut Conn<'_, Self::State>, bytes: Bytes) {
+        conn.send(bytes);
+    }
+    /// The engine shuts down gracefully, or [`Context::close_newest`] chose this connection: close it now or soon.
     fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {
         conn.close();
     }
-    /// The connection closed, for one reason. No other callback follows for it.
-    fn on_close(&mut self, _state: &Self::State, _reason: CloseReason, _now_us: u64) {}
-    /// An attempt to connect failed.
-    fn on_open_failed(&mut self, _state: &Self::State, _failure: OpenFailure, _now_us: u64) {}
-    /// Called at least once a turn, after the other callbacks: dial from here. Returns the time of the next call that it needs, if any;
-    /// a turn for another reason may come earlier.
-    fn on_turn(&mut self, _dial: &mut Dial<'_, Self::State>) -> Option<u64> {
+    /// The connection closed, for one reason. No other callback follows for it, and `id` is stale from now on.
+    fn on_close(
+        &mut self,
+        _cx: &mut Context<'_, Self::State>,
+        _id: ConnId,
+        _state: &Self::State,
+        _reason: CloseReason,
+    ) {
+    }
+    /// An attempt to connect failed. `state` is what it was started with.
+    fn on_open_failed(
+        &mut self,
+        _cx: &mut Context<'_, Self::State>,
+        _dial: DialId,
+        _state: &Self::State,
+        _failure: OpenFailure,
+    ) {
+    }
+    /// Called at least once a turn, after the other callbacks. Returns the time of the next call that it needs, if any; a turn for
+    /// another reason may come earlier.
+    fn on_turn(&mut self, _cx: &mut Context<'_, Self::State>) -> Option<u64> {
         None
     }
     /// Updates `report`. Called every 200 ms and once at the end.
@@ -69,10 +91,10 @@ pub(crate) enum TimerChange {
 pub struct Conn<'a, S> {
     /// The handler's state of the connection.
     pub state: &'a mut S,
-    now_us: u64,
+    context: Context<'a, S>,
+    id: ConnId,
     is_blocked: bool,
     has_more: bool,
-    outgoing: &'a mut Vec<u8>,
     outgoing_static: &'static [u8],
     is_pausing: bool,
     timer: TimerChange,
@@ -81,8 +103,8 @@ pub struct Conn<'a, S> {
 
 /// The actions that a callback recorded so far.
 #[cfg(feature = "sim")]
-pub(crate) struct ActionsSoFar<'a> {
-    pub copied: &'a [u8],
+pub(crate) struct ActionsSoFar {
+    pub copied: Vec<u8>,
     /// Sent behind the copied ones.
     pub fixed: &'static [u8],
     pub timer: TimerChange,
@@ -103,16 +125,21 @@ pub(crate) struct Actions {
 }
 
 impl<'a, S> Conn<'a, S> {
-    /// A connection for one callback. `outgoing` must be empty; it collects the bytes to send that are not static. Public for tests
-    /// of handlers.
-    pub fn new(state: &'a mut S, now_us: u64, is_blocked: bool, outgoing: &'a mut Vec<u8>) -> Self {
-        debug_assert!(outgoing.is_empty());
+    /// A connection for one callback, which records in `recorder`. Public for tests of handlers.
+    pub fn new(
+        state: &'a mut S,
+        now_us: u64,
+        is_blocked: bool,
+        recorder: &'a mut Recorder<S>,
+    ) -> Self {
+        let mut context = recorder.context(now_us);
+        debug_assert!(context.outgoing().is_empty());
         Conn {
             state,
-            now_us,
+            context,
+            id: ConnId::default(),
             is_blocked,
             has_more: false,
-            outgoing,
             outgoing_static: &[],
             is_pausing: false,
             timer: TimerChange::Keep,
@@ -120,9 +147,26 @@ impl<'a, S> Conn<'a, S> {
         }
     }
 
+    /// The same with the connection's id, for tests of handlers.
+    #[must_use]
+    pub fn with_id(mut self, id: ConnId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// The connection's id: valid until [`Handler::on_close`].
+    pub fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// The thread's context: what may be done beyond this connection.
+    pub fn context(&mut self) -> &mut Context<'a, S> {
+        &mut self.context
+    }
+
     /// Microseconds of engine time.
     pub fn now_us(&self) -> u64 {
-        self.now_us
+        self.context.now_us()
     }
 
     /// True while unsent bytes are kept for the peer.
@@ -131,6 +175,7 @@ impl<'a, S> Conn<'a, S> {
     }
 
     /// Sets [`Conn::has_more`], for tests of handlers.
+    #[must_use]
     pub fn with_more(mut self, has_more: bool) -> Self {
         self.has_more = has_more;
         self
@@ -141,9 +186,18 @@ impl<'a, S> Conn<'a, S> {
         self.has_more
     }
 
+    /// Sends bytes, behind those sent before.
+    pub fn send(&mut self, bytes: impl Into<Bytes>) {
+        match bytes.into() {
+            Bytes::Static(bytes) => self.send_static(bytes),
+            Bytes::Shared(bytes) => self.send_copy(&bytes),
+            Bytes::Copied(bytes) => self.send_copy(&bytes),
+        }
+    }
+
     /// Sends static bytes. They are copied only if they are few and others precede them.
     pub fn send_static(&mut self, bytes: &'static [u8]) {
-        let is_alone = self.outgoing.is_empty() || bytes.len() > COPY_BYTES_MAX;
+        let is_alone = self.context.outgoing().is_empty() || bytes.len() > COPY_BYTES_MAX;
         if is_alone && self.outgoing_static.is_empty() {
             self.outgoing_static = bytes;
         } else {
@@ -153,9 +207,9 @@ impl<'a, S> Conn<'a, S> {
 
     /// Sends a copy of `bytes`.
     pub fn send_copy(&mut self, bytes: &[u8]) {
-        self.outgoing
-            .extend_from_slice(std::mem::take(&mut self.outgoing_static));
-        self.outgoing.extend_from_slice(bytes);
+        let outgoing = self.context.outgoing();
+        outgoing.extend_from_slice(std::mem::take(&mut self.outgoing_static));
+        outgoing.extend_from_slice(bytes);
     }
 
     /// Sets the timer to a time in microseconds of engine time.
@@ -170,11 +224,11 @@ impl<'a, S> Conn<'a, S> {
 
     /// Bytes this callback has sent so far.
     pub fn sent_bytes(&self) -> usize {
-        self.outgoing.len() + self.outgoing_static.len()
+        self.context.outgoing_bytes() + self.outgoing_static.len()
     }
 
     /// Delivers no more bytes until everything sent is with the kernel; then those that [`Handler::on_bytes`] left, again.
-    pub fn pause(&mut self) {
+    pub fn pause_until_sent(&mut self) {
         self.is_pausing = true;
     }
 
@@ -197,41 +251,48 @@ impl<'a, S> Conn<'a, S> {
         self.close_mode = Some(CloseMode::Abort(reason));
     }
 
-    /// Calls `call` with the same connection, but only a part of its state: how one handler wraps another.
+    /// Calls `call` with the same connection, but only a part of its state: how one handler wraps another. `wrap` makes this
+    /// handler's state of a state that the inner handler dials with.
     pub fn with_part<T, U>(
         &mut self,
         part: impl FnOnce(&mut S) -> &mut T,
+        wrap: impl FnMut(T) -> S,
         call: impl FnOnce(&mut Conn<'_, T>) -> U,
     ) -> U {
-        let mut conn = Conn {
-            state: part(self.state),
-            now_us: self.now_us,
-            is_blocked: self.is_blocked,
-            has_more: self.has_more,
-            outgoing: &mut *self.outgoing,
-            outgoing_static: self.outgoing_static,
-            is_pausing: self.is_pausing,
-            timer: self.timer,
-            close_mode: self.close_mode,
-        };
-        let result = call(&mut conn);
-        let Conn {
-            outgoing_static,
-            is_pausing,
-            timer,
-            close_mode,
-            ..
-        } = conn;
-        (self.outgoing_static, self.is_pausing) = (outgoing_static, is_pausing);
-        (self.timer, self.close_mode) = (timer, close_mode);
+        let state = part(self.state);
+        let own = (self.is_blocked, self.has_more, self.id);
+        let actions = (
+            self.outgoing_static,
+            self.is_pausing,
+            self.timer,
+            self.close_mode,
+        );
+        let (result, actions) = self.context.inner(wrap, |context| {
+            let mut conn = Conn {
+                state,
+                context: context.reborrow(),
+                id: own.2,
+                is_blocked: own.0,
+                has_more: own.1,
+                outgoing_static: actions.0,
+                is_pausing: actions.1,
+                timer: actions.2,
+                close_mode: actions.3,
+            };
+            let result = call(&mut conn);
+            (result, conn.into_actions())
+        });
+        self.outgoing_static = actions.outgoing_static;
+        self.is_pausing = actions.is_pausing;
+        (self.timer, self.close_mode) = (actions.timer, actions.close_mode);
         result
     }
 
     /// The actions recorded so far.
     #[cfg(feature = "sim")]
-    pub(crate) fn actions(&self) -> ActionsSoFar<'_> {
+    pub(crate) fn actions(&mut self) -> ActionsSoFar {
         ActionsSoFar {
-            copied: self.outgoing,
+            copied: self.context.outgoing().clone(),
             fixed: self.outgoing_static,
             timer: self.timer,
             close_mode: self.close_mode,
@@ -246,67 +307,5 @@ impl<'a, S> Conn<'a, S> {
             timer: self.timer,
             close_mode: self.close_mode,
         }
-    }
-}
-
-/// Starts connections, during [`Handler::on_turn`].
-pub struct Dial<'a, S> {
-    now_us: u64,
-    room: usize,
-    is_stopping: bool,
-    queue: &'a mut Vec<S>,
-    close_count: u64,
-}
-
-impl<'a, S> Dial<'a, S> {
-    /// One with room for `room` connections, which collects them in `queue`. Public for tests of handlers.
-    pub fn new(now_us: u64, room: usize, is_stopping: bool, queue: &'a mut Vec<S>) -> Self {
-        Dial {
-            now_us,
-            room,
-            is_stopping,
-            queue,
-            close_count: 0,
-        }
-    }
-
-    /// Microseconds of engine time.
-    pub fn now_us(&self) -> u64 {
-        self.now_us
-    }
-
-    /// True once the engine shuts down: there is no room any more.
-    pub fn is_stopping(&self) -> bool {
-        self.is_stopping
-    }
-
-    /// Connections that may still be started in this turn.
-    pub fn room(&self) -> usize {
-        if self.is_stopping {
-            0
-        } else {
-            self.room - self.queue.len()
-        }
-    }
-
-    /// Starts a connection with `state`, from and to the next free addresses of the plan.
-    ///
-    /// # Panics
-    /// Without [`Dial::room`].
-    pub fn connect(&mut self, state: S) {
-        assert!(self.room() > 0);
-        self.queue.push(state);
-    }
-
-    /// Calls [`Handler::on_stop`] for up to `count` open connections after this callback, from the last slot backwards: the newest
-    /// first, except those in reused slots. A turn may reach fewer: ask again in the next one. A connection that does not close at
-    /// once may be called again.
-    pub fn close_newest(&mut self, count: u64) {
-        self.close_count = count;
-    }
-
-    /// Connections to close.
-    pub(crate) fn close_count(&self) -> u64 {
-        self.close_count
     }
 }

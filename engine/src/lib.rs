@@ -17,6 +17,7 @@
 //! impl Handler for Echo {
 //!     type State = ();
 //!     type Report = ();
+//!     type Command = ();
 //!
 //!     fn on_open(&mut self, _conn: &mut Conn<'_, ()>) {}
 //!
@@ -61,7 +62,9 @@
 //!
 //! - `sim`: the simulator, a kernel, a network and peers in memory, to test handlers with; see the module `sim`.
 
+mod bytes;
 pub mod config;
+mod context;
 mod core;
 mod dial;
 mod engine;
@@ -84,11 +87,13 @@ mod token;
 mod wheel;
 
 pub use self::core::Shutdown;
+pub use bytes::Bytes;
 pub use config::{Config, ConfigBuilder};
+pub use context::{ConnId, Context, DialId, Recorder};
 pub use dial::{DialPlan, Targets};
 pub use engine::{CoreReport, Engine};
 pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};
-pub use handler::{Conn, Dial, Handler};
+pub use handler::{Conn, Handler};
 pub use kernel::os::allowed_cores;
 pub use stats::Stats;
 

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use holdfast_engine::{
-    CloseReason, Config, Conn, Dial, DialPlan, Engine, Handler, Shutdown, Stats, listen,
+    CloseReason, Config, Conn, ConnId, Context, DialPlan, Engine, Handler, Shutdown, Stats, listen,
 };
 
 #[path = "../examples/echo.rs"]
@@ -86,6 +86,7 @@ struct Lines;
 impl Handler for Lines {
     type State = u32;
     type Report = ();
+    type Command = ();
 
     fn on_open(&mut self, _: &mut Conn<'_, u32>) {}
 
@@ -185,6 +186,7 @@ struct Goodbye {
 impl Handler for Goodbye {
     type State = ();
     type Report = Vec<CloseReason>;
+    type Command = ();
 
     fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
         conn.send_static(b"good");
@@ -227,6 +229,7 @@ struct Flood;
 impl Handler for Flood {
     type State = ();
     type Report = ();
+    type Command = ();
 
     fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
         conn.set_timer(conn.now_us());
@@ -273,6 +276,7 @@ struct Reconnects {
 impl Handler for Reconnects {
     type State = ();
     type Report = u64;
+    type Command = ();
 
     fn on_open(&mut self, _: &mut Conn<'_, ()>) {
         self.opened += 1;
@@ -284,14 +288,14 @@ impl Handler for Reconnects {
 
     fn on_timer(&mut self, _: &mut Conn<'_, ()>) {}
 
-    fn on_close(&mut self, (): &(), _: CloseReason, _now_us: u64) {
+    fn on_close(&mut self, _: &mut Context<'_, ()>, _: ConnId, (): &(), _: CloseReason) {
         self.is_connected = false;
     }
 
-    fn on_turn(&mut self, dial: &mut Dial<'_, ()>) -> Option<u64> {
-        if !self.is_connected && dial.room() > 0 {
+    fn on_turn(&mut self, cx: &mut Context<'_, ()>) -> Option<u64> {
+        if !self.is_connected && cx.dial_room() > 0 {
             self.is_connected = true;
-            dial.connect(());
+            cx.dial_planned(());
         }
         None
     }
@@ -332,6 +336,7 @@ struct Farewell;
 impl Handler for Farewell {
     type State = ();
     type Report = ();
+    type Command = ();
 
     fn on_open(&mut self, _: &mut Conn<'_, ()>) {}
 

@@ -19,6 +19,7 @@ struct Moody {
 impl Handler for Moody {
     type State = ();
     type Report = ();
+    type Command = ();
 
     fn on_open(&mut self, _: &mut Conn<'_, ()>) {}
 

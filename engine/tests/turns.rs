@@ -29,6 +29,7 @@ struct PingPong {
 impl Handler for PingPong {
     type State = u32;
     type Report = ();
+    type Command = ();
 
     fn on_open(&mut self, conn: &mut Conn<'_, u32>) {
         conn.send_static(b"ping");
@@ -75,7 +76,7 @@ fn answers_are_served_in_order_with_sends_at_once_and_a_clock_that_goes_on() {
     let make_ring = || -> Result<NullRing, SetupError> {
         Ok(NullRing::answering(CONNECTIONS, Arc::clone(&pushed)))
     };
-    let mut core = Core::new(&config, &limiter, handler, make_ring, &[0], None).expect("a ring");
+    let mut core = Core::new(&config, &limiter, handler, make_ring, &[0], None, 0).expect("a ring");
     for turn in 0..20 {
         core.turn(turn * 10_000).expect("a turn");
         core.wait(Duration::from_millis(1), |_| {}).expect("a wait");

@@ -19,7 +19,7 @@
 use std::sync::Arc;
 
 use holdfast_engine::config::TICK_US;
-use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
+use holdfast_engine::{CloseReason, Conn, ConnId, Context, DialId, Handler, OpenFailure};
 
 use holdfast_http1::Malformed;
 
@@ -299,11 +299,11 @@ impl Users {
     }
 
     /// Connects the waiting users whose time has come.
-    fn dial_waiting(&mut self, dial: &mut Dial<'_, User>) {
-        while dial.room() > 0
-            && let Some((dial_us, user)) = self.waiting.pop_due(dial.now_us())
+    fn dial_waiting(&mut self, cx: &mut Context<'_, User>) {
+        while cx.dial_room() > 0
+            && let Some((dial_us, user)) = self.waiting.pop_due(cx.now_us())
         {
-            dial.connect(User {
+            cx.dial_planned(User {
                 sent_us: dial_us,
                 ..user
             });
@@ -326,10 +326,11 @@ impl Users {
 impl Handler for Users {
     type State = User;
     type Report = Counters;
+    type Command = ();
 
-    fn on_turn(&mut self, dial: &mut Dial<'_, User>) -> Option<u64> {
-        let now_us = dial.now_us();
-        if dial.is_stopping() {
+    fn on_turn(&mut self, cx: &mut Context<'_, User>) -> Option<u64> {
+        let now_us = cx.now_us();
+        if cx.is_stopping() {
             self.counters.stopped_us.get_or_insert(now_us);
             let unanswered = self.waiting.drain().map(|user| u64::from(user.resend));
             self.counters.stopped(unanswered.sum());
@@ -338,7 +339,7 @@ impl Handler for Users {
         if self.config.request_limit.is_exhausted() {
             // Only requests that are begun are still sent.
             self.waiting.retain(|user| user.resend > 0);
-            self.dial_waiting(dial);
+            self.dial_waiting(cx);
             return self.waiting.next_us();
         }
         if let Model::Open(schedule) = self.config.model {
@@ -354,9 +355,9 @@ impl Handler for Users {
             self.counters.stopped(u64::from(user.resend));
             self.spawn.leave();
         }
-        dial.close_newest(self.spawn.excess());
-        self.dial_waiting(dial);
-        while dial.room() > 0 {
+        cx.close_newest(self.spawn.excess());
+        self.dial_waiting(cx);
+        while cx.dial_room() > 0 {
             let number = self.spawn.next_number();
             let Some(intended_us) = self.spawn.start_next(&due) else {
                 break;
@@ -372,7 +373,7 @@ impl Handler for Users {
                     turn
                 }
             };
-            dial.connect(User {
+            cx.dial_planned(User {
                 due: first,
                 sent_us: intended_us,
                 flags: FIRST_ATTEMPT,
@@ -404,7 +405,14 @@ impl Handler for Users {
         }
     }
 
-    fn on_open_failed(&mut self, state: &User, failure: OpenFailure, now_us: u64) {
+    fn on_open_failed(
+        &mut self,
+        cx: &mut Context<'_, User>,
+        _dial: DialId,
+        state: &User,
+        failure: OpenFailure,
+    ) {
+        let now_us = cx.now_us();
         let mut user = *state;
         if user.flags & FIRST_ATTEMPT != 0 {
             self.first_attempts -= 1;
@@ -522,7 +530,14 @@ impl Handler for Users {
         conn.abort(CloseReason::LocallyClosed);
     }
 
-    fn on_close(&mut self, state: &User, reason: CloseReason, now_us: u64) {
+    fn on_close(
+        &mut self,
+        cx: &mut Context<'_, User>,
+        _id: ConnId,
+        state: &User,
+        reason: CloseReason,
+    ) {
+        let now_us = cx.now_us();
         let mut user = *state;
         if user.flags & DETACHED != 0 {
             return;

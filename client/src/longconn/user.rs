@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
-use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
+use holdfast_engine::{CloseReason, Conn, ConnId, Context, DialId, Handler, OpenFailure};
 
 use crate::aggregate::{drain_into, histogram};
 use crate::load::{Load, Spawn};
@@ -277,10 +277,11 @@ fn step(us: u64) -> Step {
 impl Handler for Users {
     type State = User;
     type Report = UserReport;
+    type Command = ();
 
-    fn on_turn(&mut self, dial: &mut Dial<'_, User>) -> Option<u64> {
-        let now_us = dial.now_us();
-        if dial.is_stopping() {
+    fn on_turn(&mut self, cx: &mut Context<'_, User>) -> Option<u64> {
+        let now_us = cx.now_us();
+        if cx.is_stopping() {
             self.stopping_us.get_or_insert(now_us);
             drop(self.waiting.drain());
             return None;
@@ -290,25 +291,25 @@ impl Handler for Users {
         while self.spawn.excess() > 0 && self.waiting.pop_first().is_some() {
             self.spawn.leave();
         }
-        dial.close_newest(self.spawn.excess());
-        while dial.room() > 0 {
+        cx.close_newest(self.spawn.excess());
+        while cx.dial_room() > 0 {
             let Some((due_us, retries)) = self.waiting.pop_due(now_us) else {
                 break;
             };
             self.under_way += 1;
-            dial.connect(User {
+            cx.dial_planned(User {
                 at: step(due_us),
                 position: 0,
                 flags: retries << RETRIES_SHIFT,
             });
         }
-        while dial.room() > 0 {
+        while cx.dial_room() > 0 {
             let Some(intended_us) = self.spawn.start_next(&due) else {
                 break;
             };
             self.mine.ramp_us.get_or_insert((now_us, now_us));
             self.under_way += 1;
-            dial.connect(User {
+            cx.dial_planned(User {
                 at: step(intended_us),
                 position: 0,
                 flags: 0,
@@ -342,12 +343,18 @@ impl Handler for Users {
         }
     }
 
-    fn on_open_failed(&mut self, state: &User, _failure: OpenFailure, now_us: u64) {
+    fn on_open_failed(
+        &mut self,
+        cx: &mut Context<'_, User>,
+        _dial: DialId,
+        state: &User,
+        _failure: OpenFailure,
+    ) {
         self.under_way -= 1;
         if self.spawn.excess() > 0 {
             return self.spawn.leave();
         }
-        self.come_again(state.flags >> RETRIES_SHIFT, now_us);
+        self.come_again(state.flags >> RETRIES_SHIFT, cx.now_us());
     }
 
     fn on_stop(&mut self, conn: &mut Conn<'_, User>) {
@@ -407,7 +414,14 @@ impl Handler for Users {
         conn.set_timer(conn.now_us() + interval_us);
     }
 
-    fn on_close(&mut self, state: &User, reason: CloseReason, now_us: u64) {
+    fn on_close(
+        &mut self,
+        cx: &mut Context<'_, User>,
+        _id: ConnId,
+        state: &User,
+        reason: CloseReason,
+    ) {
+        let now_us = cx.now_us();
         let mut user = *state;
         let is_leaving = user.flags & LEAVING != 0;
         if !is_leaving {
@@ -465,6 +479,7 @@ impl Handler for Users {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_engine::Recorder;
 
     fn users(interval_us: u64) -> Users {
         let config = UserConfig {
@@ -477,20 +492,32 @@ mod tests {
     }
 
     fn dialled(users: &mut Users, now_us: u64) -> Vec<User> {
-        let mut wanted = Vec::new();
-        users.on_turn(&mut Dial::new(now_us, 10_000, false, &mut wanted));
-        wanted
+        let mut recorder = Recorder::with_dial_room(10_000);
+        users.on_turn(&mut recorder.context(now_us));
+        recorder.take_planned()
+    }
+
+    fn stop(users: &mut Users, now_us: u64) {
+        let mut recorder = Recorder::default();
+        recorder.stop();
+        users.on_turn(&mut recorder.context(now_us));
+    }
+
+    fn end(users: &mut Users, user: &User, reason: CloseReason, now_us: u64) {
+        let mut recorder = Recorder::default();
+        let cx = &mut recorder.context(now_us);
+        users.on_close(cx, ConnId::default(), user, reason);
     }
 
     fn receive(users: &mut Users, user: &mut User, now_us: u64, bytes: &[u8]) {
-        let mut outgoing = Vec::new();
-        users.on_bytes(&mut Conn::new(user, now_us, false, &mut outgoing), bytes);
+        let mut recorder = Recorder::default();
+        users.on_bytes(&mut Conn::new(user, now_us, false, &mut recorder), bytes);
     }
 
     fn opened(users: &mut Users, now_us: u64) -> User {
         let mut user = dialled(users, now_us).remove(0);
-        let mut outgoing = Vec::new();
-        users.on_open(&mut Conn::new(&mut user, now_us, false, &mut outgoing));
+        let mut recorder = Recorder::default();
+        users.on_open(&mut Conn::new(&mut user, now_us, false, &mut recorder));
         user
     }
 
@@ -529,11 +556,11 @@ mod tests {
             first_us: 1_000_000,
             longest_us: 60_000_000,
         });
-        let mut outgoing = Vec::new();
+        let mut recorder = Recorder::default();
         let mut user = opened(&mut users, 0);
         let mut last_pause_us = 0;
         for _ in 0..3 {
-            users.on_close(&user, CloseReason::PeerClosed, 0);
+            end(&mut users, &user, CloseReason::PeerClosed, 0);
             let (due_us, retries) = users.waiting.pop_due(u64::MAX).expect("it comes again");
             assert!(due_us > last_pause_us, "{due_us} after {last_pause_us}");
             // At most twice the half of the pause before.
@@ -544,10 +571,10 @@ mod tests {
                 flags: retries << RETRIES_SHIFT,
             };
             users.under_way += 1;
-            users.on_open(&mut Conn::new(&mut user, 0, false, &mut outgoing));
+            users.on_open(&mut Conn::new(&mut user, 0, false, &mut recorder));
         }
         receive(&mut users, &mut user, 0, b"ok");
-        users.on_close(&user, CloseReason::PeerClosed, 0);
+        end(&mut users, &user, CloseReason::PeerClosed, 0);
         assert!(
             users.waiting.next_us().expect("again") <= 1_000_000,
             "it talked: back to the first pause"
@@ -556,9 +583,9 @@ mod tests {
 
     fn closed(users: &mut Users, user: &mut User, reason: CloseReason) -> Option<Ended> {
         let before = users.mine.ended;
-        let mut outgoing = Vec::new();
-        users.on_stop(&mut Conn::new(user, 1_100_000, false, &mut outgoing));
-        users.on_close(user, reason, 1_200_000);
+        let mut recorder = Recorder::default();
+        users.on_stop(&mut Conn::new(user, 1_100_000, false, &mut recorder));
+        end(users, user, reason, 1_200_000);
         let grown =
             |(ended, _): &&(Ended, _)| users.mine.ended[*ended as usize] > before[*ended as usize];
         Ended::ALL.iter().find(grown).map(|(ended, _)| *ended)
@@ -568,8 +595,7 @@ mod tests {
     fn how_the_close_went_is_not_how_the_connection_was_held() {
         let mut users = users(1_000_000);
         let all: Vec<User> = dialled(&mut users, 0);
-        let mut none = Vec::new();
-        users.on_turn(&mut Dial::new(1_000_000, 0, true, &mut none));
+        stop(&mut users, 1_000_000);
         for (reason, expected) in [
             (CloseReason::LocallyClosed, Ended::Held),
             (CloseReason::Aborted, Ended::Held),
@@ -596,7 +622,7 @@ mod tests {
         let mut user = opened(&mut users, 1_900_000);
         receive(&mut users, &mut user, 8_000_000, b"ok");
         assert_eq!(users.mine.missed, 5);
-        users.on_close(&user, CloseReason::LocallyClosed, 8_100_000);
+        end(&mut users, &user, CloseReason::LocallyClosed, 8_100_000);
         assert_eq!(users.mine.ended[Ended::MissedMessage as usize], 1);
     }
 
@@ -605,8 +631,8 @@ mod tests {
         let mut users = users(0);
         users.config.send = Some((b"ping", 200_000));
         let mut user = opened(&mut users, 0);
-        let mut outgoing = Vec::new();
-        users.on_timer(&mut Conn::new(&mut user, 100_000, false, &mut outgoing));
+        let mut recorder = Recorder::default();
+        users.on_timer(&mut Conn::new(&mut user, 100_000, false, &mut recorder));
         receive(&mut users, &mut user, 130_000, b"o");
         assert_eq!(users.mine.response_us.len(), 0, "not whole");
         receive(&mut users, &mut user, 131_000, b"k");
@@ -619,9 +645,8 @@ mod tests {
     fn silence_to_the_end_is_missed_not_held() {
         let mut users = users(1_000_000);
         let user = opened(&mut users, 0);
-        let mut none = Vec::new();
-        users.on_turn(&mut Dial::new(2_000_000, 0, true, &mut none));
-        users.on_close(&user, CloseReason::LocallyClosed, 2_100_000);
+        stop(&mut users, 2_000_000);
+        end(&mut users, &user, CloseReason::LocallyClosed, 2_100_000);
         assert_eq!(users.mine.ended[Ended::MissedMessage as usize], 1);
         assert_eq!(users.mine.missed, 1);
     }

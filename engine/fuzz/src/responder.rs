@@ -1,6 +1,6 @@
 //! The server's responder, called as the engine calls it: any bytes in any pieces get the answers that the reference expects.
 
-use holdfast_engine::{Conn, Handler};
+use holdfast_engine::{Conn, Handler, Recorder};
 use holdfast_http1::{Body, EMPTY_LINES_MAX, Limits};
 use holdfast_server::http::responder::{HttpConn, REFUSALS, Responder, ResponderReport, Timeouts};
 use holdfast_server::http::response::{Responses, Template, WallClock};
@@ -116,15 +116,14 @@ struct Connection<'r> {
 impl Connection<'_> {
     fn say(&mut self, piece: &[u8]) {
         self.carried.extend_from_slice(piece);
-        let mut outgoing = Vec::new();
+        let mut recorder = Recorder::default();
         loop {
-            outgoing.clear();
-            let mut conn = Conn::new(&mut self.talk, 0, false, &mut outgoing);
+            let mut conn = Conn::new(&mut self.talk, 0, false, &mut recorder);
             let used = self.responder.on_bytes(&mut conn, &self.carried);
             let is_paused = conn.sent_bytes() > QUEUE_BYTES_MAX;
             // What was static is copied behind the rest.
             conn.send_copy(b"");
-            self.heard.extend_from_slice(&outgoing);
+            self.heard.extend_from_slice(&recorder.take_sent());
             self.carried.drain(..used);
             if !is_paused || self.carried.is_empty() {
                 break;

@@ -69,7 +69,7 @@ fn seeds_that_found_defects_pass() {
     for (scenario, seed) in [
         // Bytes held until it was known whether more came were lost when what came was the peer's end.
         (Scenario::Http, 3_289),
-        // A handler that paused in on_sent was given what was held all the same.
+        // A handler that paused in on_writable was given what was held all the same.
         (Scenario::Echo, 283),
         // A parked connection that became readable was not received from.
         (Scenario::Echo, 5),

@@ -48,12 +48,14 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         callback: impl FnOnce(&mut H, &mut Conn<'_, H::State>),
     ) -> Result<(), Error> {
         let is_blocked = self.slots[slot].is_blocked();
+        let id = self.id(ctx, slot);
         let mut conn = Conn::new(
             &mut self.slots[slot].state,
             ctx.now_us,
             is_blocked,
-            &mut self.outgoing,
-        );
+            &mut ctx.recorder,
+        )
+        .with_id(id);
         ctx.has_called = true;
         callback(&mut ctx.handler, &mut conn);
         let actions = conn.into_actions();
@@ -72,7 +74,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if !self.slots[slot].phase().is_open() {
             // Draining: what arrives still counts, but nothing more is sent, and the timer is the
             // drain's.
-            self.outgoing.clear();
+            ctx.recorder.thread.outgoing.clear();
             return match actions.close_mode {
                 Some(CloseMode::Abort(reason)) => self.close(ctx, slot, reason),
                 _ => Ok(()),
@@ -90,15 +92,16 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             && self.slots[slot].write() == Write::Idle
             && !self.slots[slot].has_sent()
             && !has_unread
-            && self.outgoing.len() + actions.outgoing_static.len() <= CLOSE_AT_ONCE_BYTES_MAX;
+            && ctx.recorder.thread.outgoing.len() + actions.outgoing_static.len()
+                <= CLOSE_AT_ONCE_BYTES_MAX;
         // The end that follows is pushed as soon as the send is settled, so what waits for it waits
         // no longer than a turn.
-        if !self.outgoing.is_empty() {
-            let mut outgoing = std::mem::take(&mut self.outgoing);
+        if !ctx.recorder.thread.outgoing.is_empty() {
+            let mut outgoing = std::mem::take(&mut ctx.recorder.thread.outgoing);
             let is_last = is_last && actions.outgoing_static.is_empty();
             self.send_copy(ctx, slot, &outgoing, is_last)?;
             outgoing.clear();
-            self.outgoing = outgoing;
+            ctx.recorder.thread.outgoing = outgoing;
         }
         // The copy may have been too much to keep: then the connection is over, and the slot may be
         // free.

@@ -192,9 +192,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             ctx.last_end_us = ctx.now_us;
         }
         let state = self.slots[slot].state;
+        let id = self.id(ctx, slot);
         self.release(ctx, slot);
         ctx.has_called = true;
-        ctx.handler.on_close(&state, reason, ctx.now_us);
+        let mut cx = ctx.recorder.context(ctx.now_us);
+        ctx.handler.on_close(&mut cx, id, &state, reason);
         Ok(())
     }
 

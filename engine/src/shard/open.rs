@@ -10,6 +10,7 @@ use std::os::fd::RawFd;
 use super::receive::Wait;
 use super::turn::{Context, Shard};
 use crate::config::Config;
+use crate::context::DialId;
 use crate::error::{CloseReason, Error, OpenFailure};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring};
@@ -154,7 +155,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             });
             ctx.stats.count_failed(failure, target);
             ctx.has_called = true;
-            ctx.handler.on_open_failed(&state, failure, ctx.now_us);
+            let mut cx = ctx.recorder.context(ctx.now_us);
+            ctx.handler
+                .on_open_failed(&mut cx, DialId::PLANNED, &state, failure);
         }
         Ok(())
     }

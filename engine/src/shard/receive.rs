@@ -264,6 +264,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         // The bytes are lent to the handler from the ring's memory, so the rest of the shard is
         // borrowed apart from it.
+        let id = self.id(ctx, slot);
         let entry = &mut self.slots[slot];
         let is_blocked = entry.is_blocked();
         let mut joined = Vec::new();
@@ -282,8 +283,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             &mut self.slots[slot].state,
             ctx.now_us,
             is_blocked,
-            &mut self.outgoing,
+            &mut ctx.recorder,
         )
+        .with_id(id)
         .with_more(has_left);
         ctx.has_called = true;
         let used = ctx.handler.on_bytes(&mut conn, bytes);
@@ -336,7 +338,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             ctx.config.pending_bytes_max
         };
         if rest.len() > bytes_max {
-            self.outgoing.clear();
+            ctx.recorder.thread.outgoing.clear();
             return self.close(ctx, slot, CloseReason::BufferLimit);
         }
         let has_unread = has_left || !rest.is_empty();
@@ -376,12 +378,14 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.slots[slot].delivered();
         let pending = self.pending.get_mut(&slot).expect("bytes are held");
         let mut kept = std::mem::take(&mut pending.incoming);
+        let id = self.id(ctx, slot);
         let mut conn = Conn::new(
             &mut self.slots[slot].state,
             ctx.now_us,
             false,
-            &mut self.outgoing,
+            &mut ctx.recorder,
         )
+        .with_id(id)
         .with_more(!is_all);
         ctx.has_called = true;
         let used = ctx.handler.on_bytes(&mut conn, &kept);

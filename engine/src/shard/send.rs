@@ -317,7 +317,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let was_read_paused = entry.read_resumed();
         entry.delivery_resumed(is_kept);
         if was_blocked && entry.phase() == Phase::Open {
-            self.call(ctx, slot, |handler, conn| handler.on_sent(conn))?;
+            self.call(ctx, slot, |handler, conn| handler.on_writable(conn))?;
         }
         // Not if it has paused once more, or the peer takes no more again: then this comes back.
         let phase = self.slots[slot].phase();

@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::pending::{Pending, SendRecords};
 use super::sweep::Sweep;
 use crate::config::{BUFFER_COUNT, Config, TICK_US};
+use crate::context::{ConnId, Recorder};
 use crate::dial::Tuples;
 use crate::error::Error;
 use crate::handler::Handler;
@@ -54,9 +55,13 @@ pub(crate) struct Context<'a, H: Handler> {
     pub is_aborting: bool,
     /// A callback ran since the handler's last `on_turn`: it may have asked for another deadline.
     pub has_called: bool,
+    /// What callbacks record.
+    pub recorder: Recorder<H::State>,
 }
 
 pub(crate) struct Shard<R, H: Handler> {
+    /// Its number among those of its thread.
+    pub(super) number: u16,
     pub(super) ring: R,
     pub(super) slots: Slots<H::State>,
     pub(super) wheel: Wheel,
@@ -74,15 +79,15 @@ pub(crate) struct Shard<R, H: Handler> {
     pub(super) pending: HashMap<u32, Pending>,
     /// Slots whose pending bytes wait for room in the staging region.
     pub(super) unstaged: VecDeque<Token>,
-    pub(super) outgoing: Vec<u8>,
     pub(super) draining_from: Option<u32>,
     /// Slots from here on are not open, or `on_stop` was called for them.
     pub(super) newest: u32,
 }
 
 impl<R: Ring, H: Handler> Shard<R, H> {
-    pub fn new(ring: R, config: &Config, now_us: u64) -> Self {
+    pub fn new(number: usize, ring: R, config: &Config, now_us: u64) -> Self {
         Shard {
+            number: number as u16,
             ring,
             slots: Slots::new(config.ring_capacity()),
             wheel: Wheel::new((now_us / TICK_US) as u32),
@@ -95,7 +100,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             must_settle: false,
             pending: HashMap::new(),
             unstaged: VecDeque::new(),
-            outgoing: Vec::new(),
             draining_from: None,
             newest: 0,
         }
@@ -263,6 +267,16 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             Op::Shutdown => self.on_shutdown(ctx, slot),
             Op::Cancel => Ok(()),
             Op::PollListener | Op::Refuse | Op::Send => unreachable!("handled above"),
+        }
+    }
+
+    /// The id of the connection in `slot`.
+    pub(super) fn id(&self, ctx: &Context<'_, H>, slot: u32) -> ConnId {
+        ConnId {
+            thread: ctx.recorder.thread.number,
+            shard: self.number,
+            slot,
+            generation: self.slots[slot].generation,
         }
     }
 

@@ -35,12 +35,10 @@ pub(super) struct Ledger {
 
 impl Ledger {
     /// A callback of the handler returned.
-    pub fn asked(&mut self, now_us: u64, asked: &ActionsSoFar<'_>) {
-        let ActionsSoFar {
-            timer, close_mode, ..
-        } = *asked;
+    pub fn asked(&mut self, now_us: u64, asked: &ActionsSoFar) {
+        let (timer, close_mode) = (asked.timer, asked.close_mode);
         assert!(!self.is_closed, "a callback after on_close");
-        self.promised.extend(asked.copied);
+        self.promised.extend(&asked.copied);
         self.promised.extend(asked.fixed);
         if asked.is_pausing {
             self.paused_for = self.promised.len();

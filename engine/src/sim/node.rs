@@ -76,8 +76,6 @@ pub struct Node<'a, H: Handler> {
     orders: Orders,
     rest: Rest,
     census: Census,
-    /// It has a plan to dial from, so `on_turn` is called.
-    dials: bool,
 }
 
 impl<'a, H: Handler> Node<'a, H> {
@@ -109,7 +107,7 @@ impl<'a, H: Handler> Node<'a, H> {
         };
         let make_ring: MakeRing<'a> = Box::new(make_ring);
         let plan = plan.map(|plan| (plan, 0, 1));
-        let core = Core::new(config, limiter, handler, make_ring, listeners, plan);
+        let core = Core::new(config, limiter, handler, make_ring, listeners, plan, 0);
         Node {
             core: core.expect("the first ring is there"),
             world: world.clone(),
@@ -119,7 +117,6 @@ impl<'a, H: Handler> Node<'a, H> {
             orders,
             rest: Rest::Until(0),
             census: Census::default(),
-            dials: plan.is_some(),
         }
     }
 
@@ -156,10 +153,8 @@ impl<'a, H: Handler> Node<'a, H> {
             }
             Next::Busy => Rest::Until(now_us + self.config.batch_delay_us),
             Next::IdleUntil(due_us) => {
-                if self.dials {
-                    let heard = self.core.handler().check_deadline(due_us);
-                    heard.unwrap_or_else(|wrong| panic!("{wrong}"));
-                }
+                let heard = self.core.handler().check_deadline(due_us);
+                heard.unwrap_or_else(|wrong| panic!("{wrong}"));
                 if let Some(timer_us) = self.census.due_us {
                     assert!(
                         due_us.is_some_and(|us| us <= timer_us),

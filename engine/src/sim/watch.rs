@@ -7,8 +7,10 @@
 use super::broken::Canary;
 use super::ledger::Ledger;
 use super::world::{Shared, lock};
+use crate::bytes::Bytes;
+use crate::context::{ConnId, Context, DialId};
 use crate::error::{CloseReason, OpenFailure};
-use crate::handler::{Conn, Dial, Handler, TimerChange};
+use crate::handler::{Conn, Handler, TimerChange};
 
 /// The state of a watched connection.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,7 +29,6 @@ pub struct Watched<H: Handler> {
     world: Shared,
     reads_while_blocked: bool,
     canary: Option<Canary>,
-    dials: Vec<H::State>,
     /// By attempt: whether it has ended in a class.
     attempts: Vec<bool>,
     open_count: u64,
@@ -50,7 +51,6 @@ impl<H: Handler> Watched<H> {
             world: world.clone(),
             reads_while_blocked,
             canary,
-            dials: Vec::new(),
             attempts: Vec::new(),
             open_count: 0,
             has_called: false,
@@ -107,15 +107,18 @@ impl<H: Handler> Watched<H> {
         callback: impl FnOnce(&mut H, &mut Conn<'_, H::State>) -> U,
     ) -> U {
         self.has_called = true;
-        let result = conn.with_part(|s| &mut s.inner, |conn| callback(&mut self.inner, conn));
+        let result = conn.with_part(
+            |s| &mut s.inner,
+            |inner| dialled(&mut self.attempts, inner),
+            |conn| callback(&mut self.inner, conn),
+        );
         let socket = conn.state.socket;
         let mut world = lock(&self.world);
         let now_us = world.now_us();
         let ledger = world.socket_mut(socket).ledger.as_mut();
-        ledger
-            .expect("it was opened")
-            .asked(now_us, &conn.actions());
-        if let (TimerChange::At(at_us), None) = (conn.actions().timer, conn.actions().close_mode) {
+        let asked = conn.actions();
+        ledger.expect("it was opened").asked(now_us, &asked);
+        if let (TimerChange::At(at_us), None) = (asked.timer, asked.close_mode) {
             // The shard is told another time, as if it filed the timer wrongly.
             match self.canary {
                 Some(Canary::TimerEarly) => conn.set_timer(at_us.saturating_sub(5_000)),
@@ -134,9 +137,20 @@ impl<H: Handler> Watched<H> {
     }
 }
 
+/// The state of a new attempt.
+fn dialled<S>(attempts: &mut Vec<bool>, inner: S) -> WatchedState<S> {
+    attempts.push(false);
+    WatchedState {
+        inner,
+        socket: 0,
+        attempt: attempts.len() as u32,
+    }
+}
+
 impl<H: Handler> Handler for Watched<H> {
     type State = WatchedState<H::State>;
     type Report = H::Report;
+    type Command = H::Command;
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self::State>) {
         {
@@ -176,47 +190,59 @@ impl<H: Handler> Handler for Watched<H> {
         self.call(conn, |inner, conn| inner.on_blocked(conn));
     }
 
-    fn on_sent(&mut self, conn: &mut Conn<'_, Self::State>) {
-        self.call(conn, |inner, conn| inner.on_sent(conn));
+    fn on_writable(&mut self, conn: &mut Conn<'_, Self::State>) {
+        self.call(conn, |inner, conn| inner.on_writable(conn));
+    }
+
+    fn on_send(&mut self, conn: &mut Conn<'_, Self::State>, bytes: Bytes) {
+        self.call(conn, |inner, conn| inner.on_send(conn, bytes));
     }
 
     fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {
         self.call(conn, |inner, conn| inner.on_stop(conn));
     }
 
-    fn on_close(&mut self, state: &Self::State, reason: CloseReason, now_us: u64) {
+    fn on_close(
+        &mut self,
+        cx: &mut Context<'_, Self::State>,
+        id: ConnId,
+        state: &Self::State,
+        reason: CloseReason,
+    ) {
         self.ledger(state.socket, |_, ledger| ledger.closed(reason));
         self.open_count -= 1;
         self.has_called = true;
-        self.inner.on_close(&state.inner, reason, now_us);
+        cx.inner(
+            |inner| dialled(&mut self.attempts, inner),
+            |cx| self.inner.on_close(cx, id, &state.inner, reason),
+        );
     }
 
-    fn on_open_failed(&mut self, state: &Self::State, failure: OpenFailure, now_us: u64) {
+    fn on_open_failed(
+        &mut self,
+        cx: &mut Context<'_, Self::State>,
+        dial: DialId,
+        state: &Self::State,
+        failure: OpenFailure,
+    ) {
         if self.canary == Some(Canary::FailureUntold) {
             return;
         }
         self.end_attempt(state.attempt);
         self.has_called = true;
-        self.inner.on_open_failed(&state.inner, failure, now_us);
+        cx.inner(
+            |inner| dialled(&mut self.attempts, inner),
+            |cx| self.inner.on_open_failed(cx, dial, &state.inner, failure),
+        );
     }
 
-    fn on_turn(&mut self, dial: &mut Dial<'_, Self::State>) -> Option<u64> {
-        let mut dials = std::mem::take(&mut self.dials);
-        let mut inner = Dial::new(dial.now_us(), dial.room(), dial.is_stopping(), &mut dials);
-        let next_us = self.inner.on_turn(&mut inner);
-        let close_count = inner.close_count();
-        let earlier_us = std::mem::replace(&mut self.next_turn_us, next_us);
+    fn on_turn(&mut self, cx: &mut Context<'_, Self::State>) -> Option<u64> {
         self.has_called = false;
-        for inner in dials.drain(..) {
-            self.attempts.push(false);
-            dial.connect(WatchedState {
-                inner,
-                socket: 0,
-                attempt: self.attempts.len() as u32,
-            });
-        }
-        self.dials = dials;
-        dial.close_newest(close_count);
+        let next_us = cx.inner(
+            |inner| dialled(&mut self.attempts, inner),
+            |cx| self.inner.on_turn(cx),
+        );
+        let earlier_us = std::mem::replace(&mut self.next_turn_us, next_us);
         match self.canary {
             Some(Canary::DeadlineStale) => earlier_us,
             _ => next_us,

@@ -374,6 +374,7 @@ impl Responder {
 impl Handler for Responder {
     type State = HttpConn;
     type Report = ResponderReport;
+    type Command = ();
 
     fn on_open(&mut self, conn: &mut Conn<'_, HttpConn>) {
         let now_us = conn.now_us();
@@ -412,7 +413,7 @@ impl Handler for Responder {
             }
             let has_tail = conn.sent_bytes() > QUEUE_BYTES_MAX;
             if has_tail && used < bytes.len() && conn.state.phase != Phase::Closing {
-                conn.pause();
+                conn.pause_until_sent();
                 return used;
             }
         }
@@ -437,7 +438,7 @@ impl Handler for Responder {
         conn.set_timer(after(now_us, self.timeouts.write_ms));
     }
 
-    fn on_sent(&mut self, conn: &mut Conn<'_, HttpConn>) {
+    fn on_writable(&mut self, conn: &mut Conn<'_, HttpConn>) {
         let now_us = conn.now_us();
         conn.state.set(flag::BLOCKED, false);
         conn.state.since_ms = millis(now_us);

@@ -102,6 +102,7 @@ fn millis(us: u64) -> Millis {
 impl Handler for HeartbeatServer {
     type State = ConnState;
     type Report = HeartbeatReport;
+    type Command = ();
 
     fn on_open(&mut self, conn: &mut Conn<'_, ConnState>) {
         let now_us = conn.now_us();
@@ -158,6 +159,7 @@ impl Handler for HeartbeatServer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_engine::Recorder;
 
     const INTERVAL_US: u64 = 1_000_000;
 
@@ -196,15 +198,15 @@ mod tests {
     #[test]
     fn a_late_heartbeat_keeps_its_phase() {
         let mut server = server();
-        let mut outgoing = Vec::new();
+        let mut recorder = Recorder::default();
         let mut state = ConnState::default();
-        let mut conn = Conn::new(&mut state, 100_000, false, &mut outgoing);
+        let mut conn = Conn::new(&mut state, 100_000, false, &mut recorder);
         server.on_open(&mut conn);
         let first_ms = state.next_heartbeat_ms;
         for (late_ms, skips) in [(0, 0), (3, 0), (999, 0), (2_500, 2)] {
             let before = (state.next_heartbeat_ms, server.report.skipped);
             let now_us = u64::from(state.next_heartbeat_ms + late_ms) * 1_000;
-            server.on_timer(&mut Conn::new(&mut state, now_us, false, &mut outgoing));
+            server.on_timer(&mut Conn::new(&mut state, now_us, false, &mut recorder));
             assert_eq!(state.next_heartbeat_ms, before.0 + 1_000 * (skips + 1));
             assert_eq!(server.report.skipped, before.1 + u64::from(skips));
             assert_eq!(state.next_heartbeat_ms % 1_000, first_ms % 1_000);

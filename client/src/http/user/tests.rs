@@ -1,6 +1,6 @@
 //! Users without an engine: what they send, when they want to be called again, and how their books stand.
 
-use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
+use holdfast_engine::{CloseReason, Conn, ConnId, DialId, Handler, OpenFailure, Recorder};
 
 use super::*;
 use crate::http::request::{self, Parts};
@@ -42,9 +42,27 @@ fn users(model: Model, pipeline: u8, requests: Option<u64>) -> Users {
 }
 
 fn dialled(users: &mut Users, now_us: u64) -> Vec<User> {
-    let mut wanted = Vec::new();
-    users.on_turn(&mut Dial::new(now_us, 100, false, &mut wanted));
-    wanted
+    let mut recorder = Recorder::with_dial_room(100);
+    users.on_turn(&mut recorder.context(now_us));
+    recorder.take_planned()
+}
+
+fn stop(users: &mut Users, now_us: u64) {
+    let mut recorder = Recorder::default();
+    recorder.stop();
+    users.on_turn(&mut recorder.context(now_us));
+}
+
+fn end(users: &mut Users, user: &User, reason: CloseReason, now_us: u64) {
+    let mut recorder = Recorder::default();
+    let cx = &mut recorder.context(now_us);
+    users.on_close(cx, ConnId::default(), user, reason);
+}
+
+fn fail(users: &mut Users, user: &User, failure: OpenFailure, now_us: u64) {
+    let mut recorder = Recorder::default();
+    let cx = &mut recorder.context(now_us);
+    users.on_open_failed(cx, DialId::PLANNED, user, failure);
 }
 
 /// Calls back and gives the requests that were sent.
@@ -55,8 +73,8 @@ fn call(
     callback: impl FnOnce(&mut Users, &mut Conn<'_, User>),
 ) -> usize {
     let request_bytes = users.config.batch.last(1).len();
-    let mut outgoing = Vec::new();
-    let mut conn = Conn::new(user, now_us, false, &mut outgoing);
+    let mut recorder = Recorder::default();
+    let mut conn = Conn::new(user, now_us, false, &mut recorder);
     callback(users, &mut conn);
     conn.sent_bytes() / request_bytes
 }
@@ -162,7 +180,7 @@ fn a_timer_that_fires_early_looks_again() {
     );
     timed(&mut users, &mut user, 1_900_000);
     assert_eq!(count(&users, Outcome::TimedOut), 1);
-    users.on_close(&user, CloseReason::LocallyClosed, 1_900_000);
+    end(&mut users, &user, CloseReason::LocallyClosed, 1_900_000);
     assert_eq!(
         dialled(&mut users, 1_900_000).len(),
         1,
@@ -188,7 +206,7 @@ fn a_budget_is_spent_to_the_last_request() {
 fn an_attempt_that_fails_costs_the_request_that_was_due_and_a_pause() {
     let mut closed = users(Model::Closed(0, 0), 1, None);
     let user = dialled(&mut closed, 0)[0];
-    closed.on_open_failed(&user, OpenFailure::Refused, 500);
+    fail(&mut closed, &user, OpenFailure::Refused, 500);
     assert_eq!(
         (closed.counters.requests, count(&closed, Outcome::Refused)),
         (1, 1)
@@ -209,9 +227,9 @@ fn an_attempt_that_fails_costs_the_request_that_was_due_and_a_pause() {
     };
     let mut open = users(Model::Open(schedule), 1, None);
     let both = dialled(&mut open, 0);
-    open.on_open_failed(&both[1], OpenFailure::Refused, 500);
+    fail(&mut open, &both[1], OpenFailure::Refused, 500);
     assert_eq!(open.counters.requests, 0, "not due yet");
-    open.on_open_failed(&both[0], OpenFailure::Refused, 500);
+    fail(&mut open, &both[0], OpenFailure::Refused, 500);
     assert_eq!(count(&open, Outcome::Refused), 1);
 }
 
@@ -220,9 +238,9 @@ fn what_is_under_way_at_the_stop_is_stopped_whatever_comes() {
     let mut users = users(Model::Closed(0, 0), 2, None);
     let mut user = dialled(&mut users, 0)[0];
     opened(&mut users, &mut user, 0);
-    users.on_turn(&mut Dial::new(1_000, 0, true, &mut Vec::new()));
+    stop(&mut users, 1_000);
     assert_eq!(received(&mut users, &mut user, 2_000, HELLO), 0);
-    users.on_close(&user, CloseReason::LocallyClosed, 3_000);
+    end(&mut users, &user, CloseReason::LocallyClosed, 3_000);
     assert_eq!(
         (users.counters.requests, count(&users, Outcome::Stopped)),
         (2, 2)
@@ -240,7 +258,7 @@ fn bytes_ahead_of_the_first_request_are_no_request() {
     let mut user = dialled(&mut users, 0)[1];
     assert_eq!(opened(&mut users, &mut user, 500), 0, "due at 1 s");
     received(&mut users, &mut user, 400_000, b"HTTP/1.1 408 x\r\n\r\n");
-    users.on_close(&user, CloseReason::LocallyClosed, 400_000);
+    end(&mut users, &user, CloseReason::LocallyClosed, 400_000);
     assert_eq!(
         (users.counters.requests, users.counters.unsolicited),
         (0, 1)
@@ -270,8 +288,8 @@ fn requests_to_send_again_are_stopped_with_the_run() {
     let mut user = dialled(&mut users, 0)[0];
     opened(&mut users, &mut user, 0);
     received(&mut users, &mut user, 1_000, HELLO);
-    users.on_close(&user, CloseReason::PeerClosed, 2_000);
+    end(&mut users, &user, CloseReason::PeerClosed, 2_000);
     assert_eq!((users.counters.requests, users.counters.retried), (2, 1));
-    users.on_turn(&mut Dial::new(2_000, 100, true, &mut Vec::new()));
+    stop(&mut users, 2_000);
     assert_eq!(count(&users, Outcome::Stopped), 1);
 }

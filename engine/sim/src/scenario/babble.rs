@@ -5,7 +5,7 @@
 //! Must not depend on: rings.
 
 use holdfast_engine::sim::Random;
-use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
+use holdfast_engine::{CloseReason, Conn, Context, DialId, Handler, OpenFailure};
 
 /// Static bytes.
 static FIXED: [u8; 20_000] = {
@@ -90,7 +90,7 @@ impl Babbler {
             }
         }
         if random.once_in(temper.pauses_one_in) {
-            conn.pause();
+            conn.pause_until_sent();
         }
         match random.below(6) {
             0 => conn.clear_timer(),
@@ -113,6 +113,7 @@ impl Babbler {
 impl Handler for Babbler {
     type State = u32;
     type Report = ();
+    type Command = ();
 
     fn on_open(&mut self, conn: &mut Conn<'_, u32>) {
         self.act(conn);
@@ -140,7 +141,7 @@ impl Handler for Babbler {
         }
     }
 
-    fn on_sent(&mut self, conn: &mut Conn<'_, u32>) {
+    fn on_writable(&mut self, conn: &mut Conn<'_, u32>) {
         if self.random.once_in(2) {
             self.act(conn);
         }
@@ -158,18 +159,24 @@ impl Handler for Babbler {
         }
     }
 
-    fn on_open_failed(&mut self, _: &u32, failure: OpenFailure, _: u64) {
+    fn on_open_failed(
+        &mut self,
+        _: &mut Context<'_, u32>,
+        _: DialId,
+        _: &u32,
+        failure: OpenFailure,
+    ) {
         if failure != OpenFailure::Cancelled && self.random.once_in(2) {
             self.dials += 1;
         }
     }
 
-    fn on_turn(&mut self, dial: &mut Dial<'_, u32>) -> Option<u64> {
-        while self.dials > 0 && dial.room() > 0 && self.next_us <= dial.now_us() {
+    fn on_turn(&mut self, cx: &mut Context<'_, u32>) -> Option<u64> {
+        while self.dials > 0 && cx.dial_room() > 0 && self.next_us <= cx.now_us() {
             self.dials -= 1;
-            self.next_us = dial.now_us() + self.random.below(self.pace_us);
-            dial.connect(0);
+            self.next_us = cx.now_us() + self.random.below(self.pace_us);
+            cx.dial_planned(0);
         }
-        (self.dials > 0 && !dial.is_stopping()).then_some(self.next_us)
+        (self.dials > 0 && !cx.is_stopping()).then_some(self.next_us)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use holdfast_client::load::Load;
 use holdfast_engine::sim::Random;
-use holdfast_engine::{CloseReason, Conn, Dial, Handler, OpenFailure};
+use holdfast_engine::{Bytes, CloseReason, Conn, ConnId, Context, DialId, Handler, OpenFailure};
 
 /// A handler under a load, and the orders the load is still to be given.
 pub(super) struct Shifting<H> {
@@ -51,19 +51,20 @@ impl<H> Shifting<H> {
 impl<H: Handler> Handler for Shifting<H> {
     type State = H::State;
     type Report = H::Report;
+    type Command = H::Command;
 
-    fn on_turn(&mut self, dial: &mut Dial<'_, H::State>) -> Option<u64> {
+    fn on_turn(&mut self, cx: &mut Context<'_, H::State>) -> Option<u64> {
         while let Some(&(at_us, users, rate_milli, later_us)) = self.orders.last() {
-            if at_us > dial.now_us() {
+            if at_us > cx.now_us() {
                 break;
             }
             self.orders.pop();
             let from = std::mem::replace(&mut self.now, users);
             self.load
-                .order(from, users, rate_milli, dial.now_us() + later_us);
+                .order(from, users, rate_milli, cx.now_us() + later_us);
         }
         let next_order_us = self.orders.last().map(|order| order.0);
-        let next_us = self.users.on_turn(dial);
+        let next_us = self.users.on_turn(cx);
         next_us.into_iter().chain(next_order_us).min()
     }
 
@@ -79,17 +80,32 @@ impl<H: Handler> Handler for Shifting<H> {
     fn on_blocked(&mut self, conn: &mut Conn<'_, H::State>) {
         self.users.on_blocked(conn);
     }
-    fn on_sent(&mut self, conn: &mut Conn<'_, H::State>) {
-        self.users.on_sent(conn);
+    fn on_writable(&mut self, conn: &mut Conn<'_, H::State>) {
+        self.users.on_writable(conn);
+    }
+    fn on_send(&mut self, conn: &mut Conn<'_, H::State>, bytes: Bytes) {
+        self.users.on_send(conn, bytes);
     }
     fn on_stop(&mut self, conn: &mut Conn<'_, H::State>) {
         self.users.on_stop(conn);
     }
-    fn on_close(&mut self, state: &H::State, reason: CloseReason, now_us: u64) {
-        self.users.on_close(state, reason, now_us);
+    fn on_close(
+        &mut self,
+        cx: &mut Context<'_, H::State>,
+        id: ConnId,
+        state: &H::State,
+        reason: CloseReason,
+    ) {
+        self.users.on_close(cx, id, state, reason);
     }
-    fn on_open_failed(&mut self, state: &H::State, failure: OpenFailure, now_us: u64) {
-        self.users.on_open_failed(state, failure, now_us);
+    fn on_open_failed(
+        &mut self,
+        cx: &mut Context<'_, H::State>,
+        dial: DialId,
+        state: &H::State,
+        failure: OpenFailure,
+    ) {
+        self.users.on_open_failed(cx, dial, state, failure);
     }
     fn report(&mut self, report: &mut H::Report) {
         self.users.report(report);
