@@ -69,7 +69,8 @@ pub enum Request {
         is_last: bool,
     },
     /// End our side. May be done by a worker of the kernel later, which takes the slot for what is
-    /// in it *then*: nothing may take the slot before the completion.
+    /// in it *then*: nothing may take the slot before the completion. EMFILE: it was not done, and is
+    /// to be asked for again.
     Shutdown { slot: u32 },
     /// Give up the descriptor in `slot`. Silent.
     Close { slot: u32 },

@@ -8,14 +8,14 @@
 //! Must not depend on: slots' meaning, handlers, protocols.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode};
-use nix::sys::socket::{SockaddrIn, SockaddrIn6};
+use nix::sys::socket::{Shutdown, SockaddrIn, SockaddrIn6, shutdown};
 
 use super::buffers::{BufferRing, Region};
 use super::os::Waker;
@@ -30,6 +30,11 @@ const ADDRESS_STRIDE: usize = 32;
 /// A place for the address of every queued request.
 const ADDRESSES_BYTES: usize = SQ_ENTRIES as usize * ADDRESS_STRIDE;
 const BUFFER_GROUP: u16 = 0;
+/// Bit of the kernel's `user_data` that no token has: the request installs a slot's socket as a
+/// descriptor of the process, so that it can be shut down.
+const INSTALLS: u64 = 1 << 63;
+/// Most sockets that have a descriptor of the process at once; more are shut down by a worker.
+const INSTALLED_MAX: usize = 512;
 /// The option values requests point to: they must outlive the requests, so they live for ever.
 static ONE: libc::c_int = 1;
 static LINGER_ZERO: [libc::c_int; 2] = [1, 0];
@@ -52,6 +57,9 @@ pub struct KernelRing {
     /// Requests that read shared buffers and may not have been submitted, by half.
     shared_queued: [u32; 2],
     pushed: usize,
+    /// Sockets that have, or are about to get, a descriptor of the process.
+    installed: usize,
+    installed_max: usize,
     overflow_count: u64,
     started_at: Instant,
 }
@@ -110,6 +118,9 @@ impl KernelRing {
             buffers_offset,
         );
         let ring = build_ring()?;
+        let mut supported = Probe::new();
+        let can_install = ring.submitter().register_probe(&mut supported).is_ok()
+            && supported.is_supported(opcode::FixedFdInstall::CODE);
         ring.submitter()
             .register_files_sparse(config.ring_slots)
             .map_err(|e| {
@@ -150,6 +161,8 @@ impl KernelRing {
             shared: SharedBuffers::default(),
             shared_queued: [0; 2],
             pushed: 0,
+            installed: 0,
+            installed_max: if can_install { INSTALLED_MAX } else { 0 },
             overflow_count: 0,
             started_at,
         })
@@ -185,6 +198,24 @@ impl KernelRing {
                 format!("this kernel's io_uring has no {name} (Linux {version})"),
                 format!("run Linux {version} or newer"),
             )),
+        }
+    }
+
+    /// Ends our side of the socket with this descriptor, which is given up; `installed` is what its
+    /// installation gave. Returns the result of the shutdown as a request.
+    fn shut_down_installed(&mut self, installed: i32) -> i32 {
+        self.installed -= 1;
+        if installed < 0 {
+            // No descriptor is left, or an access rule is against it: workers do it from now on.
+            self.installed_max = 0;
+            return -libc::EMFILE;
+        }
+        // SAFETY: the kernel has just made this descriptor for this completion, which is reaped
+        // once.
+        let socket = unsafe { OwnedFd::from_raw_fd(installed) };
+        match shutdown(socket.as_raw_fd(), Shutdown::Write) {
+            Ok(()) => 0,
+            Err(errno) => -(errno as i32),
         }
     }
 
@@ -343,6 +374,24 @@ impl KernelRing {
     }
 }
 
+/// Gives the socket in `slot` a descriptor of the process beside its place in the table.
+///
+/// The kernel leaves IORING_OP_SHUTDOWN to a worker thread: a job, a wake-up and a completion from
+/// another thread for each. A descriptor is made at once, and shutdown(2) then ends the connection
+/// from this thread (IORING_OP_FIXED_FD_INSTALL: Linux 6.8).
+fn install(slot: u32, token: Token) -> Entry {
+    opcode::FixedFdInstall::new(Fixed(slot), 0)
+        .build()
+        .user_data(token.to_bits() | INSTALLS)
+}
+
+impl Drop for KernelRing {
+    /// Gives up the descriptors whose completions nobody reaps.
+    fn drop(&mut self) {
+        while self.installed > 0 && self.reap().is_some() {}
+    }
+}
+
 /// Makes an accept give EAGAIN instead of waiting, whatever the listener's own flags:
 /// IORING_ACCEPT_DONTWAIT (Linux 6.10), which the crate cannot say.
 fn without_waiting(mut accept: Entry) -> Entry {
@@ -364,7 +413,13 @@ impl Ring for KernelRing {
     #[inline]
     fn push(&mut self, token: Token, request: Request) -> Result<(), Error> {
         self.reserve(1)?;
-        let entry = self.entry(request).user_data(token.to_bits());
+        let entry = match request {
+            Request::Shutdown { slot } if self.installed < self.installed_max => {
+                self.installed += 1;
+                install(slot, token)
+            }
+            _ => self.entry(request).user_data(token.to_bits()),
+        };
         self.pushed += 1;
         // SAFETY: `entry` points only to static bytes, to this ring's region, to a shared buffer, or
         // to nothing; the region outlives the ring, staged bytes are kept until `enter` and addresses
@@ -425,10 +480,15 @@ impl Ring for KernelRing {
     #[inline]
     fn reap(&mut self) -> Option<Completion> {
         let cqe = self.ring.completion().next()?;
-        let token = Token::from_bits(cqe.user_data()).expect("every request carries a token");
+        let bits = cqe.user_data();
+        let token = Token::from_bits(bits & !INSTALLS).expect("every request carries a token");
+        let mut result = cqe.result();
+        if bits & INSTALLS != 0 {
+            result = self.shut_down_installed(result);
+        }
         Some(Completion {
             token,
-            result: cqe.result(),
+            result,
             buffer: cqueue::buffer_select(cqe.flags()),
             has_more: cqueue::more(cqe.flags()),
             has_left: cqueue::sock_nonempty(cqe.flags()),

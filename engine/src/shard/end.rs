@@ -201,7 +201,18 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// A shutdown is over: the slot may be used for another connection from now on.
-    pub(super) fn on_shutdown(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    pub(super) fn on_shutdown(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        result: i32,
+    ) -> Result<(), Error> {
+        let is_closing = self.slots[slot].phase() == Phase::Closing;
+        if result == -libc::EMFILE && !is_closing {
+            // The process has no descriptor to spare: the kernel does it without one.
+            let token = self.token(Op::Shutdown, slot);
+            return self.ring.push(token, Request::Shutdown { slot });
+        }
         self.slots[slot].shutdown_completed();
         match self.slots[slot].phase() {
             Phase::Closing => self.try_release(ctx, slot),

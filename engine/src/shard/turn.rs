@@ -264,7 +264,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 ctx.stats.unexpected += 1;
                 Ok(())
             }
-            Op::Shutdown => self.on_shutdown(ctx, slot),
+            Op::Shutdown => self.on_shutdown(ctx, slot, result),
             Op::Cancel => Ok(()),
             Op::PollListener | Op::Refuse | Op::Send => unreachable!("handled above"),
         }

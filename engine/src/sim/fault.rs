@@ -131,6 +131,8 @@ faults! {
     StoppedBetween "stopped_between" 65_536,
     /// The kernel takes only the first requests of a queue.
     SubmittedPart "submitted_part" 20_000,
+    /// A shutdown finds no descriptor to spare.
+    ShutdownRefused "shutdown_refused" 30_000,
 }
 
 /// Kinds whose chances were there from the start. Those added later are drawn apart, or every seed would mean another run.

@@ -34,6 +34,10 @@ impl SimRing {
                 let result = self.cancel(world, other);
                 self.end(token, result)
             }
+            Request::Shutdown { .. } if world.strikes(Fault::ShutdownRefused) => {
+                self.complete(token, -libc::EMFILE);
+                true
+            }
             Request::Shutdown { slot } => {
                 self.shutdowns.push_back((token, slot));
                 plan_worker(world, self.number);
