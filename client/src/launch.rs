@@ -37,7 +37,7 @@ const DURATION_MAX: Duration = Duration::from_secs(4 * 3_600);
 #[derive(Args)]
 pub struct LoadFlags {
     /// Run this many users, each with one connection
-    #[arg(short, long, value_name = "COUNT", default_value_t = 1, value_parser = parse::count_in(1..=1_000_000_000))]
+    #[arg(short, long, value_name = "COUNT", default_value_t = 1, value_parser = parse::count_in::<u64>(1..=1_000_000_000))]
     pub users: u64,
     /// Start this many users per second, or max
     #[arg(short = 'r', long, value_name = "RATE", default_value = "max", value_parser = parse_rate)]

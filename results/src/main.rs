@@ -7,14 +7,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
-use holdfast_engine::{SetupError, SetupErrorKind};
+use clap::{Args, Parser, Subcommand};
 use holdfast_report::{compare, list, report};
 use holdfast_results::http::{self, Http};
 use holdfast_results::locust::{self, Locust};
 use holdfast_results::longconn::{self, Longconn};
 use holdfast_results::proxy::{self, Proxy};
 use holdfast_results::scenario::bench;
+use holdfast_sysctl::cli;
 use holdfast_sysctl::cli_docs::CliDocs;
 use holdfast_telemetry::output;
 use holdfast_testbed::child_signals;
@@ -80,7 +80,7 @@ struct Compare {
     gate: Option<PathBuf>,
 
     /// Ignore changes for the worse below this, percent
-    #[arg(long, value_name = "PERCENT", default_value_t = compare::TOLERANCE_PERCENT, allow_negative_numbers = true)]
+    #[arg(long, value_name = "PERCENT", default_value_t = compare::TOLERANCE_PERCENT, value_parser = holdfast_units::parse::percent, allow_negative_numbers = true)]
     tolerance: f64,
 
     /// Compare even if machine, kernel, settings or request differ [default: off]
@@ -153,17 +153,7 @@ struct Report {
 fn main() -> ExitCode {
     const NOT_STARTED: u8 = 2;
     child_signals::reset_for_children();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(e)
-            if e.use_stderr()
-                && e.kind() != clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
-        {
-            output::log_last(format_args!("error: {}", usage(&e)));
-            return ExitCode::from(NOT_STARTED);
-        }
-        Err(e) => e.exit(),
-    };
+    let cli = cli::parse::<Cli>();
     let done = match cli.what {
         What::Longconn(flags) => Longconn::new(*flags).and_then(bench),
         What::Http(flags) => Http::new(*flags).and_then(bench),
@@ -183,18 +173,4 @@ fn main() -> ExitCode {
             ExitCode::from(NOT_STARTED)
         }
     }
-}
-
-/// The first paragraph of what clap says, on one line.
-fn usage(e: &clap::Error) -> SetupError {
-    let text = e.render().to_string();
-    let cause = text.split("\n\n").next().unwrap_or_default();
-    let named = std::env::args().nth(1);
-    let named = named.filter(|name| Cli::command().find_subcommand(name).is_some());
-    let named = named.as_deref().unwrap_or("longconn");
-    let cause = cause.trim_start_matches("error: ");
-    let help = format!("holdfast-bench {named} --help");
-    // A value's parser names what it accepts.
-    let (cause, next) = cause.split_once("; next: ").unwrap_or((cause, &help));
-    SetupError::new(SetupErrorKind::InvalidInput, cause, next)
 }

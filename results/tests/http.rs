@@ -60,7 +60,7 @@ fn bad_flags_are_refused_in_one_line() {
             &["--scenarios", "keepalive"][..],
             "\"keepalive\" is no scenario",
         ),
-        (&["--rounds", "0"], "0 rounds"),
+        (&["--rounds", "0"], "0 is out of range"),
         (&["--slice", "1ms"], "a slice of 1ms"),
         (&["--subjects", "apache"], "apache"),
         (&["--name", "../../etc"], "cannot end a folder's name"),

@@ -37,7 +37,7 @@ pub struct ServerFlags {
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     listen: Vec<String>,
     /// Hold at most this many connections; reset and count more at once [default: 1000000, or what memory allows]
-    #[arg(long, value_name = "COUNT", value_parser = parse::count_in(1..=1_000_000_000))]
+    #[arg(long, value_name = "COUNT", value_parser = parse::count_in::<u64>(1..=1_000_000_000))]
     connections: Option<u64>,
     /// Accept on the core that receives a connection's packets: best when clients are on this machine or the network card has a
     /// queue for each core

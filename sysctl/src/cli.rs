@@ -110,7 +110,7 @@ mod tests {
 
     #[derive(Args)]
     struct Run {
-        #[arg(long, value_parser = holdfast_units::parse::count_in(1..=9))]
+        #[arg(long, value_parser = holdfast_units::parse::count_in::<u64>(1..=9))]
         _count: u64,
     }
 

@@ -62,13 +62,13 @@ enum Command {
 #[derive(Args)]
 struct Want {
     /// Hold this many connections at once: a count such as 64k or 2.4M
-    #[arg(short, long, value_name = "COUNT", default_value = "1000000", value_parser = count_in(1..=1_000_000_000))]
+    #[arg(short, long, value_name = "COUNT", default_value = "1000000", value_parser = count_in::<u64>(1..=1_000_000_000))]
     connections: u64,
     /// Use the profiles for this role of the machine
     #[arg(short, long, value_enum, default_value = "both")]
     role: Role,
     /// Assume that clients on this machine connect to this many addresses and ports
-    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = count_in(1..=65_535))]
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = count_in::<u64>(1..=65_535))]
     targets: u64,
     /// Count the source addresses that reach this target, by the routing table; repeatable [default: those of the default route]
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "targets")]

@@ -24,7 +24,7 @@ pub struct Flags {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5557", value_parser = parse_master)]
     pub(super) master: String,
     /// Register as COUNT workers: the master gives each an equal share of the users
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = parse::count_in(1..=1_000))]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = parse::count_in::<u64>(1..=1_000))]
     pub(super) workers: u64,
     /// Run users of these classes
     #[arg(
@@ -36,7 +36,7 @@ pub struct Flags {
     )]
     pub(super) classes: Vec<UserClass>,
     /// Limit the users of each class [default: as many as memory and source addresses allow]
-    #[arg(long, value_name = "COUNT", value_parser = parse::count_in(1..=1_000_000_000))]
+    #[arg(long, value_name = "COUNT", value_parser = parse::count_in::<u64>(1..=1_000_000_000))]
     pub(super) users_max: Option<u64>,
     /// Choose what users do when the master has sent nothing for five seconds
     #[arg(long, value_enum, default_value = "continue")]

@@ -72,7 +72,7 @@ pub struct Flags {
     generators: Vec<Generator>,
 
     /// Measure everything this many times; figures are medians
-    #[arg(long, value_name = "COUNT", default_value_t = 3)]
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = parse::count_in::<u32>(1..=u64::from(ROUNDS_MAX)))]
     pub rounds: u32,
 
     /// Measure this long each time, after a warm-up
@@ -261,13 +261,6 @@ pub fn ramp(users: u64) -> Duration {
 }
 
 fn check_figures(o: &Flags) -> Result<(), SetupError> {
-    if !(1..=ROUNDS_MAX).contains(&o.rounds) {
-        return Err(SetupError::new(
-            SetupErrorKind::InvalidInput,
-            format!("{} rounds are outside 1 to {ROUNDS_MAX}", o.rounds),
-            "give another number with --rounds 3",
-        ));
-    }
     if !(SLICE_MIN..=SLICE_MAX).contains(&o.slice) {
         return Err(SetupError::new(
             SetupErrorKind::InvalidInput,

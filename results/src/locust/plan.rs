@@ -45,11 +45,11 @@ const RATE_SLOWEST: f64 = 2_000.0;
 )]
 pub struct Flags {
     /// Open and hold this many users, over all workers
-    #[arg(long, short = 'u', value_name = "COUNT", default_value_t = 1_000_000, value_parser = parse::count_in(1..=20_000_000))]
+    #[arg(long, short = 'u', value_name = "COUNT", default_value_t = 1_000_000, value_parser = parse::count_in::<u64>(1..=20_000_000))]
     users: u64,
 
     /// Have the master start this many users a second, over all workers
-    #[arg(long, short = 'r', alias = "rate", value_name = "PER_SECOND", default_value_t = 20_000, value_parser = parse::count_in(1..=1_000_000))]
+    #[arg(long, short = 'r', alias = "rate", value_name = "RATE", default_value_t = 20_000, value_parser = parse::count_in::<u64>(1..=1_000_000))]
     spawn_rate: u64,
 
     /// Hold all users this long after the ramp
@@ -68,7 +68,7 @@ pub struct Flags {
     lab: NetworkFlags,
 
     /// Allow each second of the ramp to differ this much from the rate asked for, percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 2.0, value_parser = parse::percent, allow_negative_numbers = true)]
     ramp_tolerance: f64,
 
     /// Serve Locust's page at this port of this machine's 127.0.0.1 while it runs, at 8089 unless another is given [default: off]

@@ -56,11 +56,11 @@ pub struct Flags {
     pub port: Option<u16>,
 
     /// Run the server with this many core threads [default: the server's choice]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = parse::count_in::<u32>(1..=1_024))]
     pub server_threads: Option<u32>,
 
     /// Run the client with this many core threads [default: the client's choice]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = parse::count_in::<u32>(1..=1_024))]
     pub client_threads: Option<u32>,
 
     /// Pass this argument to the server; may be repeated [default: none]

@@ -76,15 +76,15 @@ pub struct Flags {
     scenarios: Vec<String>,
 
     /// Hold this many long connections, direct and through the system
-    #[arg(long, short = 'u', value_name = "COUNT", default_value_t = 8_000, value_parser = parse::count_in(1..=PORTS))]
+    #[arg(long, short = 'u', value_name = "COUNT", default_value_t = 8_000, value_parser = parse::count_in::<u64>(1..=PORTS))]
     users: u64,
 
     /// Open this many long connections to find the system's limit [default: a fifth more than its descriptors allow]
-    #[arg(long, value_name = "COUNT", value_parser = parse::count_in(1..=u64::MAX))]
+    #[arg(long, value_name = "COUNT", value_parser = parse::count_in::<u64>(1..=u64::MAX))]
     limit_users: Option<u64>,
 
     /// Open this many long connections a second
-    #[arg(long, short = 'r', alias = "rate", value_name = "PER_SECOND", default_value_t = 2_000, value_parser = parse::count_in(1..=1_000_000))]
+    #[arg(long, short = 'r', alias = "rate", value_name = "RATE", default_value_t = 2_000, value_parser = parse::count_in::<u64>(1..=1_000_000))]
     spawn_rate: u64,
 
     /// Send a heartbeat to each connection at this interval
@@ -100,7 +100,7 @@ pub struct Flags {
     slice: Duration,
 
     /// Repeat HTTP scenarios this many times, direct and through the system in turn; figures are medians. Long connections are held once
-    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = parse::count_in::<u32>(1..=100))]
     rounds: u32,
 
     /// Where the run goes.

@@ -16,13 +16,14 @@ pub struct EngineFlags {
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     pub drain_timeout: Option<Duration>,
     /// Run this many core threads [default: one for each core this process may use]
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "COUNT", value_parser = parse::count_in::<u16>(1..=1_024))]
     pub threads: Option<u16>,
-    /// Let work gather on a busy thread, microseconds: less has lower latency, more costs less CPU [default: longconn 1000, http 0]
-    #[arg(long, alias = "coalesce", value_name = "MICROSECONDS", value_parser = parse::count_in(0..=1_000_000))]
-    pub batch_delay: Option<u64>,
+    /// Let work gather on a busy thread for this time; a number alone is microseconds. Less has lower latency, more costs less CPU
+    /// [default: longconn 1ms, http 0]
+    #[arg(long, alias = "coalesce", value_name = "TIME", value_parser = parse::micros_in(Duration::ZERO..=Duration::from_secs(1)))]
+    pub batch_delay: Option<Duration>,
     /// Limit the direct descriptors of one ring [default: the descriptor limit]
-    #[arg(long, value_name = "COUNT", hide = true)]
+    #[arg(long, value_name = "COUNT", hide = true, value_parser = parse::count_in::<u32>(0..=u64::from(u32::MAX)))]
     pub ring_slots: Option<u32>,
     /// Start even if memory will not hold all connections [default: off]
     #[arg(long)]

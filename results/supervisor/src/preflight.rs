@@ -4,7 +4,6 @@
 //! Must not depend on: protocols, consoles.
 
 use std::fmt;
-use std::time::Duration;
 
 use holdfast_engine::config::{RING_SLOTS_MAX, SPARE_SLOTS};
 use holdfast_engine::{Config, ConfigBuilder, SetupError, allowed_cores, check_io_uring};
@@ -70,8 +69,8 @@ impl Preflight {
             .thread_count(thread_count)
             .cores(cores)
             .ring_slots(ring_slots.min(u64::from(RING_SLOTS_MAX)) as u32);
-        if let Some(delay_us) = flags.batch_delay {
-            config = config.batch_delay(Duration::from_micros(delay_us));
+        if let Some(delay) = flags.batch_delay {
+            config = config.batch_delay(delay);
         }
         if let Some(timeout) = flags.drain_timeout {
             config = config.drain_timeout(timeout);

@@ -7,6 +7,7 @@
 mod advice;
 mod exit_codes;
 mod hints;
+mod quantities;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@
 //! | rate per second | `0.5`, `10k`, `2.4M` | a number with the units of counts, optionally followed by `/s` |
 //! | size | `512`, `64k`, `1.5M`, `16KiB` | bytes; k, M, G are powers of 1,000, Ki, Mi, Gi of 1,024, optionally followed by B |
 //! | time | `500ms`, `1.5s`, `90`, `1h30m` | ns, us, ms, s, m, h, d, also one after the other; a number alone is seconds |
+//! | percentage | `2`, `2.5`, `2%` | a number, optionally followed by `%` |
 //!
 //! Digits can be grouped with `_` or `,`.
 //!
@@ -29,9 +30,9 @@ pub fn count(text: &str) -> Result<u64, String> {
 }
 
 /// A parser of counts within a range, for clap's `value_parser`.
-pub fn count_in(
+pub fn count_in<T: Copy + TryFrom<u64> + Send + Sync + 'static>(
     range: RangeInclusive<u64>,
-) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
     const EXAMPLES: [(u64, &str); 3] = [(500, "500"), (10_000, "10k"), (2_400_000, "2.4M")];
     move |text| within(text, count(text).ok(), "count", &range, &EXAMPLES)
 }
@@ -82,6 +83,22 @@ pub fn rate(text: &str) -> Result<f64, String> {
     (rate > 0.0).then_some(rate).ok_or_else(error)
 }
 
+/// Parses a percentage, such as `2`, `2.5` or `2%`; it may be negative.
+///
+/// # Errors
+/// What is accepted.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let plain = text.strip_suffix('%').unwrap_or(text);
+    let (sign, digits) = match plain.strip_prefix('-') {
+        Some(digits) => (-1.0, digits),
+        None => (1.0, plain),
+    };
+    let number = Number::parse(digits).ok_or_else(|| {
+        format!("'{text}' is not a percentage; next: give one such as 2, 2.5 or 2%")
+    })?;
+    Ok(sign * number.digits as f64 / 10_f64.powi(number.decimals as i32))
+}
+
 /// Parses a size in bytes, such as `512`, `64k`, `1.5M` or `16KiB`.
 ///
 /// # Errors
@@ -117,6 +134,17 @@ pub fn time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| {
             format!("'{text}' is not a time; next: give one such as 500ms, 1.5s, 90s or 1h30m")
         })
+}
+
+/// A parser of short times within a range, of which a number alone is microseconds, for clap's `value_parser`.
+pub fn micros_in(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    let within = time_in(range);
+    move |text| match Number::parse(text) {
+        Some(_) => within(&format!("{text}us")),
+        None => within(text),
+    }
 }
 
 /// A parser of times within a range, for clap's `value_parser`.
@@ -259,7 +287,7 @@ mod tests {
             assert!(error.contains("next: give a whole number"), "{error}");
         }
         let users = count_in(1..=1_000_000);
-        assert_eq!(users("1M"), Ok(1_000_000));
+        assert_eq!(users("1M"), Ok(1_000_000_u32));
         assert_eq!(
             users("2M").unwrap_err(),
             "2M is out of range; next: give a count from 1 to 1,000,000"
@@ -283,6 +311,17 @@ mod tests {
         ] {
             let error = rate(text).expect_err(text);
             assert!(error.contains("such as 0.5, 10k or 2.4M"), "{error}");
+        }
+    }
+
+    #[test]
+    fn percentages() {
+        for (text, expected) in [("2", 2.0), ("2.5%", 2.5), ("-1%", -1.0), ("0", 0.0)] {
+            assert_eq!(percent(text), Ok(expected), "{text}");
+        }
+        for text in ["", "%", "2%%", "--1", "inf", "nan", "1e3", "2 %"] {
+            let error = percent(text).expect_err(text);
+            assert!(error.contains("next: give one such as 2"), "{error}");
         }
     }
 
@@ -350,6 +389,25 @@ mod tests {
             hold("2h").unwrap_err(),
             "2h is out of range; next: give a time from 10ms to 1h"
         );
+    }
+
+    #[test]
+    fn short_times_without_a_unit_are_microseconds() {
+        let delay = micros_in(Duration::ZERO..=Duration::from_secs(1));
+        for (text, micros) in [
+            ("0", 0),
+            ("200", 200),
+            ("1_000", 1_000),
+            ("200us", 200),
+            ("1ms", 1_000),
+            ("0.5ms", 500),
+            ("1s", 1_000_000),
+        ] {
+            assert_eq!(delay(text), Ok(Duration::from_micros(micros)), "{text}");
+        }
+        for text in ["", "-1", "1000001", "2s", "1k", "us"] {
+            assert!(delay(text).expect_err(text).contains("; next: "), "{text}");
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES", default_value_t = 8_192, value_parser = parse::size_in::<u32>(16..=65_536))]
     target_max: u32,
     /// Accept up to this many header lines of a request; 431 beyond
-    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=128))]
+    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = parse::count_in::<u16>(1..=128))]
     headers_max: u16,
     /// Accept request bodies up to this length, bytes, and drop them; 413 beyond
     #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = parse::size)]

@@ -26,11 +26,11 @@ const USERS_DEFAULT: u64 = 1_000_000;
 #[derive(Debug, Clone, Args)]
 pub struct NetworkFlags {
     /// Client hosts in the lab
-    #[arg(long, value_name = "COUNT", default_value_t = 4)]
+    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = holdfast_units::parse::count_in::<u8>(0..=255))]
     pub clients: u8,
 
     /// Addresses of each client host
-    #[arg(long, value_name = "COUNT", default_value_t = 16)]
+    #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = holdfast_units::parse::count_in::<u8>(0..=255))]
     pub addresses: u8,
 }
 
