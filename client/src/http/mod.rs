@@ -52,7 +52,8 @@ const LOG_COMMENT: &str = "holdfast-client http; microseconds; tags: connect, la
 #[derive(Args)]
 #[command(group = ArgGroup::new("content").args(["body", "body_file"]))]
 pub struct Flags {
-    /// Request this URL, http://HOST[:PORT][/PATH]; users rotate over all addresses of the host
+    /// Request this URL, http://[USER:PASSWORD@]HOST[:PORT][/PATH]; users rotate over all addresses of the host. A user name is sent as
+    /// Basic credentials
     #[arg(long, value_name = "URL", required = true, value_parser = url::parse)]
     target: Vec<Url>,
     /// Closed model: wait this long between a response and the user's next request, or a random time of a range such as 100ms..1s
@@ -64,13 +65,13 @@ pub struct Flags {
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     rate: Option<u64>,
     /// Stop after this many requests in total [default: no limit]
-    #[arg(short = 'n', long, value_name = "COUNT", value_parser = parse::count_in(1..=1_000_000_000_000))]
+    #[arg(short = 'n', long, value_name = "COUNT", value_parser = parse::count_in::<u64>(1..=1_000_000_000_000))]
     requests: Option<u64>,
     /// Open a new connection for each request (with --pipeline: for each batch)
     #[arg(long)]
     no_keepalive: bool,
     /// Send this many requests at once, and the next ones when all are answered. The requests of a batch are due together
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=128))]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = parse::count_in::<u8>(1..=128))]
     pipeline: u8,
     /// Use this request method
     #[arg(long, value_name = "METHOD", default_value = "GET", value_parser = request::parse_method)]
@@ -98,7 +99,7 @@ pub struct Flags {
     #[arg(long, value_name = "BYTES", default_value_t = 65_536, value_parser = parse::size_in::<u32>(256..=1_048_576))]
     response_head_max: u32,
     /// Accept up to this many header lines of a response
-    #[arg(long, value_name = "COUNT", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=HEADER_COUNT_CEILING as i64))]
+    #[arg(long, value_name = "COUNT", default_value_t = 256, value_parser = parse::count_in::<u16>(1..=HEADER_COUNT_CEILING as u64))]
     response_headers_max: u16,
     /// Allow this time from the sending of a request to the end of its response
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::time)]
@@ -203,18 +204,8 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     }
     let names = std::slice::from_ref(&url.host_port);
     let targets = target::resolve(names, &launch.resolve)?;
-    let ready = prepare(
-        launch,
-        &flags.quantity,
-        &targets,
-        flags.no_keepalive,
-        &mut console,
-    )?;
-    // A head that is not complete is kept by the engine.
-    let head_bytes_max = (flags.response_head_max as usize).max(16_384);
-    let engine_config = ready.config.to_builder();
-    let engine_config = engine_config.pending_bytes_max(head_bytes_max).build()?;
-    let thread_count = engine_config.thread_count();
+    let ready = prepare(launch, &flags.quantity, &targets, &config, &mut console)?;
+    let thread_count = ready.config.thread_count();
     let base = HttpClientReport {
         schema: HTTP_CLIENT_SCHEMA.to_owned(),
         thread_count,
@@ -237,7 +228,11 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         histogram_log,
         ready: None,
     };
-    let EngineSetup { plan, load, .. } = ready;
+    let EngineSetup {
+        config: engine_config,
+        plan,
+        load,
+    } = ready;
     target::keep_resolved(names, &launch.resolve, plan.targets());
     let handler = |share| {
         let (config, load) = (config.clone(), Arc::clone(&load));
@@ -258,12 +253,12 @@ pub(crate) fn prepare(
     launch: &ClientFlags,
     quantity: &LoadFlags,
     targets: &[SocketAddr],
-    is_reconnecting: bool,
+    users: &UserConfig,
     console: &mut Console,
 ) -> Result<EngineSetup, anyhow::Error> {
     let spec = ClientSpec {
         // One in use, and one that is closing.
-        connections_per_user: 1 + u64::from(is_reconnecting),
+        connections_per_user: 1 + u64::from(users.is_reconnecting),
         ..SPEC
     };
     let mut ready = launch.prepare(quantity, targets, spec, console)?;
@@ -271,6 +266,9 @@ pub(crate) fn prepare(
     let config = ready.config.to_builder().buffer_count_max(1_024);
     // A server may answer a batch before it has read all of it.
     let config = config.park_after(PARK_AFTER).reads_while_blocked(true);
+    // The engine keeps a head that is not complete.
+    let head_bytes_max = users.expectations.limits.head_bytes_max.max(16_384);
+    let config = config.pending_bytes_max(head_bytes_max);
     ready.config = config.build()?;
     Ok(ready)
 }

@@ -128,6 +128,12 @@ pub fn render_bytes(url: &Url, parts: &Parts) -> Result<(Vec<u8>, usize), anyhow
         if !has("host") {
             head += &format!("Host: {}\r\n", url.authority);
         }
+        // As in curl, a header that was given goes before the URL's credentials.
+        if let Some(credentials) = &url.credentials
+            && !has("authorization")
+        {
+            head += &format!("Authorization: Basic {credentials}\r\n");
+        }
         for header in &parts.headers {
             head += &format!("{header}\r\n");
         }
@@ -196,6 +202,27 @@ mod tests {
         );
         assert!(rendered(parts("POST", 1)).contains("\r\nContent-Length: 0\r\n"));
         assert!(!rendered(parts("HEAD", 1)).contains("Content-Length"));
+    }
+
+    #[test]
+    fn credentials_of_the_url_are_sent_unless_a_header_has_others() {
+        let url = url::parse("http://me:pw@a/").unwrap();
+        let rendered = |headers: &[&str]| {
+            let headers = headers.iter().map(|h| parse_header(h).unwrap()).collect();
+            let parts = Parts {
+                headers,
+                ..parts("GET", 1)
+            };
+            String::from_utf8(render(&url, &parts).unwrap().last(1).to_vec()).unwrap()
+        };
+        assert_eq!(
+            rendered(&[]),
+            "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Basic bWU6cHc=\r\n\r\n"
+        );
+        assert_eq!(
+            rendered(&["authorization: Bearer x"]),
+            "GET / HTTP/1.1\r\nHost: a\r\nauthorization: Bearer x\r\n\r\n"
+        );
     }
 
     #[test]

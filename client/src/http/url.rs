@@ -1,7 +1,11 @@
 //! The URL of `--target`: who to connect to, and what to ask for.
 //!
-//! Invariants: authority and path are visible ASCII, so they can stand in a request as they are.
-//! Must not know: sockets, requests.
+//! As in curl, a fragment is dropped, and `user:password@` becomes Basic credentials.
+//! Invariants: authority, path and credentials are visible ASCII, so they can stand in a request as they are.
+//! Must not depend on: sockets, requests.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 /// A URL taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,9 +16,11 @@ pub struct Url {
     pub authority: String,
     /// Path and query, at least `/`.
     pub path: String,
+    /// Base64 of `user:password`, if the URL names a user (RFC 7617).
+    pub credentials: Option<String>,
 }
 
-/// Parses `[http://]HOST[:PORT][/PATH][?QUERY]`.
+/// Parses `[http://][USER[:PASSWORD]@]HOST[:PORT][/PATH][?QUERY][#FRAGMENT]`.
 ///
 /// # Errors
 /// What is wrong, and what to give instead.
@@ -43,14 +49,24 @@ pub fn parse(text: &str) -> Result<Url, String> {
             "a space, a control or a letter outside ASCII (percent-encode it)",
         ));
     }
-    if rest.contains('#') {
-        return Err(wrong("a fragment, which no server ever sees"));
-    }
+    let (rest, _) = rest.split_once('#').unwrap_or((rest, ""));
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    if authority.contains('@') {
-        return Err("a user name in the URL; next: give --header 'Authorization: ...'".to_owned());
-    }
+    let (user, authority) = match authority.rsplit_once('@') {
+        Some((user, authority)) => (Some(user), authority),
+        None => (None, authority),
+    };
+    let credentials = match user {
+        None | Some("") => None,
+        Some(user) => {
+            let (user, password) = user.split_once(':').unwrap_or((user, ""));
+            let decoded = unescape(user).zip(unescape(password));
+            let (user, password) = decoded.ok_or_else(|| {
+                wrong("a percent sign without two hexadecimal digits in the user name or password")
+            })?;
+            Some(STANDARD.encode([&user[..], b":", &password].concat()))
+        }
+    };
     let port = match authority.rsplit_once(':') {
         // A colon inside the brackets belongs to the address.
         Some((_, port)) if !port.ends_with(']') => Some(port),
@@ -89,7 +105,21 @@ pub fn parse(text: &str) -> Result<Url, String> {
             query if query.starts_with('?') => format!("/{query}"),
             path => path.to_owned(),
         },
+        credentials,
     })
+}
+
+/// Decodes percent escapes.
+fn unescape(text: &str) -> Option<Vec<u8>> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        // Everything is ASCII here, so bytes are characters.
+        let digits = part.get(..2).filter(|d| !d.starts_with('+'))?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -113,6 +143,10 @@ mod tests {
             ("http://a:/p", "a:80", "a", "/p"),
             ("http://[::1]", "[::1]:80", "[::1]", "/"),
             ("http://[::1]:8080/p", "[::1]:8080", "[::1]:8080", "/p"),
+            ("http://a/p#f", "a:80", "a", "/p"),
+            ("http://a#f?/x@b", "a:80", "a", "/"),
+            ("a?q#", "a:80", "a", "/?q"),
+            ("http://me@a:81/p@q", "a:81", "a:81", "/p@q"),
         ] {
             let url = parse(text).unwrap();
             assert_eq!(
@@ -120,6 +154,29 @@ mod tests {
                 (host_port, authority, path)
             );
         }
+    }
+
+    #[test]
+    fn users_become_basic_credentials() {
+        for (text, expected) in [
+            ("http://a", None),
+            ("http://@a", None),
+            (
+                "http://Aladdin:open%20sesame@a",
+                Some("Aladdin:open sesame"),
+            ),
+            ("http://me@a", Some("me:")),
+            ("http://me:p:w@a", Some("me:p:w")),
+            ("http://me:p@w@a", Some("me:p@w")),
+            ("http://a%3ab:@[::1]:80/", Some("a:b:")),
+        ] {
+            let url = parse(text).unwrap();
+            let decoded = url.credentials.map(|c| STANDARD.decode(c).unwrap());
+            assert_eq!(decoded.as_deref(), expected.map(str::as_bytes), "{text}");
+        }
+        let rfc = parse("http://Aladdin:open%20sesame@a").unwrap();
+        let rfc = rfc.credentials.unwrap();
+        assert_eq!(rfc, "QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
     }
 
     #[test]
@@ -141,8 +198,11 @@ mod tests {
             ("http://a/b c", "space"),
             ("http://a/\r\nX: y", "control"),
             ("http://a/é", "ASCII"),
-            ("http://a/#f", "fragment"),
-            ("http://me:pw@a/", "Authorization"),
+            ("http://#f", "host"),
+            ("http://me@/", "host"),
+            ("http://me:50%@a/", "percent sign"),
+            ("http://m%+1e@a/", "percent sign"),
+            ("http://m%xx@a/", "percent sign"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(

@@ -205,7 +205,7 @@ impl Options {
             batch: request::render(&url, &parts)?,
             expectations: Expectations {
                 was_head: method == "HEAD",
-                limits: Limits::default(),
+                limits: Limits::RESPONSE,
                 statuses: self.read("http_expect_status", "2xx", parse_statuses)?,
                 body: expected.map(|text| interned::keep(text.into_bytes())),
             },

@@ -112,13 +112,7 @@ pub fn start(
         UserClass::Http => {
             let (config, url, method) = options.http()?;
             let users_max = launch.users_that_fit(targets, http::SPEC, users_max)?;
-            let ready = http::prepare(
-                launch,
-                &quantity(users_max),
-                targets,
-                config.is_reconnecting,
-                console,
-            )?;
+            let ready = http::prepare(launch, &quantity(users_max), targets, &config, console)?;
             let thread_count = ready.config.thread_count();
             let base = HttpClientReport {
                 schema: HTTP_CLIENT_SCHEMA.to_owned(),

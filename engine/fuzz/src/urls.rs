@@ -96,5 +96,10 @@ fn check_url(target: &url::Url) {
     assert!(!host.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
     assert!(port.parse::<u16>().is_ok_and(|port| port > 0), "{target:?}");
     let again = url::parse(&format!("http://{}{}", target.authority, target.path));
+    let credentials = target.credentials.clone();
+    let again = again.map(|again| url::Url {
+        credentials,
+        ..again
+    });
     assert_eq!(again.as_ref(), Ok(target));
 }
