@@ -98,7 +98,7 @@ pub fn heartbeat(state: &str, cpu_percent: f64, memory_bytes: u64) -> (&'static 
     ("heartbeat", data)
 }
 
-/// All users wanted are there, or were told to start.
+/// A worker's users while it starts or stops some, and once it has as many as wanted.
 pub fn spawning_complete(counts: &[(&str, u64)]) -> (&'static str, Value) {
     ("spawning_complete", map(user_counts(counts)))
 }

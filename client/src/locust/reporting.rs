@@ -18,7 +18,7 @@ use super::user_class::UserClass;
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Users of one worker, by class.
-type UserCounts = Vec<(&'static str, u64)>;
+pub type UserCounts = Vec<(&'static str, u64)>;
 
 /// Reports state changes: all users are there, or all have ended.
 pub fn report_states(sessions: &mut [WorkerSession], runner: &mut Runner, now: f64) {
@@ -81,21 +81,13 @@ pub fn report_log(
     }
 }
 
-/// Users each worker has.
-fn present_users(sessions: &[WorkerSession], runner: &Runner) -> Vec<UserCounts> {
-    divide_users(sessions, |class| runner.user_count(class))
-}
-
-/// The users of each class divided among the workers, in proportion to what the master wants from each.
-pub fn divide_users(
-    sessions: &[WorkerSession],
-    users: impl Fn(UserClass) -> u64,
-) -> Vec<UserCounts> {
+/// Users each worker has: those of each class divided among the workers, in proportion to what the master wants from each.
+pub fn present_users(sessions: &[WorkerSession], runner: &Runner) -> Vec<UserCounts> {
     let mut counts = vec![Vec::new(); sessions.len()];
     for class in UserClass::ALL {
         let targets = sessions.iter().map(|s| s.target_users.get(&class).copied());
         let targets: Vec<Option<u64>> = targets.collect();
-        let users = users(class);
+        let users = runner.user_count(class);
         if users > 0 || targets.iter().any(Option::is_some) {
             let targets: Vec<u64> = targets.iter().map(|users| users.unwrap_or(0)).collect();
             let parts = divide(users, &targets);

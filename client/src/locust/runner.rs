@@ -284,14 +284,6 @@ impl Runner {
         }
     }
 
-    /// Users of a class that are wanted and can be started.
-    pub fn achievable_users(&self, class: UserClass) -> u64 {
-        match self.failed.contains(&class) {
-            true => 0,
-            false => self.target_users.get(&class).copied().unwrap_or(0),
-        }
-    }
-
     /// Users of a class.
     pub fn user_count(&self, class: UserClass) -> u64 {
         self.pools.get(&class).map_or(0, |pool| pool.user_count())

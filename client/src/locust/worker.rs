@@ -264,9 +264,9 @@ impl Worker {
             }
         }
         self.apply_targets();
-        // As Locust's own workers, which answer once they have told all users to start. The state says when they have started.
-        let runner = &self.runner;
-        let users = reporting::divide_users(&self.sessions, |class| runner.achievable_users(class));
+        // Locust's own workers answer with their users after each step of a ramp. Not all users of this step have started; another
+        // answer follows when they have (reporting::report_states).
+        let users = reporting::present_users(&self.sessions, &self.runner);
         self.sessions[number].send(message::spawning_complete(&users[number]));
     }
 

@@ -63,11 +63,14 @@ fn every_message_in_both_directions() {
     );
     master.send(&name, "spawn", order);
     assert_eq!(master.next("spawning")["data"], Value::Null);
-    let complete = master.next("spawning_complete")["data"].clone();
-    assert_eq!(
-        complete,
-        json!({"user_classes_count": {"LongConn": 10, "Http": 0}, "user_count": 10})
-    );
+    let counts = |users: u64| json!({"user_classes_count": {"LongConn": users, "Http": 0}, "user_count": users});
+    for (users, why) in [(0, "none has started"), (10, "all have started")] {
+        assert_eq!(
+            master.next("spawning_complete")["data"],
+            counts(users),
+            "{why}"
+        );
+    }
     server.until_open(10);
     while master.next("heartbeat")["data"]["state"] != "running" {}
     master.send(&name, "spawning_complete", json!({"user_count": 10}));
@@ -111,6 +114,23 @@ fn every_message_in_both_directions() {
     while master.next("heartbeat")["from"] != *name {}
     assert_eq!(server.running.fresh().open_now, 10, "users do not notice");
 
+    // Users that have not stopped yet are reported, too.
+    let fewer = spawn(
+        now(),
+        json!({"LongConn": 4, "Http": 0}),
+        "127.0.0.1:9",
+        json!({}),
+    );
+    master.send(&name, "spawn", fewer);
+    for (users, why) in [(10, "none has stopped"), (4, "six have stopped")] {
+        assert_eq!(
+            master.next("spawning_complete")["data"],
+            counts(users),
+            "{why}"
+        );
+    }
+    server.until_open(4);
+
     master.send(&name, "stop", Value::Null);
     master.next("client_stopped");
     assert_eq!(master.welcome(), name);
@@ -146,7 +166,8 @@ fn every_message_in_both_directions() {
     let outcome = worker.outcome();
     assert_eq!(outcome.code(), Some(0), "{}", outcome.errors);
     let own = longconn(&outcome, 0);
-    assert_eq!((own.opened, count(&own.ended, "held")), (10, 10));
+    let ended = ["held", "stopped"].map(|class| count(&own.ended, class));
+    assert_eq!((own.opened, ended), (10, [4, 6]));
     let received: u64 = master
         .heard
         .iter()
@@ -248,7 +269,7 @@ fn worker_survives_malformed_messages_and_follows_valid_ones() {
             .expect("text")
             .contains("--users-max")
     );
-    assert_eq!(master.next("spawning_complete")["data"]["user_count"], 100);
+    while master.next("spawning_complete")["data"]["user_count"] != 100 {}
     server.until_open(100);
     // An order older than the last one is none.
     master.send(
