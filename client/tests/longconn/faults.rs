@@ -2,7 +2,6 @@
 //! network: `make faults`, engine/RELIABILITY.md.
 
 use std::net::TcpListener;
-use std::process::Command;
 
 use crate::common::{Server, client, count, kept, own_address, sum};
 
@@ -66,10 +65,7 @@ fn descriptors_that_run_out_fail_attempts_and_nobody_who_is_in() {
     let more = ["--ring-slots", "300", "--source", &source];
     let users = client(server.address, &[&args[..], &more].concat());
     users.until("some in", |r| r.opened > 0);
-    let done = Command::new("prlimit")
-        .args(["--pid", &users.pid().to_string(), "--nofile=8:"])
-        .status();
-    assert!(done.expect("prlimit runs").success());
+    users.limit_descriptors(8);
     let last = users.until("all tried", |r| r.ramp_done);
     assert!(last.open_now >= 268, "what its rings hold: {last:?}");
     let outcome = users.stop();

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use holdfast_telemetry::proc::ProcessSample;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use serde::de::DeserializeOwned;
 
 /// The longest any wait may take on a loaded machine. Nothing that works comes near it.
@@ -150,6 +151,18 @@ impl<R: Report> Running<R> {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sets the soft limit of descriptors of the running program.
+    #[track_caller]
+    pub fn limit_descriptors(&self, soft: u64) {
+        // It inherited the hard limit from this process.
+        let limit = Rlimit {
+            current: Some(soft),
+            ..getrlimit(Resource::Nofile)
+        };
+        let pid = rustix::process::Pid::from_child(&self.child);
+        prlimit(Some(pid), Resource::Nofile, limit).expect("the process is there");
     }
 
     /// Sends it a signal.

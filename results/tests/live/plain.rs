@@ -44,6 +44,7 @@ fn a_pipe_gets_plain_lines_now_and_then() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn quiet_is_the_final_figures_and_nothing_else() {
     let server = Server::start(&["--every", "1s"]);
     let output = run(&server, &["--quiet"]);
@@ -80,6 +81,7 @@ fn quiet_is_the_final_figures_and_nothing_else() {
 }
 
 #[test]
+#[ignore = "needs tmux: make test"]
 fn a_terminal_that_cannot_be_drawn_on_gets_lines_and_no_page() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("dumb", 132, 40, &[("TERM", "dumb")]);

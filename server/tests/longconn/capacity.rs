@@ -89,9 +89,9 @@ fn as_many_as_fit_are_never_refused() {
 
 /// A server under a limit of descriptors, soft and hard.
 fn limited(nofile: u64, args: &[&str]) -> Command {
-    let mut command = Command::new("prlimit");
+    let mut command = Command::new("sh");
     command
-        .arg(format!("--nofile={nofile}"))
+        .args(["-c", &format!("ulimit -n {nofile} && exec \"$0\" \"$@\"")])
         .arg(common::program("holdfast-server"));
     command
         .args(LONGCONN_ARGS)

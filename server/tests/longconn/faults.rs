@@ -19,14 +19,6 @@ use crate::common::{
     until,
 };
 
-/// Sets the soft descriptor limit of a running program.
-fn limit_descriptors(pid: u32, soft: u64) {
-    let done = Command::new("prlimit")
-        .args(["--pid", &pid.to_string(), &format!("--nofile={soft}:")])
-        .status();
-    assert!(done.expect("prlimit runs").success());
-}
-
 #[test]
 fn nobody_reads_what_it_says_and_heartbeats_and_the_end_come_all_the_same() {
     let folder = Folder::new("deaf");
@@ -126,7 +118,7 @@ fn a_descriptor_limit_that_falls_costs_newcomers_only_and_one_that_rises_lets_th
         &["--users", "200", "--every", "500ms", "--source", &source],
     );
     server.until_open(200);
-    limit_descriptors(server.running.pid(), 8);
+    server.running.limit_descriptors(8);
     let source = own_address().to_string();
     let more = ["--reconnect", "--reconnect-pause", "100ms"];
     let rest = client(
@@ -141,7 +133,7 @@ fn a_descriptor_limit_that_falls_costs_newcomers_only_and_one_that_rises_lets_th
     // 300 entries less the 32 spare ones: the one ring there is.
     assert_eq!(server.running.fresh().open_now, 268);
     assert_eq!(first.fresh().open_now, 200);
-    limit_descriptors(server.running.pid(), 4_096);
+    server.running.limit_descriptors(4_096);
     server.until_open(1_200);
     let (first, rest) = (first.stop(), rest.stop());
     assert_eq!(

@@ -25,6 +25,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+#[ignore = "needs make: make test"]
 fn uninstall_removes_everything_installed() {
     let folder = Folder::new("install");
     let root = folder.0.join("root");
@@ -63,6 +64,7 @@ fn uninstall_removes_everything_installed() {
 }
 
 #[test]
+#[ignore = "needs make: make test"]
 fn no_placeholder_is_left() {
     let folder = Folder::new("install-placeholders");
     output(&mut make(
@@ -87,6 +89,7 @@ fn no_placeholder_is_left() {
 }
 
 #[test]
+#[ignore = "needs make: make test"]
 fn files_of_others_stay() {
     let folder = Folder::new("install-beside");
     let variables = [format!("DESTDIR={}", folder.0.display())];
@@ -115,6 +118,7 @@ fn files_of_others_stay() {
 }
 
 #[test]
+#[ignore = "needs make: make test"]
 fn errors_are_one_line() {
     let folder = Folder::new("install-refused");
     let nowhere = [format!("DESTDIR={}", folder.0.display())];

@@ -51,7 +51,7 @@ pub fn within<F: FnOnce()>(body: F) {
         .args(user)
         .args(["--net", "--mount", "sh", "-euc", PREPARE])
         .arg(env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
+        .args([test, "--exact", "--include-ignored", "--nocapture"])
         .env(INSIDE, "1")
         .output()
         .unwrap();

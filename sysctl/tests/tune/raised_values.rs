@@ -19,6 +19,7 @@ fn raised() {
 }
 
 #[test]
+#[ignore = "needs namespaces: make test"]
 fn raised_values_are_kept() {
     within(|| {
         let folder = folder();
@@ -47,6 +48,7 @@ fn raised_values_are_kept() {
 }
 
 #[test]
+#[ignore = "needs namespaces: make test"]
 fn exact_lowers_them() {
     within(|| {
         let folder = folder();
@@ -79,6 +81,7 @@ fn exact_lowers_them() {
 }
 
 #[test]
+#[ignore = "needs namespaces: make test"]
 fn long_lists_are_kept_whole() {
     within(|| {
         let folder = folder();

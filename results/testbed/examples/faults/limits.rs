@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use holdfast_telemetry::units::total;
-use holdfast_testbed::running::{Report, Running, until_within};
+use holdfast_testbed::running::until_within;
 use holdfast_testbed::sandbox::OUTSIDE;
 
 use crate::stage::{
@@ -49,7 +49,7 @@ pub fn descriptors(stage: &Stage) {
     let mut first = stage.client(&first_args);
     open(&first, 1_500);
     open(&server, 1_500);
-    limit(&server, 10);
+    server.limit_descriptors(10);
     let args = format!(
         "--users 6000 --reconnect --reconnect-pause 200ms --interval 1s --source {}",
         source[1]
@@ -67,7 +67,7 @@ pub fn descriptors(stage: &Stage) {
         (1_501..7_500).contains(&held),
         "the rings there are fill up: {held}"
     );
-    limit(&server, 20_000);
+    server.limit_descriptors(20_000);
     open(&rest, 6_000);
     open(&server, 7_500);
     let both = first.last().open_now + rest.last().open_now;
@@ -92,9 +92,9 @@ pub fn descriptors(stage: &Stage) {
     let args = "--users 6000 --spawn-rate 2000 --ring-slots 1000 --reconnect --interval 1s";
     let mut client = stage.client(args);
     client.until("on the way", |r| r.opened > 0);
-    limit(&client, 10);
+    client.limit_descriptors(10);
     let none_left = client.until("no descriptor", |r| count(&r.failed, "no_descriptor") > 0);
-    limit(&client, 20_000);
+    client.limit_descriptors(20_000);
     open(&client, 6_000);
     stop(&mut client);
     drain(&mut server);
@@ -107,20 +107,6 @@ pub fn descriptors(stage: &Stage) {
         none_left.open_now,
         shown(&ours.failed)
     ));
-}
-
-/// Sets the soft limit of descriptors of a running program.
-fn limit<R: Report>(program: &Running<R>, soft: u64) {
-    let mut prlimit = Command::new("prlimit");
-    prlimit.args([
-        "--pid",
-        &program.pid().to_string(),
-        &format!("--nofile={soft}:"),
-    ]);
-    assert!(
-        prlimit.status().is_ok_and(|status| status.success()),
-        "{prlimit:?}"
-    );
 }
 
 /// A control group of memory, version 1 or 2. [`clean`] removes it.
