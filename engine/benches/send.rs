@@ -2,7 +2,7 @@
 //! with peers that all stop reading at once.
 
 use divan::{Bencher, counter::ItemsCount};
-use holdfast_engine::internals::{ConnectionLimiter, Core};
+use holdfast_engine::internals::{ConnectionLimiter, Core, CoreListener};
 use holdfast_engine::{Config, Conn, Handler, SetupError};
 
 use crate::null_ring::NullRing;
@@ -47,7 +47,11 @@ fn core(count: u32, is_stalled: bool) -> NullCore {
     let config = Box::leak(Box::new(config.expect("a config")));
     let limiter = Box::leak(Box::new(ConnectionLimiter::new(u64::from(count))));
     let make_ring: MakeRing = Box::new(move || Ok(NullRing::new(count, is_stalled)));
-    let core = Core::new(config, limiter, Heartbeats, make_ring, &[0], None, 0);
+    let listener = CoreListener {
+        fd: 0,
+        is_shared: false,
+    };
+    let core = Core::new(config, limiter, Heartbeats, make_ring, &[listener], None, 0);
     let mut core = core.expect("a ring");
     for turn in 0.. {
         core.turn(turn).expect("a turn");

@@ -20,13 +20,14 @@
 //! come, a place in a ring's table is never used twice but for an attempt that met a taken address.
 //! Must not depend on: the engine's shards, slots, handlers.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use holdfast_engine::internals::{Completion, KernelRing, Op, Request, Ring, Token};
-use holdfast_engine::{Config, DialPlan, SetupError, listen::listeners};
+use holdfast_engine::listen::{Listener, listeners};
+use holdfast_engine::{Config, DialPlan, SetupError};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, gettid};
@@ -230,7 +231,7 @@ impl Side {
 }
 
 /// Accepts, and pushes to all connections in the order they came, over and over.
-fn serve(flags: Flags, listeners: &[OwnedFd], shared: &'static Shared) -> Result<(), Failure> {
+fn serve(flags: Flags, listeners: &[Listener], shared: &'static Shared) -> Result<(), Failure> {
     let mut side = Side::new(0, None, shared)?;
     let mut readable: Vec<usize> = (0..listeners.len()).collect();
     // Ring and place of every connection, in the order they came.
@@ -287,7 +288,7 @@ fn serve(flags: Flags, listeners: &[OwnedFd], shared: &'static Shared) -> Result
 fn accept(
     side: &mut Side,
     number: usize,
-    listener: &OwnedFd,
+    listener: &Listener,
     readable: &mut Vec<usize>,
     held: &mut Vec<(u32, u32)>,
 ) -> Result<(), SetupError> {

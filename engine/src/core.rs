@@ -56,8 +56,18 @@ pub struct Core<'a, R, H: Handler, M> {
     next_call_us: Option<u64>,
 }
 
+/// A listener as a core thread is given it.
+#[derive(Debug, Clone, Copy)]
+pub struct CoreListener {
+    /// Its descriptor, which the caller keeps open until the core has given it up.
+    pub fd: RawFd,
+    /// Another process has it too.
+    pub is_shared: bool,
+}
+
 struct Listener {
     fd: RawFd,
+    is_shared: bool,
     is_readable: bool,
     is_armed: bool,
 }
@@ -84,7 +94,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         limiter: &'a ConnectionLimiter,
         handler: H,
         mut make_ring: M,
-        listeners: &[RawFd],
+        listeners: &[CoreListener],
         plan: Option<(&'a DialPlan, u64, u64)>,
         thread: usize,
     ) -> Result<Self, Error> {
@@ -116,8 +126,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             plan: plan.map(|(plan, ..)| plan),
             listeners: listeners
                 .iter()
-                .map(|fd| Listener {
-                    fd: *fd,
+                .map(|listener| Listener {
+                    fd: listener.fd,
+                    is_shared: listener.is_shared,
                     is_readable: true,
                     is_armed: false,
                 })
@@ -154,7 +165,21 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         self.shards.iter().all(|s| s.used_count() == 0) && self.ctx.redial.is_empty()
     }
 
-    /// Stops, or stops harder. Listeners are closed by the caller first.
+    /// Gives the listeners up: nothing is accepted from them any more. When this returns, no request names their
+    /// descriptors and the caller may close them. A poll keeps a socket open, so it is cancelled.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to serve.
+    fn release_listeners(&mut self) -> Result<(), Error> {
+        for (number, listener) in self.listeners.drain(..).enumerate() {
+            if listener.is_armed {
+                self.shards[0].stop_listening(number)?;
+            }
+        }
+        self.shards.iter_mut().try_for_each(|s| s.enter(None))
+    }
+
+    /// Stops, or stops harder. The listeners have been given up.
     ///
     /// # Errors
     /// [`Error`] when the kernel refuses to serve.
@@ -167,7 +192,6 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         self.ctx.recorder.stop();
         self.ctx.is_aborting = how == Shutdown::Immediate;
         self.ctx.last_end_us = self.ctx.last_end_us.max(self.ctx.now_us);
-        self.listeners.clear();
         for state in std::mem::take(&mut self.ctx.redial) {
             self.fail(&state, OpenFailure::Cancelled);
         }
@@ -182,22 +206,27 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(())
     }
 
-    /// Starts the shutdown that is asked for, if any, and takes one turn. When nothing more is
-    /// accepted, `close_listeners` is called. `None` when all is over.
+    /// Gives the listeners up if that is asked for, starts the shutdown that is asked for, if any, and
+    /// takes one turn. When nothing more is accepted, `close_listeners` is called. `None` when all is
+    /// over.
     ///
     /// # Errors
     /// [`Error`] as of a turn.
     pub fn serve(
         &mut self,
         now_us: u64,
+        releases_listeners: bool,
         how: Option<Shutdown>,
         close_listeners: impl FnOnce(),
     ) -> Result<Option<Next>, Error> {
-        if how == Some(Shutdown::Graceful) && !self.listeners.is_empty() {
-            self.accept_waiting(now_us)?;
+        if (releases_listeners || how.is_some()) && !self.listeners.is_empty() {
+            if how == Some(Shutdown::Graceful) {
+                self.accept_waiting(now_us)?;
+            }
+            self.release_listeners()?;
+            close_listeners();
         }
         if let Some(how) = how {
-            close_listeners();
             self.ctx.now_us = now_us;
             self.stop(how)?;
         }
@@ -267,21 +296,22 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
     }
 
-    /// Takes what waits at the listeners before they are closed, which would reset it.
+    /// Takes what waits at listeners that no other process has before they are closed, which would
+    /// reset it.
     ///
     /// # Errors
     /// [`Error`] as of a turn.
     fn accept_waiting(&mut self, now_us: u64) -> Result<(), Error> {
         for _ in 0..LAST_ROUNDS_MAX {
             let ring = self.shards[0].ring();
-            if self
-                .listeners
-                .iter()
-                .all(|l| ring.accept_queue_len(l.fd) == 0)
-            {
+            let mut is_over = true;
+            for listener in self.listeners.iter_mut().filter(|l| !l.is_shared) {
+                is_over &= ring.accept_queue_len(listener.fd) == 0;
+                listener.is_readable = true;
+            }
+            if is_over {
                 break;
             }
-            self.listeners.iter_mut().for_each(|l| l.is_readable = true);
             self.turn(now_us)?;
             // Submits what the turn left for an entry that sleeps.
             self.shards.iter_mut().try_for_each(|s| s.enter(None))?;

@@ -6,19 +6,20 @@
 //! Invariants: a ring is made, used and dropped by its own thread.
 //! Must not depend on: protocols, and what a request looks like.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::config::{COMMAND_INTERVAL_US, Config, REPORT_INTERVAL_US};
-use crate::core::{Core, Next, Shutdown};
+use crate::core::{Core, CoreListener, Next, Shutdown};
 use crate::dial::DialPlan;
 use crate::error::{SetupError, SetupErrorKind};
 use crate::handler::Handler;
 use crate::kernel::{KernelRing, os};
 use crate::limiter::ConnectionLimiter;
+use crate::listen::Listener;
 use crate::stats::Stats;
 
 /// What one core thread shows to the control plane.
@@ -43,6 +44,7 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Engine<P> {
     threads: Vec<JoinHandle<Result<(), SetupError>>>,
     shutdown: Arc<AtomicU8>,
+    releases_listeners: Arc<AtomicBool>,
     reports: Arc<Vec<Mutex<CoreReport<P>>>>,
     started_at: Instant,
 }
@@ -57,7 +59,7 @@ impl<P: Default + Send + 'static> Engine<P> {
     /// [`SetupErrorKind::InvalidInput`] if there are listeners for more threads than there are.
     pub fn start<H, F>(
         config: Config,
-        listeners: Vec<Vec<OwnedFd>>,
+        listeners: Vec<Vec<Listener>>,
         plan: Option<DialPlan>,
         mut make_handler: F,
     ) -> Result<Self, SetupError>
@@ -83,6 +85,7 @@ impl<P: Default + Send + 'static> Engine<P> {
         let mut engine = Engine {
             threads: Vec::new(),
             shutdown: Arc::new(AtomicU8::new(RUNNING)),
+            releases_listeners: Arc::default(),
             reports: Arc::new(reports.collect()),
             started_at: Instant::now(),
         };
@@ -96,6 +99,7 @@ impl<P: Default + Send + 'static> Engine<P> {
                 plan: plan.clone(),
                 listeners: listeners.next().unwrap_or_default(),
                 shutdown: Arc::clone(&engine.shutdown),
+                releases_listeners: Arc::clone(&engine.releases_listeners),
                 reports: Arc::clone(&engine.reports),
                 started_at: engine.started_at,
             };
@@ -127,6 +131,12 @@ impl<P: Default + Send + 'static> Engine<P> {
     /// Microseconds of engine time: since the start.
     pub fn now_us(&self) -> u64 {
         self.started_at.elapsed().as_micros() as u64
+    }
+
+    /// Accepts nothing any more; open connections go on, and dialling does. Every thread closes its listeners shortly after. What
+    /// waits there is left to other processes that have the same sockets, such as a successor; without one it is reset.
+    pub fn release_listeners(&self) {
+        self.releases_listeners.store(true, Ordering::Release);
     }
 
     /// Starts to shut down and returns at once; [`Engine::join`] waits for the end. A harder way
@@ -213,8 +223,9 @@ struct CoreThread<P> {
     config: Arc<Config>,
     limiter: Arc<ConnectionLimiter>,
     plan: Option<Arc<DialPlan>>,
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<Listener>,
     shutdown: Arc<AtomicU8>,
+    releases_listeners: Arc<AtomicBool>,
     reports: Arc<Vec<Mutex<CoreReport<P>>>>,
     started_at: Instant,
 }
@@ -236,7 +247,14 @@ impl<P: Default + Send> CoreThread<P> {
         let limiter = Arc::clone(&self.limiter);
         let plan = self.plan.clone();
         let share = (self.number as u64, config.thread_count as u64);
-        let fds: Vec<RawFd> = self.listeners.iter().map(AsRawFd::as_raw_fd).collect();
+        let listeners: Vec<CoreListener> = self
+            .listeners
+            .iter()
+            .map(|listener| CoreListener {
+                fd: listener.as_raw_fd(),
+                is_shared: listener.is_shared(),
+            })
+            .collect();
         let started_at = self.started_at;
         let waker = os::Waker::new();
         let waker = match waker {
@@ -252,7 +270,7 @@ impl<P: Default + Send> CoreThread<P> {
             &limiter,
             handler,
             make_ring,
-            &fds,
+            &listeners,
             plan.as_deref().map(|p| (p, share.0, share.1)),
             self.number,
         );
@@ -283,17 +301,9 @@ impl<P: Default + Send> CoreThread<P> {
         loop {
             let now_us = self.now_us();
             let how = ordered(&self.shutdown);
+            let releases_listeners = self.releases_listeners.load(Ordering::Acquire);
             let listeners = &mut self.listeners;
-            let next = core.serve(now_us, how, || {
-                // A ring that polls a listener keeps it open: shutting it down is what stops it
-                // from listening.
-                for listener in listeners.drain(..) {
-                    let _ = nix::sys::socket::shutdown(
-                        listener.as_raw_fd(),
-                        nix::sys::socket::Shutdown::Both,
-                    );
-                }
-            })?;
+            let next = core.serve(now_us, releases_listeners, how, || listeners.clear())?;
             let Some(next) = next else { return Ok(()) };
             if now_us >= next_report_us {
                 next_report_us = now_us + REPORT_INTERVAL_US;

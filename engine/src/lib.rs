@@ -110,7 +110,7 @@ pub fn check_io_uring(dials: bool) -> Result<(), SetupError> {
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::core::{Core, Next};
+    pub use crate::core::{Core, CoreListener, Next};
     pub use crate::kernel::KernelRing;
     pub use crate::limiter::ConnectionLimiter;
     pub use crate::ring::*;

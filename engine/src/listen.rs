@@ -2,11 +2,12 @@
 //!
 //! The kernel would let a group share its connections with another process's listener, or with those of a process that is still
 //! dying. So every address is first bound without SO_REUSEPORT: only a free one succeeds.
-//! Invariants: after success every thread has one listener for every address.
+//! Invariants: after success every thread has one listener for every address. A listener is given up by closing its descriptor,
+//! never by shutdown(2), which would stop every process that shares the socket.
 //! Must not depend on: rings, connections.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -52,6 +53,74 @@ impl std::error::Error for ListenError {
     }
 }
 
+/// A listening socket, alone in this process or shared with another one.
+///
+/// An engine that stops gracefully accepts what waits at a listener that is its own, since closing the socket resets it. What waits
+/// at a shared listener is left to the other processes.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    is_shared: bool,
+}
+
+impl Listener {
+    /// A listening socket that no other process has.
+    pub fn owned(socket: impl Into<OwnedFd>) -> Self {
+        Listener {
+            socket: socket.into(),
+            is_shared: false,
+        }
+    }
+
+    /// A listening socket that another process has as well: the service manager that made it, or a predecessor or successor of this
+    /// process.
+    pub fn shared(socket: impl Into<OwnedFd>) -> Self {
+        Listener {
+            socket: socket.into(),
+            is_shared: true,
+        }
+    }
+
+    /// True if another process has the socket as well.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// The descriptor is no socket, or one without an IP address.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        let address = socket2::SockRef::from(&self.socket).local_addr()?;
+        address
+            .as_socket()
+            .ok_or_else(|| std::io::Error::other("a listener without an IP address"))
+    }
+
+    /// Another descriptor of the same socket, for another core thread or to pass it on.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        Ok(Listener {
+            socket: self.socket.try_clone()?,
+            is_shared: self.is_shared,
+        })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
 /// Binds `thread_count` listeners for each address: `listeners[thread][address]`, and the addresses with their ports. With `cores`, the
 /// kernel prefers for a connection the listener of the thread on the core its packets arrive on (SO_INCOMING_CPU). Port 0 takes
 /// any free port, the same for all threads.
@@ -62,8 +131,8 @@ pub fn listeners(
     addresses: &[SocketAddr],
     thread_count: usize,
     cores: Option<&[usize]>,
-) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketAddr>), ListenError> {
-    let mut threads: Vec<Vec<OwnedFd>> = (0..thread_count).map(|_| Vec::new()).collect();
+) -> Result<(Vec<Vec<Listener>>, Vec<SocketAddr>), ListenError> {
+    let mut threads: Vec<Vec<Listener>> = (0..thread_count).map(|_| Vec::new()).collect();
     let mut bound = Vec::new();
     for address in addresses {
         let mut address = *address;
@@ -94,7 +163,7 @@ pub fn listeners(
             socket
                 .listen(BACKLOG)
                 .map_err(|e| listen_error(address, e))?;
-            own.push(socket.into());
+            own.push(Listener::owned(socket));
         }
         bound.push(address);
     }

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use clap::Args;
+use holdfast_engine::listen::Listener;
 use holdfast_engine::{CloseReason, Config, ConfigBuilder, Engine, Handler, OpenFailure};
 use holdfast_supervisor::flags::{self, EngineFlags};
 use holdfast_supervisor::preflight::Preflight;
@@ -66,7 +66,7 @@ pub struct Server {
     /// The engine's config.
     pub config: Config,
     /// Listeners, `[thread][address]`.
-    listeners: Vec<Vec<OwnedFd>>,
+    listeners: Vec<Vec<Listener>>,
     bound: Vec<SocketAddr>,
 }
 

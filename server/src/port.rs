@@ -5,11 +5,10 @@
 //! Must not depend on: what is served.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use holdfast_engine::SetupErrorKind;
-use holdfast_engine::listen::listeners;
+use holdfast_engine::listen::{Listener, listeners};
 use holdfast_telemetry::console::Console;
 
 /// How long to wait for listeners without a living process.
@@ -39,7 +38,7 @@ pub fn listen(
     thread_count: usize,
     cores: Option<&[usize]>,
     console: &mut Console,
-) -> Result<(Vec<Vec<OwnedFd>>, Vec<SocketAddr>), anyhow::Error> {
+) -> Result<(Vec<Vec<Listener>>, Vec<SocketAddr>), anyhow::Error> {
     let since = Instant::now();
     let mut was_said = false;
     loop {

@@ -26,6 +26,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         )
     }
 
+    /// Waits for a listener no longer.
+    pub fn stop_listening(&mut self, number: usize) -> Result<(), Error> {
+        let token = Token::new(Op::PollListener, number as u32, 0);
+        self.ring.push(
+            Token::new(Op::Cancel, number as u32, 0),
+            Request::Cancel { token },
+        )
+    }
+
     /// Takes up to `count` connections from a listener. The limiter has room for them, and so has
     /// this shard.
     pub fn accept(&mut self, listener: RawFd, count: u32) -> Result<(), Error> {

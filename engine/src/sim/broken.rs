@@ -64,6 +64,10 @@ canaries! {
     FailureUntold "failure_untold",
     /// A cancel is not submitted.
     CancelLost "cancel_lost",
+    /// A poll of a listener that is given up is not cancelled.
+    ListenerPollKept "listener_poll_kept",
+    /// A listener that another process has is shut down.
+    SharedListenerShut "shared_listener_shut",
     /// A timer is set too early.
     TimerEarly "timer_early",
     /// A timer is set too late.
@@ -153,10 +157,13 @@ impl Ring for Broken {
                 return Ok(());
             }
             Request::Cancel { token: other } => {
-                if self.errs(Canary::CancelLost, 2) {
+                let is_listener = other.op() == Op::PollListener;
+                if self.errs(Canary::CancelLost, 2)
+                    || is_listener && self.is(Canary::ListenerPollKept)
+                {
                     return Ok(());
                 }
-                if other.op() != Op::Connect && self.is(Canary::CloseUnawaited) {
+                if other.op() != Op::Connect && !is_listener && self.is(Canary::CloseUnawaited) {
                     self.make_up(other, -libc::ECANCELED);
                 }
             }

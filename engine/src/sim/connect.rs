@@ -27,7 +27,8 @@ impl World {
             host,
             is_open: true,
             queue: VecDeque::new(),
-            ring: None,
+            descriptor_count: 1,
+            rings: Vec::new(),
             raw: None,
         });
         FIRST_FD + self.listeners.len() as RawFd - 1
@@ -48,9 +49,37 @@ impl World {
         index as u32
     }
 
-    /// Shuts a listener down: it takes no more, and what waits there is reset.
+    /// Another descriptor of a listener, for another node.
+    pub fn share_listener(&mut self, fd: RawFd) -> RawFd {
+        let index = self.listener_index(fd);
+        self.listeners[index as usize].descriptor_count += 1;
+        fd
+    }
+
+    /// Closes a descriptor of a listener. The last one ends it: it takes no more, and what waits there is reset.
+    pub(super) fn close_listener(&mut self, fd: RawFd) {
+        let index = self.listener_index(fd);
+        let listener = &mut self.listeners[index as usize];
+        listener.descriptor_count -= 1;
+        if listener.descriptor_count == 0 {
+            self.end_listener(index);
+        } else {
+            self.faults.count(Fault::ListenerLeft);
+        }
+    }
+
+    /// What shutdown(2) does to a listener, for all who have it.
     pub(super) fn shut_listener(&mut self, fd: RawFd) {
         let index = self.listener_index(fd);
+        let count = self.listeners[index as usize].descriptor_count;
+        assert!(
+            count == 1,
+            "a listener of {count} nodes is shut down by one of them"
+        );
+        self.close_listener(fd);
+    }
+
+    fn end_listener(&mut self, index: u32) {
         let listener = &mut self.listeners[index as usize];
         listener.is_open = false;
         for socket in std::mem::take(&mut listener.queue) {
@@ -61,8 +90,8 @@ impl World {
     }
 
     fn wake_listener(&mut self, index: u32) {
-        if let Some(ring) = self.listeners[index as usize].ring {
-            self.mail[ring as usize].listeners.push(index);
+        for ring in &self.listeners[index as usize].rings {
+            self.mail[*ring as usize].listeners.push(index);
         }
     }
 

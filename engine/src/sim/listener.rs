@@ -21,8 +21,10 @@ pub(super) struct Listener {
     pub host: Host,
     pub is_open: bool,
     pub queue: VecDeque<u32>,
-    /// The ring that polls it.
-    pub ring: Option<u32>,
+    /// Descriptors of it that are open, in any node.
+    pub descriptor_count: u32,
+    /// The rings that have polled it.
+    pub rings: Vec<u32>,
     /// Where the scripts of its peers are.
     pub raw: Option<u32>,
 }

@@ -29,6 +29,7 @@ mod waiting;
 mod watch;
 mod world;
 
+pub use crate::core::CoreListener;
 pub use crate::limiter::ConnectionLimiter;
 pub use broken::{Broken, Canary};
 pub use fault::{Fault, Faults};

@@ -3,7 +3,6 @@
 //! Invariants: a node does what the thread of the real engine does, in the same steps; it is audited after each.
 //! Must not depend on: what its handler does.
 
-use std::os::fd::RawFd;
 use std::time::Duration;
 
 use super::audit::{check_core, check_end, check_limiter, check_world};
@@ -13,7 +12,7 @@ use super::ring::SimRing;
 use super::watch::Watched;
 use super::world::{Shared, lock};
 use crate::config::{COMMAND_INTERVAL_US, Config};
-use crate::core::{Core, Next, Shutdown};
+use crate::core::{Core, CoreListener, Next, Shutdown};
 use crate::dial::DialPlan;
 use crate::error::{Error, SetupErrorKind};
 use crate::handler::Handler;
@@ -31,6 +30,8 @@ type MakeRing<'a> = Box<dyn FnMut() -> Result<Broken, Error> + 'a>;
 /// When a node is told to stop, in engine time.
 #[derive(Debug, Clone, Copy)]
 pub struct Orders {
+    /// To give its listeners up and go on.
+    pub release_us: u64,
     /// In order.
     pub in_order_us: u64,
     /// At once.
@@ -50,7 +51,7 @@ impl Orders {
 
     /// The next order after a time.
     fn next_us(self, now_us: u64) -> u64 {
-        let later = [self.in_order_us, self.now_us];
+        let later = [self.release_us, self.in_order_us, self.now_us];
         let later = later.into_iter().filter(|us| *us > now_us);
         later.min().unwrap_or(u64::MAX)
     }
@@ -72,7 +73,8 @@ pub struct Node<'a, H: Handler> {
     world: Shared,
     config: &'a Config,
     limiter: &'a ConnectionLimiter,
-    listeners: Vec<RawFd>,
+    listeners: Vec<CoreListener>,
+    canary: Option<Canary>,
     orders: Orders,
     rest: Rest,
     census: Census,
@@ -86,7 +88,7 @@ impl<'a, H: Handler> Node<'a, H> {
         config: &'a Config,
         limiter: &'a ConnectionLimiter,
         handler: H,
-        listeners: &[RawFd],
+        listeners: &[CoreListener],
         plan: Option<&'a DialPlan>,
         orders: Orders,
         canary: Option<Canary>,
@@ -114,6 +116,7 @@ impl<'a, H: Handler> Node<'a, H> {
             config,
             limiter,
             listeners: listeners.to_vec(),
+            canary,
             orders,
             rest: Rest::Until(0),
             census: Census::default(),
@@ -240,13 +243,23 @@ impl<H: Handler> Steps for Node<'_, H> {
     fn step(&mut self) {
         let turn_us = lock(&self.world).now_us();
         let world = &self.world;
+        let releases = turn_us >= self.orders.release_us;
+        let how = self.orders.at(turn_us);
         let listeners = &mut self.listeners;
-        let next = self.core.serve(turn_us, self.orders.at(turn_us), || {
+        let shuts = self.canary == Some(Canary::SharedListenerShut);
+        let next = self.core.serve(turn_us, releases, how, || {
             let mut world = lock(world);
-            listeners
-                .drain(..)
-                .for_each(|listener| world.shut_listener(listener));
+            for listener in listeners.drain(..) {
+                match shuts {
+                    true => world.shut_listener(listener.fd),
+                    false => world.close_listener(listener.fd),
+                }
+            }
         });
+        assert!(
+            !self.listeners.is_empty() || !self.rings().any(SimRing::polls_listener),
+            "a listener is polled, which keeps it open, after its descriptor was closed"
+        );
         let next = next.expect("a simulated ring serves");
         let census = check_core(&self.core, turn_us);
         self.census = census.unwrap_or_else(|wrong| panic!("{wrong}"));

@@ -26,7 +26,10 @@ impl SimRing {
         match request {
             Request::PollListener { listener } => {
                 let index = world.listener_index(listener);
-                world.listeners[index as usize].ring = Some(self.number);
+                let rings = &mut world.listeners[index as usize].rings;
+                if !rings.contains(&self.number) {
+                    rings.push(self.number);
+                }
                 self.wait_for(world, token, For::Listener(index));
                 true
             }

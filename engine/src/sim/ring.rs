@@ -245,17 +245,20 @@ impl SimRing {
         if self.memory.shared_count() > 0 && self.queue.is_empty() {
             return Err("shared buffers are kept at the end".to_owned());
         }
-        if let Some(waiting) = self
-            .waiting
-            .iter()
-            .find(|w| w.token.op() != Op::PollListener)
-        {
+        if let Some(waiting) = self.waiting.first() {
             return Err(format!("{waiting:?} is under way at the end"));
         }
         let mut world = lock(&self.world);
         let sockets = self.pages.iter().filter_map(|page| page.socket);
         sockets.for_each(|socket| world.close(socket));
         Ok(())
+    }
+
+    /// True if a listener is polled, or will be.
+    pub(super) fn polls_listener(&self) -> bool {
+        let waiting = self.waiting.iter().map(|w| w.token);
+        let mut all = waiting.chain(self.queue.iter().map(|(token, _)| *token));
+        all.any(|token| token.op() == Op::PollListener)
     }
 
     /// True if the thread was to sleep in this ring when it entered last.

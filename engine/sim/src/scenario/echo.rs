@@ -27,6 +27,7 @@ pub(super) fn run(run: Run) -> Outcome {
         client: &client,
         plan: &plan,
         canary: run.canary,
+        seed: run.seed,
     };
     let babbler = |temper, count| {
         let mut world = world.lock().expect("nobody panicked with it");

@@ -186,6 +186,7 @@ pub(super) fn run(run: Run) -> Outcome {
         client: &client,
         plan: &plan,
         canary: run.canary,
+        seed: run.seed,
     };
     sides.run(
         || {

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use holdfast_engine::sim::{
-    Canary, ConnectionLimiter, Node, Orders, Random, Reading, Script, Shared, Step, Steps, World,
-    drive,
+    Canary, ConnectionLimiter, CoreListener, Node, Orders, Random, Reading, Script, Shared, Step,
+    Steps, World, drive,
 };
 use holdfast_engine::{Config, DialPlan, Handler};
 
@@ -58,6 +58,7 @@ fn orders(world: &mut World, last_us: u64) -> Orders {
         _ => u64::MAX,
     };
     Orders {
+        release_us: u64::MAX,
         in_order_us: first_us,
         now_us: harder_us,
     }
@@ -87,9 +88,39 @@ pub(super) struct Sides<'a> {
     pub(super) client: &'a Config,
     pub(super) plan: &'a DialPlan,
     pub(super) canary: Option<Canary>,
+    pub(super) seed: u64,
 }
 
 impl Sides<'_> {
+    /// The successor of the server, in some runs: its orders and the listeners of each of its threads. It takes over the listeners of
+    /// `servers` at any time, with fewer threads, as many, or more.
+    fn successor(
+        &self,
+        servers: &mut [(Orders, CoreListener)],
+    ) -> Vec<(Orders, Vec<CoreListener>)> {
+        // Numbers of its own: other runs are what they were before there were successors.
+        if !self.seed.is_multiple_of(8) {
+            return Vec::new();
+        }
+        let mut random = Random::new(self.seed ^ 0x5CC3_5509);
+        let mut world = self.world.lock().expect("nobody panicked with it");
+        let own_orders = orders(&mut world, 2_000_000);
+        let release_us = world.now_us() + random.magnitude(1, 1_000_000);
+        let mut threads = vec![(own_orders, Vec::new()); random.between(1, 3) as usize];
+        for place in 0..threads.len().max(servers.len()) {
+            let (orders, listener) = &mut servers[place % servers.len()];
+            orders.release_us = release_us;
+            listener.is_shared = true;
+            let fd = world.share_listener(listener.fd);
+            let place = place % threads.len();
+            threads[place].1.push(CoreListener {
+                fd,
+                is_shared: false,
+            });
+        }
+        threads
+    }
+
     /// Runs both sides to the end; `make_server` is called for each server thread.
     pub(super) fn run<S: Handler, C: Handler>(
         &self,
@@ -99,25 +130,38 @@ impl Sides<'_> {
     ) -> Outcome {
         let server_limiter = ConnectionLimiter::new(self.server.capacity());
         let client_limiter = ConnectionLimiter::new(self.client.capacity());
-        let (threads, server_orders, client_orders, listeners) = {
+        let successor_limiter = ConnectionLimiter::new(self.server.capacity());
+        let (mut predecessor, client_orders) = {
             let mut world = self.world.lock().expect("nobody panicked with it");
             world.be_silent(SILENT);
             let threads = world.random().pick(&[1, 1, 2]);
             let server_orders = orders(&mut world, 2_000_000);
             let client_orders = orders(&mut world, 2_000_000);
-            let listeners: Vec<i32> = (0..threads).map(|_| world.listen(SERVER)).collect();
-            (threads, server_orders, client_orders, listeners)
+            let listeners = (0..threads).map(|_| CoreListener {
+                fd: world.listen(SERVER),
+                is_shared: false,
+            });
+            let predecessor: Vec<_> = listeners.map(|l| (server_orders, l)).collect();
+            (predecessor, client_orders)
         };
-        let mut servers: Vec<Node<'_, S>> = (0..threads)
-            .map(|thread| {
+        let successor = self.successor(&mut predecessor);
+        let predecessor = predecessor
+            .into_iter()
+            .map(|(orders, listener)| (&server_limiter, orders, vec![listener]));
+        let successor = successor
+            .into_iter()
+            .map(|(orders, listeners)| (&successor_limiter, orders, listeners));
+        let mut servers: Vec<Node<'_, S>> = predecessor
+            .chain(successor)
+            .map(|(limiter, orders, listeners)| {
                 Node::new(
                     self.world,
                     self.server,
-                    &server_limiter,
+                    limiter,
                     make_server(),
-                    &listeners[thread..=thread],
+                    &listeners,
                     None,
-                    server_orders,
+                    orders,
                     self.canary,
                 )
             })
