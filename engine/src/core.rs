@@ -349,7 +349,10 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     /// is asked how many there are.
     fn accept(&mut self, number: usize) -> Result<bool, Error> {
         let Listener {
-            fd, is_readable, ..
+            fd,
+            is_readable,
+            is_armed,
+            ..
         } = self.listeners[number];
         if is_readable {
             let waiting = self.shards[0].ring().accept_queue_len(fd);
@@ -373,8 +376,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 Admission::Full => self.refuse(fd, wanted)?,
             }
             self.listeners[number].is_readable = false;
-        } else if self.listeners[number].is_armed {
-            return Ok(false);
+        }
+        if is_armed {
+            return Ok(is_readable);
         }
         // Behind the accepts, so that it completes at once only if they leave some.
         self.shards[0].listen(number, fd)?;

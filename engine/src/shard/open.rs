@@ -29,10 +29,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Waits for a listener no longer.
     pub fn stop_listening(&mut self, number: usize) -> Result<(), Error> {
         let token = Token::new(Op::PollListener, number as u32, 0);
-        self.ring.push(
-            Token::new(Op::Cancel, number as u32, 0),
-            Request::Cancel { token },
-        )
+        // The cancel belongs to no slot, so its token is of the listener too.
+        let own = Token::new(Op::PollListener, number as u32, 1);
+        self.ring.push(own, Request::Cancel { token })
     }
 
     /// Takes up to `count` connections from a listener. The limiter has room for them, and so has

@@ -158,8 +158,8 @@ impl Ring for Broken {
             }
             Request::Cancel { token: other } => {
                 let is_listener = other.op() == Op::PollListener;
-                if self.errs(Canary::CancelLost, 2)
-                    || is_listener && self.is(Canary::ListenerPollKept)
+                if is_listener && self.is(Canary::ListenerPollKept)
+                    || !is_listener && self.errs(Canary::CancelLost, 2)
                 {
                     return Ok(());
                 }
