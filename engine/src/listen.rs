@@ -170,6 +170,39 @@ pub fn listeners(
     Ok((threads, bound))
 }
 
+/// Spreads listeners, such as inherited ones, over `thread_count` threads: every listener is accepted from, and every thread accepts
+/// at every address. Threads share a listener when an address has fewer listeners than there are threads.
+///
+/// # Errors
+/// No descriptor is left.
+///
+/// # Panics
+/// Without a thread.
+pub fn spread(
+    listeners: Vec<Listener>,
+    thread_count: usize,
+) -> std::io::Result<Vec<Vec<Listener>>> {
+    let mut threads: Vec<Vec<Listener>> = (0..thread_count).map(|_| Vec::new()).collect();
+    let addresses: Vec<_> = listeners.iter().map(Listener::local_addr).collect();
+    let mut groups: Vec<(Option<SocketAddr>, Vec<Listener>)> = Vec::new();
+    for (listener, address) in listeners.into_iter().zip(addresses) {
+        let address = address.ok();
+        match groups.iter_mut().find(|(of, _)| *of == address) {
+            Some((_, group)) => group.push(listener),
+            None => groups.push((address, vec![listener])),
+        }
+    }
+    for (_, group) in groups {
+        for place in group.len()..thread_count {
+            threads[place].push(group[place % group.len()].try_clone()?);
+        }
+        for (place, listener) in group.into_iter().enumerate() {
+            threads[place % thread_count].push(listener);
+        }
+    }
+    Ok(threads)
+}
+
 fn socket(address: SocketAddr, shared: bool, is_v6_only: bool) -> Result<Socket, ListenError> {
     let make = || -> std::io::Result<Socket> {
         let socket = Socket::new(

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -160,4 +161,95 @@ fn table_beyond_the_descriptor_limit_is_refused_with_its_cause() {
     let error = engine.err().expect("refused");
     assert_eq!(error.kind(), SetupErrorKind::LimitExceeded, "{error}");
     assert!(error.to_string().contains("ulimit -n"), "{error}");
+}
+
+/// Opens and echoes until told to stop; returns how many connections it had. Each must be accepted and answered.
+fn keep_connecting(
+    address: SocketAddr,
+    is_over: Arc<std::sync::atomic::AtomicBool>,
+) -> std::thread::JoinHandle<u64> {
+    std::thread::spawn(move || {
+        let mut count = 0;
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            connect(address);
+            count += 1;
+        }
+        count
+    })
+}
+
+/// The listeners of `threads`, for another engine: every one at least once.
+fn shared(listeners: &[Vec<listen::Listener>], thread_count: usize) -> Vec<Vec<listen::Listener>> {
+    let all = listeners.iter().flatten();
+    let all = all
+        .map(|listener| listen::Listener::shared(listener.as_fd().try_clone_to_owned().unwrap()));
+    listen::spread(all.collect(), thread_count).expect("descriptors")
+}
+
+/// Engines follow each other on the same listeners, with more threads and fewer: nobody is refused or reset.
+#[test]
+fn listeners_move_to_successors_without_losing_a_connection() {
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (listeners, bound) = listen::listeners(&[anywhere], 2, None).expect("a port");
+    let (_release, receiver) = channel();
+    let receiver = Arc::new(Mutex::new(receiver));
+    let start = |listeners: Vec<Vec<listen::Listener>>| {
+        let config = Config::builder()
+            .capacity(1_000)
+            .thread_count(listeners.len());
+        let config = config.build().expect("valid");
+        Engine::start(config, listeners, None, |_| Moody {
+            release: Arc::clone(&receiver),
+        })
+        .expect("an engine")
+    };
+    let mut engine = start(shared(&listeners, 2));
+    let is_over = Arc::default();
+    let clients = [(); 3].map(|()| keep_connecting(bound[0], Arc::clone(&is_over)));
+    let mut held = connect(bound[0]);
+    for (round, thread_count) in [3, 1, 2, 4].into_iter().enumerate() {
+        let successor = start(shared(&listeners, thread_count));
+        std::thread::sleep(Duration::from_millis(100));
+        let predecessor = std::mem::replace(&mut engine, successor);
+        if round % 2 == 0 {
+            predecessor.release_listeners();
+            std::thread::sleep(Duration::from_millis(100));
+            // Its connections go on.
+            held.write_all(b"still").unwrap();
+            held.read_exact(&mut [0; 5]).expect("an echo");
+        }
+        predecessor.stop(Shutdown::Graceful);
+        assert_ended(&mut held);
+        held = connect(bound[0]);
+        predecessor.join().expect("it ended");
+    }
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    let counts = clients.map(|client| client.join().expect("nobody was refused"));
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+}
+
+/// Connections that wait when nobody accepts from a shared listener wait for the successor.
+#[test]
+fn stopped_engine_leaves_waiting_connections_to_the_successor() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_release, receiver) = channel();
+    let receiver = Arc::new(Mutex::new(receiver));
+    let start = || {
+        let own = listen::Listener::shared(listener.try_clone().unwrap());
+        let config = Config::builder().capacity(10).build().expect("valid");
+        let make_handler = |_| Moody {
+            release: Arc::clone(&receiver),
+        };
+        Engine::start(config, vec![vec![own]], None, make_handler).expect("an engine")
+    };
+    let first = start();
+    drop(connect(address));
+    first.stop(Shutdown::Graceful);
+    first.join().expect("it ended");
+    let mut waiting = TcpStream::connect(address).expect("the kernel accepts it");
+    waiting.set_read_timeout(Some(PATIENCE)).unwrap();
+    waiting.write_all(b"hello").unwrap();
+    let _second = start();
+    waiting.read_exact(&mut [0; 5]).expect("an echo");
 }

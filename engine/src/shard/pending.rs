@@ -138,7 +138,7 @@ impl Outgoing {
     }
 
     /// True if the sums are those of the pieces.
-    #[cfg(feature = "sim")]
+    #[cfg(any(test, feature = "sim"))]
     pub fn is_counted(&self) -> bool {
         let sums = (self.own_bytes, self.shared_bytes);
         sums == (

@@ -63,8 +63,6 @@ impl World {
         listener.descriptor_count -= 1;
         if listener.descriptor_count == 0 {
             self.end_listener(index);
-        } else {
-            self.faults.count(Fault::ListenerLeft);
         }
     }
 

@@ -57,8 +57,6 @@ faults! {
     AcceptFailed "accept_failed" 10_000,
     /// An accept fails, and the connection is lost.
     AcceptLost "accept_lost" 6_000,
-    /// A node gave up a listener that another one has.
-    ListenerLeft "listener_left" 0,
     /// An accept found nothing.
     AcceptNothing "accept_nothing" 0,
     /// More wait at a listener than it says, or fewer.

@@ -145,6 +145,7 @@ impl Sides<'_> {
             (predecessor, client_orders)
         };
         let successor = self.successor(&mut predecessor);
+        let has_successor = !successor.is_empty();
         let predecessor = predecessor
             .into_iter()
             .map(|(orders, listener)| (&server_limiter, orders, vec![listener]));
@@ -183,6 +184,7 @@ impl Sides<'_> {
         }
         let world = self.world.lock().expect("nobody panicked with it");
         let mut coverage = Coverage::of(&world);
+        coverage.count("successors", u64::from(has_successor));
         drop(world);
         coverage.stats.merge(client.stats());
         for server in &mut servers {
