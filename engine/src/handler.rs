@@ -26,6 +26,13 @@ pub trait Handler: Send {
     /// [`ConfigBuilder::pending_bytes_max`](crate::ConfigBuilder::pending_bytes_max), and delivers them again with the bytes that follow, or
     /// after [`Conn::pause_until_sent`] once everything sent is with the kernel.
     fn on_bytes(&mut self, conn: &mut Conn<'_, Self::State>, bytes: &[u8]) -> usize;
+    /// The peer sends no more (FIN): everything it sent was delivered, and bytes that [`Handler::on_bytes`] left are dropped. Called
+    /// at most once, and not after [`Conn::close`] or [`Conn::close_after_send`]. By default the connection closes when everything
+    /// sent is with the kernel. A handler that does not close may go on sending for any length of time; the connection closes when
+    /// it calls [`Conn::shutdown_write`] or [`Conn::close`], or when the peer resets it.
+    fn on_eof(&mut self, conn: &mut Conn<'_, Self::State>) {
+        conn.close();
+    }
     /// The connection's timer fired; it is off until set again. Never early, at most one tick (1 ms) late while the thread keeps up.
     fn on_timer(&mut self, conn: &mut Conn<'_, Self::State>);
     /// A send would block, or was short: the unsent bytes are kept and sent when the socket has room. Called again after each partial
@@ -87,6 +94,14 @@ pub(crate) enum TimerChange {
     At(u64),
 }
 
+/// What happens to the delivery of received bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReadChange {
+    Keep,
+    Pause,
+    Resume,
+}
+
 /// One connection during one callback.
 pub struct Conn<'a, S> {
     /// The handler's state of the connection.
@@ -97,6 +112,8 @@ pub struct Conn<'a, S> {
     has_more: bool,
     outgoing_static: &'static [u8],
     is_pausing: bool,
+    reading: ReadChange,
+    shuts_write: bool,
     timer: TimerChange,
     close_mode: Option<CloseMode>,
 }
@@ -110,6 +127,8 @@ pub(crate) struct ActionsSoFar {
     pub timer: TimerChange,
     pub close_mode: Option<CloseMode>,
     pub is_pausing: bool,
+    pub reading: ReadChange,
+    pub shuts_write: bool,
 }
 
 /// Static bytes behind others are copied up to this size, bytes: copying them costs less than another send.
@@ -120,6 +139,8 @@ pub(crate) struct Actions {
     /// Sent behind the copied bytes.
     pub outgoing_static: &'static [u8],
     pub is_pausing: bool,
+    pub reading: ReadChange,
+    pub shuts_write: bool,
     pub timer: TimerChange,
     pub close_mode: Option<CloseMode>,
 }
@@ -142,6 +163,8 @@ impl<'a, S> Conn<'a, S> {
             has_more: false,
             outgoing_static: &[],
             is_pausing: false,
+            reading: ReadChange::Keep,
+            shuts_write: false,
             timer: TimerChange::Keep,
             close_mode: None,
         }
@@ -232,6 +255,26 @@ impl<'a, S> Conn<'a, S> {
         self.is_pausing = true;
     }
 
+    /// Delivers neither bytes nor the peer's end until [`Conn::resume_reading`], whatever is sent meanwhile. Bytes that arrive
+    /// all the same, and those that this callback leaves, are kept, up to
+    /// [`ConfigBuilder::pending_bytes_max`](crate::ConfigBuilder::pending_bytes_max) and the ring's receive buffers; the peer is
+    /// slowed down when the socket's buffer is full. A reset still closes the connection at once. Closing ends the pause.
+    pub fn pause_reading(&mut self) {
+        self.reading = ReadChange::Pause;
+    }
+
+    /// Ends [`Conn::pause_reading`]: after this callback, the bytes kept meanwhile are delivered, then the peer's end if it has come.
+    /// They still wait for the peer to take what was sent to it, as usual. Without a pause it does nothing.
+    pub fn resume_reading(&mut self) {
+        self.reading = ReadChange::Resume;
+    }
+
+    /// Sends our end (FIN) behind everything sent, in this callback too; reading goes on. What later callbacks send is dropped. If
+    /// the peer has ended, this is [`Conn::close`]; else the connection closes after [`Handler::on_eof`].
+    pub fn shutdown_write(&mut self) {
+        self.shuts_write = true;
+    }
+
     /// Closes the connection when everything has been sent; nothing of what the peer still sends is handed over.
     ///
     /// A reset would destroy what the peer has not acknowledged yet, so the connection is closed in stages (RFC 9112, 9.6): our end is
@@ -264,6 +307,7 @@ impl<'a, S> Conn<'a, S> {
         let actions = (
             self.outgoing_static,
             self.is_pausing,
+            (self.reading, self.shuts_write),
             self.timer,
             self.close_mode,
         );
@@ -276,14 +320,17 @@ impl<'a, S> Conn<'a, S> {
                 has_more: own.1,
                 outgoing_static: actions.0,
                 is_pausing: actions.1,
-                timer: actions.2,
-                close_mode: actions.3,
+                reading: actions.2.0,
+                shuts_write: actions.2.1,
+                timer: actions.3,
+                close_mode: actions.4,
             };
             let result = call(&mut conn);
             (result, conn.into_actions())
         });
         self.outgoing_static = actions.outgoing_static;
         self.is_pausing = actions.is_pausing;
+        (self.reading, self.shuts_write) = (actions.reading, actions.shuts_write);
         (self.timer, self.close_mode) = (actions.timer, actions.close_mode);
         result
     }
@@ -297,6 +344,8 @@ impl<'a, S> Conn<'a, S> {
             timer: self.timer,
             close_mode: self.close_mode,
             is_pausing: self.is_pausing,
+            reading: self.reading,
+            shuts_write: self.shuts_write,
         }
     }
 
@@ -304,6 +353,8 @@ impl<'a, S> Conn<'a, S> {
         Actions {
             outgoing_static: self.outgoing_static,
             is_pausing: self.is_pausing,
+            reading: self.reading,
+            shuts_write: self.shuts_write,
             timer: self.timer,
             close_mode: self.close_mode,
         }

@@ -2,7 +2,7 @@
 //! can a simulated one.
 //!
 //! Invariants every implementation keeps: requests start in the order they were pushed; a request
-//! that must not wait (accept, socket, option, bind, receive, send, close) has finished when the
+//! that must not wait (accept, socket, option, bind, receive, send, probe, close) has finished when the
 //! `enter` that submits it returns, so the bytes it reads are free again; each request gives
 //! exactly one completion, but those marked silent give none when they succeed, and a stream gives
 //! several.
@@ -37,9 +37,15 @@ pub enum Request {
     Bind { slot: u32, source: SocketAddr },
     /// Connect; may wait.
     Connect { slot: u32, target: SocketAddr },
-    /// Wait until the connection has bytes, an end or an error, or with `writable` takes bytes. One
-    /// completion.
+    /// Wait until the connection has bytes, an end or an error, or with `writable` takes bytes or
+    /// has an end or an error. One completion, with the poll mask.
     Poll { slot: u32, writable: bool },
+    /// Tell that the connection takes bytes again after a send came short, has an end or an error,
+    /// each time that happens and at once if it has; not that it has bytes. Gives completions with
+    /// the poll mask that say there are more, and a last one that does not.
+    Watch { slot: u32 },
+    /// Tell which error the connection has, by sending nothing. One completion: 0 if it has none.
+    Probe { slot: u32 },
     /// Receive what is there into a buffer of the ring; EAGAIN when nothing is, ENOBUFS when no
     /// buffer is free.
     Recv { slot: u32 },

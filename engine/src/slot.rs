@@ -10,30 +10,40 @@
 //!    └───────────────── (released: close submitted, generation + 1) ◄─────────────────────── Closing
 //! ```
 //!
-//! Each direction has a state of its own. Between turns only these combinations exist; [`LEGAL`] is
-//! this table, the simulator audits it after every turn, and every transition asserts the state it
-//! comes from:
+//! Each direction has a state of its own, and a connection may have a *watch*: a poll that stays in
+//! flight and tells of errors and of room to send, but not of bytes. Between turns only these
+//! combinations exist; [`LEGAL`] is this table, the simulator audits it after every turn, and every
+//! transition asserts the state it comes from:
 //!
 //! ```text
-//! phase               read                                write                         timer
-//! ------------------  ----------------------------------  ----------------------------  -----
-//! Free                Idle                                Idle                          off
-//! Connecting          Idle                                Idle                          on
-//! Open                Parked Receiving Hot Quiet Cooling  Idle, sends                   any
-//! Open                Paused Ended                        sends                         any
-//! Flushing Finishing  any                                 sends                         any
-//! Draining            Parked Receiving Hot Quiet Cooling  ShuttingDown ShutDown         on
-//! Closing             Idle                                Blocked ShuttingDown          off
-//! Closing             Parked Receiving Cooling            Idle Sending Blocked          off
-//!                                                         ShuttingDown ShutDown
+//! phase               read                                write                         watch timer
+//! ------------------  ----------------------------------  ----------------------------  ----- -----
+//! Free                Idle                                Idle                          no    off
+//! Connecting          Idle                                Idle                          no    on
+//! Open                Parked Receiving Hot Quiet Cooling  Idle, sends, shut             any   any
+//! Open                Paused Ended                        sends                         any   any
+//! Open                Paused Ended                        Idle, shut                    yes   any
+//! Open                EndDelivered                        sends                         any   any
+//! Open                EndDelivered                        Idle                          yes   any
+//! Flushing Finishing  any                                 sends                         any   any
+//! Draining            Parked Receiving Hot Quiet Cooling  shut                          any   on
+//! Closing             Idle                                Blocked ShuttingDown          any   off
+//! Closing             Idle                                Idle Sending ShutDown         yes   off
+//! Closing             Parked Receiving Cooling            Idle Sending Blocked, shut    any   off
 //!
-//! sends = Sending SendingMore Queued Blocked Resending Requeued
+//! sends = Sending SendingMore Queued Blocked Watched Resending Requeued; Watched only with a watch
+//! shut  = ShuttingDown ShutDown
 //! ```
 //!
-//! A close in stages is a graceful close whose delivery is `Discarded`. In `Open`, `Flushing` and
-//! `Finishing` with read `Paused`, and with delivery `Paused`, something is being sent: what it
-//! waits for is that. A slot that is `Closing` waits for what is in flight: a poll, a receive, a
-//! shutdown.
+//! Half-open are `Open` with `EndDelivered` (the peer's FIN came, and the handler goes on sending)
+//! and `Open` with `shut` (our FIN is sent or being sent, and the handler goes on receiving). When
+//! both directions have ended, the connection closes.
+//!
+//! In `Open` with read `Paused` or `Ended`, delivery waits: until what was sent is with the kernel,
+//! or, with [`Slot::is_reading_paused`], until the handler resumes; then a watch tells of a reset.
+//! With delivery `Paused`, and in `Flushing` and `Finishing`, something is being sent. A close in
+//! stages is a graceful close whose delivery is `Discarded`. A slot that is `Closing` waits for
+//! what is in flight: a poll, a receive, a shutdown.
 //!
 //! Invariants: the slot index *is* the index in the ring's direct-descriptor table; state changes
 //! by the named transitions only; a slot is free exactly when it is on the free list or was never
@@ -57,7 +67,7 @@ pub enum Phase {
     Free,
     /// Asked for, not open yet.
     Connecting,
-    /// Open both ways.
+    /// Open. Either direction may have ended.
     Open,
     /// Open both ways; a graceful close follows when everything has been sent.
     Flushing,
@@ -96,8 +106,11 @@ pub enum Read {
     Cooling,
     /// Nothing waits until the handler may be given bytes again.
     Paused,
-    /// The peer sends no more, and is still owed something.
+    /// The peer's FIN was received. The handler is not told yet, because bytes before it are still
+    /// to be delivered, or is not told any more, because it has closed the connection.
     Ended,
+    /// The handler was told of the peer's FIN, and goes on sending.
+    EndDelivered,
 }
 
 /// How bytes go out.
@@ -115,6 +128,8 @@ pub enum Write {
     Queued,
     /// Bytes wait for the peer: a poll for room to send is in flight. The handler was told.
     Blocked,
+    /// As `Blocked`, but the watch tells when there is room.
+    Watched,
     /// As `SendingMore`, after `Blocked`.
     Resending,
     /// As `Queued`, after `Blocked`.
@@ -168,36 +183,80 @@ const SENDS: &[Write] = &[
     Write::SendingMore,
     Write::Queued,
     Write::Blocked,
+    Write::Watched,
     Write::Resending,
     Write::Requeued,
 ];
+const SHUT: &[Write] = &[Write::ShuttingDown, Write::ShutDown];
 
-/// Combinations of phase, read and write that exist between turns: the table at the top of this
-/// file.
-pub const LEGAL: &[(&[Phase], &[Read], &[Write])] = &[
+/// Whether a connection in these states has a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// It must not.
+    No,
+    /// It must.
+    Yes,
+    /// It may.
+    Any,
+}
+
+/// Phases, reads and writes that may stand together, each with each, and the watch they need.
+pub type LegalRow = (&'static [Phase], &'static [Read], &'static [Write], Watch);
+
+/// Combinations of phase, read, write and watch that exist between turns: the table at the top of
+/// this file.
+pub const LEGAL: &[LegalRow] = &[
     (
         &[Phase::Free, Phase::Connecting],
         &[Read::Idle],
         &[Write::Idle],
+        Watch::No,
     ),
-    (&[Phase::Open], WAITING, &[Write::Idle]),
-    (&[Phase::Open], WAITING, SENDS),
-    (&[Phase::Open], &[Read::Paused, Read::Ended], SENDS),
+    (&[Phase::Open], WAITING, &[Write::Idle], Watch::Any),
+    (&[Phase::Open], WAITING, SENDS, Watch::Any),
+    (&[Phase::Open], WAITING, SHUT, Watch::Any),
+    (
+        &[Phase::Open],
+        &[Read::Paused, Read::Ended, Read::EndDelivered],
+        SENDS,
+        Watch::Any,
+    ),
+    (
+        &[Phase::Open],
+        &[Read::Paused, Read::Ended, Read::EndDelivered],
+        &[Write::Idle],
+        Watch::Yes,
+    ),
+    (
+        &[Phase::Open],
+        &[Read::Paused, Read::Ended],
+        SHUT,
+        Watch::Yes,
+    ),
     (
         &[Phase::Flushing, Phase::Finishing],
-        &[Read::Idle, Read::Paused, Read::Ended],
+        &[Read::Idle, Read::Paused, Read::Ended, Read::EndDelivered],
         SENDS,
+        Watch::Any,
     ),
-    (&[Phase::Flushing, Phase::Finishing], WAITING, SENDS),
     (
-        &[Phase::Draining],
+        &[Phase::Flushing, Phase::Finishing],
         WAITING,
-        &[Write::ShuttingDown, Write::ShutDown],
+        SENDS,
+        Watch::Any,
     ),
+    (&[Phase::Draining], WAITING, SHUT, Watch::Any),
     (
         &[Phase::Closing],
         &[Read::Idle],
         &[Write::Blocked, Write::ShuttingDown],
+        Watch::Any,
+    ),
+    (
+        &[Phase::Closing],
+        &[Read::Idle],
+        &[Write::Idle, Write::Sending, Write::ShutDown],
+        Watch::Yes,
     ),
     (
         &[Phase::Closing],
@@ -209,11 +268,20 @@ pub const LEGAL: &[(&[Phase], &[Read], &[Write])] = &[
             Write::ShuttingDown,
             Write::ShutDown,
         ],
+        Watch::Any,
     ),
 ];
 
 /// Bit of [`Slot::detail`]: something was sent on this connection.
-const HAS_SENT: u8 = 8;
+const HAS_SENT: u8 = 1 << 3;
+/// Bit of [`Slot::detail`]: the handler wants no bytes until it resumes reading.
+const READING_PAUSED: u8 = 1 << 4;
+/// Bit of [`Slot::detail`]: our end is to be sent when everything else is.
+const SHUTDOWN_WANTED: u8 = 1 << 5;
+/// Bit of [`Slot::detail`], also while closing: a watch is in flight.
+const WATCHED: u8 = 1 << 7;
+
+const _: () = assert!(CloseReason::ALL.len() <= 16, "a reason lies below the bits");
 
 /// One connection: 24 bytes of the engine and the handler's state.
 #[derive(Debug, Clone, Copy)]
@@ -232,8 +300,8 @@ pub struct Slot<S> {
     phase: Phase,
     read: Read,
     write: Write,
-    /// Connecting: the first error of the attempt, or 0. Closing: the number of the reason.
-    /// Otherwise a [`Delivery`], and [`HAS_SENT`].
+    /// Connecting: the first error of the attempt, or 0. Closing: the number of the reason, and
+    /// [`WATCHED`]. Otherwise a [`Delivery`] and bits.
     detail: u8,
     /// The handler's part.
     pub state: S,
@@ -290,13 +358,20 @@ impl<S: Copy + Default> Slot<S> {
         Delivery::ALL[usize::from(self.detail & Delivery::MASK)]
     }
 
-    /// Whether phase, read and write may stand together between turns.
+    /// Whether phase, read, write and watch may stand together between turns.
     pub fn is_legal(&self) -> bool {
-        LEGAL.iter().any(|(phases, reads, writes)| {
+        let is_watched = self.phase != Phase::Connecting && self.is_watched();
+        let is_row = LEGAL.iter().any(|(phases, reads, writes, watch)| {
             phases.contains(&self.phase)
                 && reads.contains(&self.read)
                 && writes.contains(&self.write)
-        })
+                && match watch {
+                    Watch::No => !is_watched,
+                    Watch::Yes => is_watched,
+                    Watch::Any => true,
+                }
+        });
+        is_row && (self.write != Write::Watched || is_watched)
     }
 
     /// True if its timer is on the wheel.
@@ -334,16 +409,32 @@ impl<S: Copy + Default> Slot<S> {
             Write::SendingMore
                 | Write::Queued
                 | Write::Blocked
+                | Write::Watched
                 | Write::Resending
                 | Write::Requeued
         )
     }
 
+    /// True if something is to be sent, or being sent, before our end.
+    #[inline]
+    pub fn is_sending(&self) -> bool {
+        self.write != Write::Idle && !self.is_shut()
+    }
+
+    /// True if our end is sent, or being sent.
+    #[inline]
+    pub fn is_shut(&self) -> bool {
+        matches!(self.write, Write::ShuttingDown | Write::ShutDown)
+    }
+
     /// True if a request is in flight that must end before the descriptor is closed.
     #[inline]
     pub fn is_in_flight(&self) -> bool {
-        !matches!(self.read, Read::Idle | Read::Paused | Read::Ended)
-            || matches!(self.write, Write::Blocked | Write::ShuttingDown)
+        !matches!(
+            self.read,
+            Read::Idle | Read::Paused | Read::Ended | Read::EndDelivered
+        ) || matches!(self.write, Write::Blocked | Write::ShuttingDown)
+            || self.is_watched()
     }
 
     /// True if something is to be done when its send is settled, beyond counting it as sent.
@@ -351,8 +442,47 @@ impl<S: Copy + Default> Slot<S> {
     pub fn awaits_sent(&self) -> bool {
         self.write != Write::Sending
             || self.phase != Phase::Open
-            || self.read == Read::Ended
-            || self.detail & Delivery::MASK != Delivery::Direct as u8
+            || self.detail & (Delivery::MASK | SHUTDOWN_WANTED) != Delivery::Direct as u8
+    }
+
+    /// True if a watch is in flight. Not in `Connecting`.
+    #[inline]
+    pub fn is_watched(&self) -> bool {
+        debug_assert_ne!(self.phase, Phase::Connecting);
+        self.detail & WATCHED != 0
+    }
+
+    /// True if the handler wants no bytes until it resumes reading. In `Open` to `Draining`.
+    #[inline]
+    pub fn is_reading_paused(&self) -> bool {
+        debug_assert!(self.phase.is_open() || self.phase == Phase::Draining);
+        self.detail & READING_PAUSED != 0
+    }
+
+    /// True if our end is to be sent when everything else is. In `Open` to `Draining`.
+    #[inline]
+    pub fn is_shutdown_wanted(&self) -> bool {
+        debug_assert!(self.phase.is_open() || self.phase == Phase::Draining);
+        self.detail & SHUTDOWN_WANTED != 0
+    }
+
+    /// True if only a watch tells that the connection was reset: nothing else is in flight, and
+    /// nothing is to be sent before it ends.
+    pub fn needs_watch(&self) -> bool {
+        let waits = match self.read {
+            Read::Paused | Read::Ended => self.is_reading_paused(),
+            Read::EndDelivered => !self.is_shutdown_wanted(),
+            _ => false,
+        };
+        self.write == Write::Watched || self.phase == Phase::Open && waits
+    }
+
+    /// Why it closes when both directions have ended: who ended first, as the handler knew it.
+    pub fn reason_of_ends(&self) -> CloseReason {
+        match self.read {
+            Read::EndDelivered if !self.is_shut() => CloseReason::PeerClosed,
+            _ => CloseReason::LocallyClosed,
+        }
     }
 
     /// True if something was sent on this connection.
@@ -370,7 +500,7 @@ impl<S: Copy + Default> Slot<S> {
     /// Why it is closing.
     pub fn close_reason(&self) -> CloseReason {
         assert_eq!(self.phase, Phase::Closing);
-        CloseReason::ALL[usize::from(self.detail)]
+        CloseReason::ALL[usize::from(self.detail & !WATCHED)]
     }
 
     // Its life.
@@ -430,13 +560,19 @@ impl<S: Copy + Default> Slot<S> {
         self.phase = Phase::Finishing;
     }
 
-    /// Open or Flushing to Draining, with the shutdown that sends our end.
-    pub fn start_draining(&mut self) {
-        if !matches!(self.phase, Phase::Open | Phase::Flushing) || self.write != Write::Idle {
-            illegal("start_draining", &(self.phase, self.write));
-        }
+    /// Open or Flushing to Draining. True if the shutdown that sends our end must be pushed;
+    /// otherwise it was.
+    pub fn start_draining(&mut self) -> bool {
+        let is_new = match (self.phase, self.write) {
+            (Phase::Open | Phase::Flushing, Write::Idle) => true,
+            (Phase::Open, Write::ShuttingDown | Write::ShutDown) => false,
+            from => illegal("start_draining", &from),
+        };
         self.phase = Phase::Draining;
-        self.write = Write::ShuttingDown;
+        if is_new {
+            self.write = Write::ShuttingDown;
+        }
+        is_new
     }
 
     /// Any open phase or Draining to Closing; what waits in the kernel is being cancelled from now
@@ -444,15 +580,15 @@ impl<S: Copy + Default> Slot<S> {
     pub fn start_closing(&mut self, reason: CloseReason) {
         assert!(self.phase.is_open() || self.phase == Phase::Draining);
         self.phase = Phase::Closing;
-        self.detail = reason as u8;
+        self.detail = self.detail & WATCHED | reason as u8;
         self.read = match self.read {
             Read::Hot | Read::Quiet => Read::Cooling,
-            Read::Paused | Read::Ended => Read::Idle,
+            Read::Paused | Read::Ended | Read::EndDelivered => Read::Idle,
             read => read,
         };
         self.write = match self.write {
             Write::SendingMore | Write::Resending => Write::Sending,
-            Write::Queued | Write::Requeued => Write::Idle,
+            Write::Queued | Write::Requeued | Write::Watched => Write::Idle,
             write => write,
         };
     }
@@ -515,7 +651,10 @@ impl<S: Copy + Default> Slot<S> {
     #[inline]
     pub fn read_completed(&mut self) -> Read {
         let was = self.read;
-        if matches!(was, Read::Idle | Read::Paused | Read::Ended) {
+        if matches!(
+            was,
+            Read::Idle | Read::Paused | Read::Ended | Read::EndDelivered
+        ) {
             illegal("read_completed", &was);
         }
         self.read = Read::Idle;
@@ -548,11 +687,55 @@ impl<S: Copy + Default> Slot<S> {
         };
     }
 
+    /// The handler is told that the peer has ended. It was given everything; what it left is
+    /// dropped.
+    pub fn end_delivered(&mut self) {
+        self.read = match (self.phase, self.read) {
+            (Phase::Open, Read::Ended) => Read::EndDelivered,
+            from => illegal("end_delivered", &from),
+        };
+        assert!(!matches!(
+            self.delivery(),
+            Delivery::Held | Delivery::Paused | Delivery::Discarded
+        ));
+        self.set_delivery(Delivery::Direct);
+    }
+
+    /// The handler wants no bytes until it resumes.
+    pub fn reading_paused(&mut self) {
+        assert_eq!(self.phase, Phase::Open);
+        self.detail |= READING_PAUSED;
+    }
+
+    /// The handler wants bytes again, those it left too. True if it had paused.
+    pub fn reading_resumed(&mut self) -> bool {
+        let was_paused = self.is_reading_paused();
+        self.detail &= !READING_PAUSED;
+        if was_paused && self.delivery() == Delivery::Partial {
+            self.set_delivery(Delivery::Held);
+        }
+        was_paused
+    }
+
+    // The watch.
+
+    /// A watch was pushed.
+    pub fn watch_started(&mut self) {
+        assert!(self.phase.is_open() && !self.is_watched());
+        self.detail |= WATCHED;
+    }
+
+    /// The watch is over.
+    pub fn watch_completed(&mut self) {
+        assert!(self.is_watched());
+        self.detail &= !WATCHED;
+    }
+
     // Delivery to the handler.
 
     fn set_delivery(&mut self, delivery: Delivery) {
         debug_assert!(self.phase.is_open() || self.phase == Phase::Draining);
-        self.detail = self.detail & HAS_SENT | delivery as u8;
+        self.detail = self.detail & !Delivery::MASK | delivery as u8;
     }
 
     /// The handler is given all there is.
@@ -578,7 +761,7 @@ impl<S: Copy + Default> Slot<S> {
 
     /// The handler wants nothing before what it sent is with the kernel; something is being sent.
     pub fn delivery_paused(&mut self) {
-        assert_ne!(self.write, Write::Idle);
+        assert!(self.is_sending());
         self.set_delivery(Delivery::Paused);
     }
 
@@ -643,20 +826,32 @@ impl<S: Copy + Default> Slot<S> {
         was_blocked
     }
 
-    /// A poll for room to send was pushed.
-    pub fn send_blocked(&mut self) {
+    /// The bytes left of a send wait for room. True if a poll for it must be pushed; otherwise the
+    /// watch tells.
+    pub fn send_blocked(&mut self) -> bool {
+        let is_watched = self.is_watched();
         self.write = match self.write {
+            Write::Requeued if is_watched => Write::Watched,
             Write::Requeued => Write::Blocked,
             from => illegal("send_blocked", &from),
         };
+        !is_watched
     }
 
-    /// The poll for room to send is over.
+    /// The poll for room to send, or the watch, said that there is some.
     pub fn send_unblocked(&mut self) {
         self.write = match self.write {
             Write::Blocked if self.phase == Phase::Closing => Write::Idle,
-            Write::Blocked => Write::Requeued,
+            Write::Blocked | Write::Watched => Write::Requeued,
             from => illegal("send_unblocked", &from),
+        };
+    }
+
+    /// The poll for room to send ended because the peer did: from now on the watch tells.
+    pub fn send_watched(&mut self) {
+        self.write = match self.write {
+            Write::Blocked => Write::Watched,
+            from => illegal("send_watched", &from),
         };
     }
 
@@ -668,6 +863,20 @@ impl<S: Copy + Default> Slot<S> {
             from => illegal("all_sent", &from),
         };
         was_blocked
+    }
+
+    /// Our end is to be sent when everything else is.
+    pub fn shutdown_wanted(&mut self) {
+        assert_eq!(self.phase, Phase::Open);
+        self.detail |= SHUTDOWN_WANTED;
+    }
+
+    /// The shutdown that sends our end was pushed; the connection stays open.
+    pub fn shutdown_started(&mut self) {
+        self.write = match (self.phase, self.write) {
+            (Phase::Open, Write::Idle) => Write::ShuttingDown,
+            from => illegal("shutdown_started", &from),
+        };
     }
 
     /// The shutdown is over.
@@ -823,7 +1032,7 @@ mod tests {
     fn sends_move_through_their_states_and_no_other_way() {
         use Write::*;
         type Step = fn(&mut Slot<u64>);
-        let table: [(Step, &[(Write, Write)]); 7] = [
+        let table: [(Step, &[(Write, Write)]); 11] = [
             (
                 |s| s.send_submitted(),
                 &[
@@ -840,6 +1049,7 @@ mod tests {
                     (SendingMore, SendingMore),
                     (Queued, Queued),
                     (Blocked, Blocked),
+                    (Watched, Watched),
                     (Resending, Resending),
                     (Requeued, Requeued),
                 ],
@@ -862,8 +1072,26 @@ mod tests {
                     (Resending, Requeued),
                 ],
             ),
-            (|s| s.send_blocked(), &[(Requeued, Blocked)]),
-            (|s| s.send_unblocked(), &[(Blocked, Requeued)]),
+            (
+                |s| {
+                    s.send_blocked();
+                },
+                &[(Requeued, Blocked)],
+            ),
+            (
+                |s| {
+                    s.watch_started();
+                    s.send_blocked();
+                },
+                &[(Requeued, Watched)],
+            ),
+            (
+                |s| s.send_unblocked(),
+                &[(Blocked, Requeued), (Watched, Requeued)],
+            ),
+            (|s| s.send_watched(), &[(Blocked, Watched)]),
+            (|s| s.shutdown_started(), &[(Idle, ShuttingDown)]),
+            (|s| s.shutdown_completed(), &[(ShuttingDown, ShutDown)]),
             (
                 |s| {
                     s.all_sent();
@@ -877,6 +1105,7 @@ mod tests {
             SendingMore,
             Queued,
             Blocked,
+            Watched,
             Resending,
             Requeued,
             ShuttingDown,
@@ -888,6 +1117,43 @@ mod tests {
                 assert_eq!(after(from, step), to, "from {from:?}");
             }
         }
+    }
+
+    #[test]
+    fn half_open_slots_are_legal_only_with_a_watch() {
+        let mut slots = Slots::<u64>::new(1);
+        let index = slots.take().unwrap();
+        let slot = &mut slots[index];
+        slot.accepted();
+        slot.read_ended();
+        assert!(!slot.is_legal(), "somebody must be told of the end");
+        slot.end_delivered();
+        assert!(slot.needs_watch() && !slot.is_legal());
+        slot.watch_started();
+        assert!(slot.is_legal());
+        assert_eq!(slot.reason_of_ends(), CloseReason::PeerClosed);
+        slot.start_closing(CloseReason::BufferLimit);
+        assert!(slot.is_in_flight() && slot.is_legal());
+        assert_eq!(slot.close_reason(), CloseReason::BufferLimit);
+        slot.watch_completed();
+        assert!(!slot.is_in_flight() && !slot.is_legal());
+    }
+
+    #[test]
+    fn slot_that_sent_its_end_is_read_until_the_peers() {
+        let mut slots = Slots::<u64>::new(1);
+        let index = slots.take().unwrap();
+        let slot = &mut slots[index];
+        slot.accepted();
+        slot.read_parked();
+        slot.shutdown_started();
+        slot.shutdown_completed();
+        assert!(slot.is_legal() && slot.is_shut());
+        slot.read_completed();
+        slot.read_ended();
+        slot.end_delivered();
+        assert!(!slot.is_legal(), "both ended: it must be closed");
+        assert_eq!(slot.reason_of_ends(), CloseReason::LocallyClosed);
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub enum Op {
     Poll,
     /// A connection takes bytes again.
     Writable,
+    /// A connection takes bytes again, has an end or an error.
+    Watch,
+    /// A connection was asked for its error.
+    Probe,
     /// Bytes were received.
     Recv,
     /// Bytes were sent.
@@ -42,7 +46,7 @@ pub enum Op {
     Cancel,
 }
 
-const OPS: [Op; 14] = [
+const OPS: [Op; 16] = [
     Op::PollListener,
     Op::Accept,
     Op::Refuse,
@@ -52,6 +56,8 @@ const OPS: [Op; 14] = [
     Op::Connect,
     Op::Poll,
     Op::Writable,
+    Op::Watch,
+    Op::Probe,
     Op::Recv,
     Op::Send,
     Op::Shutdown,
@@ -127,6 +133,6 @@ mod tests {
     fn unknown_bits_are_no_token() {
         assert_eq!(Token::from_bits(0), None);
         assert_eq!(Token::from_bits(u64::MAX), None);
-        assert_eq!(Token::from_bits(15 << 56), None);
+        assert_eq!(Token::from_bits(17 << 56), None);
     }
 }

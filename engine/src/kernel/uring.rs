@@ -313,6 +313,12 @@ impl KernelRing {
                 }
                 opcode::PollAdd::new(Fixed(slot), mask as u32).build()
             }
+            Request::Watch { slot } => opcode::PollAdd::new(Fixed(slot), libc::POLLOUT as u32)
+                .multi(true)
+                .build(),
+            Request::Probe { slot } => opcode::Send::new(Fixed(slot), std::ptr::null(), 0)
+                .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+                .build(),
             Request::Recv { slot } => opcode::Recv::new(Fixed(slot), std::ptr::null_mut(), 0)
                 .buf_group(BUFFER_GROUP)
                 .flags(libc::MSG_DONTWAIT)

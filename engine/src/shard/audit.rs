@@ -125,6 +125,7 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
         for (is_expected, op) in [
             (read == Read::Parked, Op::Poll),
             (write == Write::Blocked, Op::Writable),
+            (phase != Phase::Connecting && entry.is_watched(), Op::Watch),
             (write == Write::ShuttingDown, Op::Shutdown),
         ] {
             if under_way(op) != u8::from(is_expected) {
@@ -173,8 +174,19 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
                 if waits_to_stage && !waits_for_room {
                     return no("nobody waits for room to send");
                 }
-                if entry.delivery() == Delivery::Paused && write == Write::Idle {
+                if entry.delivery() == Delivery::Paused && !entry.is_sending() {
                     return no("nothing will resume delivery");
+                }
+                let waits = phase == Phase::Open && matches!(read, Read::Paused | Read::Ended);
+                let is_blocked = entry.is_blocked() || entry.delivery() == Delivery::Paused;
+                if waits && !is_blocked && !entry.is_reading_paused() {
+                    return no("nothing will resume reading");
+                }
+                if entry.is_shutdown_wanted() && phase == Phase::Open && write == Write::Idle {
+                    return no("nothing will send our end");
+                }
+                if entry.needs_watch() && !entry.is_watched() {
+                    return no("nothing tells of a reset");
                 }
                 if phase == Phase::Draining && !entry.is_timed() {
                     return no("a drain without a limit in time");

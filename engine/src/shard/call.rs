@@ -6,7 +6,7 @@
 use super::turn::{Context, Shard};
 use crate::config::TICK_US;
 use crate::error::{CloseReason, Error};
-use crate::handler::{Actions, CloseMode, Conn, Handler, TimerChange};
+use crate::handler::{Actions, CloseMode, Conn, Handler, ReadChange, TimerChange};
 use crate::ring::Ring;
 use crate::slot::{Phase, Write};
 
@@ -68,7 +68,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
-        actions: Actions,
+        mut actions: Actions,
         has_unread: bool,
     ) -> Result<(), Error> {
         if !self.slots[slot].phase().is_open() {
@@ -84,6 +84,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             TimerChange::Keep => {}
             TimerChange::Off => self.wheel.clear(&mut self.slots, slot),
             TimerChange::At(at_us) => self.set_timer(slot, at_us),
+        }
+        if self.slots[slot].is_shut() || self.slots[slot].is_shutdown_wanted() {
+            // Our end is the last thing that is sent.
+            ctx.recorder.thread.outgoing.clear();
+            actions.outgoing_static = &[];
         }
         // A peer whose bytes meet a closed socket gets a reset, which destroys what it has not
         // acknowledged. So only what is on the wire before such bytes can arrive may be followed by
@@ -111,16 +116,36 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if !self.slots[slot].phase().is_open() {
             return Ok(());
         }
-        if actions.is_pausing && self.slots[slot].write() != Write::Idle {
+        if actions.is_pausing && self.slots[slot].is_sending() {
             self.slots[slot].delivery_paused();
             self.must_settle = true;
         }
         match actions.close_mode {
+            None if actions.shuts_write || actions.reading != ReadChange::Keep => {
+                self.change_streams(ctx, slot, &actions)
+            }
             None => Ok(()),
             Some(CloseMode::Graceful) => self.close_gracefully(ctx, slot),
             Some(CloseMode::AfterSend) if is_last => self.close_after_sent(ctx, slot),
             Some(CloseMode::AfterSend) => self.close_in_stages(ctx, slot),
             Some(CloseMode::Abort(reason)) => self.close(ctx, slot, reason),
+        }
+    }
+
+    /// Ends our direction, or pauses or resumes the peer's.
+    fn change_streams(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        actions: &Actions,
+    ) -> Result<(), Error> {
+        if actions.shuts_write {
+            self.shutdown_write(ctx, slot)?;
+        }
+        match actions.reading {
+            ReadChange::Keep => Ok(()),
+            ReadChange::Pause => self.pause_reading(slot),
+            ReadChange::Resume => self.resume_reading(ctx, slot),
         }
     }
 

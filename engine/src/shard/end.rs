@@ -87,21 +87,29 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.ring.push(cancel, Request::Cancel { token })
     }
 
-    /// Sends our end when everything else is sent, and reads on until the peer's.
+    /// Sends our end when everything else is sent, and reads on until the peer's, if that has not
+    /// come.
     pub(super) fn close_gracefully(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
-        self.set_timer(
-            slot,
-            ctx.now_us + ctx.config.drain_timeout.as_micros() as u64,
-        );
-        if self.slots[slot].write() != Write::Idle {
-            self.slots[slot].start_flushing();
+        let entry = &mut self.slots[slot];
+        entry.reading_resumed();
+        if entry.read() == Read::EndDelivered {
+            // The handler's timer counts on: nothing of the peer's is waited for.
+            return match entry.is_shut() {
+                true => self.close(ctx, slot, CloseReason::LocallyClosed),
+                false => self.shutdown_write(ctx, slot),
+            };
+        }
+        if entry.is_sending() {
+            entry.start_flushing();
             self.must_settle = true;
+            self.set_drain_timer(ctx, slot);
             return Ok(());
         }
+        self.set_drain_timer(ctx, slot);
         if self.slots[slot].read() == Read::Ended {
             if self.slots[slot].delivery() != Delivery::Held {
                 return self.close(ctx, slot, CloseReason::LocallyClosed);
@@ -113,10 +121,17 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             }
             return Ok(());
         }
-        self.slots[slot].start_draining();
-        self.ring
-            .push(self.token(Op::Shutdown, slot), Request::Shutdown { slot })?;
+        if self.slots[slot].start_draining() {
+            self.ring
+                .push(self.token(Op::Shutdown, slot), Request::Shutdown { slot })?;
+        }
+        self.slots[slot].read_resumed();
         self.arm_read(ctx, slot, Wait::Once)
+    }
+
+    fn set_drain_timer(&mut self, ctx: &mut Context<'_, H>, slot: u32) {
+        let patience_us = ctx.config.drain_timeout.as_micros() as u64;
+        self.set_timer(slot, ctx.now_us + patience_us);
     }
 
     /// Closes it as RFC 9112, 9.6 has it: sends what is to be sent and our end, discards what the
@@ -126,6 +141,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         ctx: &mut Context<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
+        if self.slots[slot].read() == Read::EndDelivered {
+            // Nothing comes that could be discarded.
+            return self.close_gracefully(ctx, slot);
+        }
         if let Some(pending) = self.pending.get_mut(&slot) {
             pending.incoming = Vec::new();
             self.drop_pending_if_empty(slot);
@@ -141,7 +160,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         slot: u32,
     ) -> Result<(), Error> {
         if self.slots[slot].write() == Write::Idle {
-            return self.close(ctx, slot, CloseReason::LocallyClosed);
+            let reason = self.slots[slot].reason_of_ends();
+            return self.close(ctx, slot, reason);
         }
         self.slots[slot].start_finishing();
         self.must_settle = true;
@@ -167,10 +187,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let reading = match read {
             Read::Parked => Some(Op::Poll),
             Read::Receiving | Read::Hot | Read::Quiet | Read::Cooling => Some(Op::Recv),
-            Read::Idle | Read::Paused | Read::Ended => None,
+            Read::Idle | Read::Paused | Read::Ended | Read::EndDelivered => None,
         };
         let writing = (write == Write::Blocked).then_some(Op::Writable);
-        for op in reading.into_iter().chain(writing) {
+        let watch = self.slots[slot].is_watched().then_some(Op::Watch);
+        for op in reading.into_iter().chain(writing).chain(watch) {
             let token = self.token(op, slot);
             let cancel = self.token(Op::Cancel, slot);
             self.ring.push(cancel, Request::Cancel { token })?;

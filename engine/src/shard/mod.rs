@@ -12,6 +12,7 @@ mod open;
 mod pending;
 mod receive;
 mod send;
+mod stream;
 mod sweep;
 mod turn;
 

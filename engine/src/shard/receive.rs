@@ -12,7 +12,7 @@
 use super::turn::{Context, Shard};
 use crate::config::Config;
 use crate::error::{CloseReason, Error};
-use crate::handler::{Actions, Conn, Handler};
+use crate::handler::{Actions, Conn, Handler, ReadChange};
 use crate::ring::{Completion, Request, Ring};
 use crate::slot::{Delivery, Phase, Read};
 use crate::token::Op;
@@ -48,7 +48,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         if Self::is_delivery_blocked(ctx.config, entry) {
             entry.read_paused();
-            return Ok(());
+            return self.arm_watch(slot);
         }
         if ctx.config.park_after.is_zero() || wait == Wait::Poll {
             entry.read_parked();
@@ -79,7 +79,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         match entry.delivery() {
             Delivery::Paused => true,
             Delivery::Discarded => false,
-            _ => entry.is_blocked() && !config.reads_while_blocked,
+            _ => entry.is_reading_paused() || entry.is_blocked() && !config.reads_while_blocked,
         }
     }
 
@@ -131,7 +131,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Cancels a receive that waits in the kernel, if there is one; its last completion brings what
     /// comes next.
-    fn cancel_receive(&mut self, slot: u32) -> Result<(), Error> {
+    pub(super) fn cancel_receive(&mut self, slot: u32) -> Result<(), Error> {
         if !matches!(self.slots[slot].read(), Read::Hot | Read::Quiet) {
             return Ok(());
         }
@@ -332,7 +332,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         has_left: bool,
         actions: Actions,
     ) -> Result<(), Error> {
-        let bytes_max = if actions.is_pausing {
+        let bytes_max = if actions.is_pausing || actions.reading == ReadChange::Pause {
             held_bytes_max(ctx.config)
         } else {
             ctx.config.pending_bytes_max
@@ -406,29 +406,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             self.resume_delivery(ctx, slot, true)?;
         }
         Ok(self.slots[slot].phase() == phase)
-    }
-
-    /// The peer sends no more. What it is still owed is sent first.
-    fn on_peer_end(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        if self.slots[slot].phase() == Phase::Draining {
-            if self.deliver_last(ctx, slot)? {
-                return self.close(ctx, slot, CloseReason::LocallyClosed);
-            }
-            return Ok(());
-        }
-        self.slots[slot].read_ended();
-        if !self.delivery_blocked(ctx.config, slot) && self.is_held(slot) {
-            // Held until it was known whether more comes: nothing does.
-            self.resume_delivery(ctx, slot, true)?;
-            if !self.slots[slot].phase().is_open() {
-                return Ok(());
-            }
-        }
-        if self.slots[slot].write() != crate::slot::Write::Idle {
-            self.must_settle = true;
-            return Ok(());
-        }
-        self.close(ctx, slot, CloseReason::PeerClosed)
     }
 }
 

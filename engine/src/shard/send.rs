@@ -13,12 +13,12 @@
 use std::sync::Arc;
 
 use super::pending::{Pending, Piece, SendRecord, SendSource};
-use super::receive::Wait;
+use super::stream::is_peer_end_only;
 use super::turn::{Context, Shard};
 use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring, Shared};
-use crate::slot::{Delivery, NONE, Phase, Read, Write};
+use crate::slot::{NONE, Phase, Write};
 use crate::token::{Op, Token};
 
 /// Most bytes of a kept piece that are staged for one send.
@@ -257,12 +257,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if !self.slots[slot].phase().is_open() {
             return Ok(());
         }
-        self.slots[slot].send_blocked();
-        let poll = Request::Poll {
-            slot,
-            writable: true,
-        };
-        self.ring.push(self.token(Op::Writable, slot), poll)?;
+        if self.slots[slot].send_blocked() {
+            let poll = Request::Poll {
+                slot,
+                writable: true,
+            };
+            self.ring.push(self.token(Op::Writable, slot), poll)?;
+        }
         // Word of it only when something moved: a peer that reads slowly is another than one that
         // does not read.
         if taken > 0 || !was_blocked {
@@ -271,16 +272,26 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    pub(super) fn on_writable(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        self.slots[slot].send_unblocked();
-        match self.slots[slot].phase() {
+    pub(super) fn on_writable(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        result: i32,
+    ) -> Result<(), Error> {
+        let entry = &mut self.slots[slot];
+        if entry.phase() != Phase::Closing && is_peer_end_only(result) {
+            entry.send_watched();
+            return self.arm_watch(slot);
+        }
+        entry.send_unblocked();
+        match entry.phase() {
             Phase::Closing => self.try_release(ctx, slot),
             _ => self.flush(ctx, slot),
         }
     }
 
     /// Sends what is pending, or when nothing is left does what waited for that.
-    fn flush(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    pub(super) fn flush(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
         match self.slots[slot].write() {
             Write::Idle => {}
             Write::Queued | Write::Requeued => {
@@ -298,11 +309,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return Ok(());
         }
         match entry.phase() {
-            Phase::Finishing => self.close(ctx, slot, CloseReason::LocallyClosed),
+            Phase::Finishing => self.close(ctx, slot, entry.reason_of_ends()),
             Phase::Flushing => self.close_gracefully(ctx, slot),
-            Phase::Open if entry.read() == Read::Ended => {
-                self.close(ctx, slot, CloseReason::PeerClosed)
-            }
+            Phase::Open if entry.is_shutdown_wanted() => self.shutdown_write(ctx, slot),
             _ => Ok(()),
         }
     }
@@ -314,26 +323,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.drop_pending_if_empty(slot);
         let entry = &mut self.slots[slot];
         let was_blocked = entry.all_sent();
-        let was_read_paused = entry.read_resumed();
         entry.delivery_resumed(is_kept);
         if was_blocked && entry.phase() == Phase::Open {
             self.call(ctx, slot, |handler, conn| handler.on_writable(conn))?;
         }
         // Not if it has paused once more, or the peer takes no more again: then this comes back.
-        let phase = self.slots[slot].phase();
-        if phase.is_open()
-            && self.slots[slot].delivery() == Delivery::Held
-            && !self.delivery_blocked(ctx.config, slot)
-            && phase != Phase::Finishing
-        {
-            // Also when the handler has closed it gracefully since: what the peer sent before its
-            // end is handed over.
-            self.resume_delivery(ctx, slot, phase == Phase::Flushing)?;
-        }
-        if was_read_paused {
-            self.arm_read(ctx, slot, Wait::Multi)?;
-        }
-        Ok(())
+        self.go_on_reading(ctx, slot)
     }
 
     /// Sends the first piece of what is pending.

@@ -5,8 +5,8 @@
 //! that never wait are done when `enter` returns, so what they need (staged bytes, the record of a
 //! send) is kept for one `enter` only; there are two halves because the callbacks that follow it
 //! already fill the next.
-//! Invariants: at most one poll, one receive, one poll for room to send and one send of a
-//! connection are under way; a descriptor is closed only when none of its polls, receives and
+//! Invariants: at most one poll, one receive, one poll for room to send, one watch and one send of
+//! a connection are under way; a descriptor is closed only when none of its polls, receives and
 //! shutdowns is; a connection counts in `open_now` from `on_open` to `on_close`.
 //! Must not depend on: threads, other shards, protocols. Slots never see the ring, the ring never
 //! sees slots.
@@ -244,7 +244,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 self.ring.recycle(buffer);
             }
             // A silent request that failed because its connection ended meanwhile is no surprise.
-            if token.op() != Op::Cancel {
+            if !matches!(token.op(), Op::Cancel | Op::Probe) {
                 ctx.stats.stale_completions += 1;
             }
             return Ok(());
@@ -258,7 +258,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             Op::Bind => self.on_connect(ctx, slot, result, Op::Bind),
             Op::Connect => self.on_connect(ctx, slot, result, Op::Connect),
             Op::Poll => self.on_poll(ctx, slot, result),
-            Op::Writable => self.on_writable(ctx, slot),
+            Op::Writable => self.on_writable(ctx, slot, result),
+            Op::Watch => self.on_watch(ctx, slot, result, completion.has_more),
+            Op::Probe => self.on_probe(ctx, slot, result),
             Op::Recv => self.on_recv(ctx, slot, completion),
             Op::Option | Op::Close => {
                 ctx.stats.unexpected += 1;

@@ -17,6 +17,8 @@ use crate::slot::Phase;
 
 /// How long an attempt may last over its limit: the cancel has to be submitted, and to be heard of.
 const CONNECT_GRACE_US: u64 = 20_000_000;
+/// Turns in which the kernel may still owe a watch its completion.
+const UNHEARD_TURNS_MAX: u32 = 64;
 
 /// Checks everything between turns. `turn_us` is when the last one began.
 pub(super) fn check_core<R: Ring + RingAudit, H: Handler, M: FnMut() -> Result<R, Error>>(
@@ -26,13 +28,17 @@ pub(super) fn check_core<R: Ring + RingAudit, H: Handler, M: FnMut() -> Result<R
     let (shards, ctx) = core.parts();
     let mut census = Census::default();
     let shared = ctx.handler.world();
-    let world = lock(&shared);
+    let mut world = lock(&shared);
     for shard in shards {
-        shard.audit(world.now_us(), &mut census, &mut |slot| {
+        let now_us = world.now_us();
+        shard.audit(now_us, &mut census, &mut |slot| {
             let socket = slot.state.socket;
             let is_calm = slot.phase() == Phase::Open;
             if is_calm {
                 check_timer(&world, socket, slot.is_timed(), turn_us)?;
+            }
+            if is_calm && slot.needs_watch() {
+                check_watch(&mut world, socket)?;
             }
             Ok(())
         })?;
@@ -91,6 +97,19 @@ fn check_timer(world: &World, socket: u32, is_on: bool, turn_us: u64) -> Result<
             "socket {socket}: a timer due at tick {due} has not fired at {turn_us}"
         )),
         _ => Ok(()),
+    }
+}
+
+/// A watched connection hears of an error, unless the kernel has not told it yet.
+fn check_watch(world: &mut World, socket: u32) -> Result<(), String> {
+    let entry = world.socket_mut(socket);
+    if entry.error.is_none() {
+        return Ok(());
+    }
+    entry.unheard_turns += 1;
+    match entry.unheard_turns > UNHEARD_TURNS_MAX {
+        true => Err(format!("socket {socket} was reset, and nobody hears of it")),
+        false => Ok(()),
     }
 }
 

@@ -76,6 +76,18 @@ canaries! {
     DeadlineStale "deadline_stale",
     /// Bytes are delivered twice.
     BytesRepeated "bytes_repeated",
+    /// A handler is told of the peer's end before bytes that were held while it paused.
+    EndEarly "end_early",
+    /// A handler is told of the peer's end twice.
+    EndRepeated "end_repeated",
+    /// Bytes that were held while a handler paused are lost.
+    HeldLost "held_lost",
+    /// Our end is sent while bytes before it wait for room.
+    ShutdownEarly "shutdown_early",
+    /// A half-open or paused connection is not watched.
+    WatchLost "watch_lost",
+    /// What a watch says is not heard.
+    WatchUnheard "watch_unheard",
     /// The rest of a queue that was submitted in part counts as submitted.
     RestUnsubmitted "rest_unsubmitted",
 }
@@ -147,6 +159,11 @@ impl Ring for Broken {
                 self.generations[slot as usize] = token.generation();
             }
             Request::Poll {
+                writable: true,
+                slot,
+            } if self.is(Canary::ShutdownEarly) => self.inner.shut_down_early(slot),
+            Request::Watch { .. } if self.is(Canary::WatchLost) => return Ok(()),
+            Request::Poll {
                 writable: false, ..
             } if self.errs(Canary::PollLost, 8) => {
                 return Ok(());
@@ -217,6 +234,9 @@ impl Ring for Broken {
                 if let Some(buffer) = completion.buffer {
                     self.inner.recycle(buffer);
                 }
+                continue;
+            }
+            if token.op() == Op::Watch && completion.has_more && self.is(Canary::WatchUnheard) {
                 continue;
             }
             if token.op() == Op::Send && self.errs(Canary::ShortSendUnheard, 4) {

@@ -1,15 +1,15 @@
 //! What one connection's handler asked for and was given, compared with what its socket carried.
 //!
 //! Invariants checked here: bytes are sent as the handler asked, in order and once; the handler is shown the received bytes in
-//! order, and again only those it left; a gracefully closed connection was shown everything and sent everything; a timer is
-//! never early.
+//! order, and again only those it left, and none while it pauses; it is told of the peer's end once, behind all bytes; our end leaves
+//! behind all bytes; a gracefully closed connection was shown everything and sent everything; a timer is never early.
 //! Must not depend on: rings, how bytes travel.
 
 use std::collections::VecDeque;
 
 use crate::config::TICK_US;
 use crate::error::CloseReason;
-use crate::handler::{ActionsSoFar, CloseMode, TimerChange};
+use crate::handler::{ActionsSoFar, CloseMode, ReadChange, TimerChange};
 
 /// The accounts of one connection.
 #[derive(Debug, Default)]
@@ -30,6 +30,14 @@ pub(super) struct Ledger {
     pub close_mode: Option<CloseMode>,
     /// It paused: nothing is delivered before so many promised bytes, the first, are with the kernel.
     paused_for: usize,
+    /// It paused: nothing is delivered before it resumes.
+    is_reading_paused: bool,
+    /// It has paused since bytes were shown to it last.
+    was_reading_paused: bool,
+    /// Our end is to be sent, or sent: what it sends later is dropped.
+    is_write_shut: bool,
+    /// It was told of the peer's end.
+    is_end_told: bool,
     is_closed: bool,
 }
 
@@ -44,7 +52,9 @@ impl Ledger {
             self.paused_for = self.promised.len();
         }
         if self.close_mode.is_none() {
-            self.owed = self.promised.len();
+            if !self.is_write_shut {
+                self.owed = self.promised.len();
+            }
             match timer {
                 TimerChange::Keep => {}
                 TimerChange::Off => self.timer_us = None,
@@ -52,6 +62,24 @@ impl Ledger {
                     self.timer_us = Some(at_us);
                     self.timer_set_us = now_us;
                 }
+            }
+        }
+        let is_graceful = matches!(close_mode, Some(CloseMode::Graceful | CloseMode::AfterSend));
+        if self.close_mode.is_none() {
+            match asked.reading {
+                ReadChange::Keep => {}
+                ReadChange::Pause => {
+                    self.is_reading_paused = true;
+                    self.was_reading_paused = true;
+                }
+                ReadChange::Resume => self.is_reading_paused = false,
+            }
+            self.is_write_shut |= asked.shuts_write;
+            self.is_reading_paused &= close_mode.is_none();
+            if self.is_end_told && is_graceful {
+                // Nothing of the peer's is waited for, so the handler's timer counts on.
+                self.is_write_shut = true;
+                return;
             }
         }
         match (self.close_mode, close_mode) {
@@ -88,6 +116,11 @@ impl Ledger {
     pub fn shown(&mut self, bytes: &[u8]) {
         assert!(!self.is_closed, "bytes after on_close");
         assert!(!bytes.is_empty(), "a handler is shown nothing");
+        assert!(!self.is_end_told, "bytes behind the peer's end");
+        assert!(
+            !self.is_reading_paused,
+            "a handler that paused reading is shown bytes"
+        );
         assert!(
             self.paused_for == 0 || self.close_mode.is_some(),
             "a handler that paused is shown bytes before what it sent is with the kernel"
@@ -105,6 +138,38 @@ impl Ledger {
     pub fn used(&mut self, count: usize) {
         self.received.drain(..count);
         self.shown -= count;
+    }
+
+    /// True if the handler has paused reading since this was asked last. For canaries.
+    pub fn take_was_paused(&mut self) -> bool {
+        std::mem::take(&mut self.was_reading_paused)
+    }
+
+    /// The handler is told of the peer's end.
+    pub fn end_told(&mut self) {
+        assert!(!self.is_closed, "the peer's end after on_close");
+        assert!(!self.is_end_told, "the peer's end twice");
+        assert!(
+            self.close_mode.is_none(),
+            "a handler that closed is told of the peer's end"
+        );
+        assert!(
+            !self.is_reading_paused && self.paused_for == 0,
+            "a handler that paused is told of the peer's end"
+        );
+        assert_eq!(
+            self.shown,
+            self.received.len(),
+            "the peer's end before bytes that were received"
+        );
+        self.is_end_told = true;
+        self.received.clear();
+        self.shown = 0;
+    }
+
+    /// Our end is sent.
+    pub fn ended(&mut self) {
+        assert_eq!(self.owed, 0, "our end is sent before bytes promised");
     }
 
     /// The handler's timer fires.
@@ -129,6 +194,10 @@ impl Ledger {
     pub fn closed(&mut self, reason: CloseReason) {
         assert!(!self.is_closed, "on_close twice");
         self.is_closed = true;
+        assert!(
+            self.is_end_told || reason != CloseReason::PeerClosed,
+            "closed by the peer, whose end was not told"
+        );
         let is_in_order = reason == CloseReason::PeerClosed
             || (reason == CloseReason::LocallyClosed
                 && !matches!(self.close_mode, Some(CloseMode::Abort(_))));

@@ -29,6 +29,9 @@ impl World {
             is_closed: false,
             is_cut: false,
             is_delivering: false,
+            lacks_room: false,
+            watch_told: None,
+            unheard_turns: 0,
             connect_us: self.now_us(),
             ledger: None,
         });
@@ -113,6 +116,9 @@ impl World {
         } else if count > 1 && self.strikes(Fault::SendShort) {
             count = self.random.between(1, count as u64 - 1) as usize;
         }
+        if count < bytes.len() {
+            self.tell_of_room(id);
+        }
         if count == 0 {
             // Whoever waits for room that is there is told at once.
             return -libc::EAGAIN;
@@ -130,6 +136,44 @@ impl World {
             self.start_delivery(id);
         }
         count as i32
+    }
+
+    /// A send came short: a watch is told when there is room, also of room that is there.
+    fn tell_of_room(&mut self, id: u32) {
+        let socket = self.socket_mut(id);
+        socket.lacks_room = true;
+        if socket.watch_told.is_some() {
+            self.wake(id);
+        }
+    }
+
+    /// What a poll for room to send says: the kernel adds errors and the peer's end to each.
+    pub(super) fn poll_mask(&self, id: u32) -> i32 {
+        let socket = self.socket(id);
+        let is_dead = socket.stage == Stage::Dead;
+        let mut mask = 0;
+        for (is_so, bit) in [
+            (self.is_writable(id), libc::POLLOUT),
+            (socket.has_peer_end || is_dead, libc::POLLRDHUP),
+            (socket.error.is_some(), libc::POLLERR),
+            (
+                is_dead || socket.has_peer_end && socket.is_ended,
+                libc::POLLHUP,
+            ),
+        ] {
+            mask |= if is_so { i32::from(bit) } else { 0 };
+        }
+        mask
+    }
+
+    /// What sending nothing gives: 0, or minus errno.
+    pub(super) fn probe(&mut self, id: u32) -> i32 {
+        let socket = self.socket_mut(id);
+        match socket.error.take() {
+            Some(errno) => -errno,
+            None if socket.stage != Stage::Open || socket.is_ended => -libc::EPIPE,
+            None => 0,
+        }
     }
 
     pub(super) fn uncork(&mut self, id: u32) {
@@ -261,6 +305,14 @@ impl World {
     /// True if more can be received, or the end.
     pub(super) fn has_left(&self, id: u32) -> bool {
         !self.socket(id).received.is_empty() || self.socket(id).has_peer_end
+    }
+
+    /// An engine sends no more: 0, or minus errno.
+    pub(super) fn shut_down(&mut self, id: u32) -> i32 {
+        if let Some(ledger) = &mut self.socket_mut(id).ledger {
+            ledger.ended();
+        }
+        self.end_sending(id)
     }
 
     /// The program sends no more: 0, or minus errno.

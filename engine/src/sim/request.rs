@@ -128,6 +128,21 @@ impl SimRing {
                 self.wait_for(world, token, what);
                 true
             }
+            Request::Watch { .. } if world.strikes(Fault::PollFailed) => {
+                self.complete(token, -libc::ENOMEM);
+                false
+            }
+            Request::Watch { .. } => {
+                world.socket_mut(socket).watch_told = Some(0);
+                world.socket_mut(socket).lacks_room = true;
+                self.wait_for(world, token, For::Watch(socket));
+                true
+            }
+            Request::Probe { .. } => {
+                let result = world.probe(socket);
+                self.complete(token, result);
+                true
+            }
             Request::Recv { .. } => {
                 if self.recv(world, token, socket, false).is_none() {
                     self.complete(token, -libc::EAGAIN);
@@ -223,8 +238,15 @@ impl SimRing {
                 world.is_readable(socket) || world.strikes(Fault::PollSpurious)
             }
             For::Writable(socket) => {
-                world.is_writable(socket) || world.strikes(Fault::PollSpurious)
+                let mask = world.poll_mask(socket);
+                let is_ready = mask != 0 || world.strikes(Fault::PollSpurious);
+                if is_ready {
+                    let room = libc::POLLOUT as i32;
+                    self.complete(token, if mask == 0 { room } else { mask });
+                }
+                return is_ready;
             }
+            For::Watch(socket) => return self.watch(world, token, socket),
             For::Bytes(socket) => return self.recv(world, token, socket, false).is_some(),
             For::Stream(socket) => return self.recv_stream(world, token, socket),
             For::Connected(socket) => match world.socket(socket).stage {
@@ -241,6 +263,37 @@ impl SimRing {
             self.complete(token, i32::from(what.socket().is_none()));
         }
         is_ready
+    }
+
+    /// Tells a watch what is new. True if it is over.
+    fn watch(&mut self, world: &mut World, token: Token, socket: u32) -> bool {
+        let mask = world.poll_mask(socket);
+        let room = libc::POLLOUT as i32;
+        let entry = world.socket_mut(socket);
+        let has_room = entry.lacks_room && mask & room != 0;
+        let is_new = has_room || entry.watch_told != Some(mask & !room);
+        if mask == 0 || !is_new && !world.strikes(Fault::PollSpurious) {
+            return false;
+        }
+        let entry = world.socket_mut(socket);
+        entry.watch_told = Some(mask & !room);
+        entry.lacks_room &= !has_room;
+        let mut has_more = true;
+        if !self.has_room() {
+            world.faults.count(Fault::StreamEndedFull);
+            has_more = false;
+        }
+        if !has_more {
+            world.socket_mut(socket).watch_told = None;
+        }
+        self.done.push(Completion {
+            token,
+            result: mask,
+            buffer: None,
+            has_more,
+            has_left: false,
+        });
+        !has_more
     }
 
     /// Receives into a buffer. `None` when there is nothing; else whether more may come of it.
@@ -334,7 +387,7 @@ impl SimRing {
                         1,
                         "a worker shuts down what is not to be"
                     );
-                    world.end_sending(socket)
+                    world.shut_down(socket)
                 }
                 None => -libc::EBADF,
             };

@@ -220,6 +220,12 @@ impl SimRing {
         taken - usize::from(matches!(self.queue[taken].1, Request::Connect { .. }))
     }
 
+    /// Shuts the connection in `slot` down now, whatever is to be sent before.
+    pub(super) fn shut_down_early(&mut self, slot: u32) {
+        let socket = self.pages[slot as usize].socket;
+        lock(&self.world).shut_down(socket.expect("a connection has a socket"));
+    }
+
     fn wake_up(&mut self) {
         if std::mem::take(&mut self.is_asleep) {
             let world = self.world.clone();

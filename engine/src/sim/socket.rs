@@ -56,6 +56,12 @@ pub(super) struct Socket {
     /// It carries nothing, and nobody was told.
     pub is_cut: bool,
     pub is_delivering: bool,
+    /// A send came short, and room that comes is told to a watch.
+    pub lacks_room: bool,
+    /// A watch is on it; what it told last, but for room.
+    pub watch_told: Option<i32>,
+    /// Turns that left a watched connection with an error it was to hear of.
+    pub unheard_turns: u32,
     /// When the connect was begun.
     pub connect_us: u64,
     pub ledger: Option<Box<Ledger>>,

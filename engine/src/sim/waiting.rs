@@ -10,6 +10,8 @@ pub(super) enum For {
     Listener(u32),
     Readable(u32),
     Writable(u32),
+    /// To tell of room, errors and ends, for ever.
+    Watch(u32),
     /// To receive once.
     Bytes(u32),
     /// To receive for ever.
@@ -23,6 +25,7 @@ impl For {
             For::Listener(_) => None,
             For::Readable(s)
             | For::Writable(s)
+            | For::Watch(s)
             | For::Bytes(s)
             | For::Stream(s)
             | For::Connected(s) => Some(s),

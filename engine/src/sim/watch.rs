@@ -6,6 +6,7 @@
 
 use super::broken::Canary;
 use super::ledger::Ledger;
+use super::socket::Stage;
 use super::world::{Shared, lock};
 use crate::bytes::Bytes;
 use crate::context::{ConnId, Context, DialId};
@@ -172,12 +173,40 @@ impl<H: Handler> Handler for Watched<H> {
             self.reads_while_blocked || !conn.is_blocked(),
             "given bytes while the peer takes none"
         );
+        let was_paused = self.ledger(socket, |_, ledger| ledger.take_was_paused());
+        match self.canary {
+            Some(Canary::HeldLost) if was_paused => return bytes.len(),
+            Some(Canary::EndEarly) if was_paused => self.on_eof(conn),
+            _ => {}
+        }
         self.ledger(socket, |_, ledger| ledger.shown(bytes));
         let used = self.call(conn, |inner, conn| inner.on_bytes(conn, bytes));
         self.ledger(socket, |_, ledger| ledger.used(used));
         match self.canary {
             Some(Canary::BytesRepeated) => used / 2,
             _ => used,
+        }
+    }
+
+    fn on_eof(&mut self, conn: &mut Conn<'_, Self::State>) {
+        let socket = conn.state.socket;
+        assert!(
+            self.reads_while_blocked || !conn.is_blocked(),
+            "told of the peer's end while the peer takes no bytes"
+        );
+        {
+            let world = lock(&self.world);
+            let socket = world.socket(socket);
+            let has_ended = socket.has_peer_end || socket.stage == Stage::Dead;
+            assert!(
+                has_ended && socket.received.is_empty(),
+                "told of an end that the peer has not sent"
+            );
+        }
+        self.ledger(socket, |_, ledger| ledger.end_told());
+        self.call(conn, |inner, conn| inner.on_eof(conn));
+        if self.canary == Some(Canary::EndRepeated) {
+            self.ledger(socket, |_, ledger| ledger.end_told());
         }
     }
 

@@ -74,6 +74,9 @@ impl<H: Handler> Handler for Shifting<H> {
     fn on_bytes(&mut self, conn: &mut Conn<'_, H::State>, bytes: &[u8]) -> usize {
         self.users.on_bytes(conn, bytes)
     }
+    fn on_eof(&mut self, conn: &mut Conn<'_, H::State>) {
+        self.users.on_eof(conn);
+    }
     fn on_timer(&mut self, conn: &mut Conn<'_, H::State>) {
         self.users.on_timer(conn);
     }
