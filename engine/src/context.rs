@@ -4,6 +4,12 @@
 //! callback has returned.
 //! Must not depend on: rings, slots, threads, handlers.
 
+use std::collections::VecDeque;
+
+use crate::attempt::{Attempts, Dial, DialId};
+use crate::bytes::Bytes;
+use crate::error::CloseReason;
+
 /// Names one connection of an engine. Copy it, keep it, compare it: a slot that is used again gets another generation, so an id of a
 /// connection that has closed is recognised as stale and never reaches the slot's next connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -23,26 +29,55 @@ impl ConnId {
     }
 }
 
-/// Names one attempt to connect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DialId {
-    index: u32,
-    generation: u32,
+/// There is no room for another action or attempt in this turn. Try again in [`Handler::on_turn`](crate::Handler::on_turn).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRoom;
+
+impl std::fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the core thread's queue is full; next: go on in on_turn")
+    }
 }
 
-impl DialId {
-    /// The id of every attempt that [`Context::dial_planned`] started: they cannot be told apart, and cost nothing.
-    pub const PLANNED: DialId = DialId {
-        index: u32::MAX,
-        generation: 0,
-    };
+impl std::error::Error for NoRoom {}
+
+/// Most actions that wait in a thread's queue.
+const ACTIONS_MAX: usize = 65_536;
+
+/// What a callback asked for beyond its own connection.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Send(ConnId, Bytes),
+    Close(ConnId),
+    Abort(ConnId, CloseReason),
+    /// With the first of [`States::dialled`].
+    Dial(DialId),
+    CancelDial(DialId),
 }
 
 /// What callbacks record beside the actions on their own connection. A core thread has one; tests of handlers make their own.
 #[derive(Debug)]
 pub struct Recorder<S> {
     pub(crate) thread: ThreadRecord,
-    pub(crate) planned: Vec<S>,
+    pub(crate) states: States<S>,
+}
+
+/// States that connections are dialled with.
+#[derive(Debug)]
+pub(crate) struct States<S> {
+    /// Of attempts to the plan's next target.
+    pub planned: Vec<S>,
+    /// Of the queue's [`Action::Dial`], in their order.
+    pub dialled: VecDeque<S>,
+}
+
+impl<S> Default for States<S> {
+    fn default() -> Self {
+        States {
+            planned: Vec::new(),
+            dialled: VecDeque::new(),
+        }
+    }
 }
 
 /// The part that is the same for all states.
@@ -54,6 +89,9 @@ pub(crate) struct ThreadRecord {
     pub dial_room: usize,
     /// Connections to close, the newest first.
     pub close_count: u64,
+    /// What is to be done beyond the connections of callbacks, in order.
+    pub actions: VecDeque<Action>,
+    pub attempts: Attempts,
     /// Copied bytes that the callback under way sends on its own connection.
     pub outgoing: Vec<u8>,
 }
@@ -62,7 +100,7 @@ impl<S> Default for Recorder<S> {
     fn default() -> Self {
         Recorder {
             thread: ThreadRecord::default(),
-            planned: Vec::new(),
+            states: States::default(),
         }
     }
 }
@@ -85,13 +123,13 @@ impl<S> Recorder<S> {
         Context {
             now_us,
             thread: &mut self.thread,
-            planned: &mut self.planned,
+            states: &mut self.states,
         }
     }
 
     /// The states of the attempts that were started with [`Context::dial_planned`] since the last call.
     pub fn take_planned(&mut self) -> Vec<S> {
-        std::mem::take(&mut self.planned)
+        std::mem::take(&mut self.states.planned)
     }
 
     /// The copied bytes that were sent on the connection of the last callback.
@@ -108,7 +146,7 @@ impl<S> Recorder<S> {
 pub struct Context<'a, S> {
     now_us: u64,
     thread: &'a mut ThreadRecord,
-    planned: &'a mut Vec<S>,
+    states: &'a mut States<S>,
 }
 
 impl<S> Context<'_, S> {
@@ -132,7 +170,79 @@ impl<S> Context<'_, S> {
         if self.thread.is_stopping {
             return 0;
         }
-        self.thread.dial_room.saturating_sub(self.planned.len())
+        let wanted = self.states.planned.len() + self.states.dialled.len();
+        self.thread.dial_room.saturating_sub(wanted)
+    }
+
+    /// Actions that [`Context::send`], [`Context::close`] and [`Context::abort`] may still ask for now. A handler that addresses more
+    /// connections goes on in [`Handler::on_turn`](crate::Handler::on_turn), which is called again at once if it returns a time that
+    /// has come.
+    pub fn queue_room(&self) -> usize {
+        ACTIONS_MAX.saturating_sub(self.thread.actions.len())
+    }
+
+    fn push(&mut self, action: Action) -> Result<(), NoRoom> {
+        if self.queue_room() == 0 {
+            return Err(NoRoom);
+        }
+        self.thread.actions.push_back(action);
+        Ok(())
+    }
+
+    /// Sends `bytes` on a connection of this thread: calls [`Handler::on_send`](crate::Handler::on_send) for it. Like all actions by
+    /// id, it is performed after this callback and before the thread sleeps, in the order of the requests. If the connection has
+    /// closed by then, or belongs to another thread, the bytes are dropped and counted in
+    /// [`Stats::stale_ids`](crate::Stats::stale_ids); if it is closing, they are dropped.
+    ///
+    /// # Errors
+    /// [`NoRoom`] without [`Context::queue_room`]: nothing is sent.
+    pub fn send(&mut self, id: ConnId, bytes: impl Into<Bytes>) -> Result<(), NoRoom> {
+        self.push(Action::Send(id, bytes.into()))
+    }
+
+    /// Closes a connection of this thread gracefully: calls
+    /// [`Handler::on_close_requested`](crate::Handler::on_close_requested) for it.
+    ///
+    /// # Errors
+    /// [`NoRoom`] without [`Context::queue_room`]: nothing is closed.
+    pub fn close(&mut self, id: ConnId) -> Result<(), NoRoom> {
+        self.push(Action::Close(id))
+    }
+
+    /// Closes a connection of this thread at once with `reason`; unsent bytes are dropped. Also when it is closing already.
+    ///
+    /// # Errors
+    /// [`NoRoom`] without [`Context::queue_room`]: nothing is closed.
+    pub fn abort(&mut self, id: ConnId, reason: CloseReason) -> Result<(), NoRoom> {
+        self.push(Action::Abort(id, reason))
+    }
+
+    /// Starts a connection with `state`. It ends in [`Handler::on_open`](crate::Handler::on_open) or
+    /// [`Handler::on_open_failed`](crate::Handler::on_open_failed), never during this callback.
+    ///
+    /// # Errors
+    /// [`NoRoom`] without [`Context::dial_room`]: nothing is dialled.
+    pub fn dial(&mut self, dial: Dial, state: S) -> Result<DialId, NoRoom> {
+        if self.dial_room() == 0 {
+            return Err(NoRoom);
+        }
+        let id = self.thread.attempts.add(dial);
+        self.thread.actions.push_back(Action::Dial(id));
+        self.states.dialled.push_back(state);
+        Ok(id)
+    }
+
+    /// Cancels an attempt, whether it waits to be started or is under way: it ends in
+    /// [`Handler::on_open_failed`](crate::Handler::on_open_failed), and never in `on_open`. Returns false if the attempt has ended: if
+    /// it opened, close the connection instead.
+    pub fn cancel_dial(&mut self, id: DialId) -> bool {
+        let Some(attempt) = self.thread.attempts.get_mut(id) else {
+            return false;
+        };
+        if !std::mem::replace(&mut attempt.is_cancelled, true) {
+            self.thread.actions.push_back(Action::CancelDial(id));
+        }
+        true
     }
 
     /// Starts a connection with `state`, from and to the next free addresses of the engine's [`DialPlan`](crate::DialPlan). It
@@ -143,7 +253,7 @@ impl<S> Context<'_, S> {
     /// Without [`Context::dial_room`].
     pub fn dial_planned(&mut self, state: S) {
         assert!(self.dial_room() > 0, "there is room to dial");
-        self.planned.push(state);
+        self.states.planned.push(state);
     }
 
     /// Calls [`Handler::on_stop`](crate::Handler::on_stop) for up to `count` open connections at the end of this turn, from the last
@@ -157,19 +267,23 @@ impl<S> Context<'_, S> {
     /// state that the inner handler dials with.
     pub fn inner<T, U>(
         &mut self,
-        wrap: impl FnMut(T) -> S,
+        mut wrap: impl FnMut(T) -> S,
         call: impl FnOnce(&mut Context<'_, T>) -> U,
     ) -> U {
-        let mut planned = Vec::new();
+        let mut states = States::default();
         let dial_room = self.thread.dial_room;
         self.thread.dial_room = self.dial_room();
         let result = call(&mut Context {
             now_us: self.now_us,
             thread: self.thread,
-            planned: &mut planned,
+            states: &mut states,
         });
         self.thread.dial_room = dial_room;
-        self.planned.extend(planned.into_iter().map(wrap));
+        let States { planned, dialled } = states;
+        self.states
+            .planned
+            .extend(planned.into_iter().map(&mut wrap));
+        self.states.dialled.extend(dialled.into_iter().map(wrap));
         result
     }
 
@@ -186,7 +300,7 @@ impl<S> Context<'_, S> {
         Context {
             now_us: self.now_us,
             thread: self.thread,
-            planned: self.planned,
+            states: self.states,
         }
     }
 }

@@ -9,14 +9,16 @@
 use std::os::fd::RawFd;
 use std::time::Duration;
 
+use crate::attempt::{DialId, Source};
 use crate::config::{ACCEPT_BATCH_MAX, Config, SPARE_SLOTS};
-use crate::context::{DialId, Recorder};
+use crate::context::{Action, ConnId, Recorder};
 use crate::dial::{DialPlan, Tuples};
 use crate::error::{Error, OpenFailure};
 use crate::handler::Handler;
 use crate::limiter::{Admission, ConnectionLimiter};
 use crate::ring::Ring;
-use crate::shard::{Context, Shard};
+use crate::shard::{ById, Context, Shard};
+use crate::slot::UNPLANNED;
 use crate::stats::Stats;
 
 /// Most attempts one thread has under way.
@@ -26,6 +28,11 @@ const CONNECTING_MAX: usize = 2_048;
 const DIALS_PER_TURN_MAX: usize = 1_024;
 /// Most connections a handler may end in one turn by [`crate::Context::close_newest`].
 const ENDS_PER_TURN_MAX: u64 = 256;
+
+/// Most actions by id that are performed in one go.
+const ACTIONS_PER_SHARE_MAX: usize = 1_024;
+/// Actions performed before the clock is read again.
+const ACTIONS_PER_CLOCK: usize = 64;
 
 /// Rounds of accepting before the listeners are closed; each takes up to [`ACCEPT_BATCH_MAX`] from
 /// each.
@@ -47,10 +54,9 @@ pub struct Core<'a, R, H: Handler, M> {
     shards: Vec<Shard<R, H>>,
     make_ring: M,
     ctx: Context<'a, H>,
-    plan: Option<&'a DialPlan>,
     listeners: Vec<Listener>,
     filling: usize,
-    dials: Vec<H::State>,
+    dials: Vec<(DialId, H::State)>,
     taken_in_a_row: u64,
     stopping: Option<Shutdown>,
     next_call_us: Option<u64>,
@@ -123,7 +129,6 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 has_called: false,
                 recorder,
             },
-            plan: plan.map(|(plan, ..)| plan),
             listeners: listeners
                 .iter()
                 .map(|listener| Listener {
@@ -162,7 +167,10 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
 
     /// True when every slot is free.
     pub fn is_empty(&self) -> bool {
-        self.shards.iter().all(|s| s.used_count() == 0) && self.ctx.redial.is_empty()
+        let thread = &self.ctx.recorder.thread;
+        self.shards.iter().all(|s| s.used_count() == 0)
+            && self.ctx.redial.is_empty()
+            && thread.attempts.len() == 0
     }
 
     /// Gives the listeners up: nothing is accepted from them any more. When this returns, no request names their
@@ -192,8 +200,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         self.ctx.recorder.stop();
         self.ctx.is_aborting = how == Shutdown::Immediate;
         self.ctx.last_end_us = self.ctx.last_end_us.max(self.ctx.now_us);
-        for state in std::mem::take(&mut self.ctx.redial) {
-            self.fail(&state, OpenFailure::Cancelled);
+        for (id, state) in std::mem::take(&mut self.ctx.redial) {
+            self.ctx.fail(id, &state, OpenFailure::Cancelled, None);
         }
         // The handler learns that the engine stops before `on_stop` is called for any connection.
         self.dial()?;
@@ -261,6 +269,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             // Before the accepts, so that what completions cause and the accepts share an entry
             // into the kernel.
             worked |= self.shards[0].dispatch(&mut self.ctx)?;
+            worked |= self.perform_actions()?;
         }
         self.update_listeners();
         for number in 0..self.listeners.len() {
@@ -268,9 +277,10 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         }
         self.abort_the_last()?;
         let may_leave = self.waits_in_the_ring() && !self.has_more_now();
-        for shard in &mut self.shards {
-            if shard.has_work(now_us) {
-                worked |= shard.turn(&mut self.ctx, may_leave)?;
+        for number in 0..self.shards.len() {
+            if self.shards[number].has_work(now_us) {
+                worked |= self.shards[number].turn(&mut self.ctx, may_leave)?;
+                worked |= self.perform_actions()?;
             }
         }
         self.update_listeners();
@@ -320,7 +330,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     }
 
     fn has_more_now(&self) -> bool {
-        self.listeners.iter().any(|l| l.is_readable) || !self.ctx.redial.is_empty()
+        self.listeners.iter().any(|l| l.is_readable)
+            || !self.ctx.redial.is_empty()
+            || !self.ctx.recorder.thread.actions.is_empty()
     }
 
     /// True if the one entry into the kernel that submits also sleeps: there is one ring, and no
@@ -436,33 +448,109 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         self.taken_in_a_row += again as u64;
         let mut dials = std::mem::take(&mut self.dials);
         dials.append(&mut self.ctx.redial);
-        self.ctx.stats.attempts += self.ctx.recorder.planned.len() as u64;
-        dials.append(&mut self.ctx.recorder.planned);
-        for state in dials.drain(..) {
-            let tuples = self
-                .ctx
-                .tuples
-                .as_mut()
-                .expect("a core with a plan has tuples");
-            let is_exhausted = self.taken_in_a_row > tuples.count();
-            let Some((own, number)) = tuples.take().filter(|_| !is_exhausted) else {
-                self.fail(&state, OpenFailure::AddrExhausted);
-                continue;
-            };
-            match self.shard_with_room()? {
-                Some(shard) => {
-                    let plan = self.plan.expect("as above");
-                    let (source, target) = plan.tuple(number);
-                    self.shards[shard].dial(state, own, source, target, &mut self.ctx)?;
+        let planned = self.ctx.recorder.states.planned.drain(..);
+        self.ctx.stats.attempts += planned.len() as u64;
+        dials.extend(planned.map(|state| (DialId::PLANNED, state)));
+        for (id, state) in dials.drain(..) {
+            self.start(id, state)?;
+        }
+        self.dials = dials;
+        self.perform_actions()?;
+        self.update_dial_room();
+        Ok(())
+    }
+
+    /// Starts an attempt.
+    fn start(&mut self, id: DialId, state: H::State) -> Result<(), Error> {
+        let attempt = self.ctx.recorder.thread.attempts.get_mut(id).copied();
+        let dial = attempt.map(|attempt| attempt.dial);
+        let named = dial.map(|dial| dial.target);
+        if self.stopping.is_some() || attempt.is_some_and(|attempt| attempt.is_cancelled) {
+            self.ctx.fail(id, &state, OpenFailure::Cancelled, named);
+            return Ok(());
+        }
+        let (tuple, source, planned) = match dial.map_or(Source::Plan, |dial| dial.source) {
+            Source::Kernel => (UNPLANNED, None, None),
+            Source::Addr(source) => (UNPLANNED, Some(source), None),
+            Source::Plan => {
+                let tuples = self.ctx.tuples.as_mut();
+                let tuples = tuples.filter(|tuples| self.taken_in_a_row <= tuples.count());
+                let Some((own, (source, target))) = tuples.and_then(Tuples::take) else {
+                    self.ctx.fail(id, &state, OpenFailure::AddrExhausted, named);
+                    return Ok(());
+                };
+                (own, Some(source), Some(target))
+            }
+        };
+        let target = named.or(planned).expect("the plan has a target");
+        match self.shard_with_room()? {
+            Some(shard) => {
+                let slot = self.shards[shard].dial(state, tuple, source, target, &mut self.ctx)?;
+                if id != DialId::PLANNED {
+                    let attempts = &mut self.ctx.recorder.thread.attempts;
+                    attempts.place(id, (shard as u16, slot));
                 }
-                None => {
-                    self.ctx.tuples.as_mut().expect("as above").release(own);
-                    self.fail(&state, OpenFailure::NoDescriptor);
+            }
+            None => {
+                if let Some(tuples) = self.ctx.tuples.as_mut().filter(|_| planned.is_some()) {
+                    tuples.release(tuple);
+                }
+                self.ctx.fail(id, &state, OpenFailure::NoDescriptor, named);
+            }
+        }
+        Ok(())
+    }
+
+    /// Performs what callbacks have asked for beyond their own connections, a bounded share of it, in
+    /// the order of the requests. What that causes waits behind.
+    fn perform_actions(&mut self) -> Result<bool, Error> {
+        let count = self.ctx.recorder.thread.actions.len();
+        for number in 0..count.min(ACTIONS_PER_SHARE_MAX) {
+            if number % ACTIONS_PER_CLOCK == ACTIONS_PER_CLOCK - 1 {
+                self.ctx.now_us = self.shards[0].ring().now_us();
+            }
+            let Some(action) = self.ctx.recorder.thread.actions.pop_front() else {
+                break;
+            };
+            self.perform(action)?;
+        }
+        Ok(count > 0)
+    }
+
+    fn perform(&mut self, action: Action) -> Result<(), Error> {
+        match action {
+            Action::Send(id, bytes) => self.act(id, ById::Send(bytes)),
+            Action::Close(id) => self.act(id, ById::Close),
+            Action::Abort(id, reason) => self.act(id, ById::Abort(reason)),
+            Action::Dial(id) => {
+                let state = self.ctx.recorder.states.dialled.pop_front();
+                self.ctx.stats.attempts += 1;
+                let room = &mut self.ctx.recorder.thread.dial_room;
+                *room = room.saturating_sub(1);
+                self.start(id, state.expect("a dial comes with a state"))
+            }
+            Action::CancelDial(id) => {
+                let attempt = self.ctx.recorder.thread.attempts.get_mut(id);
+                match attempt.and_then(|attempt| attempt.place) {
+                    Some((shard, slot)) => {
+                        let shard = &mut self.shards[usize::from(shard)];
+                        shard.cancel_connecting(&mut self.ctx, slot, libc::ECANCELED)
+                    }
+                    // It has ended, or ends when it would be started.
+                    None => Ok(()),
                 }
             }
         }
-        self.dials = dials;
-        self.update_dial_room();
+    }
+
+    fn act(&mut self, id: ConnId, action: ById) -> Result<(), Error> {
+        let is_own = id.thread == self.ctx.recorder.thread.number;
+        let shard = self.shards.get_mut(usize::from(id.shard));
+        let is_done = match shard.filter(|_| is_own) {
+            Some(shard) => shard.act(&mut self.ctx, id, action)?,
+            None => false,
+        };
+        self.ctx.stats.stale_ids += u64::from(!is_done);
         Ok(())
     }
 
@@ -471,16 +559,6 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let room = CONNECTING_MAX
             .saturating_sub(connecting)
             .min(DIALS_PER_TURN_MAX);
-        let has_plan = self.plan.is_some();
-        self.ctx.recorder.thread.dial_room = if has_plan { room } else { 0 };
-    }
-
-    fn fail(&mut self, state: &H::State, failure: OpenFailure) {
-        self.ctx.stats.count_failed(failure, None);
-        self.ctx.has_called = true;
-        let mut cx = self.ctx.recorder.context(self.ctx.now_us);
-        self.ctx
-            .handler
-            .on_open_failed(&mut cx, DialId::PLANNED, state, failure);
+        self.ctx.recorder.thread.dial_room = room;
     }
 }

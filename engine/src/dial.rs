@@ -174,8 +174,8 @@ impl Tuples {
         self.count
     }
 
-    /// The next free tuple: its number in this share and in the plan.
-    pub fn take(&mut self) -> Option<(u32, u64)> {
+    /// The next free tuple: its number in this share, source and target.
+    pub fn take(&mut self) -> Option<(u32, (SocketAddr, SocketAddr))> {
         if self.used_count == self.count {
             return None;
         }
@@ -186,13 +186,13 @@ impl Tuples {
         self.cursor = (self.cursor + 1) % self.count;
         self.used[(own / 64) as usize] |= 1 << (own % 64);
         self.used_count += 1;
-        Some((own as u32, own * self.share_count + self.share))
+        Some((own as u32, self.addresses(own as u32)))
     }
 
-    /// Where a tuple leads now, by its number in this share.
-    pub fn target(&self, own: u32) -> SocketAddr {
+    /// Source and target of a tuple now, by its number in this share.
+    pub fn addresses(&self, own: u32) -> (SocketAddr, SocketAddr) {
         let number = u64::from(own) * self.share_count + self.share;
-        self.plan.tuple(number).1
+        self.plan.tuple(number)
     }
 
     /// Releases a tuple, by its number in this share.
@@ -255,8 +255,8 @@ mod tests {
         let mut seen = HashSet::new();
         for share in 0..3 {
             let mut tuples = Tuples::new(&plan, share, 3);
-            while let Some((_, number)) = tuples.take() {
-                assert!(seen.insert(number));
+            while let Some((_, addresses)) = tuples.take() {
+                assert!(seen.insert(addresses));
             }
         }
         assert_eq!(seen.len(), 101);

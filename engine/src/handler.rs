@@ -4,8 +4,12 @@
 //! after it returned. Handlers hold no ring and no clock, so tests call them directly.
 //! Must not depend on: rings, links between slots, threads.
 
+use std::net::SocketAddr;
+
+use crate::attempt::DialId;
 use crate::bytes::Bytes;
-use crate::context::{ConnId, Context, DialId, Recorder};
+use crate::context::{ConnId, Context, Recorder};
+use crate::dial::Tuples;
 use crate::error::{CloseReason, OpenFailure};
 
 /// A protocol. Each core thread has one value; each connection has a `State` in its slot.
@@ -20,7 +24,8 @@ pub trait Handler: Send {
     /// What other threads send to this handler; `()` if nothing.
     type Command: Send + 'static;
 
-    /// A connection opened: it was accepted, or dialled with the state given to [`Context::dial_planned`].
+    /// A connection opened: it was accepted, or dialled with the state given to [`Context::dial`] or
+    /// [`Context::dial_planned`]. Only this callback knows its [`Conn::listener`] and addresses.
     fn on_open(&mut self, conn: &mut Conn<'_, Self::State>);
     /// Bytes arrived. Returns how many were used. The engine keeps the others, up to
     /// [`ConfigBuilder::pending_bytes_max`](crate::ConfigBuilder::pending_bytes_max), and delivers them again with the bytes that follow, or
@@ -40,9 +45,13 @@ pub trait Handler: Send {
     fn on_blocked(&mut self, _conn: &mut Conn<'_, Self::State>) {}
     /// All bytes of a blocked connection are with the kernel.
     fn on_writable(&mut self, _conn: &mut Conn<'_, Self::State>) {}
-    /// Another connection or the thread itself sends `bytes` on this connection. A layer transforms them here.
+    /// [`Context::send`] sends `bytes` on this connection. A layer transforms them here.
     fn on_send(&mut self, conn: &mut Conn<'_, Self::State>, bytes: Bytes) {
         conn.send(bytes);
+    }
+    /// [`Context::close`] closes this connection. A layer whose protocol ends with a message sends it here.
+    fn on_close_requested(&mut self, conn: &mut Conn<'_, Self::State>) {
+        conn.close();
     }
     /// The engine shuts down gracefully, or [`Context::close_newest`] chose this connection: close it now or soon.
     fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {
@@ -102,12 +111,27 @@ pub(crate) enum ReadChange {
     Resume,
 }
 
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin<'a> {
+    /// This is not the callback that knows.
+    Unknown,
+    /// It was dialled with this tuple of the plan.
+    Planned(&'a Tuples, u32),
+    Dialled {
+        dial: DialId,
+        source: Option<SocketAddr>,
+        target: SocketAddr,
+    },
+}
+
 /// One connection during one callback.
 pub struct Conn<'a, S> {
     /// The handler's state of the connection.
     pub state: &'a mut S,
     context: Context<'a, S>,
     id: ConnId,
+    origin: Origin<'a>,
     is_blocked: bool,
     has_more: bool,
     outgoing_static: &'static [u8],
@@ -159,6 +183,7 @@ impl<'a, S> Conn<'a, S> {
             state,
             context,
             id: ConnId::default(),
+            origin: Origin::Unknown,
             is_blocked,
             has_more: false,
             outgoing_static: &[],
@@ -175,6 +200,39 @@ impl<'a, S> Conn<'a, S> {
     pub fn with_id(mut self, id: ConnId) -> Self {
         self.id = id;
         self
+    }
+
+    pub(crate) fn with_origin(mut self, origin: Origin<'a>) -> Self {
+        self.origin = origin;
+        self
+    }
+
+    /// In [`Handler::on_open`], the attempt that the connection was dialled with; `None` if it was accepted.
+    pub fn dial_id(&self) -> Option<DialId> {
+        match self.origin {
+            Origin::Unknown => None,
+            Origin::Planned(..) => Some(DialId::PLANNED),
+            Origin::Dialled { dial, .. } => Some(dial),
+        }
+    }
+
+    /// In [`Handler::on_open`], the peer's address. Copy what is needed of it to the state: the engine does not keep it. Of a
+    /// connection of the plan whose targets were changed while it connected, the new target.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        match self.origin {
+            Origin::Unknown => None,
+            Origin::Planned(tuples, own) => Some(tuples.addresses(own).1),
+            Origin::Dialled { target, .. } => Some(target),
+        }
+    }
+
+    /// In [`Handler::on_open`], our address, if it is known: not where the kernel chose it.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self.origin {
+            Origin::Unknown => None,
+            Origin::Planned(tuples, own) => Some(tuples.addresses(own).0),
+            Origin::Dialled { source, .. } => source,
+        }
     }
 
     /// The connection's id: valid until [`Handler::on_close`].
@@ -304,6 +362,7 @@ impl<'a, S> Conn<'a, S> {
     ) -> U {
         let state = part(self.state);
         let own = (self.is_blocked, self.has_more, self.id);
+        let origin = self.origin;
         let actions = (
             self.outgoing_static,
             self.is_pausing,
@@ -316,6 +375,7 @@ impl<'a, S> Conn<'a, S> {
                 state,
                 context: context.reborrow(),
                 id: own.2,
+                origin,
                 is_blocked: own.0,
                 has_more: own.1,
                 outgoing_static: actions.0,

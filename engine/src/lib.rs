@@ -62,6 +62,7 @@
 //!
 //! - `sim`: the simulator, a kernel, a network and peers in memory, to test handlers with; see the module `sim`.
 
+mod attempt;
 mod bytes;
 pub mod config;
 mod context;
@@ -87,9 +88,10 @@ mod token;
 mod wheel;
 
 pub use self::core::Shutdown;
+pub use attempt::{Dial, DialId, Source};
 pub use bytes::Bytes;
 pub use config::{Config, ConfigBuilder};
-pub use context::{ConnId, Context, DialId, Recorder};
+pub use context::{ConnId, Context, NoRoom, Recorder};
 pub use dial::{DialPlan, Targets};
 pub use engine::{CoreReport, Engine};
 pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};

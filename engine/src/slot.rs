@@ -55,6 +55,8 @@ use crate::error::{CloseReason, OpenFailure};
 
 /// No slot: the end of a list.
 pub const NONE: u32 = u32::MAX;
+/// [`Slot::tuple`] of a slot that was dialled without the plan.
+pub const UNPLANNED: u32 = u32::MAX - 1;
 /// [`Slot::prev`] of a slot that is not on the wheel.
 pub const OFF_WHEEL: u32 = u32::MAX - 1;
 
@@ -295,7 +297,8 @@ pub struct Slot<S> {
     pub prev: u32,
     /// When its timer is due, in ticks.
     pub deadline: u32,
-    /// The source and destination it dialled from the plan; [`NONE`] if it was accepted.
+    /// The source and destination it dialled from the plan; [`NONE`] if it was accepted, and
+    /// [`UNPLANNED`] if it was dialled without the plan.
     pub tuple: u32,
     phase: Phase,
     read: Read,
@@ -384,6 +387,12 @@ impl<S: Copy + Default> Slot<S> {
     #[inline]
     pub fn is_accepted(&self) -> bool {
         self.tuple == NONE && !matches!(self.phase, Phase::Free | Phase::Connecting)
+    }
+
+    /// True if it was dialled with a tuple of the plan.
+    #[inline]
+    pub fn has_tuple(&self) -> bool {
+        self.tuple < UNPLANNED
     }
 
     /// True if its receive waits in the kernel.

@@ -47,6 +47,8 @@ pub struct Stats {
     pub bytes_received: u64,
     /// Completions for an earlier connection of their slot, dropped.
     pub stale_completions: u64,
+    /// Actions by id, as [`Context::send`](crate::Context::send), whose connection had closed; dropped.
+    pub stale_ids: u64,
     /// Times a completion queue overflowed into the kernel's list.
     pub queue_overflows: u64,
     /// Receives that found no buffer and were repeated.
@@ -71,6 +73,7 @@ impl Stats {
         self.sends_short += other.sends_short;
         self.bytes_received += other.bytes_received;
         self.stale_completions += other.stale_completions;
+        self.stale_ids += other.stale_ids;
         self.queue_overflows += other.queue_overflows;
         self.buffer_shortages += other.buffer_shortages;
         self.unexpected += other.unexpected;

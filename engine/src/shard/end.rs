@@ -9,7 +9,7 @@ use super::turn::{Context, Shard};
 use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring};
-use crate::slot::{Delivery, NONE, Phase, Read, Write};
+use crate::slot::{Delivery, Phase, Read, Write};
 use crate::token::Op;
 
 /// Connections of one shard that are asked to end in one turn, when all are to.
@@ -74,7 +74,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Stops an attempt; its completion brings the end. A connect is linked to what comes before
     /// it, and the kernel does not find it until that has completed: so it is asked again, as long
     /// as nothing came back.
-    pub(super) fn cancel_connecting(
+    pub(crate) fn cancel_connecting(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
@@ -250,8 +250,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if self.slots[slot].is_accepted() {
             ctx.limiter.release();
         }
-        let own_tuple = self.slots[slot].tuple;
-        if own_tuple != NONE {
+        if self.slots[slot].has_tuple() {
+            let own_tuple = self.slots[slot].tuple;
             ctx.tuples
                 .as_mut()
                 .expect("only a dialled slot has a tuple")

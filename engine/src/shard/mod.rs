@@ -6,6 +6,7 @@
 
 #[cfg(feature = "sim")]
 pub(crate) mod audit;
+mod by_id;
 mod call;
 mod end;
 mod open;
@@ -16,4 +17,5 @@ mod stream;
 mod sweep;
 mod turn;
 
+pub(crate) use by_id::ById;
 pub(crate) use turn::{Context, Shard};

@@ -9,12 +9,12 @@ use std::os::fd::RawFd;
 
 use super::receive::Wait;
 use super::turn::{Context, Shard};
+use crate::attempt::{Dial, DialId, Source};
 use crate::config::Config;
-use crate::context::DialId;
 use crate::error::{CloseReason, Error, OpenFailure};
-use crate::handler::Handler;
+use crate::handler::{Conn, Handler, Origin};
 use crate::ring::{Request, Ring};
-use crate::slot::Phase;
+use crate::slot::{Phase, UNPLANNED};
 use crate::token::{Op, Token};
 
 impl<R: Ring, H: Handler> Shard<R, H> {
@@ -67,15 +67,16 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// Starts a connection. There is room.
+    /// Starts a connection from an address, or from one that the kernel chooses. There is room. Returns
+    /// the slot.
     pub fn dial(
         &mut self,
         state: H::State,
         own_tuple: u32,
-        source: SocketAddr,
+        source: Option<SocketAddr>,
         target: SocketAddr,
         ctx: &mut Context<'_, H>,
-    ) -> Result<(), Error> {
+    ) -> Result<u32, Error> {
         let slot = self
             .slots
             .take()
@@ -84,19 +85,21 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         ctx.stats.connecting_now += 1;
         self.ring.reserve(4)?;
         let is_ipv6 = target.is_ipv6();
-        for (op, request) in [
-            (Op::Socket, Request::Socket { slot, is_ipv6 }),
-            (Op::Option, Request::ReuseAddress { slot }),
-            (Op::Bind, Request::Bind { slot, source }),
-            (Op::Connect, Request::Connect { slot, target }),
-        ] {
-            self.ring.push(self.token(op, slot), request)?;
+        let socket = self.token(Op::Socket, slot);
+        self.ring.push(socket, Request::Socket { slot, is_ipv6 })?;
+        if let Some(source) = source {
+            let option = self.token(Op::Option, slot);
+            self.ring.push(option, Request::ReuseAddress { slot })?;
+            let bind = self.token(Op::Bind, slot);
+            self.ring.push(bind, Request::Bind { slot, source })?;
         }
+        let connect = self.token(Op::Connect, slot);
+        self.ring.push(connect, Request::Connect { slot, target })?;
         self.set_timer(
             slot,
             ctx.now_us + ctx.config.connect_timeout.as_micros() as u64,
         );
-        Ok(())
+        Ok(slot)
     }
 
     pub(super) fn on_accept(
@@ -118,7 +121,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.slots[slot].accepted();
         ctx.limiter.commit();
         ctx.stats.accepted += 1;
-        self.on_open(ctx, slot)
+        self.on_open(ctx, slot, None)
     }
 
     /// An attempt ended: the bind failed, or the connect did or did not.
@@ -131,12 +134,20 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     ) -> Result<(), Error> {
         self.wheel.clear(&mut self.slots, slot);
         ctx.stats.connecting_now -= 1;
-        if result >= 0 && self.slots[slot].dial_failure().is_none() {
+        let attempts = &mut ctx.recorder.thread.attempts;
+        let id = attempts.displace((self.number, slot));
+        let attempt = id.and_then(|id| attempts.get_mut(id)).copied();
+        let is_cancelled = attempt.is_some_and(|attempt| attempt.is_cancelled);
+        let earlier = self.slots[slot].dial_failure();
+        if result >= 0 && earlier.is_none() && !is_cancelled {
+            if let Some(id) = id {
+                attempts.remove(id);
+            }
             self.slots[slot].connected();
             ctx.stats.opened += 1;
-            return self.on_open(ctx, slot);
+            let dialled = id.zip(attempt.map(|attempt| attempt.dial));
+            return self.on_open(ctx, slot, dialled);
         }
-        let earlier = self.slots[slot].dial_failure();
         let is_taken = earlier.is_none()
             && (result == -libc::EADDRINUSE
                 || (op == Op::Connect && result == -libc::EADDRNOTAVAIL));
@@ -150,31 +161,63 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 .push(self.token(Op::Close, slot), Request::Close { slot })?;
         }
         let own_tuple = self.slots[slot].tuple;
-        let target = ctx.tuples.as_ref().map(|tuples| tuples.target(own_tuple));
+        let target = match (attempt, &ctx.tuples) {
+            (Some(attempt), _) => Some(attempt.dial.target),
+            (None, Some(tuples)) => Some(tuples.addresses(own_tuple).1),
+            (None, None) => None,
+        };
         self.release(ctx, slot);
-        if is_taken {
+        let id = id.unwrap_or(DialId::PLANNED);
+        if is_taken && !is_cancelled && own_tuple != UNPLANNED {
             ctx.stats.address_in_use += 1;
-            ctx.redial.push(state);
-        } else {
-            let failure = earlier.unwrap_or_else(|| match (op, -result) {
-                // A blackhole route.
-                (Op::Connect, libc::EINVAL) => OpenFailure::Unreachable,
-                (_, errno) => OpenFailure::from_errno(errno),
-            });
-            ctx.stats.count_failed(failure, target);
-            ctx.has_called = true;
-            let mut cx = ctx.recorder.context(ctx.now_us);
-            ctx.handler
-                .on_open_failed(&mut cx, DialId::PLANNED, &state, failure);
+            ctx.redial.push((id, state));
+            return Ok(());
         }
+        let failure = earlier.unwrap_or_else(|| match (op, -result) {
+            _ if is_cancelled => OpenFailure::Cancelled,
+            // A blackhole route.
+            (Op::Connect, libc::EINVAL) => OpenFailure::Unreachable,
+            // No port is left to the target.
+            (Op::Connect, libc::EADDRNOTAVAIL) => OpenFailure::AddrExhausted,
+            (_, errno) => OpenFailure::from_errno(errno),
+        });
+        ctx.fail(id, &state, failure, target);
         Ok(())
     }
 
-    fn on_open(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    /// `dialled`: the attempt, if it had an id.
+    fn on_open(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        dialled: Option<(DialId, Dial)>,
+    ) -> Result<(), Error> {
         ctx.stats.open_now += 1;
         ctx.stats.open_max = ctx.stats.open_max.max(ctx.stats.open_now);
         self.newest = self.newest.max(slot + 1);
-        self.call(ctx, slot, |handler, conn| handler.on_open(conn))?;
+        let id = self.id(ctx, slot);
+        let entry = &mut self.slots[slot];
+        let planned = ctx.tuples.as_ref().filter(|_| entry.has_tuple());
+        let origin = match (dialled, planned) {
+            (Some((dial, Dial { target, source })), _) => Origin::Dialled {
+                dial,
+                source: match source {
+                    Source::Kernel => None,
+                    Source::Addr(source) => (source.port() != 0).then_some(source),
+                    Source::Plan => planned.map(|tuples| tuples.addresses(entry.tuple).0),
+                },
+                target,
+            },
+            (None, Some(tuples)) => Origin::Planned(tuples, entry.tuple),
+            (None, None) => Origin::Unknown,
+        };
+        let mut conn = Conn::new(&mut entry.state, ctx.now_us, false, &mut ctx.recorder)
+            .with_id(id)
+            .with_origin(origin);
+        ctx.has_called = true;
+        ctx.handler.on_open(&mut conn);
+        let actions = conn.into_actions();
+        self.perform(ctx, slot, actions, false)?;
         let phase = self.slots[slot].phase();
         if ctx.is_aborting && (phase.is_open() || phase == Phase::Draining) {
             // Its accept was under way when the others were aborted.

@@ -12,14 +12,16 @@
 //! sees slots.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::pending::{Pending, SendRecords};
 use super::sweep::Sweep;
+use crate::attempt::DialId;
 use crate::config::{BUFFER_COUNT, Config, TICK_US};
 use crate::context::{ConnId, Recorder};
 use crate::dial::Tuples;
-use crate::error::Error;
+use crate::error::{Error, OpenFailure};
 use crate::handler::Handler;
 use crate::limiter::ConnectionLimiter;
 use crate::ring::{AtHand, Completion, Ring};
@@ -44,7 +46,7 @@ pub(crate) struct Context<'a, H: Handler> {
     pub now_us: u64,
     pub tuples: Option<Tuples>,
     /// Attempts that met a taken address and want another.
-    pub redial: Vec<H::State>,
+    pub redial: Vec<(DialId, H::State)>,
     /// Listeners that became readable.
     pub listening: Vec<usize>,
     /// When a connection last ended in order, engine time.
@@ -57,6 +59,23 @@ pub(crate) struct Context<'a, H: Handler> {
     pub has_called: bool,
     /// What callbacks record.
     pub recorder: Recorder<H::State>,
+}
+
+impl<H: Handler> Context<'_, H> {
+    /// An attempt failed: counts it and tells the handler. Its id is stale from now on.
+    pub fn fail(
+        &mut self,
+        id: DialId,
+        state: &H::State,
+        failure: OpenFailure,
+        target: Option<SocketAddr>,
+    ) {
+        self.recorder.thread.attempts.remove(id);
+        self.stats.count_failed(failure, target);
+        self.has_called = true;
+        let mut cx = self.recorder.context(self.now_us);
+        self.handler.on_open_failed(&mut cx, id, state, failure);
+    }
 }
 
 pub(crate) struct Shard<R, H: Handler> {

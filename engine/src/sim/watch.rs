@@ -8,8 +8,9 @@ use super::broken::Canary;
 use super::ledger::Ledger;
 use super::socket::Stage;
 use super::world::{Shared, lock};
+use crate::attempt::DialId;
 use crate::bytes::Bytes;
-use crate::context::{ConnId, Context, DialId};
+use crate::context::{ConnId, Context};
 use crate::error::{CloseReason, OpenFailure};
 use crate::handler::{Conn, Handler, TimerChange};
 
@@ -225,6 +226,10 @@ impl<H: Handler> Handler for Watched<H> {
 
     fn on_send(&mut self, conn: &mut Conn<'_, Self::State>, bytes: Bytes) {
         self.call(conn, |inner, conn| inner.on_send(conn, bytes));
+    }
+
+    fn on_close_requested(&mut self, conn: &mut Conn<'_, Self::State>) {
+        self.call(conn, |inner, conn| inner.on_close_requested(conn));
     }
 
     fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {

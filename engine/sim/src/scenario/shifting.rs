@@ -89,6 +89,9 @@ impl<H: Handler> Handler for Shifting<H> {
     fn on_send(&mut self, conn: &mut Conn<'_, H::State>, bytes: Bytes) {
         self.users.on_send(conn, bytes);
     }
+    fn on_close_requested(&mut self, conn: &mut Conn<'_, H::State>) {
+        self.users.on_close_requested(conn);
+    }
     fn on_stop(&mut self, conn: &mut Conn<'_, H::State>) {
         self.users.on_stop(conn);
     }

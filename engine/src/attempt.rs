@@ -1,0 +1,176 @@
+//! Attempts to connect that have an id: those that a handler may cancel. Attempts of the plan without an id are not here.
+//!
+//! Invariants: an id names one attempt from the request until its end is reported, and no other afterwards; an attempt is in a slot,
+//! or waits to be started.
+//! Must not depend on: rings, slots, handlers.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+/// Names one attempt to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DialId {
+    index: u32,
+    generation: u32,
+}
+
+impl DialId {
+    /// The id of every attempt that [`Context::dial_planned`](crate::Context::dial_planned) started: they cannot be told apart, and
+    /// cost nothing.
+    pub const PLANNED: DialId = DialId {
+        index: u32::MAX,
+        generation: 0,
+    };
+}
+
+/// The source address of an attempt to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Source {
+    /// The kernel chooses address and port. Needs no BIND, so any kernel that the engine runs on.
+    #[default]
+    Kernel,
+    /// This address; with port 0, the kernel chooses the port. Needs Linux 6.11.
+    Addr(SocketAddr),
+    /// The next free source address and port of the engine's [`DialPlan`](crate::DialPlan). Needs Linux 6.11.
+    Plan,
+}
+
+/// What to connect to, and how.
+///
+/// ```
+/// use holdfast_engine::{Dial, Source};
+///
+/// let target = "127.0.0.1:7070".parse().unwrap();
+/// let dial = Dial::to(target).from(Source::Addr("127.0.0.2:0".parse().unwrap()));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dial {
+    pub(crate) target: SocketAddr,
+    pub(crate) source: Source,
+}
+
+impl Dial {
+    /// To `target`, with a source that the kernel chooses.
+    pub fn to(target: SocketAddr) -> Self {
+        Dial {
+            target,
+            source: Source::Kernel,
+        }
+    }
+
+    /// The same from another source.
+    #[must_use]
+    pub fn from(mut self, source: Source) -> Self {
+        self.source = source;
+        self
+    }
+}
+
+/// One attempt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attempt {
+    pub dial: Dial,
+    /// The handler does not want it any more.
+    pub is_cancelled: bool,
+    /// Shard and slot that it is in; `None` while it waits to be started.
+    pub place: Option<(u16, u32)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    generation: u32,
+    attempt: Option<Attempt>,
+}
+
+/// The attempts of a core thread that have an id.
+#[derive(Debug, Default)]
+pub(crate) struct Attempts {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    by_place: HashMap<(u16, u32), DialId>,
+}
+
+impl Attempts {
+    pub fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    pub fn add(&mut self, dial: Dial) -> DialId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Entry {
+                generation: 0,
+                attempt: None,
+            });
+            self.entries.len() as u32 - 1
+        });
+        let entry = &mut self.entries[index as usize];
+        entry.attempt = Some(Attempt {
+            dial,
+            is_cancelled: false,
+            place: None,
+        });
+        DialId {
+            index,
+            generation: entry.generation,
+        }
+    }
+
+    /// The attempt, unless it has ended.
+    pub fn get_mut(&mut self, id: DialId) -> Option<&mut Attempt> {
+        let entry = self.entries.get_mut(id.index as usize)?;
+        entry
+            .attempt
+            .as_mut()
+            .filter(|_| entry.generation == id.generation)
+    }
+
+    /// It has been started in a slot.
+    pub fn place(&mut self, id: DialId, place: (u16, u32)) {
+        self.get_mut(id).expect("it has not ended").place = Some(place);
+        self.by_place.insert(place, id);
+    }
+
+    /// Takes what is in a slot out of it: its id, if it has one.
+    pub fn displace(&mut self, place: (u16, u32)) -> Option<DialId> {
+        if self.by_place.is_empty() {
+            return None;
+        }
+        let id = self.by_place.remove(&place)?;
+        self.get_mut(id).expect("it is in a slot").place = None;
+        Some(id)
+    }
+
+    /// It ends: the id is stale from now on.
+    pub fn remove(&mut self, id: DialId) -> Option<Attempt> {
+        let attempt = *self.get_mut(id)?;
+        debug_assert!(attempt.place.is_none());
+        let entry = &mut self.entries[id.index as usize];
+        entry.attempt = None;
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(id.index);
+        Some(attempt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_names_one_attempt_until_it_ends() {
+        let dial = Dial::to("127.0.0.1:80".parse().unwrap());
+        let mut attempts = Attempts::default();
+        let first = attempts.add(dial);
+        attempts.place(first, (0, 7));
+        assert_eq!(attempts.displace((0, 7)), Some(first));
+        assert_eq!(attempts.displace((0, 7)), None);
+        assert!(attempts.remove(first).is_some());
+        let second = attempts.add(dial);
+        assert_ne!(first, second);
+        assert!(attempts.get_mut(first).is_none());
+        assert!(attempts.remove(first).is_none());
+        assert_eq!(attempts.len(), 1);
+        assert!(attempts.get_mut(DialId::PLANNED).is_none());
+    }
+}
