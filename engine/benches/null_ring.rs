@@ -72,13 +72,15 @@ impl Ring for NullRing {
             Request::SendStatic { .. }
             | Request::SendStaged { .. }
             | Request::SendShared { .. }
+            | Request::SendReceived { .. }
                 if self.is_stalled =>
             {
                 -libc::EAGAIN
             }
             Request::SendStatic { slot, .. }
             | Request::SendStaged { slot, .. }
-            | Request::SendShared { slot, .. } => {
+            | Request::SendShared { slot, .. }
+            | Request::SendReceived { slot, .. } => {
                 if let Some(sends) = &self.answered {
                     sends.fetch_add(1, Ordering::Relaxed);
                     self.unanswered.push(slot);

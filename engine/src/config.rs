@@ -28,6 +28,8 @@ pub const CQ_ENTRIES: u32 = 2048;
 pub const BUFFER_COUNT: u16 = 64;
 /// Most receive buffers of one ring: the kernel's limit for a buffer ring, 2^15 (io_uring/kbuf.c).
 pub const BUFFER_COUNT_MAX: u16 = 32_768;
+/// Most combinations of addresses in a plan: their numbers fit 31 bits of a slot.
+pub(crate) const TUPLE_COUNT_MAX: u64 = 1 << 31;
 /// Most accepts one shard submits at once.
 pub(crate) const ACCEPT_BATCH_MAX: u32 = 1_024;
 /// Timer granularity, microseconds: a timer is never early, and at most one tick late while the shard keeps up.

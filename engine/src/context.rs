@@ -5,6 +5,7 @@
 //! Must not depend on: rings, slots, threads, handlers.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::attempt::{Attempts, Dial, DialId};
 use crate::bytes::Bytes;
@@ -94,6 +95,40 @@ pub(crate) struct ThreadRecord {
     pub attempts: Attempts,
     /// Copied bytes that the callback under way sends on its own connection.
     pub outgoing: Vec<u8>,
+    /// Shared buffers that it sends likewise, each with its place between the copied bytes.
+    pub shared: Vec<(usize, Arc<[u8]>)>,
+}
+
+impl ThreadRecord {
+    /// True if the callback under way has sent nothing that [`ThreadRecord`] holds.
+    pub fn is_unsent(&self) -> bool {
+        self.outgoing.is_empty() && self.shared.is_empty()
+    }
+
+    /// Bytes that the callback under way has sent.
+    pub fn sent_bytes(&self) -> usize {
+        let shared = self.shared.iter().map(|(_, bytes)| bytes.len());
+        self.outgoing.len() + shared.sum::<usize>()
+    }
+
+    /// All bytes that the callback under way has sent, in order.
+    pub fn sent(&self) -> Vec<u8> {
+        let mut sent = Vec::with_capacity(self.sent_bytes());
+        let mut from = 0;
+        for (place, bytes) in &self.shared {
+            sent.extend_from_slice(&self.outgoing[from..*place]);
+            sent.extend_from_slice(bytes);
+            from = *place;
+        }
+        sent.extend_from_slice(&self.outgoing[from..]);
+        sent
+    }
+
+    /// Forgets what the callback under way has sent.
+    pub fn clear_sent(&mut self) {
+        self.outgoing.clear();
+        self.shared.clear();
+    }
 }
 
 impl<S> Default for Recorder<S> {
@@ -132,9 +167,11 @@ impl<S> Recorder<S> {
         std::mem::take(&mut self.states.planned)
     }
 
-    /// The copied bytes that were sent on the connection of the last callback.
+    /// The copied bytes and the shared buffers that were sent on the connection of the last callback.
     pub fn take_sent(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.thread.outgoing)
+        let sent = self.thread.sent();
+        self.thread.clear_sent();
+        sent
     }
 }
 
@@ -291,8 +328,13 @@ impl<S> Context<'_, S> {
         &mut self.thread.outgoing
     }
 
-    pub(crate) fn outgoing_bytes(&self) -> usize {
-        self.thread.outgoing.len()
+    pub(crate) fn record(&self) -> &ThreadRecord {
+        self.thread
+    }
+
+    pub(crate) fn push_shared(&mut self, bytes: Arc<[u8]>) {
+        let place = self.thread.outgoing.len();
+        self.thread.shared.push((place, bytes));
     }
 
     /// The same context, for a shorter time.

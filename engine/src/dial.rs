@@ -11,6 +11,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
+use crate::config::TUPLE_COUNT_MAX;
 use crate::error::{SetupError, SetupErrorKind};
 
 /// All combinations a client may use. Shared by its threads; a clone is the same plan.
@@ -53,7 +54,7 @@ impl Targets {
 
 impl DialPlan {
     /// A plan from `sources` and `ports` to `targets`. Ports that the targets listen on are skipped, so that a client never occupies
-    /// the port of a server on its own machine. At most the first `tuple_count_max` combinations are used, and never more than 2^32-1.
+    /// the port of a server on its own machine. At most the first `tuple_count_max` combinations are used, and never more than 2^31.
     ///
     /// # Errors
     /// [`SetupErrorKind::InvalidInput`] without sources, targets or ports, or with mixed address families.
@@ -91,7 +92,7 @@ impl DialPlan {
         }
         let target_count = targets.len() as u64;
         let all = sources.len() as u64 * ports.len() as u64 * target_count;
-        let tuple_count = all.min(tuple_count_max).min(u64::from(u32::MAX));
+        let tuple_count = all.min(tuple_count_max).min(TUPLE_COUNT_MAX);
         Ok(DialPlan {
             sources: sources.into(),
             ports: ports.into(),

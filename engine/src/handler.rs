@@ -5,6 +5,7 @@
 //! Must not depend on: rings, links between slots, threads.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::attempt::DialId;
 use crate::bytes::Bytes;
@@ -145,8 +146,9 @@ pub struct Conn<'a, S> {
 /// The actions that a callback recorded so far.
 #[cfg(feature = "sim")]
 pub(crate) struct ActionsSoFar {
+    /// Copied bytes and shared buffers.
     pub copied: Vec<u8>,
-    /// Sent behind the copied ones.
+    /// Sent behind them.
     pub fixed: &'static [u8],
     pub timer: TimerChange,
     pub close_mode: Option<CloseMode>,
@@ -155,12 +157,12 @@ pub(crate) struct ActionsSoFar {
     pub shuts_write: bool,
 }
 
-/// Static bytes behind others are copied up to this size, bytes: copying them costs less than another send.
+/// Static bytes and shared buffers behind others are copied up to this size, bytes: copying them costs less than another send.
 const COPY_BYTES_MAX: usize = 4_096;
 
 /// The actions of a callback.
 pub(crate) struct Actions {
-    /// Sent behind the copied bytes.
+    /// Sent behind the copied bytes and shared buffers.
     pub outgoing_static: &'static [u8],
     pub is_pausing: bool,
     pub reading: ReadChange,
@@ -177,8 +179,8 @@ impl<'a, S> Conn<'a, S> {
         is_blocked: bool,
         recorder: &'a mut Recorder<S>,
     ) -> Self {
-        let mut context = recorder.context(now_us);
-        debug_assert!(context.outgoing().is_empty());
+        let context = recorder.context(now_us);
+        debug_assert!(context.record().is_unsent());
         Conn {
             state,
             context,
@@ -271,19 +273,33 @@ impl<'a, S> Conn<'a, S> {
     pub fn send(&mut self, bytes: impl Into<Bytes>) {
         match bytes.into() {
             Bytes::Static(bytes) => self.send_static(bytes),
-            Bytes::Shared(bytes) => self.send_copy(&bytes),
+            Bytes::Shared(bytes) => self.send_shared(bytes),
             Bytes::Copied(bytes) => self.send_copy(&bytes),
         }
     }
 
     /// Sends static bytes. They are copied only if they are few and others precede them.
     pub fn send_static(&mut self, bytes: &'static [u8]) {
-        let is_alone = self.context.outgoing().is_empty() || bytes.len() > COPY_BYTES_MAX;
+        let is_alone = self.context.record().is_unsent() || bytes.len() > COPY_BYTES_MAX;
         if is_alone && self.outgoing_static.is_empty() {
             self.outgoing_static = bytes;
         } else {
             self.send_copy(bytes);
         }
+    }
+
+    /// Sends a buffer that any number of connections may be sent, without a copy for each. The buffer is released when the last send
+    /// that reads it has completed, or its connection has closed. It is copied only if it is small and other bytes precede it.
+    pub fn send_shared(&mut self, bytes: Arc<[u8]>) {
+        let is_first = self.context.record().is_unsent() && self.outgoing_static.is_empty();
+        if bytes.is_empty() {
+            return;
+        }
+        if !is_first && bytes.len() <= COPY_BYTES_MAX {
+            return self.send_copy(&bytes);
+        }
+        self.send_copy(&[]);
+        self.context.push_shared(bytes);
     }
 
     /// Sends a copy of `bytes`.
@@ -305,7 +321,7 @@ impl<'a, S> Conn<'a, S> {
 
     /// Bytes this callback has sent so far.
     pub fn sent_bytes(&self) -> usize {
-        self.context.outgoing_bytes() + self.outgoing_static.len()
+        self.context.record().sent_bytes() + self.outgoing_static.len()
     }
 
     /// Delivers no more bytes until everything sent is with the kernel; then those that [`Handler::on_bytes`] left, again.
@@ -399,7 +415,7 @@ impl<'a, S> Conn<'a, S> {
     #[cfg(feature = "sim")]
     pub(crate) fn actions(&mut self) -> ActionsSoFar {
         ActionsSoFar {
-            copied: self.context.outgoing().clone(),
+            copied: self.context.record().sent(),
             fixed: self.outgoing_static,
             timer: self.timer,
             close_mode: self.close_mode,

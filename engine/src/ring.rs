@@ -74,6 +74,9 @@ pub enum Request {
         shared: Shared,
         is_last: bool,
     },
+    /// Send bytes from the receive buffer that they came in. The buffer must not be given back before
+    /// the request is done.
+    SendReceived { slot: u32, received: Received },
     /// End our side. May be done by a worker of the kernel later, which takes the slot for what is
     /// in it *then*: nothing may take the slot before the completion. EMFILE: it was not done, and is
     /// to be asked for again.
@@ -103,6 +106,17 @@ pub struct Shared {
     pub length: u32,
     /// Offset in the buffer.
     pub offset: usize,
+}
+
+/// Bytes in a receive buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// The buffer, which a completion named.
+    pub buffer: u16,
+    /// Offset in the buffer.
+    pub offset: u32,
+    /// Length in bytes.
+    pub length: u32,
 }
 
 /// The buffers that a ring keeps while requests read them, in two halves like staged bytes.

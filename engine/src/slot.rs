@@ -51,12 +51,17 @@
 //! recognised.
 //! Must not depend on: rings, sockets, time.
 
+use crate::config::{SLOT_INDEX_BITS, TUPLE_COUNT_MAX};
 use crate::error::{CloseReason, OpenFailure};
 
 /// No slot: the end of a list.
 pub const NONE: u32 = u32::MAX;
 /// [`Slot::tuple`] of a slot that was dialled without the plan.
 pub const UNPLANNED: u32 = u32::MAX - 1;
+/// Bit of [`Slot::tuple`]: the slot has a partner, whose index is in the low bits.
+const LINKED: u32 = 1 << 31;
+/// Bit beside [`LINKED`]: the slot was dialled.
+const LINKED_DIALLED: u32 = 1 << 30;
 /// [`Slot::prev`] of a slot that is not on the wheel.
 pub const OFF_WHEEL: u32 = u32::MAX - 1;
 
@@ -297,8 +302,9 @@ pub struct Slot<S> {
     pub prev: u32,
     /// When its timer is due, in ticks.
     pub deadline: u32,
-    /// The source and destination it dialled from the plan; [`NONE`] if it was accepted, and
-    /// [`UNPLANNED`] if it was dialled without the plan.
+    /// Where it comes from, and what it is linked with: [`NONE`] if it was accepted, the number of
+    /// the plan's tuple if it was dialled with one, [`UNPLANNED`] if it was dialled without; with
+    /// [`LINKED`] the index of its partner, and [`LINKED_DIALLED`] besides if it was dialled.
     pub tuple: u32,
     phase: Phase,
     read: Read,
@@ -310,6 +316,8 @@ pub struct Slot<S> {
     pub state: S,
 }
 
+// A linked slot cannot be taken for one that is not.
+const _: () = assert!(LINKED_DIALLED > 1 << SLOT_INDEX_BITS && TUPLE_COUNT_MAX <= LINKED as u64);
 const _: () = assert!(size_of::<Slot<()>>() == 24);
 const _: () = assert!(size_of::<Slot<[u32; 2]>>() == 32);
 
@@ -386,13 +394,22 @@ impl<S: Copy + Default> Slot<S> {
     /// True if it was taken from a listener.
     #[inline]
     pub fn is_accepted(&self) -> bool {
-        self.tuple == NONE && !matches!(self.phase, Phase::Free | Phase::Connecting)
+        let is_own =
+            self.tuple == NONE || self.partner().is_some() && self.tuple & LINKED_DIALLED == 0;
+        is_own && !matches!(self.phase, Phase::Free | Phase::Connecting)
+    }
+
+    /// The slot it is linked with.
+    #[inline]
+    pub fn partner(&self) -> Option<u32> {
+        let is_linked = (LINKED..UNPLANNED).contains(&self.tuple);
+        is_linked.then_some(self.tuple & !(LINKED | LINKED_DIALLED))
     }
 
     /// True if it was dialled with a tuple of the plan.
     #[inline]
     pub fn has_tuple(&self) -> bool {
-        self.tuple < UNPLANNED
+        self.tuple < LINKED
     }
 
     /// True if its receive waits in the kernel.
@@ -602,6 +619,27 @@ impl<S: Copy + Default> Slot<S> {
         };
     }
 
+    /// Gains a partner. It has no tuple of the plan.
+    #[allow(dead_code)] // Until slots are linked.
+    pub fn linked(&mut self, partner: u32) {
+        let dialled = match self.tuple {
+            NONE => 0,
+            UNPLANNED => LINKED_DIALLED,
+            from => illegal("linked", &from),
+        };
+        self.tuple = LINKED | dialled | partner;
+    }
+
+    /// Loses its partner.
+    #[allow(dead_code)] // Until slots are linked.
+    pub fn unlinked(&mut self) {
+        self.tuple = match self.partner() {
+            Some(_) if self.tuple & LINKED_DIALLED == 0 => NONE,
+            Some(_) => UNPLANNED,
+            None => illegal("unlinked", &self.tuple),
+        };
+    }
+
     // Reading.
 
     /// A poll was pushed.
@@ -771,7 +809,10 @@ impl<S: Copy + Default> Slot<S> {
     /// The handler wants nothing before what it sent is with the kernel; something is being sent.
     pub fn delivery_paused(&mut self) {
         assert!(self.is_sending());
-        self.set_delivery(Delivery::Paused);
+        // What is discarded stays discarded.
+        if self.delivery() != Delivery::Discarded {
+            self.set_delivery(Delivery::Paused);
+        }
     }
 
     /// What the handler sent is with the kernel: if it paused for that, it is given what is kept,

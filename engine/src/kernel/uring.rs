@@ -371,6 +371,16 @@ impl KernelRing {
                     .build()
                     .flags(SILENT)
             }
+            Request::SendReceived { slot, received } => {
+                let (offset, length) = (received.offset as usize, received.length as usize);
+                assert!(offset + length <= self.buffers.buffer_bytes());
+                let offset = self.buffers.offset(received.buffer) + offset;
+                let address = self.region.address(offset, length);
+                opcode::Send::new(Fixed(slot), address, received.length)
+                    .flags(send_flags(false))
+                    .build()
+                    .flags(SILENT)
+            }
             Request::Shutdown { slot } => opcode::Shutdown::new(Fixed(slot), libc::SHUT_WR).build(),
             Request::Close { slot } => opcode::Close::new(Fixed(slot)).build().flags(SILENT),
             Request::Cancel { token } => opcode::AsyncCancel::new(token.to_bits())

@@ -20,6 +20,8 @@ pub(crate) trait RingAudit {
     fn has_descriptor(&self, slot: u32) -> bool;
     /// Receive buffers in use.
     fn buffer_count(&self) -> u16;
+    /// Receive buffers that completions named and that were not given back.
+    fn lent_count(&self) -> u16;
     /// The ring's own invariants between turns.
     fn audit(&self) -> Result<(), String>;
 }
@@ -106,6 +108,15 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
         equal("timers", u64::from(self.wheel.count()), timed)?;
         let buffers = self.ring.buffer_count();
         equal("buffers", u64::from(self.buffers_count), u64::from(buffers))?;
+        let sent_from = self.sends.iter().filter(|r| r.received().is_some());
+        let sent_from = sent_from.count() as u64;
+        equal(
+            "buffers that sends read",
+            u64::from(self.lent_count),
+            sent_from,
+        )?;
+        let lent = self.ring.lent_count();
+        equal("buffers not given back", u64::from(lent), sent_from)?;
         let promised = self.buffers_count - self.buffers_free;
         equal(
             "receives that do not wait",

@@ -74,7 +74,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if !self.slots[slot].phase().is_open() {
             // Draining: what arrives still counts, but nothing more is sent, and the timer is the
             // drain's.
-            ctx.recorder.thread.outgoing.clear();
+            ctx.recorder.thread.clear_sent();
             return match actions.close_mode {
                 Some(CloseMode::Abort(reason)) => self.close(ctx, slot, reason),
                 _ => Ok(()),
@@ -87,7 +87,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         if self.slots[slot].is_shut() || self.slots[slot].is_shutdown_wanted() {
             // Our end is the last thing that is sent.
-            ctx.recorder.thread.outgoing.clear();
+            ctx.recorder.thread.clear_sent();
             actions.outgoing_static = &[];
         }
         // A peer whose bytes meet a closed socket gets a reset, which destroys what it has not
@@ -97,16 +97,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             && self.slots[slot].write() == Write::Idle
             && !self.slots[slot].has_sent()
             && !has_unread
-            && ctx.recorder.thread.outgoing.len() + actions.outgoing_static.len()
+            && ctx.recorder.thread.sent_bytes() + actions.outgoing_static.len()
                 <= CLOSE_AT_ONCE_BYTES_MAX;
         // The end that follows is pushed as soon as the send is settled, so what waits for it waits
         // no longer than a turn.
-        if !ctx.recorder.thread.outgoing.is_empty() {
-            let mut outgoing = std::mem::take(&mut ctx.recorder.thread.outgoing);
+        if !ctx.recorder.thread.is_unsent() {
             let is_last = is_last && actions.outgoing_static.is_empty();
-            self.send_copy(ctx, slot, &outgoing, is_last)?;
-            outgoing.clear();
-            ctx.recorder.thread.outgoing = outgoing;
+            self.send_recorded(ctx, slot, is_last)?;
         }
         // The copy may have been too much to keep: then the connection is over, and the slot may be
         // free.
@@ -147,6 +144,38 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             ReadChange::Pause => self.pause_reading(slot),
             ReadChange::Resume => self.resume_reading(ctx, slot),
         }
+    }
+
+    /// Sends the copied bytes and the shared buffers of a callback.
+    fn send_recorded(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+        is_last: bool,
+    ) -> Result<(), Error> {
+        let mut outgoing = std::mem::take(&mut ctx.recorder.thread.outgoing);
+        let mut from = 0;
+        if !ctx.recorder.thread.shared.is_empty() {
+            let mut shared = std::mem::take(&mut ctx.recorder.thread.shared);
+            let count = shared.len();
+            for (number, (place, bytes)) in shared.drain(..).enumerate() {
+                if place > from && self.slots[slot].phase().is_open() {
+                    self.send_copy(ctx, slot, &outgoing[from..place], false)?;
+                }
+                from = place;
+                if self.slots[slot].phase().is_open() {
+                    let is_last = is_last && number + 1 == count && place == outgoing.len();
+                    self.send_shared(ctx, slot, bytes, is_last)?;
+                }
+            }
+            ctx.recorder.thread.shared = shared;
+        }
+        if from < outgoing.len() && self.slots[slot].phase().is_open() {
+            self.send_copy(ctx, slot, &outgoing[from..], is_last)?;
+        }
+        outgoing.clear();
+        ctx.recorder.thread.outgoing = outgoing;
+        Ok(())
     }
 
     pub(super) fn set_timer(&mut self, slot: u32, at_us: u64) {

@@ -9,6 +9,7 @@ pub(crate) mod audit;
 mod by_id;
 mod call;
 mod end;
+mod link;
 mod open;
 mod pending;
 mod receive;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::ring::{Shared, Staged};
+use crate::ring::{Received, Shared, Staged};
 use crate::slot::NONE;
 
 /// What a piece costs beside its bytes.
@@ -172,6 +172,8 @@ pub(super) enum SendSource {
     Staged(Staged),
     /// In a buffer that the ring keeps.
     Shared(Shared),
+    /// In the receive buffer that they came in, which is given back when the send is settled.
+    Received(Received),
     /// So many bytes from the front of what is pending.
     Pending(usize),
 }
@@ -186,9 +188,17 @@ pub(super) struct SendRecord {
 
 const _: () = assert!(size_of::<SendRecord>() == 32);
 
-#[cfg(feature = "sim")]
 impl SendRecord {
+    /// The receive buffer that it sends from.
+    pub fn received(&self) -> Option<Received> {
+        match self.source {
+            SendSource::Received(received) => Some(received),
+            _ => None,
+        }
+    }
+
     /// True if it is of this life of `slot`.
+    #[cfg(feature = "sim")]
     pub fn is_of(&self, slot: u32, generation: u32) -> bool {
         self.slot == slot && self.generation == generation
     }

@@ -169,13 +169,17 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     pub(super) fn start_receives(&mut self) -> Result<(), Error> {
-        while self.buffers_free > 0 {
+        while self.buffers_free > self.lent_count {
             let Some(token) = self.readable.pop_front() else {
                 break;
             };
             self.buffers_free -= 1;
             let slot = token.slot();
             self.ring.push(token, Request::Recv { slot })?;
+        }
+        if self.lent_count > 0 && !self.readable.is_empty() {
+            // Buffers come back when the sends that read them are settled.
+            self.must_settle = true;
         }
         Ok(())
     }
@@ -338,7 +342,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             ctx.config.pending_bytes_max
         };
         if rest.len() > bytes_max {
-            ctx.recorder.thread.outgoing.clear();
+            ctx.recorder.thread.clear_sent();
             return self.close(ctx, slot, CloseReason::BufferLimit);
         }
         let has_unread = has_left || !rest.is_empty();

@@ -58,7 +58,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Sends a buffer that other connections are sent too.
-    #[expect(dead_code)] // Until `Conn` records shared buffers.
     pub(super) fn send_shared(
         &mut self,
         ctx: &mut Context<'_, H>,
@@ -136,7 +135,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    fn submit_send(
+    pub(super) fn submit_send(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
@@ -161,6 +160,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let settled = 1 - self.half;
         let mut records = self.sends.take_half(settled);
         for record in records.drain(..).filter(|r| r.slot != NONE) {
+            if let SendSource::Received(received) = record.source {
+                self.give_back(received);
+            }
             let slot = record.slot;
             let entry = &mut self.slots[slot];
             if entry.generation != record.generation {
@@ -220,6 +222,20 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let Some(record) = self.sends.take(token.generation(), slot) else {
             return Ok(());
         };
+        let kept = self.keep_unsent(ctx, &record, result);
+        if let SendSource::Received(received) = record.source {
+            self.give_back(received);
+        }
+        kept
+    }
+
+    fn keep_unsent(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        record: &SendRecord,
+        result: i32,
+    ) -> Result<(), Error> {
+        let slot = record.slot;
         if self.slots[slot].generation != record.generation {
             // A silent request that failed because its connection ended meanwhile is no surprise.
             return Ok(());
@@ -245,6 +261,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 let rest = Piece::copied(&self.ring.staged(staged)[taken..]);
                 pending.outgoing.push_front(rest);
             }
+            SendSource::Received(received) => {
+                let end = received.offset as usize + received.length as usize;
+                let bytes = self.ring.bytes(received.buffer, end);
+                let rest = Piece::copied(&bytes[received.offset as usize + taken..]);
+                pending.outgoing.push_front(rest);
+            }
             SendSource::Shared(shared) => {
                 let bytes = Arc::clone(self.ring.shared(shared.number));
                 let from = shared.offset + taken;
@@ -253,7 +275,14 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             SendSource::Pending(_) => pending.outgoing.take(taken),
         }
         self.must_settle = true;
-        self.check_pending(ctx, slot)?;
+        // Nothing was added to what was pending, and what is forwarded is bounded where it comes from.
+        let is_bounded = matches!(
+            record.source,
+            SendSource::Pending(_) | SendSource::Received(_)
+        );
+        if !is_bounded {
+            self.check_pending(ctx, slot)?;
+        }
         if !self.slots[slot].phase().is_open() {
             return Ok(());
         }

@@ -90,6 +90,8 @@ pub(crate) struct Shard<R, H: Handler> {
     pub(super) buffers_count: u16,
     /// Receives that must not wait and may still be started, so that each finds a buffer.
     pub(super) buffers_free: u16,
+    /// Receive buffers that sends under way read.
+    pub(super) lent_count: u16,
     pub(super) sweep: Sweep,
     pub(super) sends: SendRecords,
     pub(super) half: usize,
@@ -113,6 +115,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             readable: VecDeque::new(),
             buffers_count: BUFFER_COUNT,
             buffers_free: BUFFER_COUNT,
+            lent_count: 0,
             sweep: Sweep::default(),
             sends: SendRecords::default(),
             half: 0,

@@ -58,6 +58,12 @@ canaries! {
     SendRepeated "send_repeated",
     /// Staged bytes are released while requests use them.
     UnstagedEarly "unstaged_early",
+    /// A shared buffer is given up while a send reads it.
+    SharedReleasedEarly "shared_released_early",
+    /// A shared buffer is never given up.
+    SharedLeaked "shared_leaked",
+    /// The rest of a shared buffer is sent from another place of it.
+    SharedTailMisplaced "shared_tail_misplaced",
     /// An attempt whose address was in use is forgotten.
     RedialLost "redial_lost",
     /// A failed attempt is not reported to the handler.
@@ -187,6 +193,24 @@ impl Ring for Broken {
             Request::Shutdown { .. } if self.is(Canary::ShutdownUnawaited) => {
                 self.make_up(token, 0);
             }
+            Request::SendShared { shared, .. } if self.is(Canary::SharedReleasedEarly) => {
+                self.inner.push(token, request)?;
+                self.inner.unstage(shared.number as usize & 1);
+                return Ok(());
+            }
+            Request::SendShared {
+                slot,
+                mut shared,
+                is_last,
+            } if shared.offset > 0 && self.is(Canary::SharedTailMisplaced) => {
+                shared.offset -= 1;
+                let request = Request::SendShared {
+                    slot,
+                    shared,
+                    is_last,
+                };
+                return self.inner.push(token, request);
+            }
             Request::SendStatic { .. } | Request::SendStaged { .. }
                 if self.errs(Canary::SendRepeated, 16) =>
             {
@@ -296,6 +320,9 @@ impl Ring for Broken {
     }
 
     fn share(&mut self, half: usize, buffer: &Arc<[u8]>) -> u32 {
+        if self.errs(Canary::SharedLeaked, 4) {
+            std::mem::forget(Arc::clone(buffer));
+        }
         self.inner.share(half, buffer)
     }
 
@@ -334,6 +361,10 @@ impl RingAudit for Broken {
 
     fn buffer_count(&self) -> u16 {
         self.inner.buffer_count()
+    }
+
+    fn lent_count(&self) -> u16 {
+        self.inner.lent_count()
     }
 
     fn audit(&self) -> Result<(), String> {

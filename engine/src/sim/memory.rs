@@ -37,6 +37,8 @@ pub(super) struct Memory {
     shared: SharedBuffers,
     /// Requests that were pushed and have not run, by the half they use.
     waiting: [usize; 2],
+    /// Likewise, by the receive buffer they read.
+    reading: Vec<u8>,
 }
 
 impl Memory {
@@ -53,6 +55,7 @@ impl Memory {
             staged_bytes: [0; 2],
             shared: SharedBuffers::default(),
             waiting: [0; 2],
+            reading: Vec::new(),
         };
         memory.add(BUFFER_COUNT);
         memory
@@ -66,6 +69,7 @@ impl Memory {
         self.buffers.resize(bytes, NOBODYS);
         self.holders
             .resize(usize::from(self.used_count), Holder::Unused);
+        self.reading.resize(usize::from(self.used_count), 0);
         for buffer in from..self.used_count {
             self.holders[usize::from(buffer)] = Holder::Ring;
             self.free.push_back(buffer);
@@ -119,27 +123,33 @@ impl Memory {
             Holder::Program,
             "buffer {buffer} is given back by who does not have it"
         );
+        assert_eq!(
+            self.reading[usize::from(buffer)],
+            0,
+            "buffer {buffer} is given back while a request reads it"
+        );
         *holder = Holder::Ring;
         self.free.push_back(buffer);
         let range = self.range(buffer);
         self.buffers[range].fill(NOBODYS);
     }
 
-    /// Between turns the program has no buffer, and the others are all there.
+    /// Receive buffers that the program has.
+    pub fn lent_count(&self) -> u16 {
+        let lent = self.holders.iter().filter(|h| **h == Holder::Program);
+        lent.count() as u16
+    }
+
+    /// The buffers that the program does not have are all there.
     pub fn audit(&self) -> Result<(), String> {
-        let lent = self
-            .holders
-            .iter()
-            .filter(|h| **h == Holder::Program)
-            .count();
         let with_ring = self.holders.iter().filter(|h| **h == Holder::Ring).count();
-        if lent > 0 || with_ring != self.free.len() {
-            return Err(format!(
-                "{lent} receive buffers were not given back; {with_ring} and {} are free",
+        match with_ring == self.free.len() {
+            true => Ok(()),
+            false => Err(format!(
+                "{with_ring} and {} buffers are free",
                 self.free.len()
-            ));
+            )),
         }
-        Ok(())
     }
 
     pub fn trim(&mut self) {
@@ -203,6 +213,15 @@ impl Memory {
 
     /// A request was pushed: what it reads is kept until it has run.
     pub fn hold(&mut self, request: &Request) {
+        if let Request::SendReceived { received, .. } = request {
+            let buffer = usize::from(received.buffer);
+            assert_eq!(
+                self.holders[buffer],
+                Holder::Program,
+                "buffer {buffer} is sent from by who does not have it"
+            );
+            self.reading[buffer] += 1;
+        }
         if let Some(half) = self.half_of(request) {
             self.waiting[half] += 1;
         }
@@ -210,6 +229,9 @@ impl Memory {
 
     /// It has run.
     pub fn release(&mut self, request: &Request) {
+        if let Request::SendReceived { received, .. } = request {
+            self.reading[usize::from(received.buffer)] -= 1;
+        }
         if let Some(half) = self.half_of(request) {
             self.waiting[half] -= 1;
         }

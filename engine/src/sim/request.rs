@@ -173,6 +173,12 @@ impl SimRing {
                 let result = world.send(socket, self.memory.shared_bytes(shared), is_last);
                 self.end_send(token, result, shared.length as usize)
             }
+            Request::SendReceived { received, .. } => {
+                let (from, length) = (received.offset as usize, received.length as usize);
+                let bytes = &self.memory.bytes(received.buffer, from + length)[from..];
+                let result = world.send(socket, bytes, false);
+                self.end_send(token, result, length)
+            }
             Request::Close { .. } => {
                 self.check_close(slot);
                 let page = &mut self.pages[slot as usize];

@@ -413,6 +413,10 @@ impl RingAudit for SimRing {
         self.memory.used_count()
     }
 
+    fn lent_count(&self) -> u16 {
+        self.memory.lent_count()
+    }
+
     fn audit(&self) -> Result<(), String> {
         self.memory.audit()
     }

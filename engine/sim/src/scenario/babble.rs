@@ -1,8 +1,10 @@
-//! A handler that does, at random, whatever a handler may do: uses part of the bytes, sends copies and static bytes, pauses,
+//! A handler that does, at random, whatever a handler may do: uses part of the bytes, sends copies, static and shared bytes, pauses,
 //! sets and clears timers, and closes connections in every way, in every callback.
 //!
 //! It checks nothing itself: the simulator checks that the engine keeps its promises to it.
 //! Must not depend on: rings.
+
+use std::sync::Arc;
 
 use holdfast_engine::sim::Random;
 use holdfast_engine::{CloseReason, Conn, Context, DialId, Handler, OpenFailure};
@@ -82,10 +84,11 @@ impl Babbler {
             for _ in 0..random.magnitude(1, 4) {
                 let length = random.magnitude(1, temper.send_bytes_max) as usize;
                 let from = random.below((FIXED.len() - length) as u64 + 1) as usize;
-                if random.once_in(2) {
-                    conn.send_static(&FIXED[from..from + length]);
-                } else {
-                    conn.send_copy(&FIXED[from..from + length]);
+                let bytes = &FIXED[from..from + length];
+                match (random.once_in(2), length % 3) {
+                    (_, 0) => conn.send_shared(Arc::from(bytes)),
+                    (true, _) => conn.send_static(bytes),
+                    (false, _) => conn.send_copy(bytes),
                 }
             }
         }

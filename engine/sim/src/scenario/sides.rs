@@ -191,7 +191,11 @@ impl Sides<'_> {
             coverage.stats.merge(server.stats());
         }
         look(&mut coverage, &mut servers, &mut client);
-        let trace = self.world.lock().expect("nobody panicked with it").trace();
+        drop((client, servers));
+        let world = self.world.lock().expect("nobody panicked with it");
+        let shared_count = world.shared_count();
+        assert_eq!(shared_count, 0, "shared buffers are kept at the end");
+        let trace = world.trace();
         Outcome { trace, coverage }
     }
 }
