@@ -228,7 +228,7 @@ fuzz: ## Fuzz whatever reads bytes from outside, each target for TIME=60 seconds
 	engine/fuzz/run $(or $(TIME),60) $(TARGETS)
 
 .PHONY: loom
-loom: ## Try every order in which threads may use the connection limiter they share
+loom: ## Try every order in which threads may use what they share: the connection limiter and mailboxes
 	@bash .ci/need $(NEED_BUILD)
 	HOLDFAST_TEST_SECONDS_MAX=3600 RUSTFLAGS='--cfg loom' $(CARGO) test --locked --release --target-dir $(CARGO_TARGET_DIR)/loom -p holdfast-engine --lib loom_tests
 

@@ -2,7 +2,7 @@
 //! with peers that all stop reading at once.
 
 use divan::{Bencher, counter::ItemsCount};
-use holdfast_engine::internals::{ConnectionLimiter, Core, CoreListener};
+use holdfast_engine::internals::{ConnectionLimiter, Core, CoreListener, mailboxes};
 use holdfast_engine::{Config, Conn, Handler, SetupError};
 
 use crate::null_ring::NullRing;
@@ -46,12 +46,21 @@ fn core(count: u32, is_stalled: bool) -> NullCore {
         .build();
     let config = Box::leak(Box::new(config.expect("a config")));
     let limiter = Box::leak(Box::new(ConnectionLimiter::new(u64::from(count))));
+    let handle = Box::leak(Box::new(mailboxes(config).expect("a descriptor")));
     let make_ring: MakeRing = Box::new(move || Ok(NullRing::new(count, is_stalled)));
     let listener = CoreListener {
         fd: 0,
         is_shared: false,
     };
-    let core = Core::new(config, limiter, Heartbeats, make_ring, &[listener], None, 0);
+    let core = Core::new(
+        config,
+        limiter,
+        (handle, 0),
+        Heartbeats,
+        make_ring,
+        &[listener],
+        None,
+    );
     let mut core = core.expect("a ring");
     for turn in 0.. {
         core.turn(turn).expect("a turn");

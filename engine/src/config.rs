@@ -34,8 +34,6 @@ pub(crate) const TUPLE_COUNT_MAX: u64 = 1 << 31;
 pub(crate) const ACCEPT_BATCH_MAX: u32 = 1_024;
 /// Timer granularity, microseconds: a timer is never early, and at most one tick late while the shard keeps up.
 pub const TICK_US: u64 = 1_000;
-/// The longest an idle core thread sleeps before it looks for a shutdown command, microseconds.
-pub(crate) const COMMAND_INTERVAL_US: u64 = 50_000;
 /// How often a core thread publishes its counters, microseconds.
 pub(crate) const REPORT_INTERVAL_US: u64 = 200_000;
 /// Most core threads.
@@ -63,6 +61,7 @@ pub struct Config {
     pub(crate) reads_while_blocked: bool,
     pub(crate) pending_bytes_max: usize,
     pub(crate) shared_bytes_max: usize,
+    pub(crate) commands_max: usize,
     pub(crate) batch_delay_us: u64,
     pub(crate) connect_timeout: Duration,
     pub(crate) drain_timeout: Duration,
@@ -151,6 +150,7 @@ impl Default for ConfigBuilder {
                 reads_while_blocked: false,
                 pending_bytes_max: 16_384,
                 shared_bytes_max: 1 << 20,
+                commands_max: 16_384,
                 batch_delay_us: 1_000,
                 connect_timeout: Duration::from_secs(30),
                 drain_timeout: Duration::from_secs(10),
@@ -252,6 +252,14 @@ impl ConfigBuilder {
         self
     }
 
+    /// Most commands that wait for one core thread, from 1 (default: 16,384): the sender of another one is told that the mailbox is
+    /// [full](crate::SendError::Full). Memory is taken as they come.
+    #[must_use]
+    pub fn commands_max(mut self, commands: usize) -> Self {
+        self.config.commands_max = commands;
+        self
+    }
+
     /// How long a busy thread lets work gather before it looks again, up to 1 s (default: 1 ms); zero looks at once. More is
     /// cheaper, less is prompter. An idle thread sleeps until an event in any case.
     #[must_use]
@@ -312,6 +320,11 @@ impl ConfigBuilder {
             (1..=1 << 28).contains(&config.staging_bytes),
             format_args!("{} bytes of room for bytes to send", config.staging_bytes),
             "give 1 to 268435456 bytes",
+        )?;
+        within(
+            config.commands_max > 0,
+            format_args!("a mailbox for 0 commands"),
+            "give at least 1",
         )?;
         within(
             config.batch_delay_us <= 1_000_000,
@@ -379,6 +392,7 @@ mod tests {
             Config::builder().buffer_count_max(65),
             Config::builder().buffer_count_max(32),
             Config::builder().staging_bytes(0),
+            Config::builder().commands_max(0),
             Config::builder().staging_bytes((1 << 28) + 1),
             Config::builder().batch_delay(Duration::from_micros(1_000_001)),
             Config::builder().batch_delay(Duration::MAX),

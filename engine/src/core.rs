@@ -16,6 +16,7 @@ use crate::dial::{DialPlan, Tuples};
 use crate::error::{Error, OpenFailure};
 use crate::handler::Handler;
 use crate::limiter::{Admission, ConnectionLimiter};
+use crate::mailbox::{Handle, Mailbox, Ordered, Shutdown};
 use crate::ring::Ring;
 use crate::shard::{ById, Context, Shard};
 use crate::slot::UNPLANNED;
@@ -33,27 +34,22 @@ const ENDS_PER_TURN_MAX: u64 = 256;
 const ACTIONS_PER_SHARE_MAX: usize = 1_024;
 /// Actions performed before the clock is read again.
 const ACTIONS_PER_CLOCK: usize = 64;
+/// Most commands that are given to the handler in one turn.
+const COMMANDS_PER_TURN_MAX: usize = 1_024;
 
 /// Rounds of accepting before the listeners are closed; each takes up to [`ACCEPT_BATCH_MAX`] from
 /// each.
 const LAST_ROUNDS_MAX: usize = 128;
-
-/// How an engine stops.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Shutdown {
-    /// Listeners are closed once the connections in their queues are accepted, nothing is dialled,
-    /// and [`Handler::on_stop`] is called for every connection. Connections that take too long are
-    /// aborted.
-    Graceful,
-    /// Every connection is aborted.
-    Immediate,
-}
 
 /// One core thread: its shards and its handler, over any ring.
 pub struct Core<'a, R, H: Handler, M> {
     shards: Vec<Shard<R, H>>,
     make_ring: M,
     ctx: Context<'a, H>,
+    mailbox: &'a Mailbox<H::Command>,
+    commands: Vec<H::Command>,
+    /// The first ring polls what wakes the thread.
+    is_waker_armed: bool,
     listeners: Vec<Listener>,
     filling: usize,
     dials: Vec<(DialId, H::State)>,
@@ -90,7 +86,7 @@ pub enum Next {
 }
 
 impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> {
-    /// The core of thread number `thread`, without connections. `share` of `share_count` threads
+    /// The core of thread number `thread`, without connections; `handle` has its mailbox. `share` of `share_count` threads
     /// says which tuples of the plan are its own.
     ///
     /// # Errors
@@ -98,15 +94,16 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     pub fn new(
         config: &'a Config,
         limiter: &'a ConnectionLimiter,
-        handler: H,
+        (handle, thread): (&'a Handle<H::Command>, usize),
+        mut handler: H,
         mut make_ring: M,
         listeners: &[CoreListener],
         plan: Option<(&'a DialPlan, u64, u64)>,
-        thread: usize,
     ) -> Result<Self, Error> {
         let first = Shard::new(0, make_ring()?, config, 0);
         let mut recorder = Recorder::default();
         recorder.thread.number = thread as u16;
+        handler.on_start(&mut recorder.context(0), handle);
         let tuples = plan.map(|(plan, share, share_count)| Tuples::new(plan, share, share_count));
         Ok(Core {
             shards: vec![first],
@@ -123,12 +120,16 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 tuples,
                 redial: Vec::new(),
                 listening: Vec::new(),
+                is_woken: false,
                 last_end_us: 0,
                 is_stopping: false,
                 is_aborting: false,
                 has_called: false,
                 recorder,
             },
+            mailbox: handle.mailbox(thread),
+            commands: Vec::new(),
+            is_waker_armed: false,
             listeners: listeners
                 .iter()
                 .map(|listener| Listener {
@@ -223,11 +224,11 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     pub fn serve(
         &mut self,
         now_us: u64,
-        releases_listeners: bool,
-        how: Option<Shutdown>,
+        ordered: Ordered,
         close_listeners: impl FnOnce(),
     ) -> Result<Option<Next>, Error> {
-        if (releases_listeners || how.is_some()) && !self.listeners.is_empty() {
+        let how = ordered.shutdown;
+        if (ordered.releases_listeners || how.is_some()) && !self.listeners.is_empty() {
             if how == Some(Shutdown::Graceful) {
                 self.accept_waiting(now_us)?;
             }
@@ -239,7 +240,16 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             self.stop(how)?;
         }
         let next = self.turn(now_us)?;
-        Ok((how.is_none() || !self.is_empty()).then_some(next))
+        if how.is_none() || !self.is_empty() {
+            return Ok(Some(next));
+        }
+        // Senders were told that these were accepted.
+        for command in self.mailbox.end() {
+            self.command(command);
+        }
+        // No connection is left: these are counted as stale.
+        while self.perform_actions()? {}
+        Ok(None)
     }
 
     /// Sleeps until a ring has something or `timeout` is over. One ring is waited for inside the
@@ -271,6 +281,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             worked |= self.shards[0].dispatch(&mut self.ctx)?;
             worked |= self.perform_actions()?;
         }
+        worked |= self.take_commands()?;
         self.update_listeners();
         for number in 0..self.listeners.len() {
             worked |= self.accept(number)?;
@@ -287,6 +298,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         // Behind every callback of this turn, so that what they ask for is dialled, and its
         // deadline heard.
         self.dial()?;
+        self.arm_waker()?;
         if self.has_more_now() || self.ctx.has_called {
             return Ok(Next::Again);
         }
@@ -294,7 +306,44 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             return Ok(Next::Busy);
         }
         let timers = self.shards.iter().filter_map(|s| s.next_due_us(now_us));
-        Ok(Next::IdleUntil(timers.chain(self.next_call_us).min()))
+        let due_us = timers
+            .chain(self.next_call_us)
+            .chain(self.patient_until_us());
+        Ok(Next::IdleUntil(due_us.min()))
+    }
+
+    /// Gives commands that wait to the handler. True if there were any.
+    fn take_commands(&mut self) -> Result<bool, Error> {
+        if self.mailbox.is_empty() {
+            return Ok(false);
+        }
+        let mut commands = std::mem::take(&mut self.commands);
+        self.mailbox.take(&mut commands, COMMANDS_PER_TURN_MAX);
+        commands.drain(..).for_each(|command| self.command(command));
+        self.commands = commands;
+        self.perform_actions()?;
+        Ok(true)
+    }
+
+    fn command(&mut self, command: H::Command) {
+        self.ctx.stats.commands += 1;
+        self.ctx.has_called = true;
+        let mut cx = self.ctx.recorder.context(self.ctx.now_us);
+        self.ctx.handler.on_command(&mut cx, command);
+    }
+
+    /// Has the first ring poll what wakes the thread, again each time it did.
+    fn arm_waker(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.ctx.is_woken) {
+            // Before the next poll, which would complete at once.
+            self.mailbox.waker().clear();
+            self.is_waker_armed = false;
+        }
+        if !self.is_waker_armed {
+            self.shards[0].poll_waker(self.mailbox.waker().fd())?;
+            self.is_waker_armed = true;
+        }
+        Ok(())
     }
 
     fn update_listeners(&mut self) {
@@ -333,6 +382,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         self.listeners.iter().any(|l| l.is_readable)
             || !self.ctx.redial.is_empty()
             || !self.ctx.recorder.thread.actions.is_empty()
+            || !self.mailbox.is_empty()
     }
 
     /// True if the one entry into the kernel that submits also sleeps: there is one ring, and no
@@ -341,11 +391,18 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         self.shards.len() == 1 && self.ctx.config.batch_delay_us == 0
     }
 
+    /// While all are to end in order: when the rest is to be aborted if none ends before.
+    fn patient_until_us(&self) -> Option<u64> {
+        let patience_us = self.ctx.config.drain_timeout.as_micros() as u64;
+        let is_draining = self.stopping == Some(Shutdown::Graceful);
+        is_draining.then_some(self.ctx.last_end_us + patience_us + 1)
+    }
+
     /// When all are to end and none has for as long as one may take, the rest is aborted.
     fn abort_the_last(&mut self) -> Result<(), Error> {
-        let patience_us = self.ctx.config.drain_timeout.as_micros() as u64;
-        if self.stopping == Some(Shutdown::Graceful)
-            && self.ctx.now_us > self.ctx.last_end_us + patience_us
+        if self
+            .patient_until_us()
+            .is_some_and(|until_us| self.ctx.now_us >= until_us)
         {
             self.stopping = Some(Shutdown::Immediate);
             self.ctx.is_aborting = true;

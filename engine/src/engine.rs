@@ -2,24 +2,24 @@
 //!
 //! Each thread is pinned to a core and drives one [`Core`]. A thread with work looks again after
 //! `batch_delay_us`, which lets work gather; one without sleeps until a ring has an event, a timer
-//! is due, or it is time to look for a shutdown command.
+//! is due, or another thread tells it something.
 //! Invariants: a ring is made, used and dropped by its own thread.
 //! Must not depend on: protocols, and what a request looks like.
 
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::config::{COMMAND_INTERVAL_US, Config, REPORT_INTERVAL_US};
-use crate::core::{Core, CoreListener, Next, Shutdown};
+use crate::config::{Config, REPORT_INTERVAL_US};
+use crate::core::{Core, CoreListener, Next};
 use crate::dial::DialPlan;
 use crate::error::{SetupError, SetupErrorKind};
 use crate::handler::Handler;
 use crate::kernel::{KernelRing, os};
 use crate::limiter::ConnectionLimiter;
 use crate::listen::Listener;
+use crate::mailbox::{Handle, Mailbox, Shutdown};
 use crate::stats::Stats;
 
 /// What one core thread shows to the control plane.
@@ -41,15 +41,16 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// Dropping it shuts it down at once ([`Shutdown::Immediate`]) and joins its threads, within a
 /// bound: a thread that has not ended after five seconds is left behind.
-pub struct Engine<P> {
+///
+/// `P` is what its handlers report, `C` the commands they take.
+pub struct Engine<P, C = ()> {
     threads: Vec<JoinHandle<Result<(), SetupError>>>,
-    shutdown: Arc<AtomicU8>,
-    releases_listeners: Arc<AtomicBool>,
+    handle: Handle<C>,
     reports: Arc<Vec<Mutex<CoreReport<P>>>>,
     started_at: Instant,
 }
 
-impl<P: Default + Send + 'static> Engine<P> {
+impl<P: Default + Send + 'static, C: Send + 'static> Engine<P, C> {
     /// Starts [`Config::thread_count`] core threads, each with the handler `make_handler` returns
     /// for its number, and returns when all of them run. Thread `i` accepts from `listeners[i]`,
     /// which may be missing; with a `plan`, handlers may dial.
@@ -64,7 +65,7 @@ impl<P: Default + Send + 'static> Engine<P> {
         mut make_handler: F,
     ) -> Result<Self, SetupError>
     where
-        H: Handler<Report = P> + 'static,
+        H: Handler<Report = P, Command = C> + 'static,
         F: FnMut(usize) -> H,
     {
         if listeners.len() > config.thread_count {
@@ -84,8 +85,7 @@ impl<P: Default + Send + 'static> Engine<P> {
         let reports = (0..config.thread_count).map(|_| Mutex::default());
         let mut engine = Engine {
             threads: Vec::new(),
-            shutdown: Arc::new(AtomicU8::new(RUNNING)),
-            releases_listeners: Arc::default(),
+            handle: mailboxes(&config)?,
             reports: Arc::new(reports.collect()),
             started_at: Instant::now(),
         };
@@ -98,8 +98,7 @@ impl<P: Default + Send + 'static> Engine<P> {
                 limiter: Arc::clone(&limiter),
                 plan: plan.clone(),
                 listeners: listeners.next().unwrap_or_default(),
-                shutdown: Arc::clone(&engine.shutdown),
-                releases_listeners: Arc::clone(&engine.releases_listeners),
+                handle: engine.handle.clone(),
                 reports: Arc::clone(&engine.reports),
                 started_at: engine.started_at,
             };
@@ -128,6 +127,11 @@ impl<P: Default + Send + 'static> Engine<P> {
         Ok(engine)
     }
 
+    /// What sends commands to its handlers, from any thread.
+    pub fn handle(&self) -> Handle<C> {
+        self.handle.clone()
+    }
+
     /// Microseconds of engine time: since the start.
     pub fn now_us(&self) -> u64 {
         self.started_at.elapsed().as_micros() as u64
@@ -136,13 +140,13 @@ impl<P: Default + Send + 'static> Engine<P> {
     /// Accepts nothing any more; open connections go on, and dialling does. Every thread closes its listeners shortly after. What
     /// waits there is left to other processes that have the same sockets, such as a successor; without one it is reset.
     pub fn release_listeners(&self) {
-        self.releases_listeners.store(true, Ordering::Release);
+        self.handle.release_listeners();
     }
 
     /// Starts to shut down and returns at once; [`Engine::join`] waits for the end. A harder way
     /// replaces a softer one.
     pub fn stop(&self, how: Shutdown) {
-        order(&self.shutdown, how);
+        self.handle.stop(how);
     }
 
     /// The last report of every thread, in the order of their numbers. Threads publish every 200 ms
@@ -175,9 +179,9 @@ impl<P: Default + Send + 'static> Engine<P> {
     }
 }
 
-impl<P> Drop for Engine<P> {
+impl<P, C> Drop for Engine<P, C> {
     fn drop(&mut self) {
-        order(&self.shutdown, Shutdown::Immediate);
+        self.handle.stop(Shutdown::Immediate);
         let started_at = Instant::now();
         for thread in self.threads.drain(..) {
             while !thread.is_finished() && started_at.elapsed() < DROP_TIMEOUT {
@@ -191,54 +195,56 @@ impl<P> Drop for Engine<P> {
     }
 }
 
-/// No shutdown has been ordered.
-const RUNNING: u8 = 0;
-
-/// Asks for a shutdown, unless a more abrupt one was asked for.
-fn order(shutdown: &AtomicU8, how: Shutdown) {
-    shutdown.fetch_max(how as u8 + 1, Ordering::Release);
+/// The mailboxes of an engine's threads.
+///
+/// # Errors
+/// [`SetupError`] when no descriptor is left.
+pub fn mailboxes<C>(config: &Config) -> Result<Handle<C>, SetupError> {
+    let mailboxes = (0..config.thread_count).map(|_| {
+        Ok(Mailbox::new(
+            config.commands_max,
+            Box::new(os::Waker::new()?),
+        ))
+    });
+    Ok(Handle::new(mailboxes.collect::<Result<_, SetupError>>()?))
 }
 
-/// What was ordered.
-fn ordered(shutdown: &AtomicU8) -> Option<Shutdown> {
-    match shutdown.load(Ordering::Acquire) {
-        RUNNING => None,
-        1 => Some(Shutdown::Graceful),
-        _ => Some(Shutdown::Immediate),
-    }
+/// Takes no more commands when a thread ends, and shuts the others down if it ends early: they
+/// cannot take over its connections and listeners.
+struct End<C> {
+    handle: Handle<C>,
+    number: usize,
 }
 
-/// Shuts the other threads down when this one ends early: they cannot take over its connections and
-/// listeners.
-struct StopOthers<'a>(&'a AtomicU8);
-
-impl Drop for StopOthers<'_> {
+impl<C> Drop for End<C> {
     fn drop(&mut self) {
-        order(self.0, Shutdown::Graceful);
+        self.handle.mailbox(self.number).end();
+        self.handle.stop(Shutdown::Graceful);
     }
 }
 
-struct CoreThread<P> {
+struct CoreThread<P, C> {
     number: usize,
     config: Arc<Config>,
     limiter: Arc<ConnectionLimiter>,
     plan: Option<Arc<DialPlan>>,
     listeners: Vec<Listener>,
-    shutdown: Arc<AtomicU8>,
-    releases_listeners: Arc<AtomicBool>,
+    handle: Handle<C>,
     reports: Arc<Vec<Mutex<CoreReport<P>>>>,
     started_at: Instant,
 }
 
-impl<P: Default + Send> CoreThread<P> {
-    fn run<H: Handler<Report = P>>(
+impl<P: Default + Send, C: Send + 'static> CoreThread<P, C> {
+    fn run<H: Handler<Report = P, Command = C>>(
         mut self,
         handler: H,
         ready: std::sync::mpsc::Sender<bool>,
     ) -> Result<(), SetupError> {
         // Also when it panics. After a shutdown it changes nothing: the others were told before.
-        let shutdown = Arc::clone(&self.shutdown);
-        let _stop_others = StopOthers(&shutdown);
+        let _end = End {
+            handle: self.handle.clone(),
+            number: self.number,
+        };
         let cores = &self.config.cores;
         if !cores.is_empty() {
             os::pin_to(cores[self.number % cores.len()]);
@@ -265,14 +271,15 @@ impl<P: Default + Send> CoreThread<P> {
             }
         };
         let make_ring = || KernelRing::new(&config, started_at, &waker);
+        let handle = self.handle.clone();
         let core = Core::new(
             &config,
             &limiter,
+            (&handle, self.number),
             handler,
             make_ring,
             &listeners,
             plan.as_deref().map(|p| (p, share.0, share.1)),
-            self.number,
         );
         let _ = ready.send(core.is_ok());
         // The start waits until no thread can say more: one that panicked before said nothing.
@@ -294,23 +301,26 @@ impl<P: Default + Send> CoreThread<P> {
         waker: &os::Waker,
     ) -> Result<(), SetupError>
     where
-        H: Handler<Report = P>,
+        H: Handler<Report = P, Command = C>,
         M: FnMut() -> Result<KernelRing, SetupError>,
     {
+        let handle = self.handle.clone();
+        let mailbox = handle.mailbox(self.number);
         let mut next_report_us = 0;
         loop {
             let now_us = self.now_us();
-            let how = ordered(&self.shutdown);
-            let releases_listeners = self.releases_listeners.load(Ordering::Acquire);
+            let ordered = mailbox.ordered();
             let listeners = &mut self.listeners;
-            let next = core.serve(now_us, releases_listeners, how, || listeners.clear())?;
+            let next = core.serve(now_us, ordered, || listeners.clear())?;
             let Some(next) = next else { return Ok(()) };
+            let mut is_reported = false;
             if now_us >= next_report_us {
                 next_report_us = now_us + REPORT_INTERVAL_US;
                 // Never wait for a reader: what it misses now comes a little later.
                 if let Ok(mut report) = self.reports[self.number].try_lock() {
                     report.stats = core.stats().clone();
                     core.handler().report(&mut report.handler);
+                    is_reported = true;
                 }
             }
             match next {
@@ -320,9 +330,17 @@ impl<P: Default + Send> CoreThread<P> {
                 }
                 Next::Busy => {}
                 Next::IdleUntil(due_us) => {
-                    let until = due_us.unwrap_or(u64::MAX).min(now_us + COMMAND_INTERVAL_US);
-                    let timeout = Duration::from_micros(until.saturating_sub(self.now_us()));
+                    // What this turn changed is reported soon; after that nothing changes until the
+                    // thread is woken.
+                    let report_us = (!is_reported).then_some(next_report_us);
+                    let until_us = due_us.into_iter().chain(report_us).min();
+                    let timeout = match until_us {
+                        _ if !mailbox.may_sleep(ordered) => Duration::ZERO,
+                        None => Duration::MAX,
+                        Some(us) => Duration::from_micros(us.saturating_sub(self.now_us())),
+                    };
                     core.wait(timeout, |timeout| waker.wait(timeout))?;
+                    mailbox.has_woken();
                 }
             }
         }

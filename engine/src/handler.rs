@@ -12,6 +12,7 @@ use crate::bytes::Bytes;
 use crate::context::{ConnId, Context, Recorder};
 use crate::dial::Tuples;
 use crate::error::{CloseReason, OpenFailure};
+use crate::mailbox::Handle;
 
 /// A protocol. Each core thread has one value; each connection has a `State` in its slot.
 ///
@@ -25,6 +26,8 @@ pub trait Handler: Send {
     /// What other threads send to this handler; `()` if nothing.
     type Command: Send + 'static;
 
+    /// The core thread starts: called once, before any other callback. Keep a clone of `handle` to send commands to other threads.
+    fn on_start(&mut self, _cx: &mut Context<'_, Self::State>, _handle: &Handle<Self::Command>) {}
     /// A connection opened: it was accepted, or dialled with the state given to [`Context::dial`] or
     /// [`Context::dial_planned`]. Only this callback knows its [`Conn::listener`] and addresses.
     fn on_open(&mut self, conn: &mut Conn<'_, Self::State>);
@@ -76,6 +79,9 @@ pub trait Handler: Send {
         _failure: OpenFailure,
     ) {
     }
+    /// Another thread sent `command` by a [`Handle`]. Each command that was accepted comes once. One that is sent while the thread ends
+    /// may come after the last connection has closed.
+    fn on_command(&mut self, _cx: &mut Context<'_, Self::State>, _command: Self::Command) {}
     /// Called at least once a turn, after the other callbacks. Returns the time of the next call that it needs, if any; a turn for
     /// another reason may come earlier.
     fn on_turn(&mut self, _cx: &mut Context<'_, Self::State>) -> Option<u64> {

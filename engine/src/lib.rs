@@ -74,6 +74,7 @@ mod handler;
 mod kernel;
 mod limiter;
 pub mod listen;
+mod mailbox;
 mod refusal;
 mod ring;
 // The simulator audits slots and records; with it on, nothing here may be unused.
@@ -87,7 +88,6 @@ mod stats;
 mod token;
 mod wheel;
 
-pub use self::core::Shutdown;
 pub use attempt::{Dial, DialId, Source};
 pub use bytes::Bytes;
 pub use config::{Config, ConfigBuilder};
@@ -97,6 +97,7 @@ pub use engine::{CoreReport, Engine};
 pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};
 pub use handler::{Conn, Handler};
 pub use kernel::os::allowed_cores;
+pub use mailbox::{Handle, SendError, Shutdown};
 pub use stats::Stats;
 
 /// Checks that this kernel has the io_uring features the engine needs, those to dial with `dials`. Keeps nothing.
@@ -113,6 +114,7 @@ pub fn check_io_uring(dials: bool) -> Result<(), SetupError> {
 #[doc(hidden)]
 pub mod internals {
     pub use crate::core::{Core, CoreListener, Next};
+    pub use crate::engine::mailboxes;
     pub use crate::kernel::KernelRing;
     pub use crate::limiter::ConnectionLimiter;
     pub use crate::ring::*;

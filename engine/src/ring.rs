@@ -22,6 +22,8 @@ use crate::token::Token;
 pub enum Request {
     /// Wait until a listener has connections. One completion.
     PollListener { listener: RawFd },
+    /// Wait until another thread signals a descriptor. One completion.
+    PollWaker { fd: RawFd },
     /// Take one connection from a listener into `slot`; EAGAIN when there is none.
     Accept { listener: RawFd, slot: u32 },
     /// Make a stream socket in `slot`. Silent.

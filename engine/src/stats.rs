@@ -45,6 +45,8 @@ pub struct Stats {
     pub sends_short: u64,
     /// Bytes received.
     pub bytes_received: u64,
+    /// Commands given to the handler.
+    pub commands: u64,
     /// Completions for an earlier connection of their slot, dropped.
     pub stale_completions: u64,
     /// Actions by id, as [`Context::send`](crate::Context::send), whose connection had closed; dropped.
@@ -72,6 +74,7 @@ impl Stats {
         self.sends += other.sends;
         self.sends_short += other.sends_short;
         self.bytes_received += other.bytes_received;
+        self.commands += other.commands;
         self.stale_completions += other.stale_completions;
         self.stale_ids += other.stale_ids;
         self.queue_overflows += other.queue_overflows;

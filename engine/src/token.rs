@@ -44,9 +44,11 @@ pub enum Op {
     Close,
     /// A request was cancelled.
     Cancel,
+    /// The thread was woken by another.
+    Wake,
 }
 
-const OPS: [Op; 16] = [
+const OPS: [Op; 17] = [
     Op::PollListener,
     Op::Accept,
     Op::Refuse,
@@ -63,7 +65,16 @@ const OPS: [Op; 16] = [
     Op::Shutdown,
     Op::Close,
     Op::Cancel,
+    Op::Wake,
 ];
+
+impl Op {
+    /// True if it is done to what is in a slot. Others belong to the thread.
+    #[cfg(feature = "sim")]
+    pub(crate) fn has_slot(self) -> bool {
+        !matches!(self, Op::PollListener | Op::Wake)
+    }
+}
 
 /// Operation, slot and generation of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +144,6 @@ mod tests {
     fn unknown_bits_are_no_token() {
         assert_eq!(Token::from_bits(0), None);
         assert_eq!(Token::from_bits(u64::MAX), None);
-        assert_eq!(Token::from_bits(17 << 56), None);
+        assert_eq!(Token::from_bits((OPS.len() as u64 + 1) << 56), None);
     }
 }

@@ -23,7 +23,9 @@ struct Running<P: Default + Send + 'static> {
 }
 
 impl<P: Default + Send + 'static> Running<P> {
-    fn start<H: Handler<Report = P> + 'static>(make_handler: impl FnMut(usize) -> H) -> Self {
+    fn start<H: Handler<Report = P, Command = ()> + 'static>(
+        make_handler: impl FnMut(usize) -> H,
+    ) -> Self {
         let config = Config::builder()
             .capacity(100)
             .thread_count(2)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use holdfast_engine::internals::{ConnectionLimiter, Core, CoreListener};
+use holdfast_engine::internals::{ConnectionLimiter, Core, CoreListener, mailboxes};
 use holdfast_engine::{Config, Conn, Handler, SetupError};
 
 #[path = "../benches/null_ring.rs"]
@@ -80,8 +80,17 @@ fn answers_are_served_in_order_with_sends_at_once_and_a_clock_that_goes_on() {
         fd: 0,
         is_shared: false,
     };
-    let mut core =
-        Core::new(&config, &limiter, handler, make_ring, &[listener], None, 0).expect("a ring");
+    let handle = mailboxes(&config).expect("a descriptor");
+    let core = Core::new(
+        &config,
+        &limiter,
+        (&handle, 0),
+        handler,
+        make_ring,
+        &[listener],
+        None,
+    );
+    let mut core = core.expect("a ring");
     for turn in 0..20 {
         core.turn(turn * 10_000).expect("a turn");
         core.wait(Duration::from_millis(1), |_| {}).expect("a wait");

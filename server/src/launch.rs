@@ -139,7 +139,7 @@ impl Server {
         reporter: &mut R,
     ) -> Result<(), anyhow::Error>
     where
-        H: Handler<Report = R::Counters> + 'static,
+        H: Handler<Report = R::Counters, Command = ()> + 'static,
         R: Reporter,
     {
         let ready = format!(

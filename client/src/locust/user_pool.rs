@@ -178,7 +178,7 @@ where
     V: Reporter<Counters: UserCount, Report: Default>,
     R: FnMut(&V::Report, &V::Report, Intervals) -> Vec<Row>,
 {
-    fn start<H: Handler<Report = V::Counters> + 'static>(
+    fn start<H: Handler<Report = V::Counters, Command = ()> + 'static>(
         (ready, load): (EngineSetup, Arc<Load>),
         view: V,
         users_max: u64,

@@ -78,6 +78,7 @@ impl Coverage {
             ("sends", stats.sends),
             ("sends_short", stats.sends_short),
             ("bytes_received", stats.bytes_received),
+            ("commands", stats.commands),
         ];
         events.extend(stats.anomalies());
         events.extend(self.events.iter().copied());

@@ -3,10 +3,11 @@
 //!
 //! Must not depend on: slots, handlers, protocols.
 
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::mailbox::Wake;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -56,19 +57,22 @@ pub fn accept_queue_len(listener: RawFd) -> u32 {
     unsafe { info.assume_init() }.tcpi_unacked
 }
 
-/// The waker of one thread: its rings ring it when they have work, and the thread sleeps on it
-/// alone.
+/// An event descriptor that wakes one thread. Each thread has two.
 ///
-/// A ring whose work is deferred to its thread (DEFER_TASKRUN) does not become readable for `poll`
-/// when work is queued, so a thread with several rings cannot sleep on the rings themselves; their
-/// event descriptor is signalled even so.
+/// One its rings signal when they have work, and a thread with several rings sleeps on it alone. A
+/// ring whose work is deferred to its thread (DEFER_TASKRUN) does not become readable for `poll`
+/// when work is queued, so such a thread cannot sleep on the rings themselves; their event
+/// descriptor is signalled even so.
+///
+/// The other one other threads signal, and the thread's first ring polls it: so it ends a sleep in a
+/// single ring as well, whose descriptor of the first kind nobody looks at.
 #[derive(Debug)]
 pub struct Waker {
     event: EventFd,
 }
 
 impl Waker {
-    /// A waker nobody has rung.
+    /// A waker nobody has signalled.
     ///
     /// # Errors
     /// [`Error`] when no descriptor is left.
@@ -89,12 +93,29 @@ impl Waker {
         self.event.as_fd()
     }
 
-    /// Sleeps until it is rung or `timeout` is over, and silences it.
+    /// Sleeps until it is signalled or `timeout` is over, and clears it. [`Duration::MAX`] never is.
     pub fn wait(&self, timeout: Duration) {
         let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
+        let timeout = (timeout < Duration::MAX).then(|| TimeSpec::from_duration(timeout));
         // An error here is a signal or a lack of memory; both end the sleep, and the next turn goes
         // on.
-        let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None);
+        let _ = ppoll(&mut fds, timeout, None);
+        self.clear();
+    }
+}
+
+impl Wake for Waker {
+    fn fd(&self) -> RawFd {
+        self.event.as_raw_fd()
+    }
+
+    fn wake(&self) {
+        // It fails only at 2^64 - 1 signals that nobody cleared.
+        let _ = self.event.write(1);
+    }
+
+    fn clear(&self) {
+        // It fails if there was no signal.
         let _ = self.event.read();
     }
 }

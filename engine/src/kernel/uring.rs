@@ -78,7 +78,7 @@ fn build_ring() -> Result<IoUring, Error> {
 
 impl KernelRing {
     /// A ring with a table of `config.ring_slots` direct descriptors, for the calling thread alone.
-    /// Its time counts from `started_at`; it rings `waker` when it has work.
+    /// Its time counts from `started_at`; it signals `waker` when it has work.
     ///
     /// # Errors
     /// [`Error`] naming the missing feature, limit or setting.
@@ -257,8 +257,8 @@ impl KernelRing {
         let place =
             |slot| DestinationSlot::try_from_slot_target(slot).expect("slot indices are small");
         match request {
-            Request::PollListener { listener } => {
-                opcode::PollAdd::new(Fd(listener), libc::POLLIN as u32).build()
+            Request::PollListener { listener: fd } | Request::PollWaker { fd } => {
+                opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).build()
             }
             Request::Accept { listener, slot } => {
                 let entry =

@@ -34,6 +34,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.ring.push(own, Request::Cancel { token })
     }
 
+    /// Waits for another thread to signal a descriptor.
+    pub fn poll_waker(&mut self, fd: RawFd) -> Result<(), Error> {
+        let token = Token::new(Op::Wake, 0, 0);
+        self.ring.push(token, Request::PollWaker { fd })
+    }
+
     /// Takes up to `count` connections from a listener. The limiter has room for them, and so has
     /// this shard.
     pub fn accept(&mut self, listener: RawFd, count: u32) -> Result<(), Error> {

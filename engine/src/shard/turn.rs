@@ -49,6 +49,8 @@ pub(crate) struct Context<'a, H: Handler> {
     pub redial: Vec<(DialId, H::State)>,
     /// Listeners that became readable.
     pub listening: Vec<usize>,
+    /// The poll of the thread's waker has completed.
+    pub is_woken: bool,
     /// When a connection last ended in order, engine time.
     pub last_end_us: u64,
     /// All connections are to end.
@@ -248,6 +250,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 ctx.listening.push(slot as usize);
                 return Ok(());
             }
+            Op::Wake => {
+                ctx.is_woken = true;
+                return Ok(());
+            }
             Op::Refuse => {
                 if token.generation() == 0 && result >= 0 {
                     ctx.stats.refused_full += 1;
@@ -290,7 +296,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             }
             Op::Shutdown => self.on_shutdown(ctx, slot, result),
             Op::Cancel => Ok(()),
-            Op::PollListener | Op::Refuse | Op::Send => unreachable!("handled above"),
+            Op::PollListener | Op::Wake | Op::Refuse | Op::Send => unreachable!("handled above"),
         }
     }
 

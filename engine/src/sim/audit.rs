@@ -67,6 +67,7 @@ pub(super) fn check_core<R: Ring + RingAudit, H: Handler, M: FnMut() -> Result<R
         stats.accepted + stats.opened,
         stats.open_now + stats.closed.iter().sum::<u64>(),
     )?;
+    ctx.handler.check_commands(stats.commands)?;
     Ok(census)
 }
 

@@ -96,6 +96,12 @@ canaries! {
     WatchUnheard "watch_unheard",
     /// The rest of a queue that was submitted in part counts as submitted.
     RestUnsubmitted "rest_unsubmitted",
+    /// The poll that wakes a thread is not armed again.
+    WakeupLost "wakeup_lost",
+    /// A command is not given to the handler.
+    CommandLost "command_lost",
+    /// A command overtakes the one before it.
+    CommandOvertakes "command_overtakes",
 }
 
 /// A ring behind a mistake, if there is one.
@@ -174,6 +180,7 @@ impl Ring for Broken {
             } if self.errs(Canary::PollLost, 8) => {
                 return Ok(());
             }
+            Request::PollWaker { .. } if self.errs(Canary::WakeupLost, 2) => return Ok(()),
             Request::RecvOneshot { .. } | Request::RecvMultishot { .. }
                 if self.errs(Canary::RecvLost, 8) =>
             {
@@ -271,7 +278,8 @@ impl Ring for Broken {
                 continue;
             }
             if self.is(Canary::GenerationIgnored)
-                && !matches!(token.op(), Op::PollListener | Op::Refuse | Op::Send)
+                && token.op().has_slot()
+                && !matches!(token.op(), Op::Refuse | Op::Send)
             {
                 let generation = self.generations[token.slot() as usize];
                 completion.token = Token::new(token.op(), token.slot(), generation);

@@ -133,6 +133,8 @@ faults! {
     SubmittedPart "submitted_part" 20_000,
     /// A shutdown finds no descriptor to spare.
     ShutdownRefused "shutdown_refused" 30_000,
+    /// A thread is told something between its last look and its sleep.
+    ToldBetween "told_between" 20_000,
 }
 
 /// Kinds whose chances were there from the start. Those added later are drawn apart, or every seed would mean another run.

@@ -8,15 +8,17 @@ use std::time::Duration;
 use super::audit::{check_core, check_end, check_limiter, check_world};
 use super::broken::{Broken, Canary};
 use super::fault::Fault;
+use super::outside::Outside;
 use super::ring::SimRing;
 use super::watch::Watched;
 use super::world::{Shared, lock};
-use crate::config::{COMMAND_INTERVAL_US, Config};
-use crate::core::{Core, CoreListener, Next, Shutdown};
+use crate::config::Config;
+use crate::core::{Core, CoreListener, Next};
 use crate::dial::DialPlan;
 use crate::error::{Error, SetupErrorKind};
 use crate::handler::Handler;
 use crate::limiter::ConnectionLimiter;
+use crate::mailbox::Ordered;
 use crate::shard::audit::Census;
 use crate::stats::Stats;
 
@@ -26,36 +28,6 @@ const STEPS_MAX: u64 = 2_000_000;
 const DRAIN_US_MAX: u64 = 3_600_000_000;
 
 type MakeRing<'a> = Box<dyn FnMut() -> Result<Broken, Error> + 'a>;
-
-/// When a node is told to stop, in engine time.
-#[derive(Debug, Clone, Copy)]
-pub struct Orders {
-    /// To give its listeners up and go on.
-    pub release_us: u64,
-    /// In order.
-    pub in_order_us: u64,
-    /// At once.
-    pub now_us: u64,
-}
-
-impl Orders {
-    fn at(self, now_us: u64) -> Option<Shutdown> {
-        if now_us >= self.now_us {
-            Some(Shutdown::Immediate)
-        } else if now_us >= self.in_order_us {
-            Some(Shutdown::Graceful)
-        } else {
-            None
-        }
-    }
-
-    /// The next order after a time.
-    fn next_us(self, now_us: u64) -> u64 {
-        let later = [self.release_us, self.in_order_us, self.now_us];
-        let later = later.into_iter().filter(|us| *us > now_us);
-        later.min().unwrap_or(u64::MAX)
-    }
-}
 
 /// What a node waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +47,9 @@ pub struct Node<'a, H: Handler> {
     limiter: &'a ConnectionLimiter,
     listeners: Vec<CoreListener>,
     canary: Option<Canary>,
-    orders: Orders,
+    outside: Outside<'a, H::Command>,
+    /// The orders it acts on.
+    known: Ordered,
     rest: Rest,
     census: Census,
 }
@@ -90,7 +64,7 @@ impl<'a, H: Handler> Node<'a, H> {
         handler: H,
         listeners: &[CoreListener],
         plan: Option<&'a DialPlan>,
-        orders: Orders,
+        outside: Outside<'a, H::Command>,
         canary: Option<Canary>,
     ) -> Self {
         let handler = Watched::new(handler, world, config.reads_while_blocked, canary);
@@ -109,7 +83,10 @@ impl<'a, H: Handler> Node<'a, H> {
         };
         let make_ring: MakeRing<'a> = Box::new(make_ring);
         let plan = plan.map(|plan| (plan, 0, 1));
-        let core = Core::new(config, limiter, handler, make_ring, listeners, plan, 0);
+        let mailbox = (outside.handle, outside.thread);
+        let core = Core::new(
+            config, limiter, mailbox, handler, make_ring, listeners, plan,
+        );
         Node {
             core: core.expect("the first ring is there"),
             world: world.clone(),
@@ -117,7 +94,8 @@ impl<'a, H: Handler> Node<'a, H> {
             limiter,
             listeners: listeners.to_vec(),
             canary,
-            orders,
+            outside,
+            known: Ordered::default(),
             rest: Rest::Until(0),
             census: Census::default(),
         }
@@ -133,6 +111,11 @@ impl<'a, H: Handler> Node<'a, H> {
         self.core.handler().inner()
     }
 
+    /// What threads outside told it.
+    pub fn outside(&self) -> &Outside<'a, H::Command> {
+        &self.outside
+    }
+
     fn rings(&self) -> impl Iterator<Item = &SimRing> {
         self.core.parts().0.iter().map(|shard| shard.ring().inner())
     }
@@ -144,13 +127,20 @@ impl<'a, H: Handler> Node<'a, H> {
             .any(|ring| !world.mail[ring.number as usize].is_empty())
     }
 
-    fn after_turn(&mut self, next: Next, turn_us: u64) {
+    /// Something comes from outside right now, between two looks of the thread.
+    fn may_be_told_between(&mut self) {
+        if self.outside.has_commands() && lock(&self.world).strikes(Fault::ToldBetween) {
+            self.outside.tell_next();
+        }
+    }
+
+    fn after_turn(&mut self, next: Next) {
         let now_us = lock(&self.world).now_us();
         self.rest = match next {
             Next::Again => {
                 let is_between = !self.rings().all(SimRing::may_sleep);
                 if is_between && lock(&self.world).strikes(Fault::StoppedBetween) {
-                    self.orders.now_us = self.orders.now_us.min(now_us);
+                    self.outside.orders.now_us = self.outside.orders.now_us.min(now_us);
                 }
                 Rest::Until(now_us)
             }
@@ -164,25 +154,26 @@ impl<'a, H: Handler> Node<'a, H> {
                         "a timer is due at {timer_us}, and the thread sleeps until {due_us:?}"
                     );
                 }
-                let until_us = due_us.unwrap_or(u64::MAX).min(now_us + COMMAND_INTERVAL_US);
-                let timeout = Duration::from_micros(until_us.saturating_sub(now_us));
+                self.may_be_told_between();
+                let may_sleep = self.outside.mailbox().may_sleep(self.known);
+                self.may_be_told_between();
+                let until_us = due_us.unwrap_or(u64::MAX);
+                let timeout = match may_sleep {
+                    true => Duration::from_micros(until_us.saturating_sub(now_us)),
+                    false => Duration::ZERO,
+                };
                 let is_alone = self.rings().count() == 1;
                 let mut sleeps = false;
                 let waited = self.core.wait(timeout, |_| sleeps = true);
                 waited.expect("a simulated ring serves");
                 sleeps |= is_alone && self.rings().all(SimRing::is_asleep);
-                // Looking at orders that are none changes nothing, so it sleeps on; but one that stops watches the time.
-                let until_us = match self.orders.at(turn_us) {
-                    None => due_us.unwrap_or(u64::MAX),
-                    _ => until_us,
-                };
                 if sleeps && self.rings().all(SimRing::may_sleep) {
                     let shards = self.core.parts().0;
                     assert!(
                         shards.iter().all(|shard| !shard.is_waited_for()),
                         "a thread sleeps while a connection waits to receive, or for sends to be settled"
                     );
-                    Rest::UntilWoken(until_us.min(self.orders.next_us(turn_us)))
+                    Rest::UntilWoken(until_us)
                 } else {
                     assert!(
                         is_alone || !sleeps,
@@ -214,10 +205,16 @@ pub trait Steps {
     fn due_us(&self) -> Option<u64>;
     /// One look at its orders, one turn, and what comes before the next.
     fn step(&mut self);
+    /// When it is told something from outside next.
+    fn told_us(&self) -> Option<u64>;
+    /// Tells it what is due.
+    fn tell(&mut self, now_us: u64);
     /// When its last order comes.
     fn last_order_us(&self) -> u64;
     /// How it stands, for who looks into a failure.
     fn describe(&self) -> String;
+    #[doc(hidden)]
+    fn check_heard(&self) -> Result<(), String>;
     #[doc(hidden)]
     fn books(&self) -> NodeBooks<'_>;
 }
@@ -243,11 +240,11 @@ impl<H: Handler> Steps for Node<'_, H> {
     fn step(&mut self) {
         let turn_us = lock(&self.world).now_us();
         let world = &self.world;
-        let releases = turn_us >= self.orders.release_us;
-        let how = self.orders.at(turn_us);
         let listeners = &mut self.listeners;
         let shuts = self.canary == Some(Canary::SharedListenerShut);
-        let next = self.core.serve(turn_us, releases, how, || {
+        self.outside.mailbox().has_woken();
+        self.known = self.outside.mailbox().ordered();
+        let next = self.core.serve(turn_us, self.known, || {
             let mut world = lock(world);
             for listener in listeners.drain(..) {
                 match shuts {
@@ -264,7 +261,7 @@ impl<H: Handler> Steps for Node<'_, H> {
         let census = check_core(&self.core, turn_us);
         self.census = census.unwrap_or_else(|wrong| panic!("{wrong}"));
         match next {
-            Some(next) => self.after_turn(next, turn_us),
+            Some(next) => self.after_turn(next),
             None => {
                 let mut checked = check_end(&self.core);
                 for ring in self.rings() {
@@ -276,14 +273,32 @@ impl<H: Handler> Steps for Node<'_, H> {
         }
     }
 
+    fn told_us(&self) -> Option<u64> {
+        self.outside.next_us()
+    }
+
+    fn tell(&mut self, now_us: u64) {
+        self.outside.tell(now_us);
+    }
+
     fn last_order_us(&self) -> u64 {
-        self.orders.in_order_us.min(self.orders.now_us)
+        let orders = self.outside.orders;
+        orders.in_order_us.min(orders.now_us)
     }
 
     fn describe(&self) -> String {
         let shards = self.core.parts().0.iter();
         let slots: Vec<String> = shards.flat_map(|shard| shard.describe()).collect();
-        format!("{:?}, {:?}, {slots:?}", self.rest, self.orders)
+        format!("{:?}, {:?}, {slots:?}", self.rest, self.outside.orders)
+    }
+
+    fn check_heard(&self) -> Result<(), String> {
+        let mailbox = self.outside.mailbox();
+        let sleeps = matches!(self.rest, Rest::UntilWoken(_)) && !self.has_mail();
+        if sleeps && (!mailbox.is_empty() || mailbox.ordered() != self.known) {
+            return Err("a thread sleeps on what it was told".to_owned());
+        }
+        Ok(())
     }
 
     fn books(&self) -> NodeBooks<'_> {
@@ -303,7 +318,8 @@ pub fn drive(world: &Shared, nodes: &mut [&mut dyn Steps]) {
     let last_order_us = nodes.iter().map(|n| n.last_order_us()).max().unwrap_or(0);
     for step in 0.. {
         assert!(step < STEPS_MAX, "no end after {step} steps");
-        let Some(next_us) = nodes.iter().filter_map(|n| n.due_us()).min() else {
+        let due_us = nodes.iter().flat_map(|n| [n.due_us(), n.told_us()]);
+        let Some(next_us) = due_us.flatten().min() else {
             break;
         };
         let mut own = lock(world);
@@ -319,6 +335,7 @@ pub fn drive(world: &Shared, nodes: &mut [&mut dyn Steps]) {
         let due = |n: &&mut dyn Steps| n.due_us().is_some_and(|us| us <= until_us);
         let first = own.random.below(nodes.len() as u64) as usize;
         drop(own);
+        nodes.iter_mut().for_each(|n| n.tell(until_us));
         for number in 0..nodes.len() {
             let number = (number + first) % nodes.len();
             if due(&nodes[number]) {
@@ -332,7 +349,7 @@ pub fn drive(world: &Shared, nodes: &mut [&mut dyn Steps]) {
 
 fn audit(world: &Shared, nodes: &[&mut dyn Steps], is_over: bool) {
     let books: Vec<NodeBooks<'_>> = nodes.iter().map(|n| n.books()).collect();
-    let mut checked = Ok(());
+    let mut checked = nodes.iter().try_for_each(|n| n.check_heard());
     for own in &books {
         let same = |other: &&NodeBooks<'_>| std::ptr::eq(own.limiter, other.limiter);
         let censuses: Vec<Census> = books.iter().filter(same).map(|b| b.census).collect();

@@ -33,6 +33,12 @@ impl SimRing {
                 self.wait_for(world, token, For::Listener(index));
                 true
             }
+            Request::PollWaker { fd } => {
+                let index = world.waker_index(fd);
+                world.wakers[index as usize].ring = Some(self.number);
+                self.wait_for(world, token, For::Waker(index));
+                true
+            }
             Request::Cancel { token: other } => {
                 let result = self.cancel(world, other);
                 self.end(token, result)
@@ -187,6 +193,7 @@ impl SimRing {
                 self.end(token, 0)
             }
             Request::PollListener { .. }
+            | Request::PollWaker { .. }
             | Request::Accept { .. }
             | Request::Socket { .. }
             | Request::Shutdown { .. }
@@ -199,7 +206,7 @@ impl SimRing {
         let waiting = self.waiting.iter().map(|w| w.token);
         let shutting = self.shutdowns.iter().map(|(token, _)| *token);
         let linked = self.linked.iter().map(|(token, _)| *token);
-        let is_of_slot = |t: &Token| t.op() != Op::PollListener && t.slot() == slot;
+        let is_of_slot = |t: &Token| t.op().has_slot() && t.slot() == slot;
         let found = waiting.chain(shutting).chain(linked).find(is_of_slot);
         assert!(
             found.is_none(),
@@ -240,6 +247,7 @@ impl SimRing {
         let Waiting { token, what } = waiting;
         let is_ready = match what {
             For::Listener(index) => world.is_acceptable(index),
+            For::Waker(index) => world.wakers[index as usize].is_signalled,
             For::Readable(socket) => {
                 world.is_readable(socket) || world.strikes(Fault::PollSpurious)
             }
@@ -404,6 +412,7 @@ impl SimRing {
         for (place, waiting) in self.waiting.iter().enumerate() {
             let is_woken = match waiting.what {
                 For::Listener(index) => mail.listeners.contains(&index),
+                For::Waker(index) => mail.wakers.contains(&index),
                 other => other.socket().is_some_and(|s| mail.sockets.contains(&s)),
             };
             if is_woken {
@@ -422,6 +431,7 @@ impl SimRing {
                 let mail = &mut world.mail[number];
                 match waiting.what {
                     For::Listener(index) => mail.listeners.push(index),
+                    For::Waker(index) => mail.wakers.push(index),
                     other => mail.sockets.extend(other.socket()),
                 }
             } else if self.try_now(world, waiting) {

@@ -98,7 +98,7 @@ impl SimRing {
     }
 
     fn note_end(&mut self, token: Token) {
-        if token.op() != Op::PollListener {
+        if token.op().has_slot() {
             let page = &mut self.pages[token.slot() as usize];
             page.under_way[token.op() as usize] -= 1;
         }
@@ -106,7 +106,7 @@ impl SimRing {
 
     /// Writes a request into the books, and checks that it may be made.
     fn note_push(&mut self, token: Token, request: &Request) {
-        if token.op() != Op::PollListener {
+        if token.op().has_slot() {
             let is_spare = token.slot() >= self.pages.len() as u32 - SPARE_SLOTS;
             self.pages[token.slot() as usize].note_push(token, request, is_spare);
         }
@@ -251,7 +251,7 @@ impl SimRing {
         if self.memory.shared_count() > 0 && self.queue.is_empty() {
             return Err("shared buffers are kept at the end".to_owned());
         }
-        if let Some(waiting) = self.waiting.first() {
+        if let Some(waiting) = self.waiting.iter().find(|w| w.token.op() != Op::Wake) {
             return Err(format!("{waiting:?} is under way at the end"));
         }
         let mut world = lock(&self.world);
@@ -334,9 +334,9 @@ impl Ring for SimRing {
         } else if !completion.has_more {
             self.note_end(token);
         }
-        let socket = match token.op() {
-            Op::PollListener => None,
-            _ => self.pages[token.slot() as usize].socket,
+        let socket = match token.op().has_slot() {
+            false => None,
+            true => self.pages[token.slot() as usize].socket,
         };
         lock(&self.world).last_reaped = socket;
         Some(completion)

@@ -8,6 +8,7 @@ use crate::token::Token;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum For {
     Listener(u32),
+    Waker(u32),
     Readable(u32),
     Writable(u32),
     /// To tell of room, errors and ends, for ever.
@@ -22,7 +23,7 @@ pub(super) enum For {
 impl For {
     pub fn socket(self) -> Option<u32> {
         match self {
-            For::Listener(_) => None,
+            For::Listener(_) | For::Waker(_) => None,
             For::Readable(s)
             | For::Writable(s)
             | For::Watch(s)

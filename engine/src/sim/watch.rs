@@ -13,6 +13,7 @@ use crate::bytes::Bytes;
 use crate::context::{ConnId, Context};
 use crate::error::{CloseReason, OpenFailure};
 use crate::handler::{Conn, Handler, TimerChange};
+use crate::mailbox::Handle;
 
 /// The state of a watched connection.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,6 +35,11 @@ pub struct Watched<H: Handler> {
     /// By attempt: whether it has ended in a class.
     attempts: Vec<bool>,
     open_count: u64,
+    /// Commands given to it.
+    command_count: u64,
+    canary_count: u64,
+    /// A command that another is to overtake.
+    overtaken: Option<H::Command>,
     /// A callback ran since the last `on_turn`.
     has_called: bool,
     /// When `on_turn` is to be called next, as the inner handler asked.
@@ -55,6 +61,9 @@ impl<H: Handler> Watched<H> {
             canary,
             attempts: Vec::new(),
             open_count: 0,
+            command_count: 0,
+            canary_count: 0,
+            overtaken: None,
             has_called: false,
             next_turn_us: None,
         }
@@ -67,6 +76,15 @@ impl<H: Handler> Watched<H> {
 
     pub(super) fn world(&self) -> Shared {
         self.world.clone()
+    }
+
+    /// The handler was given `count` commands.
+    pub(super) fn check_commands(&self, count: u64) -> Result<(), String> {
+        let own = self.command_count + u64::from(self.overtaken.is_some());
+        match own == count {
+            true => Ok(()),
+            false => Err(format!("{count} commands were taken, {own} given")),
+        }
     }
 
     /// A thread that dials is about to rest until `due_us`: no deadline a callback may have asked for is lost.
@@ -268,6 +286,34 @@ impl<H: Handler> Handler for Watched<H> {
             |inner| dialled(&mut self.attempts, inner),
             |cx| self.inner.on_open_failed(cx, dial, &state.inner, failure),
         );
+    }
+
+    fn on_start(&mut self, cx: &mut Context<'_, Self::State>, handle: &Handle<H::Command>) {
+        cx.inner(
+            |inner| dialled(&mut self.attempts, inner),
+            |cx| self.inner.on_start(cx, handle),
+        );
+    }
+
+    fn on_command(&mut self, cx: &mut Context<'_, Self::State>, command: H::Command) {
+        self.has_called = true;
+        let is_due = self.canary_count.is_multiple_of(4);
+        self.canary_count += 1;
+        match self.canary {
+            Some(Canary::CommandLost) if is_due => return,
+            Some(Canary::CommandOvertakes) if is_due => {
+                self.overtaken = Some(command);
+                return;
+            }
+            _ => {}
+        }
+        for command in [Some(command), self.overtaken.take()].into_iter().flatten() {
+            self.command_count += 1;
+            cx.inner(
+                |inner| dialled(&mut self.attempts, inner),
+                |cx| self.inner.on_command(cx, command),
+            );
+        }
     }
 
     fn on_turn(&mut self, cx: &mut Context<'_, Self::State>) -> Option<u64> {

@@ -14,6 +14,7 @@ use super::listener::Listener;
 use super::random::Random;
 use super::script::Raw;
 use super::socket::Socket;
+use super::waker::WakerState;
 use crate::token::Token;
 
 /// What is to happen at a time.
@@ -46,13 +47,18 @@ pub(super) struct Mail {
     pub sockets: Vec<u32>,
     /// Listeners that changed.
     pub listeners: Vec<u32>,
+    /// Wakers that were signalled.
+    pub wakers: Vec<u32>,
     /// Workers that are to run.
     pub workers: u32,
 }
 
 impl Mail {
     pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty() && self.listeners.is_empty() && self.workers == 0
+        self.sockets.is_empty()
+            && self.listeners.is_empty()
+            && self.wakers.is_empty()
+            && self.workers == 0
     }
 }
 
@@ -71,6 +77,7 @@ pub struct World {
     pub(super) link: Link,
     pub(super) sockets: Vec<Socket>,
     pub(super) listeners: Vec<Listener>,
+    pub(super) wakers: Vec<WakerState>,
     pub(super) raws: Vec<Raw>,
     pub(super) mail: Vec<Mail>,
     now_us: u64,
@@ -103,6 +110,7 @@ impl World {
             link,
             sockets: Vec::new(),
             listeners: Vec::new(),
+            wakers: Vec::new(),
             raws: Vec::new(),
             mail: Vec::new(),
             now_us,

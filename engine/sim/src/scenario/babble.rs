@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use holdfast_engine::sim::Random;
-use holdfast_engine::{CloseReason, Conn, Context, DialId, Handler, OpenFailure};
+use holdfast_engine::{CloseReason, Conn, Context, DialId, Handle, Handler, OpenFailure};
+
+use super::notes::{Note, Notes};
 
 /// Static bytes.
 static FIXED: [u8; 20_000] = {
@@ -62,6 +64,7 @@ pub struct Babbler {
     dials: u64,
     next_us: u64,
     pace_us: u64,
+    pub(super) notes: Notes,
 }
 
 impl Babbler {
@@ -69,6 +72,7 @@ impl Babbler {
     pub fn new(temper: Temper, random: &mut Random, dials: u64) -> Self {
         Babbler {
             temper,
+            notes: Notes::new(random),
             random: Random::new(random.next()),
             dials,
             next_us: 0,
@@ -78,6 +82,7 @@ impl Babbler {
 
     fn act(&mut self, conn: &mut Conn<'_, u32>) {
         *conn.state = conn.state.wrapping_add(1);
+        self.notes.may_send();
         let random = &mut self.random;
         let temper = &self.temper;
         if random.once_in(temper.speaks_one_in) {
@@ -116,7 +121,15 @@ impl Babbler {
 impl Handler for Babbler {
     type State = u32;
     type Report = ();
-    type Command = ();
+    type Command = Note;
+
+    fn on_start(&mut self, cx: &mut Context<'_, u32>, handle: &Handle<Note>) {
+        self.notes.on_start(cx.thread(), handle);
+    }
+
+    fn on_command(&mut self, _: &mut Context<'_, u32>, note: Note) {
+        self.notes.on_command(note);
+    }
 
     fn on_open(&mut self, conn: &mut Conn<'_, u32>) {
         self.act(conn);

@@ -1,8 +1,10 @@
 //! The engine by itself: handlers that do anything on both sides, and scripted peers.
 
 use super::babble::{Babbler, Temper};
+use super::notes;
 use super::sides::{Sides, add_hostile, config, plan, world};
 use crate::run::{Outcome, Run};
+use holdfast_engine::sim::Random;
 
 pub(super) fn run(run: Run) -> Outcome {
     let world = world(run);
@@ -33,9 +35,18 @@ pub(super) fn run(run: Run) -> Outcome {
         let mut world = world.lock().expect("nobody panicked with it");
         Babbler::new(temper, world.random(), count)
     };
-    sides.run(
+    let mut random = Random::new(run.seed ^ 0x434F_4D4D);
+    let now_us = world.lock().expect("nobody panicked with it").now_us();
+    let mut script = |thread| notes::script(&mut random, now_us, thread);
+    let to_client = script(0);
+    sides.run_commanded(
         || babbler(tempers.0, 0),
         babbler(tempers.1, count),
-        |_, _, _| {},
+        script,
+        to_client,
+        |coverage, servers, client| {
+            notes::check(coverage, servers);
+            notes::check(coverage, std::slice::from_mut(client));
+        },
     )
 }

@@ -7,6 +7,7 @@ mod babble;
 mod echo;
 mod http;
 mod longconn;
+mod notes;
 mod shifting;
 mod sides;
 

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use holdfast_engine::sim::{
-    Canary, ConnectionLimiter, CoreListener, Node, Orders, Random, Reading, Script, Shared, Step,
-    Steps, World, drive,
+    Canary, ConnectionLimiter, CoreListener, Node, Orders, Outside, Random, Reading, Script,
+    Shared, Step, Steps, World, drive, mailboxes,
 };
 use holdfast_engine::{Config, DialPlan, Handler};
 
@@ -40,6 +40,7 @@ pub(super) fn config(random: &mut Random) -> Config {
             random.pick(&[0, 0, 2_000, 50_000, 1_000_000]),
         ))
         .pending_bytes_max(random.magnitude(64, 65_536) as usize)
+        .commands_max(4)
         .batch_delay(Duration::from_micros(random.pick(&[0, 0, 200, 1_000])))
         .connect_timeout(Duration::from_micros(random.magnitude(10_000, 3_000_000)))
         .drain_timeout(Duration::from_micros(random.magnitude(1_000, 2_000_000)))
@@ -124,8 +125,21 @@ impl Sides<'_> {
     /// Runs both sides to the end; `make_server` is called for each server thread.
     pub(super) fn run<S: Handler, C: Handler>(
         &self,
+        make_server: impl FnMut() -> S,
+        client: C,
+        look: impl FnMut(&mut Coverage, &mut [Node<'_, S>], &mut Node<'_, C>),
+    ) -> Outcome {
+        self.run_commanded(make_server, client, |_| Vec::new(), Vec::new(), look)
+    }
+
+    /// The same, with threads outside that send commands at their times: to each server thread what
+    /// `to_server` returns for its number, `to_client` to the client.
+    pub(super) fn run_commanded<S: Handler, C: Handler>(
+        &self,
         mut make_server: impl FnMut() -> S,
         client: C,
+        mut to_server: impl FnMut(usize) -> Vec<(u64, S::Command)>,
+        to_client: Vec<(u64, C::Command)>,
         mut look: impl FnMut(&mut Coverage, &mut [Node<'_, S>], &mut Node<'_, C>),
     ) -> Outcome {
         let server_limiter = ConnectionLimiter::new(self.server.capacity());
@@ -146,15 +160,19 @@ impl Sides<'_> {
         };
         let successor = self.successor(&mut predecessor);
         let has_successor = !successor.is_empty();
+        let thread_count = predecessor.len() + successor.len();
         let predecessor = predecessor
             .into_iter()
             .map(|(orders, listener)| (&server_limiter, orders, vec![listener]));
         let successor = successor
             .into_iter()
             .map(|(orders, listeners)| (&successor_limiter, orders, listeners));
+        let client_handle = mailboxes(self.world, self.client, 1);
+        let server_handle = mailboxes(self.world, self.server, thread_count);
         let mut servers: Vec<Node<'_, S>> = predecessor
             .chain(successor)
-            .map(|(limiter, orders, listeners)| {
+            .enumerate()
+            .map(|(thread, (limiter, orders, listeners))| {
                 Node::new(
                     self.world,
                     self.server,
@@ -162,7 +180,7 @@ impl Sides<'_> {
                     make_server(),
                     &listeners,
                     None,
-                    orders,
+                    Outside::new(&server_handle, thread, orders, to_server(thread)),
                     self.canary,
                 )
             })
@@ -174,7 +192,7 @@ impl Sides<'_> {
             client,
             &[],
             Some(self.plan),
-            client_orders,
+            Outside::new(&client_handle, 0, client_orders, to_client),
             self.canary,
         );
         {
