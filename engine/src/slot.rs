@@ -25,7 +25,7 @@
 //! Open                Paused Ended                        Idle, shut                    yes   any
 //! Open                EndDelivered                        sends                         any   any
 //! Open                EndDelivered                        Idle                          yes   any
-//! Flushing Finishing  any                                 sends                         any   any
+//! Flushing Finishing  any but EndDelivered                sends                         any   any
 //! Draining            Parked Receiving Hot Quiet Cooling  shut                          any   on
 //! Closing             Idle                                Blocked ShuttingDown          any   off
 //! Closing             Idle                                Idle Sending ShutDown         yes   off
@@ -242,7 +242,7 @@ pub const LEGAL: &[LegalRow] = &[
     ),
     (
         &[Phase::Flushing, Phase::Finishing],
-        &[Read::Idle, Read::Paused, Read::Ended, Read::EndDelivered],
+        &[Read::Idle, Read::Paused, Read::Ended],
         SENDS,
         Watch::Any,
     ),
@@ -501,14 +501,6 @@ impl<S: Copy + Default> Slot<S> {
             _ => false,
         };
         self.write == Write::Watched || self.phase == Phase::Open && waits
-    }
-
-    /// Why it closes when both directions have ended: who ended first, as the handler knew it.
-    pub fn reason_of_ends(&self) -> CloseReason {
-        match self.read {
-            Read::EndDelivered if !self.is_shut() => CloseReason::PeerClosed,
-            _ => CloseReason::LocallyClosed,
-        }
     }
 
     /// True if something was sent on this connection.
@@ -807,9 +799,9 @@ impl<S: Copy + Default> Slot<S> {
     }
 
     /// The handler wants nothing before what it sent is with the kernel; something is being sent.
+    /// What is discarded stays so.
     pub fn delivery_paused(&mut self) {
         assert!(self.is_sending());
-        // What is discarded stays discarded.
         if self.delivery() != Delivery::Discarded {
             self.set_delivery(Delivery::Paused);
         }
@@ -1181,7 +1173,6 @@ mod tests {
         assert!(slot.needs_watch() && !slot.is_legal());
         slot.watch_started();
         assert!(slot.is_legal());
-        assert_eq!(slot.reason_of_ends(), CloseReason::PeerClosed);
         slot.start_closing(CloseReason::BufferLimit);
         assert!(slot.is_in_flight() && slot.is_legal());
         assert_eq!(slot.close_reason(), CloseReason::BufferLimit);
@@ -1203,7 +1194,6 @@ mod tests {
         slot.read_ended();
         slot.end_delivered();
         assert!(!slot.is_legal(), "both ended: it must be closed");
-        assert_eq!(slot.reason_of_ends(), CloseReason::LocallyClosed);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub fn seeds_until_caught(canary: Canary, seeds_max: u64) -> Option<(u64, Run, S
     name_failures();
     IS_QUIET.set(true);
     let caught = (0..seeds_max).find_map(|seed| {
-        let scenario = Scenario::ALL[(seed % 3) as usize];
+        let scenario = Scenario::of_seed(seed);
         let run = Run {
             scenario,
             seed,
@@ -151,7 +151,7 @@ impl Campaign {
         let seed = self.from + number;
         let scenario = self.scenario;
         Run {
-            scenario: scenario.unwrap_or(Scenario::ALL[(seed % 3) as usize]),
+            scenario: scenario.unwrap_or(Scenario::of_seed(seed)),
             seed,
             canary: self.canary,
             is_told: false,

@@ -28,7 +28,7 @@ struct Flags {
     /// Run only this seed and print everything that happens
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
-    /// Run only this scenario: echo, longconn or http [default: alternate]
+    /// Run only this scenario: echo, longconn, http or streams [default: alternate]
     #[arg(long, value_name = "NAME", value_parser = parse_scenario)]
     scenario: Option<Scenario>,
     /// Make this deliberate mistake; holdfast-sim canaries lists them
@@ -50,7 +50,7 @@ enum Command {
 
 fn parse_scenario(text: &str) -> Result<Scenario, String> {
     let found = Scenario::ALL.into_iter().find(|s| s.label() == text);
-    found.ok_or_else(|| "not a scenario; next: give echo, longconn or http".to_owned())
+    found.ok_or_else(|| "not a scenario; next: give echo, longconn, http or streams".to_owned())
 }
 
 fn parse_canary(text: &str) -> Result<Canary, String> {
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
 
 fn one(flags: &Flags, seed: u64) -> ExitCode {
     let run = Run {
-        scenario: flags.scenario.unwrap_or(Scenario::ALL[(seed % 3) as usize]),
+        scenario: flags.scenario.unwrap_or(Scenario::of_seed(seed)),
         seed,
         canary: flags.canary,
         is_told: !flags.quiet,

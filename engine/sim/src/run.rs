@@ -15,11 +15,23 @@ pub enum Scenario {
     Longconn,
     /// The responder of `holdfast-server http` and the users of `holdfast-client http`.
     Http,
+    /// Random handlers on both sides, which end either direction, pause and resume.
+    Streams,
 }
 
 impl Scenario {
     /// Every one.
-    pub const ALL: [Scenario; 3] = [Scenario::Echo, Scenario::Longconn, Scenario::Http];
+    pub const ALL: [Scenario; 4] = [
+        Scenario::Echo,
+        Scenario::Longconn,
+        Scenario::Http,
+        Scenario::Streams,
+    ];
+
+    /// The one that a seed runs when they alternate.
+    pub fn of_seed(seed: u64) -> Scenario {
+        Scenario::ALL[(seed % Scenario::ALL.len() as u64) as usize]
+    }
 
     /// Its name.
     pub fn label(self) -> &'static str {
@@ -27,6 +39,7 @@ impl Scenario {
             Scenario::Echo => "echo",
             Scenario::Longconn => "longconn",
             Scenario::Http => "http",
+            Scenario::Streams => "streams",
         }
     }
 }

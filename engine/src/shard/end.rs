@@ -159,9 +159,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         ctx: &mut Context<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
+        if self.slots[slot].read() == Read::EndDelivered {
+            return self.close_gracefully(ctx, slot);
+        }
         if self.slots[slot].write() == Write::Idle {
-            let reason = self.slots[slot].reason_of_ends();
-            return self.close(ctx, slot, reason);
+            return self.close(ctx, slot, CloseReason::LocallyClosed);
         }
         self.slots[slot].start_finishing();
         self.must_settle = true;

@@ -338,7 +338,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return Ok(());
         }
         match entry.phase() {
-            Phase::Finishing => self.close(ctx, slot, entry.reason_of_ends()),
+            Phase::Finishing => self.close(ctx, slot, CloseReason::LocallyClosed),
             Phase::Flushing => self.close_gracefully(ctx, slot),
             Phase::Open if entry.is_shutdown_wanted() => self.shutdown_write(ctx, slot),
             _ => Ok(()),

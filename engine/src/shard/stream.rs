@@ -198,8 +198,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         if entry.read() == Read::EndDelivered {
             // Both have ended. Closing sends our end for less than a shutdown costs.
-            let reason = entry.reason_of_ends();
-            return self.close(ctx, slot, reason);
+            return self.close(ctx, slot, CloseReason::PeerClosed);
         }
         entry.shutdown_started();
         self.ring

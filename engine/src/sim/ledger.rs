@@ -46,8 +46,10 @@ impl Ledger {
     pub fn asked(&mut self, now_us: u64, asked: &ActionsSoFar) {
         let (timer, close_mode) = (asked.timer, asked.close_mode);
         assert!(!self.is_closed, "a callback after on_close");
-        self.promised.extend(&asked.copied);
-        self.promised.extend(asked.fixed);
+        if !self.is_write_shut {
+            self.promised.extend(&asked.copied);
+            self.promised.extend(asked.fixed);
+        }
         if asked.is_pausing {
             self.paused_for = self.promised.len();
         }
@@ -74,7 +76,7 @@ impl Ledger {
                 }
                 ReadChange::Resume => self.is_reading_paused = false,
             }
-            self.is_write_shut |= asked.shuts_write;
+            self.is_write_shut |= asked.shuts_write && close_mode.is_none();
             self.is_reading_paused &= close_mode.is_none();
             if self.is_end_told && is_graceful {
                 // Nothing of the peer's is waited for, so the handler's timer counts on.

@@ -10,6 +10,7 @@ mod longconn;
 mod notes;
 mod shifting;
 mod sides;
+mod streams;
 
 use crate::run::{Outcome, Run, Scenario};
 
@@ -23,6 +24,7 @@ impl Run {
             Scenario::Echo => echo::run(self),
             Scenario::Longconn => longconn::run(self),
             Scenario::Http => http::run(self),
+            Scenario::Streams => streams::run(self),
         }
     }
 }
