@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::error::{SetupError, SetupErrorKind};
+use crate::share::EVENTS_PER_TURN;
 
 /// Bits of a slot index in a token; a direct-descriptor table has at most 2^20 entries (io_uring/rsrc.c).
 pub(crate) const SLOT_INDEX_BITS: u32 = 24;
@@ -30,7 +31,7 @@ pub const BUFFER_COUNT: u16 = 64;
 pub const BUFFER_COUNT_MAX: u16 = 32_768;
 /// Most combinations of addresses in a plan: their numbers fit 31 bits of a slot.
 pub(crate) const TUPLE_COUNT_MAX: u64 = 1 << 31;
-/// Most accepts one shard submits at once.
+/// Most accepts one thread submits from one listener in one turn.
 pub(crate) const ACCEPT_BATCH_MAX: u32 = 1_024;
 /// Timer granularity, microseconds: a timer is never early, and at most one tick late while the shard keeps up.
 pub const TICK_US: u64 = 1_000;
@@ -65,6 +66,7 @@ pub struct Config {
     pub(crate) batch_delay_us: u64,
     pub(crate) connect_timeout: Duration,
     pub(crate) drain_timeout: Duration,
+    pub(crate) events_per_turn: u32,
 }
 
 impl Config {
@@ -154,6 +156,7 @@ impl Default for ConfigBuilder {
                 batch_delay_us: 1_000,
                 connect_timeout: Duration::from_secs(30),
                 drain_timeout: Duration::from_secs(10),
+                events_per_turn: EVENTS_PER_TURN,
             },
             ring_slots: None,
         }
@@ -280,6 +283,15 @@ impl ConfigBuilder {
     #[must_use]
     pub fn drain_timeout(mut self, time: Duration) -> Self {
         self.config.drain_timeout = time;
+        self
+    }
+
+    /// Timers, and completions, that a thread handles in one turn before new connections have theirs; each ring handles at least 64.
+    #[cfg(feature = "sim")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn events_per_turn(mut self, events: u32) -> Self {
+        self.config.events_per_turn = events;
         self
     }
 

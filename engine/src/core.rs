@@ -19,14 +19,17 @@ use crate::limiter::{Admission, ConnectionLimiter};
 use crate::mailbox::{Handle, Mailbox, Ordered, Shutdown};
 use crate::ring::Ring;
 use crate::shard::{ById, Context, Shard};
+use crate::share::{RampShare, events_per_ring};
 use crate::slot::UNPLANNED;
-use crate::stats::Stats;
+use crate::stats::{Stats, Work};
 
 /// Most attempts one thread has under way.
 const CONNECTING_MAX: usize = 2_048;
-/// Most attempts one thread starts in one turn: few enough that a heartbeat does not wait long
-/// behind them, enough that a thread whose turns are long with heartbeats still ramps.
-const DIALS_PER_TURN_MAX: usize = 1_024;
+/// Least and most attempts one thread starts in one turn: a tenth of a long turn, and enough that
+/// a thread with nothing else to do ramps in large batches.
+const DIALS_PER_TURN: (u32, u32) = (128, 1_024);
+/// Least and most connections one thread accepts from one listener in one turn, likewise.
+const ACCEPTS_PER_TURN: (u32, u32) = (256, ACCEPT_BATCH_MAX);
 /// Most connections a handler may end in one turn by [`crate::Context::close_newest`].
 const ENDS_PER_TURN_MAX: u64 = 256;
 
@@ -54,6 +57,8 @@ pub struct Core<'a, R, H: Handler, M> {
     filling: usize,
     dials: Vec<(DialId, H::State)>,
     taken_in_a_row: u64,
+    accepts: RampShare,
+    attempts: RampShare,
     stopping: Option<Shutdown>,
     next_call_us: Option<u64>,
 }
@@ -125,6 +130,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 is_stopping: false,
                 is_aborting: false,
                 has_called: false,
+                postponed: [false; Work::ALL.len()],
                 recorder,
             },
             mailbox: handle.mailbox(thread),
@@ -142,6 +148,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             filling: 0,
             dials: Vec::new(),
             taken_in_a_row: 0,
+            accepts: RampShare::new(ACCEPTS_PER_TURN.0, ACCEPTS_PER_TURN.1),
+            attempts: RampShare::new(DIALS_PER_TURN.0, DIALS_PER_TURN.1),
             stopping: None,
             next_call_us: None,
         })
@@ -267,18 +275,19 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(())
     }
 
-    /// One turn of everything.
+    /// One turn of everything: each kind of work up to its share.
     ///
     /// # Errors
     /// [`Error`] when the kernel refuses to serve, or a ring that is needed cannot be made and none
     /// is there.
     pub fn turn(&mut self, now_us: u64) -> Result<Next, Error> {
         self.ctx.now_us = now_us;
+        let share = events_per_ring(self.ctx.config.events_per_turn, self.shards.len());
         let mut worked = false;
         if self.waits_in_the_ring() {
             // Before the accepts, so that what completions cause and the accepts share an entry
             // into the kernel.
-            worked |= self.shards[0].dispatch(&mut self.ctx)?;
+            worked |= self.shards[0].dispatch(&mut self.ctx, share)? > 0;
             worked |= self.perform_actions()?;
         }
         worked |= self.take_commands()?;
@@ -290,7 +299,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let may_leave = self.waits_in_the_ring() && !self.has_more_now();
         for number in 0..self.shards.len() {
             if self.shards[number].has_work(now_us) {
-                worked |= self.shards[number].turn(&mut self.ctx, may_leave)?;
+                worked |= self.shards[number].turn(&mut self.ctx, may_leave, share)?;
                 worked |= self.perform_actions()?;
             }
         }
@@ -299,7 +308,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         // deadline heard.
         self.dial()?;
         self.arm_waker()?;
-        if self.has_more_now() || self.ctx.has_called {
+        let has_postponed = self.count_turn(now_us);
+        if has_postponed || self.has_more_now() || self.ctx.has_called {
             return Ok(Next::Again);
         }
         if worked && !self.waits_in_the_ring() {
@@ -346,6 +356,21 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(())
     }
 
+    /// Counts the turn that began at `since_us`, and adapts the next one's new connections to it.
+    /// True if it postponed timers or completions.
+    fn count_turn(&mut self, since_us: u64) -> bool {
+        let turn_us = self.shards[0].ring().now_us().saturating_sub(since_us);
+        self.accepts.adapt(turn_us);
+        self.attempts.adapt(turn_us);
+        let stats = &mut self.ctx.stats;
+        stats.turn_us_max = stats.turn_us_max.max(turn_us);
+        let postponed = std::mem::take(&mut self.ctx.postponed);
+        for (count, is_postponed) in stats.postponed.iter_mut().zip(postponed) {
+            *count += u64::from(is_postponed);
+        }
+        postponed[Work::Timers as usize] || postponed[Work::Receives as usize]
+    }
+
     fn update_listeners(&mut self) {
         for number in self.ctx.listening.drain(..) {
             if let Some(listener) = self.listeners.get_mut(number) {
@@ -371,6 +396,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             if is_over {
                 break;
             }
+            self.accepts.restore();
             self.turn(now_us)?;
             // Submits what the turn left for an entry that sleeps.
             self.shards.iter_mut().try_for_each(|s| s.enter(None))?;
@@ -425,7 +451,10 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         } = self.listeners[number];
         if is_readable {
             let waiting = self.shards[0].ring().accept_queue_len(fd);
-            let wanted = waiting.min(ACCEPT_BATCH_MAX);
+            let wanted = waiting.min(self.accepts.of_queue(waiting));
+            self.ctx.postponed[Work::Accepts as usize] |= wanted < waiting;
+            let queue_max = &mut self.ctx.stats.accept_queue_max;
+            *queue_max = u64::from(waiting).max(*queue_max);
             match self.ctx.limiter.try_acquire(wanted) {
                 _ if wanted == 0 => {}
                 // Another thread's accepts hold the last places: look again when it knows whether
@@ -506,6 +535,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let mut dials = std::mem::take(&mut self.dials);
         dials.append(&mut self.ctx.redial);
         let planned = self.ctx.recorder.states.planned.drain(..);
+        self.ctx.postponed[Work::Dials as usize] |= planned.len() >= self.attempts.now() as usize;
         self.ctx.stats.attempts += planned.len() as u64;
         dials.extend(planned.map(|state| (DialId::PLANNED, state)));
         for (id, state) in dials.drain(..) {
@@ -615,7 +645,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let connecting = self.ctx.stats.connecting_now as usize;
         let room = CONNECTING_MAX
             .saturating_sub(connecting)
-            .min(DIALS_PER_TURN_MAX);
+            .min(self.attempts.now() as usize);
         self.ctx.recorder.thread.dial_room = room;
     }
 }

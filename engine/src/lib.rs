@@ -80,6 +80,7 @@ mod ring;
 // The simulator audits slots and records; with it on, nothing here may be unused.
 #[cfg_attr(not(feature = "sim"), allow(dead_code))]
 mod shard;
+mod share;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg_attr(not(feature = "sim"), allow(dead_code))]
@@ -98,7 +99,7 @@ pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};
 pub use handler::{Conn, Handler};
 pub use kernel::os::allowed_cores;
 pub use mailbox::{Handle, SendError, Shutdown};
-pub use stats::Stats;
+pub use stats::{Stats, Work};
 
 /// Checks that this kernel has the io_uring features the engine needs, those to dial with `dials`. Keeps nothing.
 ///

@@ -8,6 +8,37 @@ use std::net::SocketAddr;
 
 use crate::error::{CloseReason, OpenFailure};
 
+/// A kind of work that has a share of each turn of a core thread: what exceeds it is postponed to
+/// the next turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Work {
+    /// Timers that are due: heartbeats, timeouts.
+    Timers,
+    /// Completions: bytes, FINs and errors of peers, connections that opened.
+    Receives,
+    /// Connections that wait at a listener.
+    Accepts,
+    /// Connections that the handler dials.
+    Dials,
+}
+
+impl Work {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: &'static [Work] = &[Work::Timers, Work::Receives, Work::Accepts, Work::Dials];
+
+    /// Its name in reports.
+    pub fn label(self) -> &'static str {
+        match self {
+            Work::Timers => "timers",
+            Work::Receives => "receives",
+            Work::Accepts => "accepts",
+            Work::Dials => "dials",
+        }
+    }
+}
+
 /// Counters since the start, and gauges ending in `_now` or `_max`. Arrays are indexed by the number of an [`OpenFailure`] or
 /// [`CloseReason`].
 #[derive(Debug, Clone, Default)]
@@ -55,12 +86,21 @@ pub struct Stats {
     pub queue_overflows: u64,
     /// Receives that found no buffer and were repeated.
     pub buffer_shortages: u64,
+    /// Turns that postponed work to the next one because its share was used up, by [`Work`].
+    pub postponed: [u64; Work::ALL.len()],
+    /// The longest turn, microseconds.
+    pub turn_us_max: u64,
+    /// The latest timer, microseconds from its deadline; up to one tick (1 ms) is normal.
+    pub timer_late_us_max: u64,
+    /// Most connections that waited at one listener.
+    pub accept_queue_max: u64,
     /// io_uring requests that failed although they cannot: internal errors.
     pub unexpected: u64,
 }
 
 impl Stats {
-    /// Adds another thread's numbers to these. `open_max` becomes the sum, which is exact only if both peaked together.
+    /// Adds another thread's numbers to these. `open_max` becomes the sum, which is exact only if both peaked together; of the other
+    /// greatest values, the greater one.
     pub fn merge(&mut self, other: &Stats) {
         self.shard_count += other.shard_count;
         self.open_now += other.open_now;
@@ -80,6 +120,10 @@ impl Stats {
         self.queue_overflows += other.queue_overflows;
         self.buffer_shortages += other.buffer_shortages;
         self.unexpected += other.unexpected;
+        self.turn_us_max = self.turn_us_max.max(other.turn_us_max);
+        self.timer_late_us_max = self.timer_late_us_max.max(other.timer_late_us_max);
+        self.accept_queue_max = self.accept_queue_max.max(other.accept_queue_max);
+        add_all(&mut self.postponed, &other.postponed);
         add_all(&mut self.accept_failed, &other.accept_failed);
         add_all(&mut self.failed, &other.failed);
         for (own, other) in self.failed_target.iter_mut().zip(other.failed_target) {
@@ -97,6 +141,14 @@ impl Stats {
             ("buffer_shortages", self.buffer_shortages),
             ("unexpected", self.unexpected),
         ]
+    }
+
+    /// Turns that postponed work, by its kind, without zeros. Empty: no share was ever used up.
+    pub fn postponed_by_label(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Work::ALL
+            .iter()
+            .map(|work| (work.label(), self.postponed[*work as usize]))
+            .filter(|(_, n)| *n > 0)
     }
 
     /// Closed connections by label, without zeros.

@@ -53,11 +53,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(asked)
     }
 
-    pub(super) fn drain_some(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+    pub(super) fn drain_some(&mut self, ctx: &mut Context<'_, H>, share: u32) -> Result<(), Error> {
         let Some(from) = self.draining_from else {
             return Ok(());
         };
-        let until = self.slots.touched_count().min(from + DRAINS_PER_TURN);
+        let until = (from + share.min(DRAINS_PER_TURN)).min(self.slots.touched_count());
         for slot in from..until {
             match self.slots[slot].phase() {
                 Phase::Open | Phase::Flushing | Phase::Finishing => {

@@ -1,7 +1,8 @@
 //! One shard and its turn: submit, dispatch, timers.
 //!
 //! A turn is `expire, (submit, dispatch)...`: due timers first, then as long as there is something
-//! to submit or to reap, up to a bound that keeps one shard from starving its neighbours. Requests
+//! to submit or to reap, each up to the shard's share, which keeps one shard from starving its
+//! neighbours, and all of them from starving new connections. Requests
 //! that never wait are done when `enter` returns, so what they need (staged bytes, the record of a
 //! send) is kept for one `enter` only; there are two halves because the callbacks that follow it
 //! already fill the next.
@@ -25,17 +26,14 @@ use crate::error::{Error, OpenFailure};
 use crate::handler::Handler;
 use crate::limiter::ConnectionLimiter;
 use crate::ring::{AtHand, Completion, Ring};
+use crate::share::EVENTS_PER_CLOCK;
 use crate::slot::{Phase, Slots};
-use crate::stats::Stats;
+use crate::stats::{Stats, Work};
 use crate::token::{Op, Token};
 use crate::wheel::Wheel;
 
 /// Rounds of submit and dispatch in one turn.
 const ROUNDS_MAX: usize = 16;
-
-/// Completions handed to callbacks before the clock is read again: what is sent in answer to one
-/// counts from a time that is right.
-const COMPLETIONS_PER_CLOCK: usize = 64;
 
 /// What the shards of one thread share.
 pub(crate) struct Context<'a, H: Handler> {
@@ -59,6 +57,8 @@ pub(crate) struct Context<'a, H: Handler> {
     pub is_aborting: bool,
     /// A callback ran since the handler's last `on_turn`: it may have asked for another deadline.
     pub has_called: bool,
+    /// Work that this turn postponed, by [`Work`].
+    pub postponed: [bool; Work::ALL.len()],
     /// What callbacks record.
     pub recorder: Recorder<H::State>,
 }
@@ -149,10 +149,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             || self.ring.has_completion()
             || self.draining_from.is_some()
             || self.sweep.next_due_us().is_some_and(|due| due <= now_us)
-            || self.wheel.next_due_ticks().is_some_and(|t| {
-                (((now_us / TICK_US) as u32).wrapping_sub(self.wheel.now().wrapping_add(t)) as i32)
-                    >= 0
-            })
+            || self.has_due_timer(now_us)
+    }
+
+    fn has_due_timer(&self, now_us: u64) -> bool {
+        self.wheel.next_due_ticks().is_some_and(|t| {
+            (((now_us / TICK_US) as u32).wrapping_sub(self.wheel.now().wrapping_add(t)) as i32) >= 0
+        })
     }
 
     /// When a timer or a sweep may be due next, engine time.
@@ -165,16 +168,24 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         timer_us.into_iter().chain(self.sweep.next_due_us()).min()
     }
 
-    /// Does what is at hand. Returns true if it did anything. With `may_leave`, requests that
-    /// nobody waits for are left for the `enter` that also sleeps: one entry into the kernel
-    /// instead of two.
-    pub fn turn(&mut self, ctx: &mut Context<'_, H>, may_leave: bool) -> Result<bool, Error> {
-        self.drain_some(ctx)?;
-        self.expire(ctx)?;
+    /// Does what is at hand, up to `share` timers and as many completions. Returns true if it did
+    /// anything. With `may_leave`, requests that nobody waits for are left for the `enter` that also
+    /// sleeps: one entry into the kernel instead of two.
+    pub fn turn(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        may_leave: bool,
+        share: usize,
+    ) -> Result<bool, Error> {
+        self.drain_some(ctx, share as u32)?;
+        self.expire(ctx, share)?;
         self.sweep_some(ctx)?;
         let mut worked = false;
+        let mut left = share;
         for _ in 0..ROUNDS_MAX {
-            worked |= self.dispatch(ctx)?;
+            let handled = self.dispatch(ctx, left)?;
+            left = left.saturating_sub(handled);
+            worked |= handled > 0;
             self.start_receives()?;
             // A full queue may have submitted the sends somebody waits for: only an `enter` settles
             // them.
@@ -183,9 +194,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 ctx.now_us = self.ring.now_us();
                 worked = true;
             } else if !self.ring.has_completion() {
+                return Ok(worked);
+            }
+            if left == 0 {
                 break;
             }
         }
+        ctx.postponed[Work::Receives as usize] |= self.ring.has_completion();
         Ok(worked)
     }
 
@@ -199,18 +214,30 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    fn expire(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+    /// Fires up to `share` due timers, the longest due first.
+    fn expire(&mut self, ctx: &mut Context<'_, H>, share: usize) -> Result<(), Error> {
         let now = (ctx.now_us / TICK_US) as u32;
-        while let Some(slot) = self.wheel.expire(&mut self.slots, now) {
+        for number in 0..share {
+            let Some(slot) = self.wheel.expire(&mut self.slots, now) else {
+                return Ok(());
+            };
+            if number == 0 {
+                // The wheel stands at the deadline of what it hands out.
+                let late_ticks = (now.wrapping_sub(self.wheel.now()) as i32).max(0);
+                let late_us = late_ticks as u64 * TICK_US;
+                let latest_us = &mut ctx.stats.timer_late_us_max;
+                *latest_us = late_us.max(*latest_us);
+            }
             self.on_timer(ctx, slot)?;
         }
+        ctx.postponed[Work::Timers as usize] |= self.has_due_timer(ctx.now_us);
         Ok(())
     }
 
-    /// Hands the completions at hand to their callbacks, in the order they came. Those that come
-    /// meanwhile, because a full queue is submitted, are left for the next time: a connection that
-    /// is answered fast does not keep the others waiting.
-    pub fn dispatch(&mut self, ctx: &mut Context<'_, H>) -> Result<bool, Error> {
+    /// Hands up to `share` of the completions at hand to their callbacks, in the order they came,
+    /// and returns how many. Those that come meanwhile, because a full queue is submitted, are left
+    /// for the next time: a connection that is answered fast does not keep the others waiting.
+    pub fn dispatch(&mut self, ctx: &mut Context<'_, H>, share: usize) -> Result<usize, Error> {
         let AtHand {
             count,
             has_send,
@@ -221,21 +248,27 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if !has_send && !is_overflowing {
             self.settle(ctx)?;
         }
-        let mut worked = false;
-        for number in 0..count {
-            if number % COMPLETIONS_PER_CLOCK == COMPLETIONS_PER_CLOCK - 1 {
+        // Sends are settled only when each of these has been seen: then all of them are handled,
+        // which the size of the queue bounds.
+        let count = match has_send || is_overflowing {
+            true => count,
+            false => count.min(share),
+        };
+        let mut handled = 0;
+        while handled < count {
+            if handled % EVENTS_PER_CLOCK as usize == EVENTS_PER_CLOCK as usize - 1 {
                 ctx.now_us = self.ring.now_us();
             }
             let Some(completion) = self.ring.reap() else {
                 break;
             };
-            worked = true;
+            handled += 1;
             self.on_completion(ctx, completion)?;
         }
         if has_send && !is_overflowing {
             self.settle(ctx)?;
         }
-        Ok(worked)
+        Ok(handled)
     }
 
     fn on_completion(
