@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::haproxy::Statistics;
 use super::limit::limit;
 use super::plan::{Kind, PORT, TrialPlan};
-use super::system::{Mode, Running};
-use super::trial::{Ground, Moment, SPARE, begun, latest, occurred, rate_of, split, statistics};
+use super::system::Mode;
+use super::trial::{Ground, Programs, SPARE, begun, latest, line_count, occurred, rate_of, split};
 use crate::run_control::Aborted;
 
 use holdfast_report::network::Agreement;
@@ -29,13 +29,10 @@ impl Ground<'_> {
         let args = format!(
             "longconn --listen {listen} --connections {room} --interval {interval} {common}"
         );
-        let mut server: Child<ServerReport> = self.start_server(split(&args)).await?;
-        let mut system = self.start_system(trial, Mode::Tcp).await?;
+        let server: Child<ServerReport> = self.start_server(split(&args)).await?;
+        let system = self.start_system(trial, Mode::Tcp).await?;
         let target = system.as_ref().map_or(listen, |s| s.address.to_string());
-        let mut result = Trial {
-            proxy_rss_base_bytes: system.as_ref().and_then(Running::rss_bytes),
-            ..begun(trial)
-        };
+        let mut result = begun(trial, system.as_ref());
         let slab_base = KernelSample::read().slab_bytes;
         let log = self.dir.join("histograms.hlog").display().to_string();
         let program = plan.programs.1.clone();
@@ -44,51 +41,39 @@ impl Ground<'_> {
             plan.rate
         ));
         args.extend(["--histogram-log".into(), log]);
-        let mut client: Child<ClientReport> = self.start("client", &client(1), &program, args)?;
-        let start = Moment::take(&server, &client, system.as_ref());
+        let client: Child<ClientReport> = self.start("client", &client(1), &program, args)?;
+        let mut all = Programs {
+            server,
+            client,
+            system,
+        };
+        let start = all.moment();
         let ramp_max = Duration::from_secs_f64(users as f64 / plan.rate as f64) + SPARE;
-        let is_ramped =
-            |_: &_, c: &Child<ClientReport>| c.heard().latest.as_ref().is_some_and(|r| r.ramp_done);
-        self.until(
-            ramp_max,
-            "opening the connections",
-            &mut server,
-            &mut client,
-            &mut system,
-            is_ramped,
-        )
+        self.until(&mut all, ramp_max, "opening the connections", |all| {
+            latest(&all.client).ramp_done
+        })
         .await?;
-        let ramped = Moment::take(&server, &client, system.as_ref());
-        let at_start = latest(&client);
+        let ramped = all.moment();
+        let at_start = latest(&all.client);
         let until = Instant::now() + plan.hold;
-        let is_over = |_: &_, _: &_| Instant::now() >= until;
-        self.until(
-            plan.hold + SPARE,
-            "the hold",
-            &mut server,
-            &mut client,
-            &mut system,
-            is_over,
-        )
+        self.until(&mut all, plan.hold + SPARE, "the hold", |_| {
+            Instant::now() >= until
+        })
         .await?;
         // A line under way when the hold ended may be older than it: the second one is not.
-        let lines = (server.heard().line_count + 2, client.heard().line_count + 2);
-        let have_said = |s: &Child<ServerReport>, c: &Child<ClientReport>| {
-            s.heard().line_count >= lines.0 && c.heard().line_count >= lines.1
-        };
-        self.until(
-            SPARE,
-            "reports",
-            &mut server,
-            &mut client,
-            &mut system,
-            have_said,
-        )
+        let lines = |all: &Programs<_, _>| [line_count(&all.server), line_count(&all.client)];
+        let before = lines(&all);
+        self.until(&mut all, SPARE, "reports", |all| {
+            lines(all)
+                .iter()
+                .zip(before)
+                .all(|(now, before)| *now >= before + 2)
+        })
         .await?;
-        let held = Moment::take(&server, &client, system.as_ref());
-        let (in_hold, open) = (latest(&client), latest(&server).open_now);
-        let statistics = statistics(system.as_ref())?;
-        result.proxy_rss_bytes = system.as_ref().and_then(Running::rss_bytes);
+        let held = all.moment();
+        let (in_hold, open) = (latest(&all.client), latest(&all.server).open_now);
+        let statistics = all.statistics()?;
+        result.proxy_rss_bytes = all.system_rss_bytes();
         result.slab_growth_bytes = i64::try_from(held.kernel.slab_bytes)
             .ok()
             .zip(i64::try_from(slab_base).ok())
@@ -100,15 +85,10 @@ impl Ground<'_> {
         result.agreements = vec![self.open_now(trial, open, in_hold.open_now, statistics.as_ref())];
         if trial.kind == Kind::Limit {
             let busy = result.ramp.map_or(0.0, |w| w.machine_busy_percent);
-            let said = system.as_ref().and_then(Running::out_of_descriptors);
+            let said = all.out_of_descriptors();
             result.limit = limit(open, users, statistics.as_ref(), said.as_deref(), busy);
         }
-        let client = self.end(client).await?;
-        let after = self.statistics_after(system.as_ref()).await?;
-        if let Some(system) = system {
-            system.end(self.control).await?;
-        }
-        let server = self.end(server).await?;
+        let (client, after, server) = self.end_all(all).await?;
         if trial.kind == Kind::Longconn {
             result
                 .agreements

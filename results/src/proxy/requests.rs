@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::limit::limit;
 use super::plan::{Kind, PORT, TrialPlan};
-use super::system::{Mode, Running};
-use super::trial::{Ground, Moment, SPARE, begun, occurred, rate_of, split, statistics};
+use super::system::Mode;
+use super::trial::{Ground, Programs, SPARE, begun, occurred, rate_of, split};
 use crate::http::generator::{self, GeneratorLine, Wanted};
 use crate::http::plan::{USERS_PER_SECOND, USERS_SETTLE, ramp};
 use crate::http::subject::ServerLine;
@@ -31,17 +31,16 @@ impl Ground<'_> {
         let is_waiting = trial.kind == Kind::Waiting;
         let listen = self.network.host(BACKEND).at(PORT);
         let room = (users + 1_000).to_string();
-        let mut server: Child<ServerLine> = self
+        let server: Child<ServerLine> = self
             .start_server(split(&format!(
                 "http --listen {listen} --connections {room} --progress json --die-with-parent"
             )))
             .await?;
         self.control.progress.watch(&server, ServerLine::snapshot);
-        let mut system = self.start_system(trial, Mode::Http).await?;
+        let system = self.start_system(trial, Mode::Http).await?;
         let mut result = Trial {
-            proxy_rss_base_bytes: system.as_ref().and_then(Running::rss_bytes),
             offered_per_second: is_waiting.then(|| round(users as f64 / WAIT_MEAN_SECONDS, 1)),
-            ..begun(trial)
+            ..begun(trial, system.as_ref())
         };
         let warm_up = if is_waiting {
             ramp(users)
@@ -59,54 +58,32 @@ impl Ground<'_> {
             is_keep_alive: true,
         };
         let program = plan.programs.1.clone();
-        let mut client: Child<GeneratorLine> = self.start(
-            "client",
-            &client(1),
-            &program,
-            generator::client_args(&wanted),
-        )?;
+        let args = generator::client_args(&wanted);
+        let client: Child<GeneratorLine> = self.start("client", &client(1), &program, args)?;
         self.control
             .progress
             .watch(&client, GeneratorLine::snapshot);
-        let is_warm = |_: &_, c: &Child<GeneratorLine>| {
-            c.heard()
-                .latest
-                .as_ref()
-                .and_then(report)
-                .is_some_and(|r| r.ramp_done && Duration::from_micros(r.at_us) >= warm_up)
+        let mut all = Programs {
+            server,
+            client,
+            system,
         };
-        self.until(
-            warm_up + SPARE,
-            "the warm-up",
-            &mut server,
-            &mut client,
-            &mut system,
-            is_warm,
-        )
+        self.until(&mut all, warm_up + SPARE, "the warm-up", |all| {
+            let report = latest_http(&all.client);
+            report.ramp_done && Duration::from_micros(report.at_us) >= warm_up
+        })
         .await?;
-        let start = Moment::take(&server, &client, system.as_ref());
-        let first = latest_http(&client);
+        let start = all.moment();
+        let first = latest_http(&all.client);
         let until = first.at_us + u64::try_from(plan.slice.as_micros()).unwrap_or(u64::MAX);
-        let is_over = |_: &_, c: &Child<GeneratorLine>| {
-            c.heard()
-                .latest
-                .as_ref()
-                .and_then(report)
-                .is_some_and(|r| r.at_us >= until)
-        };
-        self.until(
-            plan.slice + SPARE,
-            "the measurement",
-            &mut server,
-            &mut client,
-            &mut system,
-            is_over,
-        )
+        self.until(&mut all, plan.slice + SPARE, "the measurement", |all| {
+            latest_http(&all.client).at_us >= until
+        })
         .await?;
-        let last = latest_http(&client);
-        let end = Moment::take(&server, &client, system.as_ref());
-        let statistics = statistics(system.as_ref())?;
-        let said = system.as_ref().and_then(Running::out_of_descriptors);
+        let last = latest_http(&all.client);
+        let end = all.moment();
+        let statistics = all.statistics()?;
+        let said = all.out_of_descriptors();
         let held = match &statistics {
             Some(s) => Some(s.front.open),
             // Whoever passes connections on has as many behind it as before it.
@@ -114,26 +91,17 @@ impl Ground<'_> {
                 .as_ref()
                 .map(|_| self.network.host(BACKEND).kernel().established),
         };
-        result.proxy_rss_bytes = system.as_ref().and_then(Running::rss_bytes);
+        result.proxy_rss_bytes = all.system_rss_bytes();
         let answered = ok(&last) - ok(&first);
         let window = start.until(&end, answered);
         result.window = Some(window);
         result.per_second = rate_of(answered, first.at_us, last.at_us);
-        let client = self.end(client).await?;
-        let GeneratorLine::Client(client) = client else {
+        let (GeneratorLine::Client(client), after, ServerLine::Report(server)) =
+            self.end_all(all).await?
+        else {
             return Err(Aborted::failed(
                 "without_result",
-                "the client left no report",
-            ));
-        };
-        let after = self.statistics_after(system.as_ref()).await?;
-        if let Some(system) = system {
-            system.end(self.control).await?;
-        }
-        let ServerLine::Report(server) = self.end(server).await? else {
-            return Err(Aborted::failed(
-                "without_result",
-                "the server left no report",
+                "client or server left no report",
             ));
         };
         // Through haproxy, what was under way when the client was stopped is answered and counted by some.
@@ -164,21 +132,11 @@ impl Ground<'_> {
     }
 }
 
-fn report(line: &GeneratorLine) -> Option<&HttpClientReport> {
-    match line {
-        GeneratorLine::Client(report) => Some(report),
-        _ => None,
-    }
-}
-
 fn latest_http(client: &Child<GeneratorLine>) -> HttpClientReport {
-    let heard = client.heard();
-    heard
-        .latest
-        .as_ref()
-        .and_then(report)
-        .cloned()
-        .unwrap_or_default()
+    match &client.heard().latest {
+        Some(GeneratorLine::Client(report)) => (**report).clone(),
+        _ => HttpClientReport::default(),
+    }
 }
 
 fn ok(report: &HttpClientReport) -> u64 {

@@ -54,20 +54,6 @@ pub(super) struct Moment {
 }
 
 impl Moment {
-    pub(super) fn take<S: Report, C: Report>(
-        server: &Child<S>,
-        client: &Child<C>,
-        system: Option<&Running>,
-    ) -> Self {
-        Self {
-            at: Instant::now(),
-            server_cpu: tree::cpu_seconds(server.pid()),
-            client_cpu: tree::cpu_seconds(client.pid()),
-            proxy_cpu: system.and_then(Running::cpu_seconds),
-            kernel: KernelSample::read(),
-        }
-    }
-
     pub(super) fn until(&self, end: &Self, count: u64) -> Window {
         Window {
             seconds: round(end.at.duration_since(self.at).as_secs_f64(), 3),
@@ -80,6 +66,37 @@ impl Moment {
                 .map(|(end, start)| round(end - start, 3)),
             machine_busy_percent: round(end.kernel.busy_percent_since(&self.kernel), 1),
         }
+    }
+}
+
+/// The processes of a trial.
+pub(super) struct Programs<S, C> {
+    pub(super) server: Child<S>,
+    pub(super) client: Child<C>,
+    pub(super) system: Option<Running>,
+}
+
+impl<S: Report, C: Report> Programs<S, C> {
+    pub(super) fn moment(&self) -> Moment {
+        Moment {
+            at: Instant::now(),
+            server_cpu: tree::cpu_seconds(self.server.pid()),
+            client_cpu: tree::cpu_seconds(self.client.pid()),
+            proxy_cpu: self.system.as_ref().and_then(Running::cpu_seconds),
+            kernel: KernelSample::read(),
+        }
+    }
+
+    pub(super) fn system_rss_bytes(&self) -> Option<u64> {
+        self.system.as_ref().and_then(Running::rss_bytes)
+    }
+
+    pub(super) fn statistics(&self) -> Result<Option<Statistics>, Aborted> {
+        statistics(self.system.as_ref())
+    }
+
+    pub(super) fn out_of_descriptors(&self) -> Option<String> {
+        self.system.as_ref().and_then(Running::out_of_descriptors)
     }
 }
 
@@ -143,25 +160,23 @@ impl Ground<'_> {
             .map(Some)
     }
 
-    /// Waits until `is_it` holds of what client and server have said.
+    /// Waits until `is_it` holds of what the programs have said.
     pub(super) async fn until<S: Report, C: Report>(
         &mut self,
+        programs: &mut Programs<S, C>,
         max: Duration,
         what: &str,
-        server: &mut Child<S>,
-        client: &mut Child<C>,
-        system: &mut Option<Running>,
-        is_it: impl Fn(&Child<S>, &Child<C>) -> bool,
+        is_it: impl Fn(&Programs<S, C>) -> bool,
     ) -> Result<(), Aborted> {
         let found = self
             .control
             .wait(max, POLL, || {
-                has_not_ended(server, "server_died")?;
-                has_not_ended(client, "client_died")?;
-                if let Some(system) = system {
+                has_not_ended(&mut programs.server, "server_died")?;
+                has_not_ended(&mut programs.client, "client_died")?;
+                if let Some(system) = &mut programs.system {
                     system.still_runs("system_died")?;
                 }
-                Ok(is_it(server, client).then_some(()))
+                Ok(is_it(programs).then_some(()))
             })
             .await?;
         found.ok_or_else(|| {
@@ -170,11 +185,21 @@ impl Ground<'_> {
         })
     }
 
-    /// Ends a process of ours; its last report.
-    pub(super) async fn end<R: Report + Clone>(
+    /// Ends client, system and server in this order: the last reports of client and server, and the system's statistics.
+    pub(super) async fn end_all<S: Report + Clone, C: Report + Clone>(
         &mut self,
-        mut child: Child<R>,
-    ) -> Result<R, Aborted> {
+        programs: Programs<S, C>,
+    ) -> Result<(C, Option<Statistics>, S), Aborted> {
+        let client = self.end(programs.client).await?;
+        let statistics = self.statistics_after(programs.system.as_ref()).await?;
+        if let Some(system) = programs.system {
+            system.end(self.control).await?;
+        }
+        Ok((client, statistics, self.end(programs.server).await?))
+    }
+
+    /// Ends a process of ours; its last report.
+    async fn end<R: Report + Clone>(&mut self, mut child: Child<R>) -> Result<R, Aborted> {
         child.signal(Signal::SIGTERM);
         self.control.until_ended(&mut child, "did_not_end").await?;
         child.tidy();
@@ -190,7 +215,7 @@ impl Ground<'_> {
     }
 
     /// Statistics once nothing is open any more: a session counts its bytes and its end when it has ended.
-    pub(super) async fn statistics_after(
+    async fn statistics_after(
         &mut self,
         system: Option<&Running>,
     ) -> Result<Option<Statistics>, Aborted> {
@@ -209,22 +234,27 @@ pub(super) fn split(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
 
-pub(super) fn begun(trial: &TrialPlan) -> Trial {
+pub(super) fn begun(trial: &TrialPlan, system: Option<&Running>) -> Trial {
     Trial {
         scenario: trial.scenario.clone(),
         is_proxied: trial.is_proxied,
         round: trial.round,
         users: trial.users,
+        proxy_rss_base_bytes: system.and_then(Running::rss_bytes),
         ..Trial::default()
     }
 }
 
-pub(super) fn statistics(system: Option<&Running>) -> Result<Option<Statistics>, Aborted> {
+fn statistics(system: Option<&Running>) -> Result<Option<Statistics>, Aborted> {
     system.map_or(Ok(None), Running::statistics)
 }
 
 pub(super) fn latest<R: Report + Clone + Default>(child: &Child<R>) -> R {
     child.heard().latest.clone().unwrap_or_default()
+}
+
+pub(super) fn line_count<R: Report>(child: &Child<R>) -> u64 {
+    child.heard().line_count
 }
 
 pub(super) fn rate_of(count: u64, from_us: u64, to_us: u64) -> f64 {
