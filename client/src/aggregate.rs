@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use holdfast_engine::Stats;
 use holdfast_sysctl::grouped;
-use holdfast_telemetry::wire::Latency;
+use holdfast_telemetry::wire::{ClientHead, Latency};
 
 /// Largest latency a histogram distinguishes: an hour.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
@@ -88,12 +88,40 @@ pub fn merge_spans(a: Option<(u64, u64)>, b: Option<(u64, u64)>) -> Option<(u64,
     }
 }
 
-/// The target of the first failed attempt of each kind, by kind.
-pub fn first_targets(stats: &Stats) -> BTreeMap<String, String> {
-    stats
-        .failed_target_by_label()
-        .map(|(kind, target)| (kind.to_owned(), target.to_string()))
-        .collect()
+/// The head of a client's reports, before anything has happened.
+pub fn head(schema: &str, thread_count: usize, users_asked: u64) -> ClientHead {
+    ClientHead {
+        schema: schema.to_owned(),
+        thread_count,
+        users_asked,
+        ..ClientHead::default()
+    }
+}
+
+/// The head now: what does not change, of `base`, and what the engine counts.
+pub fn head_now(
+    base: &ClientHead,
+    is_final: bool,
+    at_us: u64,
+    stats: &Stats,
+    users_now: u64,
+) -> ClientHead {
+    // The target of the first failed attempt of each kind.
+    let targets = stats.failed_target_by_label();
+    let targets = targets.map(|(kind, target)| (kind.to_owned(), target.to_string()));
+    ClientHead {
+        is_final,
+        at_us,
+        shard_count: stats.shard_count as usize,
+        attempts: stats.attempts,
+        opened: stats.opened,
+        failed: named(stats.failed_by_label()),
+        failed_targets: targets.collect(),
+        open_now: stats.open_now,
+        connecting_now: stats.connecting_now,
+        users_now,
+        ..base.clone()
+    }
 }
 
 /// These targets for people, each on a new line.

@@ -402,6 +402,8 @@ fn nonzero(map: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_telemetry::wire::ClientHead;
+
     use super::*;
 
     fn mark(established: u64, available: u64) -> Sample {
@@ -411,7 +413,10 @@ mod tests {
             ..KernelSample::default()
         };
         let report = ClientReport {
-            open_now: 7,
+            head: ClientHead {
+                open_now: 7,
+                ..ClientHead::default()
+            },
             ..ClientReport::default()
         };
         Sample {
@@ -464,7 +469,10 @@ mod tests {
     fn without_a_final_report_all_that_opened_is_lost() {
         let counts = Counts::default();
         let mut client = ClientReport {
-            opened: 10,
+            head: ClientHead {
+                opened: 10,
+                ..ClientHead::default()
+            },
             ..ClientReport::default()
         };
         client

@@ -246,6 +246,8 @@ impl Series {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_telemetry::wire::ClientHead;
+
     use super::*;
 
     #[test]
@@ -261,7 +263,10 @@ mod tests {
             client: None,
             server_report: None,
             client_report: Some(&ClientReport {
-                attempts: 7,
+                head: ClientHead {
+                    attempts: 7,
+                    ..ClientHead::default()
+                },
                 ended: [
                     ("held".into(), 5),
                     ("reset".into(), 2),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use holdfast_engine::listen::Listener;
-use holdfast_engine::{CloseReason, Config, ConfigBuilder, Engine, Handler, OpenFailure};
+use holdfast_engine::{CloseReason, Config, ConfigBuilder, Engine, Handler, OpenFailure, Stats};
 use holdfast_supervisor::flags::{self, EngineFlags};
 use holdfast_supervisor::preflight::Preflight;
 use holdfast_supervisor::supervise::{Reporter, Supervisor};
@@ -17,6 +17,7 @@ use holdfast_sysctl::{Role, grouped, preflight};
 use holdfast_telemetry::console::Console;
 use holdfast_telemetry::metrics::{LabelValues, Metrics};
 use holdfast_telemetry::units::parse;
+use holdfast_telemetry::wire::ServerHead;
 
 use crate::port;
 
@@ -123,8 +124,20 @@ impl Server {
         })
     }
 
+    /// What its reports begin with.
+    pub fn head(&self, schema: &str) -> ServerHead {
+        ServerHead {
+            schema: schema.to_owned(),
+            listen: self.addresses(),
+            thread_count: self.config.thread_count(),
+            capacity: self.config.capacity(),
+            ring_slots: self.config.ring_slots(),
+            ..ServerHead::default()
+        }
+    }
+
     /// The addresses it listens on, as text.
-    pub fn addresses(&self) -> Vec<String> {
+    fn addresses(&self) -> Vec<String> {
         self.bound.iter().map(ToString::to_string).collect()
     }
 
@@ -234,6 +247,23 @@ fn without_covered(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         }
     }
     kept
+}
+
+/// The head of a report: what does not change, of `base`, and what the engine counts.
+pub fn head(base: &ServerHead, is_final: bool, at_us: u64, stats: &Stats) -> ServerHead {
+    ServerHead {
+        is_final,
+        at_us,
+        shard_count: stats.shard_count as usize,
+        open_now: stats.open_now,
+        // The sum of the threads' peaks, which need not coincide; the limiter lets no more than the capacity be open.
+        open_max: stats.open_max.min(base.capacity),
+        accepted: stats.accepted,
+        refused_full: stats.refused_full,
+        accept_failed: counts(stats.accept_failed_by_label()),
+        closed: counts(stats.closed_by_label()),
+        ..base.clone()
+    }
 }
 
 /// Counts by name, those that are not 0.

@@ -31,6 +31,7 @@ use holdfast_telemetry::output;
 use holdfast_telemetry::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
 use holdfast_units::parse;
 
+use crate::aggregate::head;
 use crate::launch::{
     ClientFlags, ClientSpec, EngineSetup, LoadFlags, check_duration, metric_kinds,
 };
@@ -206,12 +207,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let targets = target::resolve(names, &launch.resolve)?;
     let ready = prepare(launch, &flags.quantity, &targets, &config, &mut console)?;
     let thread_count = ready.config.thread_count();
-    let base = HttpClientReport {
-        schema: HTTP_CLIENT_SCHEMA.to_owned(),
-        thread_count,
-        users_asked: flags.quantity.users,
-        ..HttpClientReport::default()
-    };
+    let base = head(HTTP_CLIENT_SCHEMA, thread_count, flags.quantity.users);
     let wait_mean_us =
         (flags.rate.is_none() && wait_us.1 > 0).then_some(wait_us.0.midpoint(wait_us.1));
     let params = RunParams {

@@ -14,14 +14,14 @@ use holdfast_http1::Oddity;
 use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::say_counts;
 use holdfast_telemetry::live::Snapshot;
-use holdfast_telemetry::wire::HttpClientReport;
+use holdfast_telemetry::wire::{ClientHead, HttpClientReport};
 
 use super::counters::Counters;
 use super::outcome::Outcome;
 use super::request_limit::RequestLimit;
 use crate::aggregate::{
-    add, counts_by_name, first_targets, histogram, latency, named, ramp_seconds,
-    write_first_targets, write_latencies,
+    add, counts_by_name, head_now, histogram, latency, named, ramp_seconds, write_first_targets,
+    write_latencies,
 };
 use crate::load::Load;
 use holdfast_supervisor::histogram_log::Intervals;
@@ -39,7 +39,7 @@ pub struct RunParams {
 
 /// What the control plane has gathered.
 pub struct HttpReporter {
-    base: HttpClientReport,
+    base: ClientHead,
     params: RunParams,
     warm_up_us: u64,
     /// Closed model with a wait: the mean of it, microseconds.
@@ -56,7 +56,7 @@ pub struct HttpReporter {
 impl HttpReporter {
     /// Nothing gathered yet. `base` has what never changes.
     pub fn new(
-        base: HttpClientReport,
+        base: ClientHead,
         params: RunParams,
         warm_up_us: u64,
         wait_mean_us: Option<u64>,
@@ -125,16 +125,7 @@ impl Reporter for HttpReporter {
         let mut with_failed = corrected.clone();
         add(&mut with_failed, &self.failed_us);
         let report = HttpClientReport {
-            is_final,
-            at_us,
-            shard_count: stats.shard_count as usize,
-            attempts: stats.attempts,
-            opened: stats.opened,
-            failed: named(stats.failed_by_label()),
-            failed_targets: first_targets(&stats),
-            open_now: stats.open_now,
-            connecting_now: stats.connecting_now,
-            users_now: all.present,
+            head: head_now(&self.base, is_final, at_us, &stats, all.present),
             ramp_done: all.is_ramped,
             ramp_seconds: ramp_seconds(all.ramp_us),
             rate_per_second: self.params.rate_per_second,
@@ -169,7 +160,6 @@ impl Reporter for HttpReporter {
             connect_us: latency(&self.connect_us),
             bytes_received: stats.bytes_received,
             anomalies: counts_by_name(stats.anomalies()),
-            ..self.base.clone()
         };
         let intervals = vec![
             ("connect", all.connect_us),

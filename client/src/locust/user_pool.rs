@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use holdfast_engine::{Engine, Handler, Shutdown};
 use holdfast_telemetry::console::Console;
-use holdfast_telemetry::wire::{HTTP_CLIENT_SCHEMA, HttpClientReport};
+use holdfast_telemetry::wire::HTTP_CLIENT_SCHEMA;
 use serde::Serialize;
 
 use super::options::Options;
@@ -16,6 +16,7 @@ use super::ramp::RampSmoother;
 use super::rows;
 use super::stats::Row;
 use super::user_class::UserClass;
+use crate::aggregate::head;
 use crate::http::reporter::HttpReporter;
 use crate::http::user::{Model, Users as HttpUsers};
 use crate::launch::{ClientFlags, EngineSetup, LoadFlags};
@@ -114,11 +115,7 @@ pub fn start(
             let users_max = launch.users_that_fit(targets, http::SPEC, users_max)?;
             let ready = http::prepare(launch, &quantity(users_max), targets, &config, console)?;
             let thread_count = ready.config.thread_count();
-            let base = HttpClientReport {
-                schema: HTTP_CLIENT_SCHEMA.to_owned(),
-                thread_count,
-                ..HttpClientReport::default()
-            };
+            let base = head(HTTP_CLIENT_SCHEMA, thread_count, 0);
             let wait_mean_us = match config.model {
                 Model::Closed(shortest, longest) if longest > 0 => Some(shortest.midpoint(longest)),
                 _ => None,

@@ -20,11 +20,11 @@ use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::{EXIT_SHORT, say_counts};
 use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::metrics::LabelValues;
-use holdfast_telemetry::wire::{CLIENT_SCHEMA, ClientReport};
+use holdfast_telemetry::wire::{CLIENT_SCHEMA, ClientHead, ClientReport};
 use holdfast_units::parse;
 
 use crate::aggregate::{
-    add, counts_by_name, drain_into, first_targets, histogram, latency, merge_spans, named,
+    add, counts_by_name, drain_into, head, head_now, histogram, latency, merge_spans, named,
     ramp_seconds, write_first_targets, write_latencies,
 };
 use crate::launch::{
@@ -193,7 +193,7 @@ pub(crate) struct RunParams {
 
 /// What the control plane has gathered.
 pub(crate) struct LongconnReporter {
-    base: ClientReport,
+    base: ClientHead,
     params: RunParams,
     /// Users reconnect.
     comes_again: bool,
@@ -206,12 +206,7 @@ impl LongconnReporter {
     /// Nothing gathered yet.
     pub fn new(params: RunParams, thread_count: usize, users: u64, comes_again: bool) -> Self {
         LongconnReporter {
-            base: ClientReport {
-                schema: CLIENT_SCHEMA.to_owned(),
-                thread_count,
-                users_asked: users,
-                ..ClientReport::default()
-            },
+            base: head(CLIENT_SCHEMA, thread_count, users),
             params,
             comes_again,
             connect_us: histogram(),
@@ -251,16 +246,7 @@ impl Reporter for LongconnReporter {
         add(&mut self.response_us, &all.response_us);
         let ended = Ended::ALL.map(|(ended, name)| (name, all.ended[ended as usize]));
         let report = ClientReport {
-            is_final,
-            at_us: engine.now_us(),
-            shard_count: stats.shard_count as usize,
-            attempts: stats.attempts,
-            opened: stats.opened,
-            failed: named(stats.failed_by_label()),
-            failed_targets: first_targets(&stats),
-            open_now: stats.open_now,
-            connecting_now: stats.connecting_now,
-            users_now: all.present,
+            head: head_now(&self.base, is_final, engine.now_us(), &stats, all.present),
             ended: named(ended),
             closed: named(Closed::ALL.map(|(closed, name)| (name, all.closed[closed as usize]))),
             ramp_done: all.is_ramped,
@@ -275,7 +261,6 @@ impl Reporter for LongconnReporter {
             lateness_limit_us: self.params.lateness_limit_us,
             response_us: latency(&self.response_us),
             anomalies: counts_by_name(stats.anomalies()),
-            ..self.base.clone()
         };
         let intervals = vec![
             ("connect", all.connect_us),

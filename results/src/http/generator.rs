@@ -335,11 +335,11 @@ mod tests {
     #[test]
     fn our_client_counts_all_but_ok_and_stopped_as_failed() {
         let mut report = HttpClientReport {
-            is_final: true,
             measured_seconds: 2.0,
             measured_ok: 900,
             ..HttpClientReport::default()
         };
+        report.is_final = true;
         for (class, n) in [("ok", 1_000), ("stopped", 7), ("reset", 2), ("refused", 0)] {
             report.outcomes.insert(class.into(), n);
         }

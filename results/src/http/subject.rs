@@ -249,8 +249,11 @@ mod tests {
         ));
         assert!(ServerLine::read(r#"{"schema":"other/1"}"#).is_err());
         let report = HttpServerReport {
-            schema: wire::HTTP_SERVER_SCHEMA.into(),
-            is_final: true,
+            head: wire::ServerHead {
+                schema: wire::HTTP_SERVER_SCHEMA.into(),
+                is_final: true,
+                ..wire::ServerHead::default()
+            },
             ..HttpServerReport::default()
         };
         let line = serde_json::to_string(&report).expect("writes");

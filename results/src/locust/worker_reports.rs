@@ -110,15 +110,7 @@ fn totals_of(class: &str, value: &serde_json::Value) -> UserTotals {
 
 fn of_http(r: HttpClientReport) -> UserTotals {
     let report = ClientReport {
-        at_us: r.at_us,
-        thread_count: r.thread_count,
-        shard_count: r.shard_count,
-        users_asked: r.users_asked,
-        attempts: r.attempts,
-        opened: r.opened,
-        failed: r.failed,
-        open_now: r.open_now,
-        connecting_now: r.connecting_now,
+        head: r.head,
         ramp_done: r.ramp_done,
         ramp_seconds: r.ramp_seconds,
         messages_received: r.outcomes.get("ok").copied().unwrap_or(0),
@@ -160,7 +152,7 @@ fn add(sum: &mut UserTotals, one: &UserTotals) {
         s.lateness_us = r.lateness_us;
     }
     for (into, from) in [
-        (&mut s.failed, &r.failed),
+        (&mut s.head.failed, &r.failed),
         (&mut s.ended, &r.ended),
         (&mut s.anomalies, &r.anomalies),
         (&mut sum.outcomes, &one.outcomes),
@@ -182,21 +174,10 @@ impl Report for AnyServer {
         }
         let r = read_json(line, HTTP_SERVER_SCHEMA, |r: &HttpServerReport| &r.schema)?;
         Ok(Self(ServerReport {
-            is_final: r.is_final,
-            at_us: r.at_us,
-            thread_count: r.thread_count,
-            shard_count: r.shard_count,
-            capacity: r.capacity,
-            open_now: r.open_now,
-            open_max: r.open_max,
-            accepted: r.accepted,
-            refused_full: r.refused_full,
-            accept_failed: r.accept_failed,
-            closed: r.closed,
+            head: r.head,
             messages_sent: r.responses.get("200").copied().unwrap_or(0),
             bytes_received: r.bytes_received,
             anomalies: r.anomalies,
-            ..ServerReport::default()
         }))
     }
 
@@ -207,14 +188,19 @@ impl Report for AnyServer {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_telemetry::wire::ClientHead;
+
     use super::*;
 
     fn line(host: &str, open: u64, received: u64) -> WorkerReports {
         let report = ClientReport {
-            open_now: open,
-            opened: open,
+            head: ClientHead {
+                open_now: open,
+                opened: open,
+                failed: [("refused".to_string(), 1)].into(),
+                ..ClientHead::default()
+            },
             messages_received: received,
-            failed: [("refused".to_string(), 1)].into(),
             ..ClientReport::default()
         };
         let worker = WorkerReport {

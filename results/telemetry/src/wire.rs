@@ -6,13 +6,14 @@
 //! Must not depend on: sockets, engines, how a figure was measured.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 
 use serde::{Deserialize, Serialize};
 
-/// What `holdfast-server longconn` reports. Counts are since the start unless a name says `now`.
+/// What every server reports. Counts are since the start unless a name says `now`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ServerReport {
-    /// Always [`SERVER_SCHEMA`].
+pub struct ServerHead {
+    /// [`SERVER_SCHEMA`] or [`HTTP_SERVER_SCHEMA`].
     pub schema: String,
     /// True in the last report of a process and in `--json` files.
     pub is_final: bool,
@@ -40,21 +41,12 @@ pub struct ServerReport {
     pub accept_failed: BTreeMap<String, u64>,
     /// Connections that ended, by reason.
     pub closed: BTreeMap<String, u64>,
-    /// Heartbeats or echoes handed to the kernel whole.
-    pub messages_sent: u64,
-    /// Bytes peers sent, dropped or echoed.
-    pub bytes_received: u64,
-    /// What should not happen in numbers, by name: stale completions, buffer shortages, queue overflows.
-    pub anomalies: BTreeMap<String, u64>,
 }
 
-/// [`ServerReport::schema`].
-pub const SERVER_SCHEMA: &str = "holdfast.server.longconn/1";
-
-/// What `holdfast-client longconn` reports.
+/// What every client reports. Counts are since the start unless a name says `now`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ClientReport {
-    /// Always [`CLIENT_SCHEMA`].
+pub struct ClientHead {
+    /// [`CLIENT_SCHEMA`] or [`HTTP_CLIENT_SCHEMA`].
     pub schema: String,
     /// True in the last report of a process and in `--json` files.
     pub is_final: bool,
@@ -82,6 +74,51 @@ pub struct ClientReport {
     /// Users there are: started, and not ended because there were to be fewer.
     #[serde(default)]
     pub users_now: u64,
+}
+
+/// The fields of its head are a report's own: in JSON, and to whoever reads it here.
+macro_rules! has_head {
+    ($($report:ident: $head:ident),*) => {$(
+        impl Deref for $report {
+            type Target = $head;
+            fn deref(&self) -> &$head {
+                &self.head
+            }
+        }
+
+        impl DerefMut for $report {
+            fn deref_mut(&mut self) -> &mut $head {
+                &mut self.head
+            }
+        }
+    )*};
+}
+
+has_head!(ServerReport: ServerHead, HttpServerReport: ServerHead, ClientReport: ClientHead, HttpClientReport: ClientHead);
+
+/// What `holdfast-server longconn` reports. Counts are since the start unless a name says `now`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerReport {
+    /// What every server reports.
+    #[serde(flatten)]
+    pub head: ServerHead,
+    /// Heartbeats or echoes handed to the kernel whole.
+    pub messages_sent: u64,
+    /// Bytes peers sent, dropped or echoed.
+    pub bytes_received: u64,
+    /// What should not happen in numbers, by name: stale completions, buffer shortages, queue overflows.
+    pub anomalies: BTreeMap<String, u64>,
+}
+
+/// [`ServerReport::schema`].
+pub const SERVER_SCHEMA: &str = "holdfast.server.longconn/1";
+
+/// What `holdfast-client longconn` reports.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClientReport {
+    /// What every client reports.
+    #[serde(flatten)]
+    pub head: ClientHead,
     /// How each opened connection ended: held (to the end, all due messages right), stopped (the same until there were to be fewer
     /// users), closed_by_server, reset,
     /// wrong_data, missed_message, closed_by_us, ... Complete in the final report only.
@@ -139,34 +176,9 @@ pub struct Latency {
 /// What `holdfast-server http` reports. Counts are since the start unless a name says `now`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HttpServerReport {
-    /// Always [`HTTP_SERVER_SCHEMA`].
-    pub schema: String,
-    /// True in the last report of a process and in `--json` files.
-    pub is_final: bool,
-    /// Microseconds since the process started.
-    pub at_us: u64,
-    /// Addresses listened on.
-    pub listen: Vec<String>,
-    /// Core threads.
-    pub thread_count: usize,
-    /// Rings made so far; more come as connections need them.
-    pub shard_count: usize,
-    /// Connections this server agrees to hold at once.
-    pub capacity: u64,
-    /// Direct descriptors in one ring's table.
-    pub ring_slots: u32,
-    /// Connections open now.
-    pub open_now: u64,
-    /// Most connections ever open at once.
-    pub open_max: u64,
-    /// Connections accepted and held (refused ones are not in here).
-    pub accepted: u64,
-    /// Connections turned away because the capacity was reached.
-    pub refused_full: u64,
-    /// Accepts that failed, by kind.
-    pub accept_failed: BTreeMap<String, u64>,
-    /// Connections that ended, by reason.
-    pub closed: BTreeMap<String, u64>,
+    /// What every server reports.
+    #[serde(flatten)]
+    pub head: ServerHead,
     /// Responses by status code, refusals (400, 408, ...) included. 100 is not counted.
     pub responses: BTreeMap<String, u64>,
     /// Connections ended by a time-out, by which: header, body, write, idle.
@@ -183,34 +195,9 @@ pub const HTTP_SERVER_SCHEMA: &str = "holdfast.server.http/1";
 /// What `holdfast-client http` reports.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HttpClientReport {
-    /// Always [`HTTP_CLIENT_SCHEMA`].
-    pub schema: String,
-    /// True in the last report of a process and in `--json` files.
-    pub is_final: bool,
-    /// Microseconds since the process started.
-    pub at_us: u64,
-    /// Core threads.
-    pub thread_count: usize,
-    /// Rings made so far.
-    pub shard_count: usize,
-    /// Users asked for.
-    pub users_asked: u64,
-    /// Connection attempts begun.
-    pub attempts: u64,
-    /// Attempts that opened.
-    pub opened: u64,
-    /// Attempts that failed, by kind.
-    pub failed: BTreeMap<String, u64>,
-    /// The target of the first of these, by kind.
-    #[serde(default)]
-    pub failed_targets: BTreeMap<String, String>,
-    /// Connections open now.
-    pub open_now: u64,
-    /// Attempts begun and not yet ended.
-    pub connecting_now: u64,
-    /// Users there are: started, and not ended because there were to be fewer.
-    #[serde(default)]
-    pub users_now: u64,
+    /// What every client reports.
+    #[serde(flatten)]
+    pub head: ClientHead,
     /// Every user has been started and no first attempt is under way.
     pub ramp_done: bool,
     /// From the first attempt to the last user's opening, seconds.

@@ -283,7 +283,7 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use holdfast_telemetry::wire::{SERVER_SCHEMA, ServerReport};
+    use holdfast_telemetry::wire::{SERVER_SCHEMA, ServerHead, ServerReport};
 
     #[test]
     fn words_survive_a_shell() {
@@ -312,9 +312,12 @@ mod tests {
                     .is_some_and(|l| l.contains("hello"))
         );
         let report = ServerReport {
-            schema: SERVER_SCHEMA.into(),
-            is_final: true,
-            open_now: 3,
+            head: ServerHead {
+                schema: SERVER_SCHEMA.into(),
+                is_final: true,
+                open_now: 3,
+                ..ServerHead::default()
+            },
             ..ServerReport::default()
         };
         heard.line(&serde_json::to_string(&report).expect("writes"));

@@ -19,10 +19,10 @@ use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, RECV_PARKED_BYTES, SOCKET_B
 use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::say_counts;
 use holdfast_telemetry::live::Snapshot;
-use holdfast_telemetry::wire::{HTTP_SERVER_SCHEMA, HttpServerReport};
+use holdfast_telemetry::wire::{HTTP_SERVER_SCHEMA, HttpServerReport, ServerHead};
 use holdfast_units::parse;
 
-use crate::launch::{Server, ServerFlags, ServerSpec, all_counts, check_duration, counts};
+use crate::launch::{self, Server, ServerFlags, ServerSpec, all_counts, check_duration, counts};
 use responder::{REFUSALS, Responder, ResponderReport, TimeoutKind, Timeouts};
 use response::{Responses, Template, WallClock, has_body};
 
@@ -134,14 +134,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             .park_after(Duration::from_secs(1)),
     };
     let server = Server::bind(flags.server, spec)?;
-    let base = HttpServerReport {
-        schema: HTTP_SERVER_SCHEMA.to_owned(),
-        listen: server.addresses(),
-        thread_count: server.config.thread_count(),
-        capacity: server.config.capacity(),
-        ring_slots: server.config.ring_slots(),
-        ..HttpServerReport::default()
-    };
+    let base = server.head(HTTP_SERVER_SCHEMA);
     let clock = WallClock::default();
     clock.set(0);
     let mut reporter = HttpReporter {
@@ -203,7 +196,7 @@ fn content_type(body: &[u8]) -> &'static str {
 
 struct HttpReporter {
     /// The fields that do not change.
-    base: HttpServerReport,
+    base: ServerHead,
     status: u16,
     clock: WallClock,
 }
@@ -232,16 +225,7 @@ impl Reporter for HttpReporter {
         let mut anomalies = stats.anomalies().to_vec();
         anomalies.push(("sends_short", stats.sends_short));
         let report = HttpServerReport {
-            is_final,
-            at_us: now_us,
-            shard_count: stats.shard_count as usize,
-            open_now: stats.open_now,
-            // The sum of the threads' peaks, which need not coincide; the limiter lets no more than the capacity be open.
-            open_max: stats.open_max.min(self.base.capacity),
-            accepted: stats.accepted,
-            refused_full: stats.refused_full,
-            accept_failed: counts(stats.accept_failed_by_label()),
-            closed: counts(stats.closed_by_label()),
+            head: launch::head(&self.base, is_final, now_us, &stats),
             responses,
             timed_out: counts(
                 TimeoutKind::ALL
@@ -250,7 +234,6 @@ impl Reporter for HttpReporter {
             ),
             bytes_received: stats.bytes_received,
             anomalies: all_counts(anomalies),
-            ..self.base.clone()
         };
         (report, Intervals::new())
     }

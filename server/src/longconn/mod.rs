@@ -17,10 +17,10 @@ use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_B
 use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::say_counts;
 use holdfast_telemetry::live::Snapshot;
-use holdfast_telemetry::wire::{SERVER_SCHEMA, ServerReport};
+use holdfast_telemetry::wire::{SERVER_SCHEMA, ServerHead, ServerReport};
 use holdfast_units::parse;
 
-use crate::launch::{Server, ServerFlags, ServerSpec, all_counts, check_duration, counts};
+use crate::launch::{self, Server, ServerFlags, ServerSpec, all_counts, check_duration};
 use heartbeat::{HeartbeatConfig, HeartbeatReport, HeartbeatServer};
 
 /// Memory of one connection at most: kernel socket, direct descriptor, parked poll, and 128 bytes of the engine.
@@ -78,14 +78,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         idle_timeout_us,
         echo: flags.echo,
     };
-    let base = ServerReport {
-        schema: SERVER_SCHEMA.to_owned(),
-        listen: server.addresses(),
-        thread_count: server.config.thread_count(),
-        capacity: server.config.capacity(),
-        ring_slots: server.config.ring_slots(),
-        ..ServerReport::default()
-    };
+    let base = server.head(SERVER_SCHEMA);
     let interval_us = config.interval_us;
     let mut reporter = LongconnReporter { base, interval_us };
     server.run("holding", |_| HeartbeatServer::new(config), &mut reporter)?;
@@ -94,7 +87,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
 
 struct LongconnReporter {
     /// The fields that do not change.
-    base: ServerReport,
+    base: ServerHead,
     /// Interval of the heartbeats, microseconds; 0: none are sent.
     interval_us: u64,
 }
@@ -116,20 +109,10 @@ impl Reporter for LongconnReporter {
             ("sends_short", stats.sends_short),
         ]);
         let report = ServerReport {
-            is_final,
-            at_us: engine.now_us(),
-            shard_count: stats.shard_count as usize,
-            open_now: stats.open_now,
-            // The sum of the threads' peaks, which need not coincide; the limiter lets no more than the capacity be open.
-            open_max: stats.open_max.min(self.base.capacity),
-            accepted: stats.accepted,
-            refused_full: stats.refused_full,
-            accept_failed: counts(stats.accept_failed_by_label()),
-            closed: counts(stats.closed_by_label()),
+            head: launch::head(&self.base, is_final, engine.now_us(), &stats),
             messages_sent: stats.sends,
             bytes_received: stats.bytes_received,
             anomalies: all_counts(anomalies),
-            ..self.base.clone()
         };
         (report, Intervals::new())
     }

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use super::buckets::Buckets;
 use super::kinds::{LabelValues, Thread};
 use super::page::Page;
-use crate::wire::{ClientReport, HttpClientReport, HttpServerReport, ServerReport, WorkerReport};
+use crate::wire::{
+    ClientHead, ClientReport, HttpClientReport, HttpServerReport, ServerHead, ServerReport,
+    WorkerReport,
+};
 
 /// Durations by the names the reports' histograms have.
 type Durations = BTreeMap<&'static str, Buckets>;
@@ -108,9 +111,7 @@ impl ExposeMetrics for WorkerReport {
     }
 }
 
-// The reports have these fields in common, but no type: each is a document of its own.
-
-/// What every report has.
+/// What the reports of servers and of clients have.
 macro_rules! any {
     ($page:ident, $report:ident) => {
         build($page, &$report.schema);
@@ -157,98 +158,98 @@ macro_rules! any {
 }
 
 /// What every server's report has.
-macro_rules! server {
-    ($page:ident, $report:ident, $kinds:ident) => {
-        any!($page, $report);
-        $page.gauge(
-            "holdfast_connections_limit",
-            "Connections this server holds at most",
-            $report.capacity as f64,
-        );
-        $page.gauge(
-            "holdfast_connections_open_max",
-            "Most connections ever open at once",
-            $report.open_max as f64,
-        );
-        $page.counter(
-            "holdfast_connections_accepted",
-            "Connections accepted and held",
-            $report.accepted,
-        );
-        $page.counter(
-            "holdfast_connections_refused",
-            "Connections reset at once because the limit was reached",
-            $report.refused_full,
-        );
-        let failed = counts(&$report.accept_failed, &$kinds.open_failures);
-        $page.counters(
-            "holdfast_accept_failures",
-            "Accepts that failed, by kind",
-            "kind",
-            failed,
-        );
-        let closed = counts(&$report.closed, &$kinds.ends);
-        $page.counters(
-            "holdfast_connections_closed",
-            "Connections that ended, by reason",
-            "reason",
-            closed,
-        );
-    };
+fn server(page: &mut Page, report: &ServerHead, kinds: &LabelValues) {
+    page.gauge(
+        "holdfast_connections_limit",
+        "Connections this server holds at most",
+        report.capacity as f64,
+    );
+    page.gauge(
+        "holdfast_connections_open_max",
+        "Most connections ever open at once",
+        report.open_max as f64,
+    );
+    page.counter(
+        "holdfast_connections_accepted",
+        "Connections accepted and held",
+        report.accepted,
+    );
+    page.counter(
+        "holdfast_connections_refused",
+        "Connections reset at once because the limit was reached",
+        report.refused_full,
+    );
+    let failed = counts(&report.accept_failed, &kinds.open_failures);
+    page.counters(
+        "holdfast_accept_failures",
+        "Accepts that failed, by kind",
+        "kind",
+        failed,
+    );
+    let closed = counts(&report.closed, &kinds.ends);
+    page.counters(
+        "holdfast_connections_closed",
+        "Connections that ended, by reason",
+        "reason",
+        closed,
+    );
 }
 
 /// What every client's report has.
-macro_rules! client {
-    ($page:ident, $report:ident, $kinds:ident, $durations:ident) => {
-        any!($page, $report);
-        for (name, help, value) in [
-            (
-                "holdfast_users",
-                "Users asked for",
-                $report.users_asked as f64,
-            ),
-            (
-                "holdfast_connections_connecting",
-                "Attempts to connect under way",
-                $report.connecting_now as f64,
-            ),
-            (
-                "holdfast_ramp_done",
-                "1 when every user was started and no first attempt is under way",
-                f64::from($report.ramp_done),
-            ),
-            (
-                "holdfast_ramp_seconds",
-                "From the first attempt to the last that opened",
-                $report.ramp_seconds,
-            ),
-        ] {
-            $page.gauge(name, help, value);
-        }
-        $page.counter(
-            "holdfast_connect_attempts",
-            "Attempts to connect begun",
-            $report.attempts,
-        );
-        $page.counter(
-            "holdfast_connections_opened",
-            "Attempts to connect that opened",
-            $report.opened,
-        );
-        let failed = counts(&$report.failed, &$kinds.open_failures);
-        $page.counters(
-            "holdfast_connect_failures",
-            "Attempts to connect that failed, by kind",
-            "kind",
-            failed,
-        );
-        let connect = buckets($durations, "connect");
-        $page.histogram(
-            "holdfast_connect_duration_seconds",
-            "Connect time from the intended start",
-            &connect,
-        );
-    };
+fn client(
+    page: &mut Page,
+    report: &ClientHead,
+    (is_ramped, ramp_seconds): (bool, f64),
+    kinds: &LabelValues,
+    durations: &Durations,
+) {
+    for (name, help, value) in [
+        (
+            "holdfast_users",
+            "Users asked for",
+            report.users_asked as f64,
+        ),
+        (
+            "holdfast_connections_connecting",
+            "Attempts to connect under way",
+            report.connecting_now as f64,
+        ),
+        (
+            "holdfast_ramp_done",
+            "1 when every user was started and no first attempt is under way",
+            f64::from(is_ramped),
+        ),
+        (
+            "holdfast_ramp_seconds",
+            "From the first attempt to the last that opened",
+            ramp_seconds,
+        ),
+    ] {
+        page.gauge(name, help, value);
+    }
+    page.counter(
+        "holdfast_connect_attempts",
+        "Attempts to connect begun",
+        report.attempts,
+    );
+    page.counter(
+        "holdfast_connections_opened",
+        "Attempts to connect that opened",
+        report.opened,
+    );
+    let failed = counts(&report.failed, &kinds.open_failures);
+    page.counters(
+        "holdfast_connect_failures",
+        "Attempts to connect that failed, by kind",
+        "kind",
+        failed,
+    );
+    let connect = buckets(durations, "connect");
+    page.histogram(
+        "holdfast_connect_duration_seconds",
+        "Connect time from the intended start",
+        &connect,
+    );
 }
 
 /// What was recorded under a name.
@@ -258,7 +259,8 @@ fn buckets(durations: &Durations, name: &str) -> Buckets {
 
 impl ExposeMetrics for ServerReport {
     fn expose(&self, page: &mut Page, kinds: &LabelValues, _: &Durations) {
-        server!(page, self, kinds);
+        any!(page, self);
+        server(page, self, kinds);
         page.counter(
             "holdfast_messages_sent",
             "Messages handed to the kernel whole",
@@ -269,7 +271,9 @@ impl ExposeMetrics for ServerReport {
 
 impl ExposeMetrics for ClientReport {
     fn expose(&self, page: &mut Page, kinds: &LabelValues, durations: &Durations) {
-        client!(page, self, kinds, durations);
+        any!(page, self);
+        let ramp = (self.ramp_done, self.ramp_seconds);
+        client(page, self, ramp, kinds, durations);
         for (name, help, count) in [
             (
                 "holdfast_messages_sent",
@@ -321,7 +325,8 @@ impl ExposeMetrics for ClientReport {
 
 impl ExposeMetrics for HttpServerReport {
     fn expose(&self, page: &mut Page, kinds: &LabelValues, _: &Durations) {
-        server!(page, self, kinds);
+        any!(page, self);
+        server(page, self, kinds);
         page.counters(
             "holdfast_http_responses",
             "Responses, by status code",
@@ -340,7 +345,9 @@ impl ExposeMetrics for HttpServerReport {
 
 impl ExposeMetrics for HttpClientReport {
     fn expose(&self, page: &mut Page, kinds: &LabelValues, durations: &Durations) {
-        client!(page, self, kinds, durations);
+        any!(page, self);
+        let ramp = (self.ramp_done, self.ramp_seconds);
+        client(page, self, ramp, kinds, durations);
         for (name, help, value) in [
             (
                 "holdfast_http_requests_pending",

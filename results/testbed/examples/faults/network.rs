@@ -81,7 +81,7 @@ pub fn link_long(stage: &Stage) {
     stage.run(stage.clients(), "ip link set eth0 down");
     let since = Instant::now();
     open(&client, 0);
-    let lost = open(&server, 0).closed;
+    let lost = open(&server, 0).closed.clone();
     let given_up = since.elapsed().as_secs();
     same(
         "the server has each lost one in a class",
