@@ -27,16 +27,6 @@ pub enum Work {
 impl Work {
     /// Every kind, in the order of their numbers.
     pub const ALL: &'static [Work] = &[Work::Timers, Work::Receives, Work::Accepts, Work::Dials];
-
-    /// Its name in reports.
-    pub fn label(self) -> &'static str {
-        match self {
-            Work::Timers => "timers",
-            Work::Receives => "receives",
-            Work::Accepts => "accepts",
-            Work::Dials => "dials",
-        }
-    }
 }
 
 /// Counters since the start, and gauges ending in `_now` or `_max`. Arrays are indexed by the number of an [`OpenFailure`] or
@@ -143,12 +133,19 @@ impl Stats {
         ]
     }
 
-    /// Turns that postponed work, by its kind, without zeros. Empty: no share was ever used up.
-    pub fn postponed_by_label(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        Work::ALL
-            .iter()
-            .map(|work| (work.label(), self.postponed[*work as usize]))
-            .filter(|(_, n)| *n > 0)
+    /// What turns were like, by name: in how many of them work of each kind was postponed because its share was used up, and the greatest
+    /// values. Where these are small, the thread had time for everything.
+    pub fn turns(&self) -> [(&'static str, u64); Work::ALL.len() + 3] {
+        let postponed = |work: Work| self.postponed[work as usize];
+        [
+            ("timers_postponed", postponed(Work::Timers)),
+            ("receives_postponed", postponed(Work::Receives)),
+            ("accepts_postponed", postponed(Work::Accepts)),
+            ("dials_postponed", postponed(Work::Dials)),
+            ("longest_us", self.turn_us_max),
+            ("timer_late_us_max", self.timer_late_us_max),
+            ("accept_queue_max", self.accept_queue_max),
+        ]
     }
 
     /// Closed connections by label, without zeros.

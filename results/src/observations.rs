@@ -303,6 +303,7 @@ impl End<ServerReport> {
                 child,
                 report.thread_count,
                 report.shard_count,
+                &report.turns,
                 &report.anomalies,
             ),
             cpu: child.map(Child::cpu),
@@ -320,6 +321,7 @@ impl End<ClientReport> {
                 child,
                 report.thread_count,
                 report.shard_count,
+                &report.turns,
                 &report.anomalies,
             ),
             cpu: child.map(Child::cpu),
@@ -377,6 +379,7 @@ fn process_record<R: Report>(
     child: Option<&Child<R>>,
     thread_count: usize,
     shard_count: usize,
+    turns: &BTreeMap<String, u64>,
     anomalies: &BTreeMap<String, u64>,
 ) -> ProcessRecord {
     let Some(child) = child else {
@@ -389,6 +392,7 @@ fn process_record<R: Report>(
         has_final_report: child.heard().final_raw.is_some(),
         thread_count,
         shard_count,
+        turns: nonzero(turns),
         anomalies: nonzero(anomalies),
     }
 }

@@ -260,6 +260,7 @@ impl Reporter for LongconnReporter {
             lateness_us: latency(&self.lateness_us),
             lateness_limit_us: self.params.lateness_limit_us,
             response_us: latency(&self.response_us),
+            turns: counts_by_name(stats.turns()),
             anomalies: counts_by_name(stats.anomalies()),
         };
         let intervals = vec![
@@ -339,6 +340,9 @@ fn summary(report: &ClientReport) -> String {
             grouped(report.lateness_limit_us),
             if is_kept { "kept" } else { "exceeded" }
         );
+        if !is_kept {
+            say_counts(&mut text, &[("turns", &report.turns)]);
+        }
     }
     text
 }

@@ -287,6 +287,9 @@ pub struct ProcessRecord {
     pub thread_count: usize,
     /// Rings.
     pub shard_count: usize,
+    /// What it says of the turns of its core threads, by name; zeros are left out.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub turns: BTreeMap<String, u64>,
     /// What it says should not happen, by name; zero counts are left out.
     pub anomalies: BTreeMap<String, u64>,
 }

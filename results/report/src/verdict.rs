@@ -82,6 +82,30 @@ pub fn lateness_limit_us(run: &Run) -> u64 {
     (run.asked.every_seconds * 1e6) as u64
 }
 
+/// The work that core threads had no time for, in words; nothing if they had time for all of it.
+fn late_work(run: &Run) -> String {
+    let mut found = Vec::new();
+    for (name, process) in [
+        ("server", &run.processes.server),
+        ("client", &run.processes.client),
+    ] {
+        for (key, what) in [
+            ("timers_postponed", "timers"),
+            ("receives_postponed", "receives"),
+            ("accepts_postponed", "accepts"),
+            ("dials_postponed", "dials"),
+        ] {
+            if let Some(turns) = process.turns.get(key).filter(|turns| **turns > 0) {
+                found.push(format!("{name} {what} in {} turns", count(*turns)));
+            }
+        }
+    }
+    match found.is_empty() {
+        true => String::new(),
+        false => format!("; postponed: {}", found.join(", ")),
+    }
+}
+
 /// What is wrong with the opening: how many opened of those asked for, and how others failed, by kind.
 #[must_use]
 pub fn unopened(asked: u64, opened: u64, failed: &BTreeMap<String, u64>) -> Vec<String> {
@@ -118,9 +142,10 @@ fn messages(run: &Run, reasons: &mut Vec<String>) {
     let (p999, limit) = (run.latency_us.lateness.p999, lateness_limit_us(run));
     if p999 > limit {
         reasons.push(format!(
-            "one message in 1,000 came {} late or later, more than the limit of one interval, {}",
+            "one message in 1,000 came {} late or later, more than the limit of one interval, {}{}",
             micros(p999),
-            micros(limit)
+            micros(limit),
+            late_work(run)
         ));
     }
     match m.sent {
@@ -245,6 +270,17 @@ mod tests {
         falls_short(
             "came 31.00 s late or later, more than the limit of one interval, 30.00 s",
             |r| r.latency_us.lateness.p999 = 31_000_000,
+        );
+        falls_short(
+            "30.00 s; postponed: server timers in 12 turns, client receives in 3 turns",
+            |r| {
+                r.latency_us.lateness.p999 = 31_000_000;
+                let turns = &mut r.processes.server.turns;
+                turns.insert("timers_postponed".into(), 12);
+                turns.insert("longest_us".into(), 30_000);
+                let turns = &mut r.processes.client.turns;
+                turns.insert("receives_postponed".into(), 3);
+            },
         );
         let mut run = good();
         run.latency_us.lateness.p999 = 30_000_000;

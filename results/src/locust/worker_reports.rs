@@ -177,6 +177,7 @@ impl Report for AnyServer {
             head: r.head,
             messages_sent: r.responses.get("200").copied().unwrap_or(0),
             bytes_received: r.bytes_received,
+            turns: BTreeMap::new(),
             anomalies: r.anomalies,
         }))
     }

@@ -106,6 +106,9 @@ pub struct ServerReport {
     pub messages_sent: u64,
     /// Bytes peers sent, dropped or echoed.
     pub bytes_received: u64,
+    /// What turns of the core threads were like, by name: see [`ClientReport::turns`].
+    #[serde(default)]
+    pub turns: BTreeMap<String, u64>,
     /// What should not happen in numbers, by name: stale completions, buffer shortages, queue overflows.
     pub anomalies: BTreeMap<String, u64>,
 }
@@ -151,6 +154,10 @@ pub struct ClientReport {
     /// How long after a message was sent the next one arrived, where `--send` is given and no interval is expected.
     #[serde(default)]
     pub response_us: Latency,
+    /// What turns of the core threads were like, by name: in how many work was postponed because its share was used up (`timers_postponed`,
+    /// `receives_postponed`, `accepts_postponed`, `dials_postponed`), and `longest_us`, `timer_late_us_max`, `accept_queue_max`.
+    #[serde(default)]
+    pub turns: BTreeMap<String, u64>,
     /// What should not happen in numbers, by name.
     pub anomalies: BTreeMap<String, u64>,
 }

@@ -112,6 +112,7 @@ impl Reporter for LongconnReporter {
             head: launch::head(&self.base, is_final, engine.now_us(), &stats),
             messages_sent: stats.sends,
             bytes_received: stats.bytes_received,
+            turns: all_counts(stats.turns()),
             anomalies: all_counts(anomalies),
         };
         (report, Intervals::new())
