@@ -1,4 +1,5 @@
-//! Listening sockets: one for each core thread and address, in one SO_REUSEPORT group.
+//! Listening sockets: made here, one for each core thread and address in one SO_REUSEPORT group; inherited from a service manager or a
+//! predecessor; passed on to a successor.
 //!
 //! The kernel would let a group share its connections with another process's listener, or with those of a process that is still
 //! dying. So every address is first bound without SO_REUSEPORT: only a free one succeeds.
@@ -7,9 +8,16 @@
 //! Must not depend on: rings, connections.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+mod inherited;
+mod listener;
+mod successor;
+
+pub use inherited::{Inherited, inherited};
+pub use listener::Listener;
+pub use successor::{Successor, SuccessorState};
 
 use crate::error::{SetupError, SetupErrorKind};
 
@@ -50,74 +58,6 @@ impl std::fmt::Display for ListenError {
 impl std::error::Error for ListenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.error.source()
-    }
-}
-
-/// A listening socket, alone in this process or shared with another one.
-///
-/// An engine that stops gracefully accepts what waits at a listener that is its own, since closing the socket resets it. What waits
-/// at a shared listener is left to the other processes.
-#[derive(Debug)]
-pub struct Listener {
-    socket: OwnedFd,
-    is_shared: bool,
-}
-
-impl Listener {
-    /// A listening socket that no other process has.
-    pub fn owned(socket: impl Into<OwnedFd>) -> Self {
-        Listener {
-            socket: socket.into(),
-            is_shared: false,
-        }
-    }
-
-    /// A listening socket that another process has as well: the service manager that made it, or a predecessor or successor of this
-    /// process.
-    pub fn shared(socket: impl Into<OwnedFd>) -> Self {
-        Listener {
-            socket: socket.into(),
-            is_shared: true,
-        }
-    }
-
-    /// True if another process has the socket as well.
-    pub fn is_shared(&self) -> bool {
-        self.is_shared
-    }
-
-    /// The address that it listens on.
-    ///
-    /// # Errors
-    /// The descriptor is no socket, or one without an IP address.
-    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        let address = socket2::SockRef::from(&self.socket).local_addr()?;
-        address
-            .as_socket()
-            .ok_or_else(|| std::io::Error::other("a listener without an IP address"))
-    }
-
-    /// Another descriptor of the same socket, for another core thread or to pass it on.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn try_clone(&self) -> std::io::Result<Self> {
-        Ok(Listener {
-            socket: self.socket.try_clone()?,
-            is_shared: self.is_shared,
-        })
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl AsRawFd for Listener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Must not depend on: slots, handlers, protocols.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -31,6 +32,33 @@ pub fn pin_to(core: usize) {
     if set.set(core).is_ok() {
         let _ = sched_setaffinity(Pid::from_raw(0), &set);
     }
+}
+
+/// Takes the descriptors that this process was started with, and keeps them from being inherited further.
+/// The first call gets them; later ones get none.
+///
+/// # Errors
+/// One of them is not open.
+pub fn take_inherited(numbers: &[RawFd]) -> std::io::Result<Vec<OwnedFd>> {
+    static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+    if IS_TAKEN.swap(true, Ordering::AcqRel) {
+        return Ok(Vec::new());
+    }
+    for (place, number) in numbers.iter().enumerate() {
+        if numbers[..place].contains(number) {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the call takes integers only; a number that is no descriptor gives EBADF.
+        if unsafe { libc::fcntl(*number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    let take = |number: &RawFd| {
+        // SAFETY: it is open. Whoever started this process gave it away under this number, so nothing
+        // else in this process owns it, and no number is taken twice.
+        unsafe { OwnedFd::from_raw_fd(*number) }
+    };
+    Ok(numbers.iter().map(take).collect())
 }
 
 /// Connections that wait at a listener: its TCP_INFO tells their number as `tcpi_unacked`. 1 if it
