@@ -88,6 +88,11 @@ impl Config {
         self.capacity
     }
 
+    /// [`ConfigBuilder::drain_timeout`].
+    pub fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+    }
+
     /// Core threads.
     pub fn thread_count(&self) -> usize {
         self.thread_count

@@ -1,18 +1,22 @@
 //! What every server shares besides the supervisor: the flags of listening, the listeners, the capacity, counts of all threads.
 //!
-//! Invariants: the machine is checked before a port is bound, and every port is bound before the engine starts.
+//! Invariants: the machine is checked and signals are listened for before a port is bound, and every port is bound before the engine
+//! starts.
 //! Must not depend on: protocols, rings, slots.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use clap::Args;
-use holdfast_engine::listen::Listener;
+use holdfast_engine::listen::{self, Inherited, Listener};
 use holdfast_engine::{CloseReason, Config, ConfigBuilder, Engine, Handler, OpenFailure, Stats};
+use holdfast_supervisor::control::Control;
 use holdfast_supervisor::flags::{self, EngineFlags};
 use holdfast_supervisor::preflight::Preflight;
 use holdfast_supervisor::supervise::{Reporter, Supervisor};
+use holdfast_supervisor::upgrade::{METRICS, Program, Upgrade, UpgradeState};
 use holdfast_sysctl::{Role, grouped, preflight};
 use holdfast_telemetry::console::Console;
 use holdfast_telemetry::metrics::{LabelValues, Metrics};
@@ -34,7 +38,7 @@ const DURATION_MAX: Duration = Duration::from_secs(86_400);
 #[derive(Args)]
 pub struct ServerFlags {
     /// Listen on this address and port; repeat or separate by commas. PORT and *:PORT mean every address, HOST means the default port
-    /// [default: port 7070 of every address, IPv4 and IPv6; http: 8080]
+    /// [default: the sockets that systemd passes, else port 7070 of every address, IPv4 and IPv6; http: 8080]
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     listen: Vec<String>,
     /// Hold at most this many connections; reset and count more at once [default: 1000000, or what memory allows]
@@ -58,15 +62,20 @@ pub struct ServerSpec {
     pub timeouts: Vec<&'static str>,
     /// Sizes and times of the engine; capacity, threads and ring sizes are filled in here.
     pub config: ConfigBuilder,
+    /// How long the process keeps its connections after an upgrade; `None`: until they end.
+    pub keep_after_upgrade: Option<Duration>,
 }
 
 /// A server about to start.
 pub struct Server {
     console: Console,
     metrics: Metrics,
+    control: Control,
+    inherited: Option<Inherited>,
+    upgrade: Upgrade,
     /// The engine's config.
     pub config: Config,
-    /// Listeners, `[thread][address]`.
+    /// Listeners of each thread.
     listeners: Vec<Vec<Listener>>,
     bound: Vec<SocketAddr>,
 }
@@ -80,19 +89,18 @@ pub fn check_duration(flag: &str, time: Duration) -> Result<u64, anyhow::Error> 
 }
 
 impl Server {
-    /// Checks the machine and binds the ports.
+    /// Checks the machine, takes inherited sockets and binds the other ports.
     ///
     /// # Errors
     /// One line: what is missing and the next command.
     pub fn bind(flags: ServerFlags, spec: ServerSpec) -> Result<Self, anyhow::Error> {
+        let program = Program::current();
         let engine = &flags.engine;
         engine.tie_to_parent()?;
-        let metrics = engine.open_metrics(LabelValues {
-            open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
-            ends: CloseReason::ALL.iter().map(|r| r.label()).collect(),
-            timeouts: spec.timeouts,
-            ..LabelValues::default()
-        })?;
+        let mut inherited = listen::inherited()?;
+        let metrics = inherited.as_mut().and_then(|i| i.take(METRICS).pop());
+        let taken = inherited.as_mut().map(Inherited::take_rest);
+        let taken = taken.unwrap_or_default();
         let mut console = engine.open_console()?;
         let checked = Preflight::check(Role::Server)?;
         let machine = &checked.machine;
@@ -105,12 +113,46 @@ impl Server {
             }
             None => CONNECTIONS_DEFAULT.min(fits()),
         };
-        let addresses = addresses(&flags.listen, spec.port)?;
+        let is_successor = inherited.as_ref().is_some_and(|i| i.is_from_predecessor());
+        let wanted = match is_successor || flags.listen.is_empty() && !taken.is_empty() {
+            true => Vec::new(),
+            false => addresses(&flags.listen, spec.port)?,
+        };
         let base = spec.config.drain_timeout(DRAIN_TIMEOUT);
         let config = checked.config(engine, capacity, 1, base)?;
+        let refusal = if engine.die_with_parent {
+            Some(
+                "--die-with-parent would end the new process with this one; next: start without it",
+            )
+        } else if console.is_on_terminal() {
+            Some("two processes cannot draw on one terminal; next: start with --quiet")
+        } else {
+            None
+        };
+        // From here on a signal ends the process with its figures: ports are bound next.
+        let mut control = Control::new(&console, true)?;
+        let label_values = LabelValues {
+            open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
+            ends: CloseReason::ALL.iter().map(|r| r.label()).collect(),
+            timeouts: spec.timeouts,
+            ..LabelValues::default()
+        };
+        let metrics = metrics.map(|listener| TcpListener::from(OwnedFd::from(listener)));
+        let metrics = engine.open_metrics(label_values, metrics)?;
         let cores = flags.accept_on_rx_cpu.then_some(config.cores());
-        let (listeners, bound) =
-            port::listen(&addresses, config.thread_count(), cores, &mut console)?;
+        let port::Bound {
+            listeners,
+            addresses: bound,
+        } = port::listen(
+            taken,
+            wanted,
+            config.thread_count(),
+            cores,
+            &mut control,
+            &mut console,
+        )?;
+        let all = listeners.iter().flatten();
+        let copies: Result<_, _> = all.map(Listener::try_clone).collect();
         console.say(checked.summary(&config));
         for warning in checked.warnings(capacity) {
             console.say(warning);
@@ -118,10 +160,25 @@ impl Server {
         Ok(Server {
             console,
             metrics,
+            control,
+            inherited,
+            upgrade: Upgrade {
+                program,
+                listeners: copies?,
+                keep: spec.keep_after_upgrade,
+                on_retire: Box::new(|| {}),
+                refusal,
+                state: UpgradeState::default(),
+            },
             config,
             listeners,
             bound,
         })
+    }
+
+    /// Calls `on_retire` when an upgrade has succeeded, before any connection is closed for it.
+    pub fn on_retire(&mut self, on_retire: impl Fn() + 'static) {
+        self.upgrade.on_retire = Box::new(on_retire);
     }
 
     /// What its reports begin with.
@@ -167,9 +224,12 @@ impl Server {
             run_time: None,
             histogram_log: None,
             ready: Some(ready),
+            inherited: self.inherited,
+            upgrade: Some(self.upgrade),
         };
         let (config, listeners) = (self.config, self.listeners);
-        supervisor.run(|| Engine::start(config, listeners, None, handler), reporter)?;
+        let start = || Engine::start(config, listeners, None, handler);
+        supervisor.run(self.control, start, reporter)?;
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use holdfast_sysctl::cli_docs::CliDocs;
     name = "holdfast-server",
     version,
     about,
-    after_help = "Exit codes: 0 ended by a signal, 2 usage or set-up error."
+    after_help = "Exit codes: 0 ended by a signal, 2 usage or set-up error, 130 interrupted before it served."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -26,7 +26,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Hold long connections and push a message to each at an interval
-    Longconn(longconn::Flags),
+    Longconn(Box<longconn::Flags>),
     /// Answer every HTTP/1.1 request with the same response
     Http(Box<http::Flags>),
     #[command(flatten)]
@@ -35,7 +35,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match cli::parse::<Cli>().command {
-        Command::Longconn(flags) => longconn::main(flags),
+        Command::Longconn(flags) => longconn::main(*flags),
         Command::Http(flags) => http::main(*flags),
         Command::CliDocs(command) => command.run::<Cli>(),
     }

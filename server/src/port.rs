@@ -1,4 +1,4 @@
-//! Binds the port, also while a killed server still has listeners there.
+//! Takes inherited listeners and binds the other ports, also while a killed server still has listeners there.
 //!
 //! A killed process with a million sockets takes seconds to end, and until then its listeners accept connections, only to reset them. So
 //! the owner of a port in use is looked up: a living process is an error, listeners without a process are waited for.
@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use holdfast_engine::SetupErrorKind;
-use holdfast_engine::listen::{Listener, listeners};
+use holdfast_engine::listen::{Listener, listeners, spread};
+use holdfast_supervisor::control::{Control, Interrupted};
 use holdfast_telemetry::console::Console;
 
 /// How long to wait for listeners without a living process.
@@ -29,14 +30,53 @@ enum Owner {
     Unsure,
 }
 
-/// Listeners for every thread and address.
+/// What a server listens on.
+#[derive(Debug)]
+pub struct Bound {
+    /// The listeners of each thread.
+    pub listeners: Vec<Vec<Listener>>,
+    /// Their addresses.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Listeners for every thread and address: those that were inherited, and new ones at `wanted` addresses that have none yet.
 ///
 /// # Errors
 /// One line naming who has the port, or why it cannot be had.
 pub fn listen(
+    inherited: Vec<Listener>,
+    mut wanted: Vec<SocketAddr>,
+    thread_count: usize,
+    cores: Option<&[usize]>,
+    control: &mut Control,
+    console: &mut Console,
+) -> Result<Bound, anyhow::Error> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for listener in &inherited {
+        let address = listener.local_addr()?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    wanted.retain(|address| !addresses.contains(address));
+    let mut listeners = spread(inherited, thread_count)?;
+    let (own, bound) = bind(&wanted, thread_count, cores, control, console)?;
+    for (thread, own) in listeners.iter_mut().zip(own) {
+        thread.extend(own);
+    }
+    addresses.extend(bound);
+    Ok(Bound {
+        listeners,
+        addresses,
+    })
+}
+
+/// Binds every address.
+fn bind(
     addresses: &[SocketAddr],
     thread_count: usize,
     cores: Option<&[usize]>,
+    control: &mut Control,
     console: &mut Console,
 ) -> Result<(Vec<Vec<Listener>>, Vec<SocketAddr>), anyhow::Error> {
     let since = Instant::now();
@@ -67,7 +107,9 @@ pub fn listen(
                 "port {port}: waiting for the listeners of a process that is ending"
             ));
         }
-        std::thread::sleep(Duration::from_millis(100));
+        if control.is_stopped_within(Duration::from_millis(100), console) {
+            anyhow::bail!(Interrupted(format!("waiting for port {port}")));
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args};
 use holdfast_engine::Engine;
 use holdfast_http1::{HEADER_COUNT_CEILING, Limits, Malformed, Oddity};
+use holdfast_supervisor::control::Control;
 use holdfast_supervisor::run_command;
 use holdfast_supervisor::supervise::Supervisor;
 use holdfast_telemetry::console::{Console, EXIT_SHORT};
@@ -192,7 +193,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         oddities: Oddity::ALL.iter().map(|oddity| oddity.label()).collect(),
         ..metric_kinds()
     };
-    let metrics = launch.engine.open_metrics(kinds)?;
+    let metrics = launch.engine.open_metrics(kinds, None)?;
     let mut console = launch.open_console()?;
     let histogram_log = launch.open_histogram_log(LOG_COMMENT)?;
     if let Some(name) = ["http_proxy", "all_proxy", "ALL_PROXY"]
@@ -217,12 +218,15 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let request_limit = Arc::clone(&config.request_limit);
     let mut reporter = HttpReporter::new(base, params, warm_up_us, wait_mean_us, request_limit);
+    let control = Control::new(&console, false)?;
     let supervisor = Supervisor {
         console,
         metrics,
         run_time: flags.quantity.run_time,
         histogram_log,
         ready: None,
+        inherited: None,
+        upgrade: None,
     };
     let EngineSetup {
         config: engine_config,
@@ -235,6 +239,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         Users::new(config, load, share, thread_count, warm_up_us)
     };
     let last = supervisor.run(
+        control,
         || Engine::start(engine_config, Vec::new(), Some(plan), handler),
         &mut reporter,
     )?;

@@ -52,7 +52,10 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     flags.launch.engine.tie_to_parent()?;
     // Before the control plane's own ring, which would only panic.
     Preflight::check(Role::Client)?;
-    let metrics = flags.launch.engine.open_metrics(LabelValues::default())?;
+    let metrics = flags
+        .launch
+        .engine
+        .open_metrics(LabelValues::default(), None)?;
     let console = flags.launch.open_console()?;
     let comment = "holdfast-client worker; microseconds; tags: connect, lateness, latency, raw";
     let log = flags.launch.open_histogram_log(comment)?;

@@ -73,11 +73,11 @@ impl Worker {
     pub fn start(
         flags: Flags,
         console: Console,
-        metrics: Metrics,
+        mut metrics: Metrics,
         histogram_log: Option<HistogramLog>,
     ) -> Result<Self, anyhow::Error> {
         metrics.serve()?;
-        let events = Events::new(&console)?;
+        let events = Events::new(&console, false)?;
         let (sender, links) = channel(QUEUE_LEN);
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let sessions = (0..flags.workers as usize).map(|number| {
@@ -129,7 +129,7 @@ impl Worker {
         loop {
             tokio::select! {
                 event = self.events.next(&mut self.console) => match event {
-                    Event::Tick => self.tick(),
+                    Event::Tick | Event::Upgrade => self.tick(),
                     // The second signal does not wait for a graceful end.
                     Event::Stop if self.quitting.is_some() => self.runner.abort(),
                     Event::Stop => self.quit(),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use hdrhistogram::Histogram;
 use holdfast_engine::Engine;
+use holdfast_supervisor::control::Control;
 use holdfast_supervisor::flags::unescape;
 use holdfast_supervisor::histogram_log::Intervals;
 use holdfast_supervisor::run_command;
@@ -139,7 +140,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         ends: Ended::ALL.iter().map(|(_, name)| *name).collect(),
         ..metric_kinds()
     };
-    let metrics = launch.engine.open_metrics(kinds)?;
+    let metrics = launch.engine.open_metrics(kinds, None)?;
     let mut console = launch.open_console()?;
     let histogram_log = launch.open_histogram_log(LOG_COMMENT)?;
     let targets = target::resolve(&flags.target, &launch.resolve)?;
@@ -153,17 +154,21 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let users = flags.quantity.users;
     let mut reporter = LongconnReporter::new(params, thread_count, users, flags.reconnect);
+    let control = Control::new(&console, false)?;
     let supervisor = Supervisor {
         console,
         metrics,
         run_time: flags.quantity.run_time,
         histogram_log,
         ready: None,
+        inherited: None,
+        upgrade: None,
     };
     let EngineSetup { config, plan, load } = ready;
     target::keep_resolved(&flags.target, &launch.resolve, plan.targets());
     let handler = |share| Users::new(users_config, Arc::clone(&load), share, thread_count);
     let last = supervisor.run(
+        control,
         || Engine::start(config, Vec::new(), Some(plan), handler),
         &mut reporter,
     )?;

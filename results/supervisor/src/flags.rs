@@ -2,6 +2,7 @@
 //!
 //! Must not depend on: protocols, engines.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use clap::Args;
@@ -75,12 +76,17 @@ impl EngineFlags {
         Console::new(&self.console).map_err(anyhow::Error::msg)
     }
 
-    /// Binds the port of `--metrics`. `kinds` are the values that labels can have.
+    /// Binds the port of `--metrics`, or takes the listener that this process inherited for it. `kinds` are the values that labels can
+    /// have.
     ///
     /// # Errors
     /// One line: why the port cannot be bound.
-    pub fn open_metrics(&self, kinds: LabelValues) -> Result<Metrics, anyhow::Error> {
-        Metrics::open(&self.metrics, kinds).map_err(anyhow::Error::msg)
+    pub fn open_metrics(
+        &self,
+        kinds: LabelValues,
+        inherited: Option<TcpListener>,
+    ) -> Result<Metrics, anyhow::Error> {
+        Metrics::open(&self.metrics, kinds, inherited).map_err(anyhow::Error::msg)
     }
 }
 

@@ -4,16 +4,22 @@
 //! stop request closes connections gracefully, the second one aborts what is left.
 //! Must not depend on: protocols, what a report contains.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use holdfast_engine::listen::Inherited;
 use holdfast_engine::{Engine, SetupError, Shutdown, Stats};
+use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::{Console, Event, Events};
 use holdfast_telemetry::live::{Percentiles, Snapshot, Span};
 use holdfast_telemetry::metrics::{ExposeMetrics, Metrics, Thread};
 use serde::Serialize;
 
+use crate::control::Control;
 use crate::histogram_log::{HistogramLog, Intervals};
+use crate::notify::notify;
+use crate::upgrade::{Upgrade, UpgradeEvent};
 
 /// How often a report is gathered, microseconds.
 const REPORT_INTERVAL_US: u64 = 1_000_000;
@@ -57,6 +63,10 @@ pub struct Supervisor {
     pub histogram_log: Option<HistogramLog>,
     /// Printed when the engine runs, followed at once by a first report: whoever reads it knows that the engine is ready.
     pub ready: Option<String>,
+    /// Where the listeners came from, to be told when the engine runs.
+    pub inherited: Option<Inherited>,
+    /// How to upgrade at SIGUSR2, if that is listened for.
+    pub upgrade: Option<Upgrade>,
 }
 
 impl Supervisor {
@@ -66,13 +76,13 @@ impl Supervisor {
     /// # Errors
     /// The engine did not start, a thread failed, or a file could not be written.
     pub fn run<R: Reporter>(
-        self,
+        mut self,
+        control: Control,
         start: impl FnOnce() -> Result<Engine<R::Counters>, SetupError>,
         reporter: &mut R,
     ) -> Result<R::Report, anyhow::Error> {
-        tokio_uring::start(async {
-            // Before the engine: a signal that follows its first effect already gets the figures.
-            let events = Events::new(&self.console)?;
+        let Control { runtime, events } = control;
+        runtime.block_on(async {
             self.metrics.serve()?;
             self.supervise(start()?, events, reporter).await
         })
@@ -92,7 +102,11 @@ impl Supervisor {
             self.console.say(ready);
             next_report_us = 0;
         }
-        let mut stops = 0;
+        notify("READY=1");
+        if let Some(inherited) = self.inherited.take() {
+            inherited.tell_ready();
+        }
+        let (mut stops, mut is_draining) = (0, false);
         let last = loop {
             let is_done = engine.is_done();
             let now_us = engine.now_us();
@@ -120,7 +134,11 @@ impl Supervisor {
                     let now = reporter.snapshot(&report);
                     let left = run_time.map(|t| t.saturating_sub(Duration::from_micros(now_us)));
                     Snapshot {
-                        phase: if stops > 0 { "drain" } else { now.phase },
+                        phase: if stops > 0 || is_draining {
+                            "drain"
+                        } else {
+                            now.phase
+                        },
                         left_seconds: left.map(|t| t.as_secs_f64()),
                         times: intervals.iter().map(last_second).collect(),
                         ..now
@@ -131,9 +149,24 @@ impl Supervisor {
             let is_time = self
                 .run_time
                 .is_some_and(|t| u128::from(engine.now_us()) >= t.as_micros());
+            if event == Event::Upgrade && stops == 0 {
+                self.start_upgrade();
+            }
+            // The first request to stop after that is still a graceful one.
+            if stops == 0 && self.upgrade_is_over(&engine) {
+                is_draining = true;
+                engine.stop(Shutdown::Graceful);
+            }
             let is_over = stops == 0 && (is_time || reporter.is_over_now(&engine));
             if event == Event::Stop || is_over {
                 stops += 1;
+                if stops == 1 {
+                    notify("STOPPING=1");
+                }
+                if let Some(upgrade) = &mut self.upgrade {
+                    // Its copies would keep the listeners open.
+                    upgrade.cancel();
+                }
                 engine.stop(match stops {
                     1 => Shutdown::Graceful,
                     _ => Shutdown::Immediate,
@@ -147,6 +180,46 @@ impl Supervisor {
         printed.map_err(anyhow::Error::msg)?;
         logged?;
         Ok(last)
+    }
+}
+
+impl Supervisor {
+    /// Starts the process that is to take over.
+    fn start_upgrade(&mut self) {
+        let Some(upgrade) = &mut self.upgrade else {
+            return;
+        };
+        let text = match self.metrics.listener() {
+            Ok(metrics) => upgrade.start(metrics.map(OwnedFd::from)),
+            Err(error) => format!("not upgraded, still serving: {error}; next: ulimit -n 20000"),
+        };
+        self.console.log(text);
+    }
+
+    /// Looks after an upgrade. True once the new process serves and connections were kept long enough.
+    fn upgrade_is_over<P: Default + Send + 'static>(&mut self, engine: &Engine<P>) -> bool {
+        let Some(upgrade) = &mut self.upgrade else {
+            return false;
+        };
+        let open_now = || engine.reports().map(|core| core.stats.open_now).sum();
+        match upgrade.look(open_now) {
+            None => false,
+            Some(UpgradeEvent::Failed(text)) => {
+                self.console.log(text);
+                false
+            }
+            Some(UpgradeEvent::Ready(id)) => {
+                engine.release_listeners();
+                self.metrics.stop();
+                notify(&format!("MAINPID={id}"));
+                self.console.log(format_args!(
+                    "upgraded: process {id} serves; this one keeps its {} connections",
+                    grouped(open_now())
+                ));
+                false
+            }
+            Some(UpgradeEvent::KeptLongEnough) => true,
+        }
     }
 }
 

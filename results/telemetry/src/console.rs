@@ -76,21 +76,25 @@ pub enum Event {
     Tick,
     /// SIGINT or SIGTERM came, or the key for it.
     Stop,
+    /// SIGUSR2 came.
+    Upgrade,
 }
 
 /// Ticks and signals, for a tokio runtime.
 pub struct Events {
     interval: Interval,
     stops: Signals,
+    upgrades: Signals,
 }
 
 impl Events {
     /// Listens for signals and starts ticking. Inside a runtime. SIGHUP ends the run gracefully, with final figures, unless it was
-    /// ignored at the start, as by nohup; so does SIGQUIT where `console` has a terminal to restore.
+    /// ignored at the start, as by nohup; so does SIGQUIT where `console` has a terminal to restore. SIGUSR2 is an event with
+    /// `hears_upgrades`.
     ///
     /// # Errors
     /// Signals cannot be listened for.
-    pub fn new(console: &Console) -> io::Result<Self> {
+    pub fn new(console: &Console, hears_upgrades: bool) -> io::Result<Self> {
         let mut interval = interval(Duration::from_millis(100));
         interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
@@ -100,9 +104,14 @@ impl Events {
         if console.live.is_on_terminal() {
             kinds.push(SignalKind::quit());
         }
+        let upgrades: &[SignalKind] = match hears_upgrades {
+            true => &[SignalKind::user_defined2()],
+            false => &[],
+        };
         Ok(Events {
             interval,
             stops: Signals::listen(&kinds)?,
+            upgrades: Signals::listen(upgrades)?,
         })
     }
 
@@ -110,6 +119,7 @@ impl Events {
     pub async fn next(&mut self, console: &mut Console) -> Event {
         tokio::select! {
             () = self.stops.next() => Event::Stop,
+            () = self.upgrades.next() => Event::Upgrade,
             _ = self.interval.tick() => match console.live.tick() {
                 true => Event::Stop,
                 false => Event::Tick,
@@ -184,9 +194,23 @@ impl Console {
         })
     }
 
+    /// True if it draws on a terminal.
+    pub fn is_on_terminal(&self) -> bool {
+        self.live.is_on_terminal()
+    }
+
     /// A remark before or after a run, for people.
     pub fn say(&mut self, text: impl Display) {
         self.live.say(text);
+    }
+
+    /// A remark for who administers the program: also shown where progress is not.
+    pub fn log(&mut self, text: impl Display) {
+        if self.live.is_silent() {
+            output::log(text);
+        } else {
+            self.live.say(text);
+        }
     }
 
     /// A report during the run; `snapshot` is what people see of it. Called once a second. Left out when nobody reads, since the next

@@ -7,6 +7,8 @@ pub mod response;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -132,8 +134,16 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             .pending_bytes_max(limits.head_bytes_max + 128 * 1024)
             .batch_delay(Duration::ZERO)
             .park_after(Duration::from_secs(1)),
+        // Each is closed behind its next response.
+        keep_after_upgrade: Some(Duration::ZERO),
     };
-    let server = Server::bind(flags.server, spec)?;
+    let mut server = Server::bind(flags.server, spec)?;
+    let is_retiring = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&is_retiring);
+    server.on_retire(move || flag.store(true, Ordering::Release));
+    // Half of the drain timeout: an idle connection is closed before it would be aborted.
+    let half_ms = server.config.drain_timeout().as_millis() / 2;
+    let retire_idle_ms = u128::from(timeouts.idle_ms).min(half_ms) as u32;
     let base = server.head(HTTP_SERVER_SCHEMA);
     let clock = WallClock::default();
     clock.set(0);
@@ -144,7 +154,8 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let handler = |_| {
         let responses = Responses::new(template.clone(), clock.clone());
-        Responder::new(responses, limits, timeouts)
+        let responder = Responder::new(responses, limits, timeouts);
+        responder.with_retiring(Arc::clone(&is_retiring), retire_idle_ms)
     };
     server.run("answering", handler, &mut reporter)?;
     Ok(ExitCode::SUCCESS)

@@ -13,6 +13,9 @@
 //! requests that arrive whole cost no timer.
 //! Must not depend on: rings, threads, clocks.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use holdfast_engine::{CloseReason, Conn, Handler};
 use holdfast_http1::{
     Body, Chunked, EMPTY_LINES_MAX, Limits, RequestError, RequestHead, parse_request,
@@ -146,6 +149,12 @@ pub struct Responder {
     responses: Responses,
     limits: Limits,
     timeouts: Timeouts,
+    /// Set before `on_stop` when another process has taken the listeners over.
+    is_retiring: Arc<AtomicBool>,
+    /// How long a connection may be idle when this process retires, milliseconds.
+    retire_idle_ms: u32,
+    /// How long a connection may be idle when the server stops, milliseconds.
+    stop_idle_ms: u32,
     /// The last head that was parsed, and the result.
     cached_head: Option<(Vec<u8>, RequestHead)>,
     counts: ResponderReport,
@@ -182,9 +191,21 @@ impl Responder {
             responses,
             limits,
             timeouts,
+            is_retiring: Arc::default(),
+            retire_idle_ms: STOP_GRACE_MS,
+            stop_idle_ms: STOP_GRACE_MS,
             cached_head: None,
             counts: ResponderReport::default(),
         }
+    }
+
+    /// With `is_retiring` set, stopping is no hurry: an idle connection may still send a request for `idle_ms` milliseconds. Its
+    /// response says that the connection closes.
+    #[must_use]
+    pub fn with_retiring(mut self, is_retiring: Arc<AtomicBool>, idle_ms: u32) -> Self {
+        self.is_retiring = is_retiring;
+        self.retire_idle_ms = idle_ms;
+        self
     }
 
     fn parse(&mut self, bytes: &[u8]) -> Result<Option<RequestHead>, RequestError> {
@@ -316,7 +337,7 @@ impl Responder {
         self.counts.answered += 1;
         if persistence != Persistence::Close {
             if is_stopping {
-                conn.set_timer(after(conn.now_us(), STOP_GRACE_MS));
+                conn.set_timer(after(conn.now_us(), self.stop_idle_ms));
             } else if was_waited_for {
                 conn.set_timer(after(conn.now_us(), self.timeouts.idle_ms));
             }
@@ -363,7 +384,7 @@ impl Responder {
             return (TimeoutKind::Write, self.timeouts.write_ms);
         }
         match state.phase {
-            Phase::Idle if state.has(flag::STOPPING) => (TimeoutKind::Idle, STOP_GRACE_MS),
+            Phase::Idle if state.has(flag::STOPPING) => (TimeoutKind::Idle, self.stop_idle_ms),
             Phase::Idle | Phase::Closing => (TimeoutKind::Idle, self.timeouts.idle_ms),
             Phase::Head => (TimeoutKind::Header, self.timeouts.header_ms),
             Phase::Body => (TimeoutKind::Read, self.timeouts.read_ms),
@@ -452,11 +473,14 @@ impl Handler for Responder {
         if conn.state.phase != Phase::Idle || conn.state.has(flag::BLOCKED) {
             return;
         }
-        if idle_ms >= STOP_GRACE_MS {
+        if self.is_retiring.load(Ordering::Acquire) {
+            self.stop_idle_ms = self.retire_idle_ms;
+        }
+        if idle_ms >= self.stop_idle_ms {
             conn.state.phase = Phase::Closing;
             conn.close();
         } else {
-            conn.set_timer(after(now_us, STOP_GRACE_MS - idle_ms));
+            conn.set_timer(after(now_us, self.stop_idle_ms - idle_ms));
         }
     }
 

@@ -41,6 +41,10 @@ pub struct Flags {
     /// Close connections whose peer has sent nothing for this long [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     idle_timeout: Option<Duration>,
+    /// After an upgrade by SIGUSR2, close the connections that the old process still holds when this time is over [default: hold them
+    /// until they end]
+    #[arg(long, value_name = "TIME", value_parser = parse::time)]
+    keep_after_upgrade: Option<Duration>,
     #[command(flatten)]
     server: ServerFlags,
 }
@@ -70,6 +74,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         bytes_per_connection: BYTES_PER_CONNECTION,
         timeouts: Vec::new(),
         config: Config::builder().buffer_bytes(512),
+        keep_after_upgrade: flags.keep_after_upgrade,
     };
     let server = Server::bind(flags.server, spec)?;
     let config = HeartbeatConfig {

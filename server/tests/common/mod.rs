@@ -5,6 +5,7 @@
 #![allow(dead_code)] // Each package's tests use their part of it.
 
 pub mod programs;
+pub mod service;
 
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};

@@ -17,6 +17,7 @@ mod rude;
 mod slow_heads;
 mod splitting;
 mod timeouts;
+mod upgrade;
 
 use holdfast_telemetry::wire::HttpServerReport;
 

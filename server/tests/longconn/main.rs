@@ -11,6 +11,7 @@ mod holding;
 mod output;
 mod pressure;
 mod refusals;
+mod upgrade;
 
 /// The program this package makes.
 const OWN_PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-server");

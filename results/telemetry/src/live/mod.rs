@@ -97,6 +97,12 @@ impl Live {
         matches!(self.out, Out::Screen(_))
     }
 
+    /// True if it shows nothing.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        matches!(self.out, Out::Nothing)
+    }
+
     /// A remark that stays.
     pub fn say(&mut self, text: impl Display) {
         match &mut self.out {

@@ -19,6 +19,7 @@ use std::rc::Rc;
 use hdrhistogram::Histogram;
 use hyper::body::Bytes;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use buckets::Buckets;
 pub use kinds::{LabelValues, Thread};
@@ -63,18 +64,45 @@ impl Figures {
 
 /// The metrics of a program; inert if nobody asked for them.
 #[derive(Debug)]
-pub struct Metrics(Option<(TcpListener, Rc<RefCell<Figures>>)>);
+pub struct Metrics(Option<Serving>);
+
+#[derive(Debug)]
+struct Serving {
+    listener: TcpListener,
+    figures: Rc<RefCell<Figures>>,
+    /// What answers.
+    task: Option<JoinHandle<()>>,
+}
 
 impl Metrics {
-    /// Takes the port.
+    /// Binds the port of the flag, or takes an inherited listener.
     ///
     /// # Errors
     /// One line naming why it cannot be had.
-    pub fn open(flags: &MetricsFlags, kinds: LabelValues) -> Result<Self, String> {
-        let Some(address) = &flags.metrics else {
-            return Ok(Metrics(None));
-        };
-        let listener = TcpListener::bind(address).map_err(|e| {
+    pub fn open(
+        flags: &MetricsFlags,
+        kinds: LabelValues,
+        inherited: Option<TcpListener>,
+    ) -> Result<Self, String> {
+        let listener = match (inherited, &flags.metrics) {
+            (Some(listener), _) => Ok(listener),
+            (None, Some(address)) => Self::bind(address),
+            (None, None) => return Ok(Metrics(None)),
+        }?;
+        listener.set_nonblocking(true).map_err(|e| e.to_string())?;
+        let figures = Rc::new(RefCell::new(Figures {
+            kinds,
+            ..Figures::default()
+        }));
+        Ok(Metrics(Some(Serving {
+            listener,
+            figures,
+            task: None,
+        })))
+    }
+
+    fn bind(address: &str) -> Result<TcpListener, String> {
+        TcpListener::bind(address).map_err(|e| {
             let next = match e.kind() {
                 std::io::ErrorKind::AddrInUse => {
                     "end what listens there (ss -ltnp), or give --metrics another port"
@@ -82,32 +110,42 @@ impl Metrics {
                 _ => "give --metrics ADDR:PORT of this machine, such as 127.0.0.1:9464",
             };
             format!("cannot serve metrics on '{address}' ({e}); next: {next}")
-        })?;
-        listener.set_nonblocking(true).map_err(|e| e.to_string())?;
-        let figures = Figures {
-            kinds,
-            ..Figures::default()
-        };
-        Ok(Metrics(Some((listener, Rc::new(RefCell::new(figures))))))
+        })
     }
 
     /// Begins to answer. Inside a runtime, which it ends with.
     ///
     /// # Errors
     /// When the runtime cannot have the listener.
-    pub fn serve(&self) -> std::io::Result<()> {
-        if let Some((listener, figures)) = &self.0 {
-            let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
-            let news = Rc::clone(&figures.borrow().news);
-            let figures = Rc::clone(figures);
-            tokio::task::spawn_local(async move {
+    pub fn serve(&mut self) -> std::io::Result<()> {
+        if let Some(serving) = &mut self.0 {
+            let listener = tokio::net::TcpListener::from_std(serving.listener.try_clone()?)?;
+            let news = Rc::clone(&serving.figures.borrow().news);
+            let figures = Rc::clone(&serving.figures);
+            serving.task = Some(tokio::task::spawn_local(async move {
                 // Whoever comes before the first report waits for it.
                 news.notified().await;
                 let text = Rc::new(move |format| figures.borrow_mut().text(format));
                 endpoint::serve(listener, text).await;
-            });
+            }));
         }
         Ok(())
+    }
+
+    /// Another descriptor of the listener, to pass on.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn listener(&self) -> std::io::Result<Option<TcpListener>> {
+        let listener = self.0.as_ref().map(|serving| serving.listener.try_clone());
+        listener.transpose()
+    }
+
+    /// Accepts nothing any more: another process answers at the same port.
+    pub fn stop(&mut self) {
+        if let Some(task) = self.0.take().and_then(|serving| serving.task) {
+            task.abort();
+        }
     }
 
     /// Shows a report from now on, and what was recorded since the last one, histograms of microseconds by name.
@@ -117,8 +155,8 @@ impl Metrics {
         intervals: &[(&'static str, Histogram<u64>)],
         threads: impl Iterator<Item = Thread>,
     ) {
-        let Some((_, figures)) = &self.0 else { return };
-        let figures = &mut *figures.borrow_mut();
+        let Some(serving) = &self.0 else { return };
+        let figures = &mut *serving.figures.borrow_mut();
         for (name, histogram) in intervals {
             figures.durations.entry(name).or_default().add(histogram);
         }
