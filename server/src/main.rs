@@ -16,7 +16,10 @@ use holdfast_sysctl::cli_docs::CliDocs;
     name = "holdfast-server",
     version,
     about,
-    after_help = "Exit codes: 0 ended by a signal, 2 usage or set-up error, 130 interrupted before it served."
+    after_help = "Exit codes: 0 ended by a signal, 2 usage or set-up error, 130 interrupted before it served.\n\n\
+                  Signals: SIGTERM and SIGINT close connections gracefully; a second one aborts them. SIGUSR2 upgrades: it starts the \
+                  program anew with the same options, which takes the listeners over when it serves, and this process ends with its \
+                  connections. Sockets that systemd passes are served instead of the default ones."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -75,6 +75,7 @@ fn no_placeholder_is_left() {
         for path in [
             format!("etc/default/holdfast-{protocol}"),
             format!("usr/local/lib/systemd/system/holdfast-{protocol}.service"),
+            format!("usr/local/lib/systemd/system/holdfast-{protocol}.socket"),
         ] {
             let text = std::fs::read_to_string(folder.0.join(&path)).expect("it is installed");
             let words = text.split(|c: char| c.is_whitespace() || c == '/' || c == '-');

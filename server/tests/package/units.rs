@@ -32,6 +32,9 @@ fn systemd_has_nothing_against_them_and_finds_them_closed() {
             .expect("systemd-analyze runs; next: make need");
         let said = String::from_utf8_lossy(&verified.stderr);
         assert!(verified.status.success() && said.is_empty(), "{said}");
+        let socket = folder.file(&format!("lib/systemd/system/{unit}.socket"));
+        let said = output(Command::new("systemd-analyze").args(["verify", &socket, &file]));
+        assert_eq!(said, "");
         // From 0, nothing is open, to 10.
         let said = output(Command::new("systemd-analyze").args([
             "security",
