@@ -62,7 +62,7 @@ fn bad_flags_are_refused_in_one_line() {
         (&["--message", ""], "a message of 0 bytes"),
         (&["--name", "../../etc"], "cannot end a folder's name"),
         (&["--port", "0"], "--port"),
-        (&["--server-threads", "0"], "zero threads"),
+        (&["--server-threads", "0"], "0 is out of range"),
         (&["--nonsense"], "--nonsense"),
         (
             &["--bin-dir", "/nowhere"],
