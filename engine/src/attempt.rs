@@ -141,6 +141,13 @@ impl Attempts {
         Some(id)
     }
 
+    /// Where those are that are in a slot, and how many are in none.
+    #[cfg(feature = "sim")]
+    pub fn places(&self) -> (impl Iterator<Item = (u16, u32)>, usize) {
+        let places = self.by_place.keys().copied();
+        (places, self.len() - self.by_place.len())
+    }
+
     /// It ends: the id is stale from now on.
     pub fn remove(&mut self, id: DialId) -> Option<Attempt> {
         let attempt = *self.get_mut(id)?;

@@ -51,6 +51,8 @@ pub(crate) enum Action {
     Send(ConnId, Bytes),
     Close(ConnId),
     Abort(ConnId, CloseReason),
+    PauseReading(ConnId),
+    ResumeReading(ConnId),
     /// With the first of [`States::dialled`].
     Dial(DialId),
     CancelDial(DialId),
@@ -211,7 +213,7 @@ impl<S> Context<'_, S> {
         self.thread.dial_room.saturating_sub(wanted)
     }
 
-    /// Actions that [`Context::send`], [`Context::close`] and [`Context::abort`] may still ask for now. A handler that addresses more
+    /// Actions by id, such as [`Context::send`], that may still be asked for now. A handler that addresses more
     /// connections goes on in [`Handler::on_turn`](crate::Handler::on_turn), which is called again at once if it returns a time that
     /// has come.
     pub fn queue_room(&self) -> usize {
@@ -252,6 +254,22 @@ impl<S> Context<'_, S> {
     /// [`NoRoom`] without [`Context::queue_room`]: nothing is closed.
     pub fn abort(&mut self, id: ConnId, reason: CloseReason) -> Result<(), NoRoom> {
         self.push(Action::Abort(id, reason))
+    }
+
+    /// As [`Conn::pause_reading`](crate::Conn::pause_reading), for a connection of this thread.
+    ///
+    /// # Errors
+    /// [`NoRoom`] without [`Context::queue_room`]: nothing is paused.
+    pub fn pause_reading(&mut self, id: ConnId) -> Result<(), NoRoom> {
+        self.push(Action::PauseReading(id))
+    }
+
+    /// As [`Conn::resume_reading`](crate::Conn::resume_reading), for a connection of this thread.
+    ///
+    /// # Errors
+    /// [`NoRoom`] without [`Context::queue_room`]: nothing is resumed.
+    pub fn resume_reading(&mut self, id: ConnId) -> Result<(), NoRoom> {
+        self.push(Action::ResumeReading(id))
     }
 
     /// Starts a connection with `state`. It ends in [`Handler::on_open`](crate::Handler::on_open) or
@@ -322,6 +340,11 @@ impl<S> Context<'_, S> {
             .extend(planned.into_iter().map(&mut wrap));
         self.states.dialled.extend(dialled.into_iter().map(wrap));
         result
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn thread_mut(&mut self) -> &mut ThreadRecord {
+        self.thread
     }
 
     pub(crate) fn outgoing(&mut self) -> &mut Vec<u8> {

@@ -609,6 +609,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             Action::Send(id, bytes) => self.act(id, ById::Send(bytes)),
             Action::Close(id) => self.act(id, ById::Close),
             Action::Abort(id, reason) => self.act(id, ById::Abort(reason)),
+            Action::PauseReading(id) => self.act(id, ById::PauseReading),
+            Action::ResumeReading(id) => self.act(id, ById::ResumeReading),
             Action::Dial(id) => {
                 let state = self.ctx.recorder.states.dialled.pop_front();
                 self.ctx.stats.attempts += 1;

@@ -17,15 +17,18 @@ pub enum Scenario {
     Http,
     /// Random handlers on both sides, which end either direction, pause and resume.
     Streams,
+    /// Random handlers that act on each other's connections by their ids, and dial and cancel in every callback.
+    Mesh,
 }
 
 impl Scenario {
     /// Every one.
-    pub const ALL: [Scenario; 4] = [
+    pub const ALL: [Scenario; 5] = [
         Scenario::Echo,
         Scenario::Longconn,
         Scenario::Http,
         Scenario::Streams,
+        Scenario::Mesh,
     ];
 
     /// The one that a seed runs when they alternate.
@@ -40,6 +43,7 @@ impl Scenario {
             Scenario::Longconn => "longconn",
             Scenario::Http => "http",
             Scenario::Streams => "streams",
+            Scenario::Mesh => "mesh",
         }
     }
 }

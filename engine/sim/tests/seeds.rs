@@ -86,6 +86,10 @@ fn seeds_that_found_defects_pass() {
         // Sends that a full queue had submitted were not settled.
         (Scenario::Echo, 1_404),
         (Scenario::Http, 7_883),
+        // A handler that paused while its connection was closed in stages was given bytes again.
+        (Scenario::Mesh, 1_083),
+        // A thread slept although a connection that was resumed by its id was to receive.
+        (Scenario::Mesh, 2_818),
     ] {
         let outcome = attempt(run(scenario, seed));
         assert!(outcome.is_ok(), "{scenario:?} {seed}: {outcome:?}");

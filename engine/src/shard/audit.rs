@@ -7,6 +7,7 @@
 
 use super::turn::Shard;
 use crate::config::TICK_US;
+use crate::context::ConnId;
 use crate::handler::Handler;
 use crate::ring::Ring;
 use crate::slot::{Delivery, Phase, Read, Slot, Write};
@@ -52,6 +53,19 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
             format!("{slot} {phase:?}/{read:?}/{write:?}")
         })
         .collect()
+    }
+
+    /// The phase of the connection with an id; `None` if it has closed.
+    pub(crate) fn phase_of(&self, id: ConnId) -> Option<Phase> {
+        let entry = self.slots.at(id.slot);
+        entry
+            .filter(|s| s.generation == id.generation)
+            .map(|s| s.phase())
+    }
+
+    /// True if an attempt to connect is in `slot`.
+    pub(crate) fn is_connecting(&self, slot: u32) -> bool {
+        self.slots[slot].phase() == Phase::Connecting
     }
 
     /// True if a connection waits for something only the next entry brings: not a time to sleep.

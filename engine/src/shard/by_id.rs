@@ -16,6 +16,8 @@ pub(crate) enum ById {
     Send(Bytes),
     Close,
     Abort(CloseReason),
+    PauseReading,
+    ResumeReading,
 }
 
 impl<R: Ring, H: Handler> Shard<R, H> {
@@ -42,6 +44,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             ById::Send(bytes) => {
                 self.call(ctx, slot, |handler, conn| handler.on_send(conn, bytes))?;
             }
+            ById::PauseReading => self.pause_reading(slot)?,
+            ById::ResumeReading => self.resume_reading(ctx, slot)?,
             ById::Close => {
                 self.call(ctx, slot, |handler, conn| handler.on_close_requested(conn))?;
             }

@@ -206,7 +206,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Submits what is queued, and with `wait` sleeps until something completes.
     pub fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
-        self.ring.enter(wait.filter(|_| !self.must_settle))?;
+        // A callback behind this shard's turn may have asked for bytes that are there.
+        let is_idle = !self.must_settle && self.readable.is_empty();
+        self.ring.enter(wait.filter(|_| is_idle))?;
         if self.sends.is_empty(1 - self.half) {
             self.half = 1 - self.half;
             self.must_settle = false;

@@ -6,6 +6,7 @@
 use super::socket::{Owner, Stage};
 use super::watch::Watched;
 use super::world::{World, lock};
+use crate::attempt::DialId;
 use crate::config::TICK_US;
 use crate::core::Core;
 use crate::error::Error;
@@ -62,6 +63,21 @@ pub(super) fn check_core<R: Ring + RingAudit, H: Handler, M: FnMut() -> Result<R
             + stats.connecting_now
             + ctx.redial.len() as u64,
     )?;
+    let thread = &ctx.recorder.thread;
+    let (mut places, unplaced) = thread.attempts.places();
+    if !places.all(|(shard, slot)| shards[usize::from(shard)].is_connecting(slot)) {
+        return Err("an attempt with an id is in a slot that does not connect".to_owned());
+    }
+    let again = ctx.redial.iter().filter(|(id, _)| *id != DialId::PLANNED);
+    equal(
+        "attempts that wait to be started",
+        unplaced as u64,
+        (ctx.recorder.states.dialled.len() + again.count()) as u64,
+    )?;
+    if thread.actions.is_empty() {
+        ctx.handler
+            .check_addressed(|id| shards[usize::from(id.shard)].phase_of(id))?;
+    }
     equal(
         "connections and their ends",
         stats.accepted + stats.opened,

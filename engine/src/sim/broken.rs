@@ -94,6 +94,14 @@ canaries! {
     WatchLost "watch_lost",
     /// What a watch says is not heard.
     WatchUnheard "watch_unheard",
+    /// What is sent by the id of a closed connection reaches the next one in its slot.
+    StaleIdAccepted "stale_id_accepted",
+    /// An action by id is not performed.
+    ActionLost "action_lost",
+    /// A cancelled attempt goes on.
+    DialCancelLost "dial_cancel_lost",
+    /// A cancelled attempt is not reported to the handler.
+    CancelUntold "cancel_untold",
     /// The rest of a queue that was submitted in part counts as submitted.
     RestUnsubmitted "rest_unsubmitted",
     /// The poll that wakes a thread is not armed again.

@@ -8,6 +8,7 @@
 //! A broken invariant is a panic; who runs seeds says which seed it was.
 //! Must not depend on: protocols.
 
+mod addressed;
 mod audit;
 mod broken;
 mod connect;

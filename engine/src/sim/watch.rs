@@ -4,6 +4,7 @@
 //! opened and failed; a handler is given nothing while its peer does not take what was sent; see also [`Ledger`].
 //! Must not depend on: what the inner handler does.
 
+use super::addressed::Addressed;
 use super::broken::Canary;
 use super::ledger::Ledger;
 use super::socket::Stage;
@@ -14,6 +15,7 @@ use crate::context::{ConnId, Context};
 use crate::error::{CloseReason, OpenFailure};
 use crate::handler::{Conn, Handler, TimerChange};
 use crate::mailbox::Handle;
+use crate::slot::Phase;
 
 /// The state of a watched connection.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,6 +42,7 @@ pub struct Watched<H: Handler> {
     canary_count: u64,
     /// A command that another is to overtake.
     overtaken: Option<H::Command>,
+    addressed: Addressed,
     /// A callback ran since the last `on_turn`.
     has_called: bool,
     /// When `on_turn` is to be called next, as the inner handler asked.
@@ -64,6 +67,7 @@ impl<H: Handler> Watched<H> {
             command_count: 0,
             canary_count: 0,
             overtaken: None,
+            addressed: Addressed::default(),
             has_called: false,
             next_turn_us: None,
         }
@@ -112,6 +116,14 @@ impl<H: Handler> Watched<H> {
         Ok(())
     }
 
+    /// Nothing waits in the thread's queue: every action by id has been performed.
+    pub(super) fn check_addressed(
+        &self,
+        phase: impl Fn(ConnId) -> Option<Phase>,
+    ) -> Result<(), String> {
+        self.addressed.check(phase)
+    }
+
     fn end_attempt(&mut self, attempt: u32) {
         if let Some(place) = attempt.checked_sub(1) {
             let has_ended = &mut self.attempts[place as usize];
@@ -127,11 +139,14 @@ impl<H: Handler> Watched<H> {
         callback: impl FnOnce(&mut H, &mut Conn<'_, H::State>) -> U,
     ) -> U {
         self.has_called = true;
+        let earlier = conn.context().thread_mut().actions.len();
         let result = conn.with_part(
             |s| &mut s.inner,
             |inner| dialled(&mut self.attempts, inner),
             |conn| callback(&mut self.inner, conn),
         );
+        let thread = conn.context().thread_mut();
+        self.addressed.asked(thread, earlier, self.canary);
         let socket = conn.state.socket;
         let mut world = lock(&self.world);
         let now_us = world.now_us();
@@ -146,6 +161,21 @@ impl<H: Handler> Watched<H> {
                 _ => {}
             }
         }
+        result
+    }
+
+    /// Runs a callback that is about no connection, likewise.
+    fn call_thread<U>(
+        &mut self,
+        cx: &mut Context<'_, WatchedState<H::State>>,
+        callback: impl FnOnce(&mut H, &mut Context<'_, H::State>) -> U,
+    ) -> U {
+        let earlier = cx.thread_mut().actions.len();
+        let result = cx.inner(
+            |inner| dialled(&mut self.attempts, inner),
+            |cx| callback(&mut self.inner, cx),
+        );
+        self.addressed.asked(cx.thread_mut(), earlier, self.canary);
         result
     }
 
@@ -182,6 +212,7 @@ impl<H: Handler> Handler for Watched<H> {
             conn.state.socket = socket;
         }
         self.end_attempt(conn.state.attempt);
+        self.addressed.opened(conn.id(), conn.dial_id());
         self.open_count += 1;
         self.call(conn, |inner, conn| inner.on_open(conn));
     }
@@ -243,10 +274,12 @@ impl<H: Handler> Handler for Watched<H> {
     }
 
     fn on_send(&mut self, conn: &mut Conn<'_, Self::State>, bytes: Bytes) {
+        self.addressed.came(conn.id(), Some(bytes.to_vec()));
         self.call(conn, |inner, conn| inner.on_send(conn, bytes));
     }
 
     fn on_close_requested(&mut self, conn: &mut Conn<'_, Self::State>) {
+        self.addressed.came(conn.id(), None);
         self.call(conn, |inner, conn| inner.on_close_requested(conn));
     }
 
@@ -264,10 +297,10 @@ impl<H: Handler> Handler for Watched<H> {
         self.ledger(state.socket, |_, ledger| ledger.closed(reason));
         self.open_count -= 1;
         self.has_called = true;
-        cx.inner(
-            |inner| dialled(&mut self.attempts, inner),
-            |cx| self.inner.on_close(cx, id, &state.inner, reason),
-        );
+        self.addressed.closed(id);
+        self.call_thread(cx, |inner, cx| {
+            inner.on_close(cx, id, &state.inner, reason);
+        });
     }
 
     fn on_open_failed(
@@ -277,22 +310,22 @@ impl<H: Handler> Handler for Watched<H> {
         state: &Self::State,
         failure: OpenFailure,
     ) {
-        if self.canary == Some(Canary::FailureUntold) {
+        let is_cancelled = failure == OpenFailure::Cancelled && dial != DialId::PLANNED;
+        if self.canary == Some(Canary::FailureUntold)
+            || self.canary == Some(Canary::CancelUntold) && is_cancelled
+        {
             return;
         }
+        self.addressed.failed(dial);
         self.end_attempt(state.attempt);
         self.has_called = true;
-        cx.inner(
-            |inner| dialled(&mut self.attempts, inner),
-            |cx| self.inner.on_open_failed(cx, dial, &state.inner, failure),
-        );
+        self.call_thread(cx, |inner, cx| {
+            inner.on_open_failed(cx, dial, &state.inner, failure);
+        });
     }
 
     fn on_start(&mut self, cx: &mut Context<'_, Self::State>, handle: &Handle<H::Command>) {
-        cx.inner(
-            |inner| dialled(&mut self.attempts, inner),
-            |cx| self.inner.on_start(cx, handle),
-        );
+        self.call_thread(cx, |inner, cx| inner.on_start(cx, handle));
     }
 
     fn on_command(&mut self, cx: &mut Context<'_, Self::State>, command: H::Command) {
@@ -309,19 +342,13 @@ impl<H: Handler> Handler for Watched<H> {
         }
         for command in [Some(command), self.overtaken.take()].into_iter().flatten() {
             self.command_count += 1;
-            cx.inner(
-                |inner| dialled(&mut self.attempts, inner),
-                |cx| self.inner.on_command(cx, command),
-            );
+            self.call_thread(cx, |inner, cx| inner.on_command(cx, command));
         }
     }
 
     fn on_turn(&mut self, cx: &mut Context<'_, Self::State>) -> Option<u64> {
         self.has_called = false;
-        let next_us = cx.inner(
-            |inner| dialled(&mut self.attempts, inner),
-            |cx| self.inner.on_turn(cx),
-        );
+        let next_us = self.call_thread(cx, |inner, cx| inner.on_turn(cx));
         let earlier_us = std::mem::replace(&mut self.next_turn_us, next_us);
         match self.canary {
             Some(Canary::DeadlineStale) => earlier_us,

@@ -7,6 +7,7 @@ mod babble;
 mod echo;
 mod http;
 mod longconn;
+mod mesh;
 mod notes;
 mod shifting;
 mod sides;
@@ -25,6 +26,7 @@ impl Run {
             Scenario::Longconn => longconn::run(self),
             Scenario::Http => http::run(self),
             Scenario::Streams => streams::run(self),
+            Scenario::Mesh => mesh::run(self),
         }
     }
 }

@@ -1,0 +1,233 @@
+//! Connections that address each other: handlers that send to, close, abort, pause and resume any connection they have ever known by
+//! its id, dial from every callback with every kind of source, and cancel attempts at any step.
+//!
+//! Besides, they do what a [`Babbler`] does. The simulator checks that ids reach whom they name.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use holdfast_engine::sim::Random;
+use holdfast_engine::{
+    Bytes, CloseReason, Conn, ConnId, Context, Dial, DialId, Handler, OpenFailure, Source,
+};
+
+use super::babble::{Babbler, Temper};
+use super::sides::{HOSTILE, NOBODY, SERVER, SILENT, Sides, add_hostile, config, plan, world};
+use crate::run::{Outcome, Run};
+
+/// Ids that a handler remembers, of which most are stale after a while.
+const REMEMBERED: usize = 48;
+
+/// See the file's head.
+struct Mesh {
+    babbler: Babbler,
+    random: Random,
+    ids: Vec<ConnId>,
+    dials: Vec<DialId>,
+    /// One in so many callbacks acts.
+    acts_one_in: u64,
+    /// Attempts it may still start.
+    dials_left: u64,
+    has_plan: bool,
+}
+
+fn remember<T>(all: &mut Vec<T>, random: &mut Random, new: T) {
+    if all.len() < REMEMBERED {
+        all.push(new);
+    } else {
+        let place = random.below(REMEMBERED as u64) as usize;
+        all[place] = new;
+    }
+}
+
+impl Mesh {
+    fn bytes(&mut self) -> Bytes {
+        let length = self.random.magnitude(1, 3_000) as usize;
+        match self.random.below(3) {
+            0 => Bytes::Static(b"static"),
+            1 => Bytes::Shared(Arc::from(vec![b's'; length])),
+            _ => Bytes::Copied(vec![b'c'; length]),
+        }
+    }
+
+    fn act_on(&mut self, cx: &mut Context<'_, u32>, id: ConnId) {
+        let reason = self.random.pick(&[CloseReason::Idle, CloseReason::Stalled]);
+        let done = match self.random.below(16) {
+            0..=8 => cx.send(id, self.bytes()),
+            9 | 10 => cx.pause_reading(id),
+            11..=13 => cx.resume_reading(id),
+            14 => cx.close(id),
+            _ => cx.abort(id, reason),
+        };
+        done.expect("the queue has room");
+    }
+
+    fn dial(&mut self, cx: &mut Context<'_, u32>) {
+        if self.dials_left == 0 || cx.dial_room() == 0 {
+            return;
+        }
+        self.dials_left -= 1;
+        let target = self.random.pick(&[SERVER, SERVER, HOSTILE, NOBODY, SILENT]);
+        let port = self.random.pick(&[0, 4_000]);
+        let own = SocketAddr::from(([10, 0, 1, 2], port));
+        let source = match self.random.below(4) {
+            0 if self.has_plan => return cx.dial_planned(0),
+            0 | 1 => Source::Kernel,
+            2 => Source::Addr(own),
+            _ => Source::Plan,
+        };
+        let id = cx.dial(Dial::to(target).from(source), 0);
+        let id = id.expect("there is room");
+        if self.random.once_in(6) {
+            assert!(cx.cancel_dial(id), "it has not begun");
+        }
+        remember(&mut self.dials, &mut self.random, id);
+    }
+
+    /// Acts on anything.
+    fn reach(&mut self, cx: &mut Context<'_, u32>) {
+        if !self.random.once_in(self.acts_one_in) {
+            return;
+        }
+        for _ in 0..self.random.magnitude(1, 3) {
+            if !self.ids.is_empty() && !self.random.once_in(3) {
+                let id = self.random.pick(&self.ids);
+                self.act_on(cx, id);
+            } else if self.dials.is_empty() || self.random.once_in(2) {
+                self.dial(cx);
+            } else {
+                let dial = self.random.pick(&self.dials);
+                cx.cancel_dial(dial);
+            }
+        }
+    }
+}
+
+impl Handler for Mesh {
+    type State = u32;
+    type Report = ();
+    type Command = ();
+
+    fn on_open(&mut self, conn: &mut Conn<'_, u32>) {
+        assert_eq!(
+            conn.peer_addr().is_some(),
+            conn.dial_id().is_some(),
+            "who dials knows whom"
+        );
+        remember(&mut self.ids, &mut self.random, conn.id());
+        self.babbler.on_open(conn);
+        self.reach(conn.context());
+    }
+
+    fn on_bytes(&mut self, conn: &mut Conn<'_, u32>, bytes: &[u8]) -> usize {
+        let used = self.babbler.on_bytes(conn, bytes);
+        self.reach(conn.context());
+        used
+    }
+
+    fn on_eof(&mut self, conn: &mut Conn<'_, u32>) {
+        self.babbler.on_eof(conn);
+        self.reach(conn.context());
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, u32>) {
+        self.babbler.on_timer(conn);
+        self.reach(conn.context());
+    }
+
+    fn on_blocked(&mut self, conn: &mut Conn<'_, u32>) {
+        self.babbler.on_blocked(conn);
+        self.reach(conn.context());
+    }
+
+    fn on_writable(&mut self, conn: &mut Conn<'_, u32>) {
+        self.babbler.on_writable(conn);
+        self.reach(conn.context());
+    }
+
+    fn on_send(&mut self, conn: &mut Conn<'_, u32>, bytes: Bytes) {
+        conn.send(bytes);
+        self.reach(conn.context());
+    }
+
+    fn on_close_requested(&mut self, conn: &mut Conn<'_, u32>) {
+        if self.random.once_in(3) {
+            conn.send(b"bye");
+        }
+        conn.close();
+        self.reach(conn.context());
+    }
+
+    fn on_stop(&mut self, conn: &mut Conn<'_, u32>) {
+        self.babbler.on_stop(conn);
+        self.reach(conn.context());
+    }
+
+    fn on_close(&mut self, cx: &mut Context<'_, u32>, id: ConnId, _: &u32, _: CloseReason) {
+        if self.random.once_in(8) {
+            self.act_on(cx, id);
+        }
+        self.reach(cx);
+    }
+
+    fn on_open_failed(
+        &mut self,
+        cx: &mut Context<'_, u32>,
+        dial: DialId,
+        state: &u32,
+        failure: OpenFailure,
+    ) {
+        assert!(!cx.cancel_dial(dial), "an attempt that failed is over");
+        self.babbler.on_open_failed(cx, dial, state, failure);
+        self.reach(cx);
+    }
+
+    fn on_turn(&mut self, cx: &mut Context<'_, u32>) -> Option<u64> {
+        self.reach(cx);
+        if self.has_plan {
+            self.babbler.on_turn(cx)
+        } else {
+            None
+        }
+    }
+}
+
+pub(super) fn run(run: Run) -> Outcome {
+    let world = world(run);
+    let (server, client, plan, tempers, count) = {
+        let mut world = world.lock().expect("it is new");
+        let content = vec![b"hello".to_vec(), vec![b'x'; 1_000]];
+        add_hostile(&mut world, &content, Some(&content));
+        let random = world.random();
+        let (server, client) = (config(random), config(random));
+        let tempers = (Temper::draw(random), Temper::draw(random));
+        let plan = plan(random, true);
+        (server, client, plan, tempers, random.magnitude(1, 40))
+    };
+    let sides = Sides {
+        world: &world,
+        server: &server,
+        client: &client,
+        plan: &plan,
+        canary: run.canary,
+        seed: run.seed,
+    };
+    let mesh = |temper, has_plan| {
+        let mut world = world.lock().expect("nobody panicked with it");
+        let random = world.random();
+        Mesh {
+            babbler: Babbler::new(temper, random, if has_plan { count } else { 0 }),
+            random: Random::new(random.next()),
+            ids: Vec::new(),
+            dials: Vec::new(),
+            acts_one_in: random.magnitude(4, 40),
+            dials_left: random.magnitude(1, 60),
+            has_plan,
+        }
+    };
+    sides.run(
+        || mesh(tempers.0, false),
+        mesh(tempers.1, true),
+        |_, _, _| {},
+    )
+}
