@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use holdfast_engine::sim::Random;
 use holdfast_engine::{
-    Bytes, CloseReason, Conn, ConnId, Context, Dial, DialId, Handler, OpenFailure, Source,
+    Bytes, CloseReason, Conn, ConnId, Context, Dial, DialId, Handle, Handler, OpenFailure, Source,
 };
 
 use super::babble::{Babbler, Temper};
+use super::notes::Note;
 use super::sides::{HOSTILE, NOBODY, SERVER, SILENT, Sides, add_hostile, config, plan, world};
 use crate::run::{Outcome, Run};
 
@@ -106,7 +107,16 @@ impl Mesh {
 impl Handler for Mesh {
     type State = u32;
     type Report = ();
-    type Command = ();
+    type Command = Note;
+
+    fn on_start(&mut self, cx: &mut Context<'_, u32>, handle: &Handle<Note>) {
+        self.babbler.on_start(cx, handle);
+    }
+
+    fn on_command(&mut self, cx: &mut Context<'_, u32>, note: Note) {
+        self.babbler.on_command(cx, note);
+        self.reach(cx);
+    }
 
     fn on_open(&mut self, conn: &mut Conn<'_, u32>) {
         assert_eq!(

@@ -4,9 +4,10 @@
 //! They check nothing themselves: the simulator checks the order of bytes, ends and callbacks.
 
 use holdfast_engine::sim::Random;
-use holdfast_engine::{CloseReason, Conn, ConnId, Context, DialId, Handler, OpenFailure};
+use holdfast_engine::{CloseReason, Conn, ConnId, Context, DialId, Handle, Handler, OpenFailure};
 
 use super::babble::{Babbler, Temper};
+use super::notes::Note;
 use super::sides::{Sides, add_hostile, config, plan, world};
 use crate::run::{Outcome, Run};
 
@@ -99,7 +100,15 @@ impl Streamer {
 impl Handler for Streamer {
     type State = u32;
     type Report = ();
-    type Command = ();
+    type Command = Note;
+
+    fn on_start(&mut self, cx: &mut Context<'_, u32>, handle: &Handle<Note>) {
+        self.babbler.on_start(cx, handle);
+    }
+
+    fn on_command(&mut self, cx: &mut Context<'_, u32>, note: Note) {
+        self.babbler.on_command(cx, note);
+    }
 
     fn on_open(&mut self, conn: &mut Conn<'_, u32>) {
         self.babble(conn, |inner, conn| inner.on_open(conn));
