@@ -2,85 +2,20 @@
 //! them.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use holdfast_engine::{
-    CloseReason, Config, Conn, ConnId, Context, DialPlan, Engine, Handler, Shutdown, Stats, listen,
+    CloseReason, Config, Conn, ConnId, Context, DialPlan, Engine, Handler, Shutdown,
 };
+
+mod common;
+
+use common::{PATIENCE, PENDING_BYTES_MAX, Running};
 
 #[path = "../examples/echo.rs"]
 #[allow(dead_code)] // Its main.
 mod echo;
-
-const PATIENCE: Duration = Duration::from_secs(60);
-const PENDING_BYTES_MAX: usize = 4_096;
-
-/// An engine with one handler a thread, stopped with the value.
-struct Running<P: Default + Send + 'static> {
-    engine: Option<Engine<P>>,
-    address: SocketAddr,
-}
-
-impl<P: Default + Send + 'static> Running<P> {
-    fn start<H: Handler<Report = P, Command = ()> + 'static>(
-        make_handler: impl FnMut(usize) -> H,
-    ) -> Self {
-        let config = Config::builder()
-            .capacity(100)
-            .thread_count(2)
-            .ring_slots(100)
-            .buffer_bytes(64)
-            .pending_bytes_max(PENDING_BYTES_MAX)
-            .build()
-            .expect("a config");
-        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (listeners, bound) = listen::listeners(&[anywhere], 2, None).expect("a port");
-        let engine = Engine::start(config, listeners, None, make_handler).expect("an engine");
-        Running {
-            engine: Some(engine),
-            address: bound[0],
-        }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
-    }
-
-    fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
-        self.engine
-            .as_ref()
-            .unwrap()
-            .reports()
-            .for_each(|report| stats.merge(&report.stats));
-        stats
-    }
-
-    fn until_closed(&self, reason: CloseReason, count: u64) {
-        let since = Instant::now();
-        while self.stats().closed[reason as usize] != count {
-            assert!(
-                since.elapsed() < PATIENCE,
-                "{reason:?} {count} times: {:?}",
-                self.stats()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl<P: Default + Send + 'static> Drop for Running<P> {
-    fn drop(&mut self) {
-        let engine = self.engine.take().unwrap();
-        engine.stop(Shutdown::Immediate);
-        let ended = engine.join();
-        assert!(ended.is_ok() || std::thread::panicking(), "{ended:?}");
-    }
-}
 
 /// Answers each whole line with the same in capitals, and uses nothing of an unfinished one.
 struct Lines;
