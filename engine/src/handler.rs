@@ -18,6 +18,36 @@ use crate::mailbox::Handle;
 ///
 /// Times are microseconds of engine time, which starts at 0 with the engine. No callback may block: it would stop all connections
 /// of its thread.
+///
+/// # Order of events
+///
+/// Of one connection, whatever happens:
+///
+/// 1. [`on_open`](Handler::on_open) comes first and [`on_close`](Handler::on_close) last, each once.
+/// 2. [`on_bytes`](Handler::on_bytes) gives bytes in the order of the stream, and again only those it left.
+///    [`on_eof`](Handler::on_eof) comes at most once, behind all bytes. Neither comes while delivery waits: during
+///    [`Conn::pause_reading`], after [`Conn::pause_until_sent`], and while the peer does not take what was sent to it, unless
+///    [`ConfigBuilder::reads_while_blocked`](crate::ConfigBuilder::reads_while_blocked).
+/// 3. What callbacks send leaves in the order they sent it, and our end (FIN) behind it. What they send behind our end is dropped.
+/// 4. Actions on a connection take effect when the callback returns: first the timer, then what was sent, then
+///    [`Conn::shutdown_write`], then [`Conn::pause_reading`] or [`Conn::resume_reading`]. A close replaces the last three.
+///    A resumed connection is given what was kept before anything else happens to it.
+///
+/// How a connection ends:
+///
+/// | who begins | what happens, in order | reason |
+/// |---|---|---|
+/// | peer's FIN | bytes, `on_eof`; by default what is owed is sent, then FIN, `on_close` | `PeerClosed` |
+/// | peer's FIN, `on_eof` does not close | half-open: we send for any length of time; [`Conn::close`] or [`Conn::shutdown_write`] sends what is owed, then FIN, `on_close` | `PeerClosed` |
+/// | [`Conn::shutdown_write`] | what is owed is sent, then FIN; bytes are delivered for any length of time, then `on_eof`, `on_close` | `LocallyClosed` |
+/// | [`Conn::close`] | what is owed is sent, then FIN; bytes are delivered until the peer's FIN, but not the end itself; `on_close` | `LocallyClosed`, or `Aborted` after the drain timeout |
+/// | [`Conn::close_after_send`] | as `close`, but what the peer sends is discarded | the same |
+/// | [`Conn::abort`] | unsent bytes are dropped, `on_close` | the given one |
+/// | peer's reset, a network error | unsent and undelivered bytes are dropped, `on_close` | `Reset`, `TimedOut`, `Unreachable`, `Other` |
+///
+/// A reset is noticed in every state, also while reading is paused and while half-open: the connection is watched. A peer that
+/// vanishes without one is noticed when something is sent to it, or by a timer of the handler; a connection that only waits for it
+/// needs one of them.
 pub trait Handler: Send {
     /// The protocol's state of one connection. 8 bytes make a slot of 32 bytes, 40 bytes one of a cache line.
     type State: Copy + Default + Send;
@@ -37,8 +67,12 @@ pub trait Handler: Send {
     fn on_bytes(&mut self, conn: &mut Conn<'_, Self::State>, bytes: &[u8]) -> usize;
     /// The peer sends no more (FIN): everything it sent was delivered, and bytes that [`Handler::on_bytes`] left are dropped. Called
     /// at most once, and not after [`Conn::close`] or [`Conn::close_after_send`]. By default the connection closes when everything
-    /// sent is with the kernel. A handler that does not close may go on sending for any length of time; the connection closes when
-    /// it calls [`Conn::shutdown_write`] or [`Conn::close`], or when the peer resets it.
+    /// sent is with the kernel.
+    ///
+    /// A handler that does not close may go on sending for any length of time (half-open). The connection closes when it calls
+    /// [`Conn::shutdown_write`] or [`Conn::close`], when it has called `shutdown_write` before, or when the peer resets it. A peer
+    /// that closed instead of ending one side answers the next bytes with a reset. Set a timer: a half-open connection whose peer
+    /// vanishes stays until something is sent.
     fn on_eof(&mut self, conn: &mut Conn<'_, Self::State>) {
         conn.close();
     }
@@ -338,13 +372,15 @@ impl<'a, S> Conn<'a, S> {
     /// Delivers neither bytes nor the peer's end until [`Conn::resume_reading`], whatever is sent meanwhile. Bytes that arrive
     /// all the same, and those that this callback leaves, are kept, up to
     /// [`ConfigBuilder::pending_bytes_max`](crate::ConfigBuilder::pending_bytes_max) and the ring's receive buffers; the peer is
-    /// slowed down when the socket's buffer is full. A reset still closes the connection at once. Closing ends the pause.
+    /// slowed down when the socket's buffer is full. A reset still closes the connection at once. Closing ends the pause. The first
+    /// pause of a connection costs 256 bytes of kernel memory until it closes, further ones nothing.
     pub fn pause_reading(&mut self) {
         self.reading = ReadChange::Pause;
     }
 
-    /// Ends [`Conn::pause_reading`]: after this callback, the bytes kept meanwhile are delivered, then the peer's end if it has come.
-    /// They still wait for the peer to take what was sent to it, as usual. Without a pause it does nothing.
+    /// Ends [`Conn::pause_reading`]: after this callback, the bytes kept meanwhile are delivered, also those that
+    /// [`Handler::on_bytes`] left, then the peer's end if it has come. They still wait for the peer to take what was sent to it, as
+    /// usual. Without a pause it does nothing.
     pub fn resume_reading(&mut self) {
         self.reading = ReadChange::Resume;
     }
