@@ -1,7 +1,7 @@
 //! Histograms and counts of a run: merging them, and saying them.
 //!
 //! Invariants: all histograms here have the same bounds, so any two can be added.
-//! Must not know: what is measured.
+//! Must not depend on: what is measured.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,9 @@
 //! Byte strings that live as long as the process.
 //!
-//! The engine sends `&'static` bytes and handlers compare with them, while a worker reads its texts again for every test of its
-//! master, and several times a second during a lookup.
-//! Invariants: equal contents are kept once, so memory grows only with the number of different texts ever given.
+//! The engine sends `&'static` bytes and handlers compare with them, while a worker reads its texts
+//! again for every test of its master, and several times a second during a lookup.
+//! Invariants: equal contents are kept once, so memory grows only with the number of different
+//! texts ever given.
 //! Must not depend on: the use of a text.
 
 use std::collections::HashSet;

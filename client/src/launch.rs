@@ -1,4 +1,5 @@
-//! What every subcommand of the client shares besides the supervisor: flags, and the sizes and addresses that follow from them.
+//! What every subcommand of the client shares besides the supervisor: flags, and the sizes and
+//! addresses that follow from them.
 //!
 //! Invariants: nothing starts unless every user can have an address and its memory.
 //! Must not depend on: what users do.
@@ -26,7 +27,8 @@ use crate::load::Load;
 use crate::source::{self, Source};
 use crate::target::{self, Override};
 
-/// Kernel memory of one connection at most, bytes: socket, bind bucket, direct descriptor, parked poll.
+/// Kernel memory of one connection at most, bytes: socket, bind bucket, direct descriptor, parked
+/// poll.
 pub const KERNEL_BYTES_PER_CONNECTION: u64 =
     SOCKET_BYTES + BIND_BUCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES;
 
@@ -42,7 +44,8 @@ pub struct LoadFlags {
     /// Start this many users per second, or max
     #[arg(short = 'r', long, value_name = "RATE", default_value = "max", value_parser = parse_rate)]
     pub spawn_rate: u64,
-    /// Stop after this time, ramp included [default: at SIGINT or SIGTERM, or when nothing is left to do]
+    /// Stop after this time, ramp included [default: at SIGINT or SIGTERM, or when nothing is left
+    /// to do]
     #[arg(short = 't', long, value_name = "TIME", value_parser = parse_run_time)]
     pub run_time: Option<Duration>,
 }
@@ -50,20 +53,24 @@ pub struct LoadFlags {
 /// Flags of every subcommand.
 #[derive(Args)]
 pub struct ClientFlags {
-    /// Connect from these source addresses: an address, FIRST-LAST, a CIDR range, or auto (those of the interface that the route to
-    /// the targets leaves by; for loopback targets, as much of 127.0.0.0/8 as is needed); repeat or separate by commas
+    /// Connect from these source addresses: an address, FIRST-LAST, a CIDR range, or auto (those of
+    /// the interface that the route to the targets leaves by; for loopback targets, as much of
+    /// 127.0.0.0/8 as is needed); repeat or separate by commas
     #[arg(long, value_name = "ADDRESSES", default_value = "auto", value_delimiter = ',', value_parser = source::parse)]
     pub source: Vec<Source>,
-    /// Use these source ports of each address, except for reserved ones (net.ipv4.ip_local_reserved_ports)
+    /// Use these source ports of each address, except for reserved ones
+    /// (net.ipv4.ip_local_reserved_ports)
     #[arg(long, value_name = "FIRST-LAST", default_value = "1024-65535", value_parser = source::parse_ports)]
     pub ports: RangeInclusive<u16>,
-    /// Use this address for a target instead of asking the resolver, as curl does; repeat [default: none]
+    /// Use this address for a target instead of asking the resolver, as curl does; repeat [default:
+    /// none]
     #[arg(long, value_name = "HOST:PORT:ADDRESS", value_parser = target::parse_override)]
     pub resolve: Vec<Override>,
     /// Give up an attempt to connect after this time
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::time)]
     pub connect_timeout: Duration,
-    /// Write the histograms of every second to this file, in HdrHistogram's log format [default: none]
+    /// Write the histograms of every second to this file, in HdrHistogram's log format [default:
+    /// none]
     #[arg(long, value_name = "FILE")]
     histogram_log: Option<PathBuf>,
     /// What every program with an engine has.
@@ -126,7 +133,8 @@ fn parse_run_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Checks the time of a flag: 10 ms to 4 hours, or 0 where that is allowed. Returns microseconds, a multiple of 1,000.
+/// Checks the time of a flag: 10 ms to 4 hours, or 0 where that is allowed. Returns microseconds, a
+/// multiple of 1,000.
 ///
 /// # Errors
 /// One line: the flag, its value and the range.
@@ -229,7 +237,8 @@ impl ClientFlags {
 
     /// Source addresses, ports and targets of all users.
     fn plan(&self, users: u64, targets: &[SocketAddr]) -> Result<DialPlan, anyhow::Error> {
-        // More than users, so that a port in use by others is no loss and each rests after use (TIME_WAIT).
+        // More than users, so that a port in use by others is no loss and each rests after use
+        // (TIME_WAIT).
         let tuple_count_max = users + users / 4 + 65_536;
         let plan = self.tuples(users + users / 4, tuple_count_max, targets)?;
         let address_count = plan.source_count() as u64;

@@ -1,10 +1,13 @@
-//! How many users there are to be and how fast they come and go: the load, and one thread's part of it.
+//! How many users there are to be and how fast they come and go: the load, and one thread's part of
+//! it.
 //!
-//! Users are numbered over all threads, and those who stay are always the first ones. An order moves the number of users from one
-//! value to another at a rate; user k comes, or goes, when the number passes k.
-//! Invariants: each user has a due time of its own, smooth inside each second, and threads take turns; a late turn starts everybody
-//! who is due, each with the time it was meant to start at; nobody starts again because others come or go.
-//! Must not know: what a user does, connections.
+//! Users are numbered over all threads, and those who stay are always the first ones. An order
+//! moves the number of users from one value to another at a rate; user k comes, or goes, when the
+//! number passes k.
+//! Invariants: each user has a due time of its own, smooth inside each second, and threads take
+//! turns; a late turn starts everybody who is due, each with the time it was meant to start at;
+//! nobody starts again because others come or go.
+//! Must not depend on: what a user does, connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +21,8 @@ pub struct Load {
     since_us: AtomicU64,
     /// Users over all threads.
     users: AtomicU64,
-    /// Users to start or to end a second over all threads, in thousandths; [`Load::MAX`] for as fast as it goes.
+    /// Users to start or to end a second over all threads, in thousandths; [`Load::MAX`] for as
+    /// fast as it goes.
     rate_milli: AtomicU64,
 }
 
@@ -38,10 +42,11 @@ impl Load {
         }
     }
 
-    /// The number of users goes from `from`, which is about how many there are, to `users`, leaving at `since_us`, microseconds of
-    /// engine time; that may be a little later than now.
+    /// The number of users goes from `from`, which is about how many there are, to `users`, leaving
+    /// at `since_us`, microseconds of engine time; that may be a little later than now.
     pub fn order(&self, from: u64, users: u64, rate_milli: u64, since_us: u64) {
-        // A thread that sees the new number sees the rest too, because it reads them in the opposite order.
+        // A thread that sees the new number sees the rest too, because it reads them in the
+        // opposite order.
         self.from.store(from, Ordering::Relaxed);
         self.since_us.store(since_us, Ordering::Relaxed);
         self.rate_milli.store(rate_milli, Ordering::Relaxed);
@@ -57,7 +62,8 @@ impl Load {
     }
 }
 
-/// How long after an order the next one is looked for at short intervals: a master that ramps orders about once a second.
+/// How long after an order the next one is looked for at short intervals: a master that ramps
+/// orders about once a second.
 const ALERT_US: u64 = 2_500_000;
 const ALERT_INTERVAL_US: u64 = 1_000;
 
@@ -151,7 +157,8 @@ impl Spawn {
         } else {
             users.max(from.saturating_sub(passed))
         };
-        // The order's start is only about where this thread is: nobody ends because there are to be more, nor starts for fewer.
+        // The order's start is only about where this thread is: nobody ends because there are to be
+        // more, nor starts for fewer.
         let target = self.share_of(users);
         let (least, most) = (self.present.min(target), self.present.max(target));
         self.allowed = self.share_of(count).clamp(least, most);
@@ -165,7 +172,8 @@ impl Spawn {
         }
     }
 
-    /// Starts the next user who is due: the time it was meant to start at. `None` when nobody is left.
+    /// Starts the next user who is due: the time it was meant to start at. `None` when nobody is
+    /// left.
     pub fn start_next(&mut self, due: &Due) -> Option<u64> {
         if self.present >= self.allowed {
             return None;
@@ -194,7 +202,8 @@ impl Spawn {
             return Some(due.at_us(self.next_number().saturating_sub(due.from)));
         }
         if self.present > target {
-            // Of those who are over and could not be ended yet, the next one is looked for a little later.
+            // Of those who are over and could not be ended yet, the next one is looked for a little
+            // later.
             let last = self.number(self.present - 1);
             let due_us = due.at_us(due.from.saturating_sub(last + 1));
             return Some(due_us.max(due.now_us + ALERT_INTERVAL_US));

@@ -1,6 +1,6 @@
 //! `holdfast-client`: protocols on the engine. This file is the table of its subcommands.
 //!
-//! Must not know: how a protocol works.
+//! Must not depend on: how a protocol works.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

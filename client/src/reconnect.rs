@@ -1,7 +1,7 @@
 //! Users that wait to connect again, and how long they pause after failures.
 //!
-//! A pause doubles with every failure in a row, less a random part, so that users that lost their connections together do not come
-//! back together.
+//! A pause doubles with every failure in a row, less a random part, so that users that lost their
+//! connections together do not come back together.
 //! Invariants: only waiting users take memory.
 //! Must not depend on: connections, what a user does.
 

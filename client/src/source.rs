@@ -1,6 +1,7 @@
 //! Source addresses: what `--source` and `--ports` say, turned into addresses.
 //!
-//! Invariants: the list has no address twice and no more addresses than are needed; ranges are bounded before they are expanded.
+//! Invariants: the list has no address twice and no more addresses than are needed; ranges are
+//! bounded before they are expanded.
 //! Must not depend on: tuples, connections.
 
 use std::collections::HashSet;
@@ -17,7 +18,8 @@ const ADDRESSES_MAX: u64 = 1 << 20;
 /// One item of `--source`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// The addresses that reach the targets, by the routing table; for loopback targets, as much of 127.0.0.0/8 as is needed.
+    /// The addresses that reach the targets, by the routing table; for loopback targets, as much of
+    /// 127.0.0.0/8 as is needed.
     Auto,
     /// First and last address.
     Range(IpAddr, IpAddr),
@@ -35,7 +37,8 @@ pub fn parse(text: &str) -> Result<Source, String> {
         return Ok(Source::Auto);
     }
     if let Some((address, prefix)) = text.split_once('/') {
-        // Not by ipnet's parser, which takes 010 for ten: to others that is eight, and an address alone may not be written so.
+        // Not by ipnet's parser, which takes 010 for ten: to others that is eight, and an address
+        // alone may not be written so.
         let net = address.parse().ok().zip(number(prefix));
         let net = net.and_then(|(address, bits)| IpNet::new(address, bits).ok());
         let net = net.ok_or_else(|| wrong("not a CIDR range"))?;

@@ -1,8 +1,11 @@
-//! Targets: names and ports into addresses of one IP version, at the start and again while the run lasts.
+//! Targets: names and ports into addresses of one IP version, at the start and again while the run
+//! lasts.
 //!
-//! A name that has addresses of both IP versions is tried before the run: of the two, the version that answers first is used, the
-//! resolver's first choice with a head start (RFC 8305 in spirit). All addresses of that version are targets.
-//! Invariants: `--resolve` goes before the resolver; an answer that cannot be had changes nothing during a run.
+//! A name that has addresses of both IP versions is tried before the run: of the two, the version
+//! that answers first is used, the resolver's first choice with a head start (RFC 8305 in spirit).
+//! All addresses of that version are targets.
+//! Invariants: `--resolve` goes before the resolver; an answer that cannot be had changes nothing
+//! during a run.
 //! Must not depend on: engines, what is sent.
 
 use std::collections::HashSet;
@@ -16,8 +19,8 @@ use holdfast_engine::Targets;
 const HEAD_START: Duration = Duration::from_millis(250);
 /// How long an attempt may take that decides between the IP versions.
 const PROBE_MAX: Duration = Duration::from_secs(2);
-/// How often names are resolved again. The resolver does not say how long an answer holds; its cache does not ask more often than
-/// that.
+/// How often names are resolved again. The resolver does not say how long an answer holds; its
+/// cache does not ask more often than that.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// An answer of `--resolve`: used instead of the resolver's.
@@ -56,7 +59,8 @@ pub fn parse_override(text: &str) -> Result<Override, String> {
     })
 }
 
-/// Resolves `HOST:PORT` texts into addresses of one IP version: that of the first target that has only one, or the one that answers.
+/// Resolves `HOST:PORT` texts into addresses of one IP version: that of the first target that has
+/// only one, or the one that answers.
 ///
 /// # Errors
 /// One line naming the text and the cause.
@@ -117,8 +121,8 @@ fn look_up(text: &str, overrides: &[Override]) -> Result<Vec<SocketAddr>, anyhow
     Ok(found.collect())
 }
 
-/// True if IPv6 is to be used of addresses of both versions: the version whose first address accepts a connection first, or the
-/// resolver's first choice when none does.
+/// True if IPv6 is to be used of addresses of both versions: the version whose first address
+/// accepts a connection first, or the resolver's first choice when none does.
 fn answering_version(addresses: &[SocketAddr]) -> bool {
     let Some(first) = addresses.first().copied() else {
         return false;
@@ -145,8 +149,9 @@ fn answering_version(addresses: &[SocketAddr]) -> bool {
     open.map_or(first.is_ipv6(), |(address, _)| address.is_ipv6())
 }
 
-/// Resolves names again at intervals, and moves the plan's targets to their addresses, on a thread of its own: a resolver may take
-/// long to answer. Ends with the plan. Nothing is done where all targets are addresses.
+/// Resolves names again at intervals, and moves the plan's targets to their addresses, on a thread
+/// of its own: a resolver may take long to answer. Ends with the plan. Nothing is done where all
+/// targets are addresses.
 pub fn keep_resolved(texts: &[String], overrides: &[Override], targets: Targets) {
     let is_name = |text: &&String| {
         let lower = text.to_ascii_lowercase();

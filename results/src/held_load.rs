@@ -1,8 +1,9 @@
 //! A run that opens users, holds them, and counts them with client, server and kernel.
 //!
-//! Purpose: `server -> baseline -> memory -> clients -> ramp -> hold -> counts`, whatever opens the users ([`HeldLoad`]); a sample
-//! a second, its row of the series, its figures for people.
-//! Invariants: every wait is bounded and notices within 50 ms when a process ends; what ends a run early is among the incidents.
+//! Purpose: `server -> baseline -> memory -> clients -> ramp -> hold -> counts`, whatever opens the
+//! users ([`HeldLoad`]); a sample a second, its row of the series, its figures for people.
+//! Invariants: every wait is bounded and notices within 50 ms when a process ends; what ends a run
+//! early is among the incidents.
 //! Must not depend on: any scenario, how figures become a record.
 
 use std::path::Path;
@@ -106,7 +107,8 @@ pub trait HeldLoad: Sized {
     /// The latest line of the client, or of all of them together.
     fn client_report(&self) -> Option<ClientReport>;
 
-    /// Lines of the server and of the clients so far, and how many of the clients' make one of each.
+    /// Lines of the server and of the clients so far, and how many of the clients' make one of
+    /// each.
     fn line_counts(&self) -> (u64, u64, u64);
 
     /// Everything known now.
@@ -188,7 +190,8 @@ pub struct HeldRun<'a, L> {
     prefaulting: Option<Prefaulting>,
 }
 
-/// Runs `load` from the start of its server to the end of its last process. What was observed, with every incident.
+/// Runs `load` from the start of its server to the end of its last process. What was observed, with
+/// every incident.
 ///
 /// # Errors
 /// When a process refuses to start.
@@ -273,8 +276,8 @@ impl<'a, L: HeldLoad> HeldRun<'a, L> {
         }
     }
 
-    /// Waits until the kernel has freed what an earlier run left: sockets are freed long after their process has ended, and a
-    /// baseline taken before that would make this run's look small.
+    /// Waits until the kernel has freed what an earlier run left: sockets are freed long after
+    /// their process has ended, and a baseline taken before that would make this run's look small.
     async fn until_quiet(&mut self) -> Result<(), Aborted> {
         let started = Instant::now();
         let mut before = KernelSample::read().slab_bytes;
@@ -466,7 +469,8 @@ impl<'a, L: HeldLoad> HeldRun<'a, L> {
         self.phase = "close";
         self.control.begin_shutdown();
         if !self.load.has_counts() {
-            // A run cut short: what is open before anything is closed, as far as that is still reported.
+            // A run cut short: what is open before anything is closed, as far as that is still
+            // reported.
             if self.observed.ramp_start.is_some() {
                 let _ = self.until_reports(ABORTED_COUNTS_MAX).await;
             }

@@ -1,6 +1,7 @@
 //! `holdfast-bench`: the command line.
 //!
-//! Purpose: flags to scenarios and reports, outcomes to exit codes: 0 passed, 1 fell short, 2 not started, 130 interrupted.
+//! Purpose: flags to scenarios and reports, outcomes to exit codes: 0 passed, 1 fell short, 2 not
+//! started, 130 interrupted.
 //! Must not depend on: how anything is measured or shown.
 #![forbid(unsafe_code)]
 
@@ -35,15 +36,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Open and hold many TCP connections with heartbeats; client, server and kernel must agree on every one
+    /// Open and hold many TCP connections with heartbeats; client, server and kernel must agree on
+    /// every one
     Longconn(Box<longconn::Flags>),
-    /// Measure HTTP servers and clients beside each other, each on its half of the cores, alternating over rounds
+    /// Measure HTTP servers and clients beside each other, each on its half of the cores,
+    /// alternating over rounds
     Http(Box<http::Flags>),
-    /// Open a shell, or run a command, in a network of hosts on this machine, in namespaces of its own
+    /// Open a shell, or run a command, in a network of hosts on this machine, in namespaces of its
+    /// own
     Lab(shell::Flags),
-    /// Measure what a system between client and server (haproxy) adds and where it stops, direct and through it in one run
+    /// Measure what a system between client and server (haproxy) adds and where it stops, direct
+    /// and through it in one run
     Proxy(Box<proxy::Flags>),
-    /// Drive users through a real Locust master and a worker on each client host of the lab, and compare all counts
+    /// Drive users through a real Locust master and a worker on each client host of the lab, and
+    /// compare all counts
     Locust(Box<locust::Flags>),
     /// Make report.html and report.md of a run again, from the files in its folder alone
     Report(Report),
@@ -75,7 +81,8 @@ struct Compare {
     #[arg(long, alias = "runs", value_name = "DIR")]
     results_dir: Option<PathBuf>,
 
-    /// Decide by the thresholds in this TOML file alone [default: by what became worse beyond noise and --tolerance]
+    /// Decide by the thresholds in this TOML file alone [default: by what became worse beyond noise
+    /// and --tolerance]
     #[arg(long, value_name = "FILE")]
     gate: Option<PathBuf>,
 
@@ -87,7 +94,8 @@ struct Compare {
     #[arg(long, alias = "anyway")]
     force: bool,
 
-    /// Write the page with charts to this file [default: compare.html in the folder of the last run of AFTER]
+    /// Write the page with charts to this file [default: compare.html in the folder of the last run
+    /// of AFTER]
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 

@@ -1,8 +1,9 @@
 //! From what was observed in a run that opens users and holds them to its record.
 //!
-//! Purpose: [`Observations`] collects samples; [`Observations::build_record`] turns them, and the last reports of both ends,
-//! into the figures of a [`Run`].
-//! Invariants: reads only; asks the kernel nothing. What was not observed becomes `None`, never zero.
+//! Purpose: [`Observations`] collects samples; [`Observations::build_record`] turns them, and the
+//! last reports of both ends, into the figures of a [`Run`].
+//! Invariants: reads only; asks the kernel nothing. What was not observed becomes `None`, never
+//! zero.
 //! Must not depend on: how phases follow each other, whether figures are good.
 
 use std::collections::BTreeMap;
@@ -129,13 +130,15 @@ impl Observations {
         Counts {
             client: mark.client_report.as_ref().map_or(0, |r| r.open_now),
             server: server_open,
-            // Both ends are here, so a connection counts twice; the verdict sees an odd socket by the other figure.
+            // Both ends are here, so a connection counts twice; the verdict sees an odd socket by
+            // the other figure.
             kernel: kernel_sockets / 2,
             kernel_sockets,
         }
     }
 
-    /// Fills in everything measured: `counts` at the end of the hold, the last report and the process of both ends.
+    /// Fills in everything measured: `counts` at the end of the hold, the last report and the
+    /// process of both ends.
     pub fn build_record(
         &self,
         run: &mut Run,
@@ -189,7 +192,8 @@ impl Observations {
         Some(round(end.at.duration_since(start.at).as_secs_f64(), 3))
     }
 
-    /// Received a second between the reports nearest to the hold's two ends, by the client's own clock.
+    /// Received a second between the reports nearest to the hold's two ends, by the client's own
+    /// clock.
     fn messages_per_second(&self) -> Option<f64> {
         let a = self.hold_start.as_ref()?.client_report.as_ref()?;
         let b = self.hold_end.as_ref()?.client_report.as_ref()?;

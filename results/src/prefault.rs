@@ -1,11 +1,14 @@
 //! Memory the host of a virtual machine must back before the clock runs.
 //!
-//! A virtual machine may give free memory back to its host within seconds (free page reporting); the first touch after that
-//! costs a fault in the host: 14 us for 4 KiB on the machine this was written on, as against 8 KiB of kernel memory a pair.
-//! A ramp would measure that. So the memory is taken first, as kernel memory of the kind sockets need (bytes queued in unix
-//! sockets: unmovable pages), and given back step by step as the ramp takes it, too shortly before to be reported away again.
-//! Invariants: what is held is bounded by what was asked and by memory available; all of it is given back when the value is
-//! dropped; a machine that does not let us (no CAP_NET_ADMIN) is left as it is, and the record says so.
+//! A virtual machine may give free memory back to its host within seconds (free page reporting);
+//! the first touch after that costs a fault in the host: 14 us for 4 KiB on the machine this was
+//! written on, as against 8 KiB of kernel memory a pair. A ramp would measure that. So the memory
+//! is taken first, as kernel memory of the kind sockets need (bytes queued in unix sockets:
+//! unmovable pages), and given back step by step as the ramp takes it, too shortly before to be
+//! reported away again.
+//! Invariants: what is held is bounded by what was asked and by memory available; all of it is
+//! given back when the value is dropped; a machine that does not let us (no CAP_NET_ADMIN) is left
+//! as it is, and the record says so.
 //! Must not depend on: what the memory is for.
 
 use std::io::{ErrorKind, Write};
@@ -40,14 +43,15 @@ fn is_reporting_machine() -> bool {
     machine::is_virtual() && std::path::Path::new("/sys/module/page_reporting").exists()
 }
 
-/// True if a ramp of so many users gains by it: on a virtual machine whose kernel reports free pages to its host.
+/// True if a ramp of so many users gains by it: on a virtual machine whose kernel reports free
+/// pages to its host.
 #[must_use]
 pub fn is_worth(users: u64) -> bool {
     users >= USERS_MIN && is_reporting_machine()
 }
 
-/// What to take for so many users, bytes. The client refuses to start unless memory for its own sockets is
-/// free at that moment, so as much is left.
+/// What to take for so many users, bytes. The client refuses to start unless memory for its own
+/// sockets is free at that moment, so as much is left.
 fn bytes_for(users: u64) -> u64 {
     let left_free = users * CLIENT_BYTES + LEFT_BYTES;
     let available = KernelSample::read().mem_available_bytes;

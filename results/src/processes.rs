@@ -12,8 +12,8 @@ use holdfast_testbed::child::Child;
 use crate::run_control::Aborted;
 use crate::run_harness::leave_report;
 
-/// Looks that `child` still runs. One that exits with 2 before its first report was asked for something it cannot do: its words
-/// stand.
+/// Looks that `child` still runs. One that exits with 2 before its first report was asked for
+/// something it cannot do: its words stand.
 ///
 /// # Errors
 /// How it ended during `phase`, and its last words.
@@ -43,7 +43,8 @@ pub fn still_runs<R: Report>(child: Option<&Child<R>>, phase: &str) -> Result<()
     }))
 }
 
-/// Leaves the final report of `child` beside the record, shows the last lines of one that failed, and removes its empty log.
+/// Leaves the final report of `child` beside the record, shows the last lines of one that failed,
+/// and removes its empty log.
 pub fn leave<R: Report>(child: Option<&Child<R>>, folder: &RunFolder, file: &str) {
     let Some(child) = child else { return };
     leave_report(child, folder, file);

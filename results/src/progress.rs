@@ -1,4 +1,5 @@
-//! What people see of a run that is made of parts: the part under way, and what our programs report in it.
+//! What people see of a run that is made of parts: the part under way, and what our programs report
+//! in it.
 //!
 //! Invariants: of programs that are not ours only the process is known, and nothing else is shown.
 //! Must not depend on: any scenario, how figures are shown.
@@ -61,8 +62,8 @@ impl Progress {
         !self.part.is_empty()
     }
 
-    /// Shows what `child` reports from now on, in place of an earlier child of that name. `figures` gives `None` for lines of
-    /// programs that are not ours.
+    /// Shows what `child` reports from now on, in place of an earlier child of that name. `figures`
+    /// gives `None` for lines of programs that are not ours.
     pub fn watch<R: Report>(&mut self, child: &Child<R>, figures: fn(&R) -> Option<Snapshot>) {
         let heard = child.hearing();
         self.watched.retain(|watched| watched.name != child.name);
@@ -73,7 +74,8 @@ impl Progress {
         });
     }
 
-    /// The figures now: those of the process that was started last and has any, for both ends report the same requests.
+    /// The figures now: those of the process that was started last and has any, for both ends
+    /// report the same requests.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let mut newest_first = self.watched.iter().rev();

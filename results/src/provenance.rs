@@ -1,7 +1,8 @@
 //! Provenance of a record: the machine, the command, the commit.
 //!
 //! Purpose: what makes two records comparable, or explains why they are not.
-//! Invariants: never fails; what cannot be found out is `unknown`, empty or zero. Read before the lab is entered.
+//! Invariants: never fails; what cannot be found out is `unknown`, empty or zero. Read before the
+//! lab is entered.
 //! Must not depend on: what was measured.
 
 use std::time::SystemTime;
@@ -57,7 +58,8 @@ pub fn commit() -> String {
     };
     let git = |args: &[&str]| {
         let output = std::process::Command::new("git")
-            // Otherwise `git status` writes the index anew, and a measurement is no reason to write to somebody's repository.
+            // Otherwise `git status` writes the index anew, and a measurement is no reason to write
+            // to somebody's repository.
             .arg("--no-optional-locks")
             .arg("-C")
             .arg(&dir)

@@ -1,8 +1,9 @@
 //! Signals, waits and progress of one run.
 //!
-//! Purpose: what every scenario needs while its processes run, so that a scenario itself reads as a line of events.
-//! Invariants: every wait is bounded. An interrupt ends a wait at once; during shutdown only a second one does. A dropped
-//! child is killed.
+//! Purpose: what every scenario needs while its processes run, so that a scenario itself reads as a
+//! line of events.
+//! Invariants: every wait is bounded. An interrupt ends a wait at once; during shutdown only a
+//! second one does. A dropped child is killed.
 //! Must not depend on: any scenario.
 
 use std::rc::Rc;
@@ -117,7 +118,8 @@ impl RunControl {
         }
     }
 
-    /// Waits until `look` gives something, which is asked after each line of a child and every `poll`; `None` after `max`.
+    /// Waits until `look` gives something, which is asked after each line of a child and every
+    /// `poll`; `None` after `max`.
     ///
     /// # Errors
     /// When the bench is interrupted, or `look` says that waiting is in vain.

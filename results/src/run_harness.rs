@@ -1,8 +1,9 @@
 //! What every run has around it, whatever is measured.
 //!
-//! Purpose: the flags, the runtime and the signals before it; the record on disk, the printed result and the exit code after it.
-//! Invariants: a record that cannot be written is said, never passed over: the run then falls short. Standard output holds the
-//! result and nothing else.
+//! Purpose: the flags, the runtime and the signals before it; the record on disk, the printed
+//! result and the exit code after it.
+//! Invariants: a record that cannot be written is said, never passed over: the run then falls
+//! short. Standard output holds the result and nothing else.
 //! Must not depend on: what was measured, how a verdict was found.
 
 use std::io;
@@ -43,12 +44,14 @@ pub struct RunFlags {
     #[command(flatten)]
     pub live: LiveFlags,
 
-    /// Take holdfast-server, holdfast-client and, for http, examples/baseline from this folder [default: where this program is]
+    /// Take holdfast-server, holdfast-client and, for http, examples/baseline from this folder
+    /// [default: where this program is]
     #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
 }
 
-/// Checks what every run needs of this machine, before anything else starts: descriptors and io_uring.
+/// Checks what every run needs of this machine, before anything else starts: descriptors and
+/// io_uring.
 ///
 /// # Errors
 /// When there are too few descriptors, or the kernel refuses io_uring.

@@ -1,8 +1,9 @@
 //! A kind of benchmark, and how any of them is run from its flags to its exit code.
 //!
-//! Purpose: `enter -> folder -> prepare -> run -> record -> judge -> write, print, report`, the same for every [`Scenario`].
-//! Invariants: a run that began leaves a record, whatever happens; one that could not start leaves nothing. One thread until the
-//! runtime starts: a namespace cannot be entered otherwise.
+//! Purpose: `enter -> folder -> prepare -> run -> record -> judge -> write, print, report`, the
+//! same for every [`Scenario`].
+//! Invariants: a run that began leaves a record, whatever happens; one that could not start leaves
+//! nothing. One thread until the runtime starts: a namespace cannot be entered otherwise.
 //! Must not depend on: any scenario.
 
 use std::path::Path;
@@ -20,9 +21,11 @@ use crate::provenance;
 use crate::run_control::RunControl;
 use crate::run_harness::{self, RunFlags};
 
-/// One kind of benchmark, its flags checked already. [`bench()`] calls the functions in the order in which they stand here.
+/// One kind of benchmark, its flags checked already. [`bench()`] calls the functions in the order
+/// in which they stand here.
 ///
-/// Scenarios that open users and hold them also implement [`HeldLoad`](crate::held_load::HeldLoad), which takes a sample a second.
+/// Scenarios that open users and hold them also implement [`HeldLoad`](crate::held_load::HeldLoad),
+/// which takes a sample a second.
 #[allow(async_fn_in_trait, reason = "everything runs on one thread")]
 pub trait Scenario {
     /// What `run.json` holds.
@@ -35,8 +38,8 @@ pub trait Scenario {
     /// The flags that every run has.
     fn run_flags(&self) -> &RunFlags;
 
-    /// Enters what the run needs around it, before anything is shown. `Some`: this process has only waited for the one that did
-    /// the work, and ends with this code.
+    /// Enters what the run needs around it, before anything is shown. `Some`: this process has only
+    /// waited for the one that did the work, and ends with this code.
     ///
     /// # Errors
     /// When that cannot be made.
@@ -50,7 +53,8 @@ pub trait Scenario {
     /// When the run cannot start.
     fn prepare(&mut self, head: Header, live: &mut Live) -> Result<Self::Record, SetupError>;
 
-    /// Measures. What ends it early is among the incidents of the record, or an error if nothing began.
+    /// Measures. What ends it early is among the incidents of the record, or an error if nothing
+    /// began.
     ///
     /// # Errors
     /// When a program refuses to start.
@@ -74,8 +78,8 @@ pub trait Scenario {
     fn head(record: &mut Self::Record) -> &mut Header;
 }
 
-/// Runs `scenario`, shows it on its way, prints its result: the summary, or `run.json` with `--json`. Returns the exit code: 0
-/// passed, 1 fell short, 130 interrupted.
+/// Runs `scenario`, shows it on its way, prints its result: the summary, or `run.json` with
+/// `--json`. Returns the exit code: 0 passed, 1 fell short, 130 interrupted.
 ///
 /// # Errors
 /// When the run could not start; nothing is left behind then.
@@ -107,7 +111,8 @@ pub fn bench<S: Scenario>(mut scenario: S) -> Result<u8, SetupError> {
     ))
 }
 
-/// The part that may still be refused: the record as far as it is measured, and whether the run was interrupted.
+/// The part that may still be refused: the record as far as it is measured, and whether the run was
+/// interrupted.
 fn measure<S: Scenario>(
     scenario: &mut S,
     head: Header,

@@ -1,8 +1,10 @@
 //! The one-second series of a run: `series.csv`.
 //!
-//! Purpose: what both processes and the kernel said, second by second, one row each, units in the column names.
-//! Invariants: a row has as many fields as [`COLUMNS`]; what is unknown is empty. Rows are written as they come, so a
-//! run that dies leaves all rows before its death. Writing goes through the ring: a slow disk delays no sample.
+//! Purpose: what both processes and the kernel said, second by second, one row each, units in the
+//! column names.
+//! Invariants: a row has as many fields as [`COLUMNS`]; what is unknown is empty. Rows are written
+//! as they come, so a run that dies leaves all rows before its death. Writing goes through the
+//! ring: a slow disk delays no sample.
 //! Must not depend on: phases' rules, verdicts.
 
 use std::collections::BTreeMap;
@@ -193,7 +195,8 @@ impl<'a> Row<'a> {
     }
 }
 
-/// `refused:3 timed_out:1`: counts by name in one field, without those that are zero and without connections that were held.
+/// `refused:3 timed_out:1`: counts by name in one field, without those that are zero and without
+/// connections that were held.
 fn named_counts(counts: &BTreeMap<String, u64>) -> String {
     let told = counts.iter().filter(|(name, n)| **n > 0 && *name != HELD);
     let told: Vec<String> = told.map(|(name, n)| format!("{name}:{n}")).collect();

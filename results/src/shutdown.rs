@@ -1,6 +1,7 @@
 //! The end of one process of a run: graceful if it can, killed if it cannot.
 //!
-//! Invariants: never fails, always ends. A process that does not end in time is killed, and that is an incident.
+//! Invariants: never fails, always ends. A process that does not end in time is killed, and that is
+//! an incident.
 //! Must not depend on: any scenario, how far the run had come.
 
 use std::time::{Duration, Instant};
@@ -15,8 +16,9 @@ use crate::held_load::{HeldLoad, HeldRun};
 const KILL_MAX: Duration = Duration::from_secs(120);
 
 impl<L: HeldLoad> HeldRun<'_, L> {
-    /// Sends `signal`, if there is one, to a child of the run and waits until it has ended: at most as long as it may take to
-    /// close everything, after an interrupt not as long, after a second one not at all. Then it is killed.
+    /// Sends `signal`, if there is one, to a child of the run and waits until it has ended: at most
+    /// as long as it may take to close everything, after an interrupt not as long, after a second
+    /// one not at all. Then it is killed.
     pub(crate) async fn end<R: Report>(
         &mut self,
         name: &str,

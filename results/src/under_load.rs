@@ -1,6 +1,7 @@
 //! Extremes of a run while it was loaded.
 //!
-//! Invariants: closing is left out: what a million connections do to the kernel when they all end limits nobody.
+//! Invariants: closing is left out: what a million connections do to the kernel when they all end
+//! limits nobody.
 //! Must not depend on: phases; who decides which samples these are.
 
 use crate::sample::Sample;

@@ -1,7 +1,8 @@
-//! The real `holdfast-bench`: what it refuses, and what it does with processes that fail, lie or will not end.
+//! The real `holdfast-bench`: what it refuses, and what it does with processes that fail, lie or
+//! will not end.
 //!
-//! The server and client here are shell scripts that print report lines: no connection is ever made, so no run can
-//! pass, and each test names what the bench must notice.
+//! The server and client here are shell scripts that print report lines: no connection is ever
+//! made, so no run can pass, and each test names what the bench must notice.
 #![forbid(unsafe_code)]
 
 mod common;
@@ -94,7 +95,8 @@ fn low_limits_are_named_before_anything_starts() {
         let output = under(&format!("ulimit -n {limit}; exec"), &[]);
         assert_refused(&output, "at least 64 are needed");
     }
-    // Without CAP_IPC_LOCK rings count against the locked memory: 20,000 users take 90 rings of 256 at each end.
+    // Without CAP_IPC_LOCK rings count against the locked memory: 20,000 users take 90 rings of 256
+    // at each end.
     let drop_privileges = match nix::unistd::geteuid().is_root() {
         true => "setpriv --bounding-set=-all --inh-caps=-all",
         false => "",
@@ -251,7 +253,8 @@ fn a_second_interrupt_kills_what_will_not_end() {
     stage.assert_nothing_runs();
 }
 
-/// Starts a long hold, sends `signals` a second apart once the hold has begun, and waits for the end.
+/// Starts a long hold, sends `signals` a second apart once the hold has begun, and waits for the
+/// end.
 fn interrupted(stage: &Stage, signals: &[Signal]) -> Output {
     let bench = stage.start(&["--hold", "10m"]);
     for signal in std::iter::once(None).chain(signals.iter().map(|s| Some(*s))) {

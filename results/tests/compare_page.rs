@@ -1,5 +1,5 @@
-//! `compare.html` in a real Chromium: both runs drawn with the numbers of their own records; dark and phone; nothing fetched, nothing
-//! on the console.
+//! `compare.html` in a real Chromium: both runs drawn with the numbers of their own records; dark
+//! and phone; nothing fetched, nothing on the console.
 //!
 //! Needs chromium and chromedriver (`make need`).
 #![forbid(unsafe_code)]
@@ -159,7 +159,8 @@ fn long_connections_of_both_runs_are_drawn_over_each_other() {
     assert_readable(&browser, &page.file());
 }
 
-/// The bars of all charts that end in `suffix` are those of `wanted`, by scenario and name, and there are no others.
+/// The bars of all charts that end in `suffix` are those of `wanted`, by scenario and name, and
+/// there are no others.
 fn assert_bars(
     charts: &BTreeMap<String, Chart>,
     suffix: &str,

@@ -1,7 +1,8 @@
-//! The real `holdfast-bench http`: what it refuses, what it does with programs that fail or will not end, and one small run
-//! of the real server and client.
+//! The real `holdfast-bench http`: what it refuses, what it does with programs that fail or will
+//! not end, and one small run of the real server and client.
 //!
-//! The stand-ins are shell scripts. A test of the real programs needs them built: `cargo build --workspace` does.
+//! The stand-ins are shell scripts. A test of the real programs needs them built: `cargo build
+//! --workspace` does.
 #![forbid(unsafe_code)]
 
 mod common;
@@ -212,8 +213,8 @@ fn a_small_run_of_the_real_server_and_client_passes() {
     let page = fs::read_to_string(stage.runs().join("latest/report.html")).expect("a report");
     assert!(page.contains("<th>holdfast, corrected</th><th>holdfast, raw</th>"));
     assert!(entry.failures.is_empty(), "{:?}", entry.failures);
-    // Sixty-four connections that ask as fast as they are answered: somebody's cores are full, or others have them, or they are too few
-    // for a slice as short as this.
+    // Sixty-four connections that ask as fast as they are answered: somebody's cores are full, or
+    // others have them, or they are too few for a slice as short as this.
     let what = entry.limits.first().map(|l| l.what);
     let full = [
         BottleneckKind::ServerCpu,

@@ -1,7 +1,9 @@
-//! Who is the limit: each is provoked with the real bench, server and client, and has to be named first.
+//! Who is the limit: each is provoked with the real bench, server and client, and has to be named
+//! first.
 //!
-//! Set-ups are such that the answer is certain. Other programs on the machine could still have the cores: as root ours go before
-//! them (SCHED_RR), and where they are named nevertheless the one behind them counts. One run at a time.
+//! Set-ups are such that the answer is certain. Other programs on the machine could still have the
+//! cores: as root ours go before them (SCHED_RR), and where they are named nevertheless the one
+//! behind them counts. One run at a time.
 #![forbid(unsafe_code)]
 
 #[allow(dead_code, reason = "refusals are not tested here")]
@@ -40,7 +42,8 @@ fn ours(name: &str) -> PathBuf {
     path
 }
 
-/// The body of a script that runs one of our programs after `before`, ahead of what else runs on the machine.
+/// The body of a script that runs one of our programs after `before`, ahead of what else runs on
+/// the machine.
 fn script(before: &str, name: &str) -> String {
     let first = if geteuid().is_root() {
         "chrt --rr 1 "
@@ -56,7 +59,8 @@ fn stage(name: &str, before_server: &str, before_client: &str) -> Stage {
     Stage::new(name, &server, &client, FLAGS)
 }
 
-/// Runs the bench and gives the record, which must name its limits as the page does and as anybody finds them in `run.json`.
+/// Runs the bench and gives the record, which must name its limits as the page does and as anybody
+/// finds them in `run.json`.
 fn run(stage: &Stage, args: &[&str]) -> Run {
     let output = stage.bench(args).output().expect("runs");
     let code = output.status.code();
@@ -159,7 +163,8 @@ fn a_full_syn_queue() {
     );
 }
 
-/// Eight ports of one address to sixteen targets are 128 combinations, enough for 100 users; but somebody has four of these ports.
+/// Eight ports of one address to sixteen targets are 128 combinations, enough for 100 users; but
+/// somebody has four of these ports.
 #[test]
 #[ignore = "needs root and idle cores: make test"]
 fn few_ports() {
@@ -226,7 +231,8 @@ fn a_pinned_client() {
 struct TcpMem;
 
 impl TcpMem {
-    /// In a fixed place, so that the next start puts back what a kill kept this one from putting back.
+    /// In a fixed place, so that the next start puts back what a kill kept this one from putting
+    /// back.
     const STATE: &str = "/run/holdfast-limits-tcp_mem.json";
 
     fn set(value: &str) -> Self {
@@ -266,7 +272,8 @@ impl Drop for TcpMem {
     }
 }
 
-/// Pressure begins at 32 pages, 128 KiB; the most there may be stays, so that others on the machine lose nothing.
+/// Pressure begins at 32 pages, 128 KiB; the most there may be stays, so that others on the machine
+/// lose nothing.
 #[test]
 #[ignore = "needs root and idle cores: make test"]
 fn a_tiny_tcp_mem() {
@@ -339,7 +346,8 @@ impl Drop for Group {
     }
 }
 
-/// The server's group is left 8 MiB while connections, about 4 KiB each, come at 1,000 a second: the kernel kills it within seconds.
+/// The server's group is left 8 MiB while connections, about 4 KiB each, come at 1,000 a second:
+/// the kernel kills it within seconds.
 #[test]
 #[ignore = "needs root and idle cores: make test"]
 fn a_small_memory_group() {

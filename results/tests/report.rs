@@ -1,5 +1,6 @@
-//! `report.html` and `report.md`: there after every run, right in their figures, bounded in size, and made of any folder without a
-//! panic. What the page looks like in a browser is in `report_page.rs`.
+//! `report.html` and `report.md`: there after every run, right in their figures, bounded in size,
+//! and made of any folder without a panic. What the page looks like in a browser is in
+//! `report_page.rs`.
 #![forbid(unsafe_code)]
 
 mod common;
@@ -426,7 +427,8 @@ fn a_damaged_folder_is_a_report_of_the_rest_or_one_line() {
     }
     assert_eq!(lay(&[None, None, None]), None, "nothing to report on");
 
-    // Cut anywhere, as a full disk does; changed anywhere, as nobody should. The log is shortened: each of its lines is as good.
+    // Cut anywhere, as a full disk does; changed anywhere, as nobody should. The log is shortened:
+    // each of its lines is as good.
     let lines = whole[2].split_inclusive(|byte| *byte == b'\n').take(30);
     let short = [
         whole[0].clone(),

@@ -1,7 +1,9 @@
-//! The page in a real Chromium: every chart drawn with the run's own numbers, read back from the page and compared with the files it
-//! was made of; dark and phone; nothing fetched, nothing on the console.
+//! The page in a real Chromium: every chart drawn with the run's own numbers, read back from the
+//! page and compared with the files it was made of; dark and phone; nothing fetched, nothing on the
+//! console.
 //!
-//! Needs chromium and chromedriver (`make need`), and our programs for the real run (`cargo build --workspace`).
+//! Needs chromium and chromedriver (`make need`), and our programs for the real run (`cargo build
+//! --workspace`).
 #![forbid(unsafe_code)]
 
 #[path = "common/browser.rs"]
@@ -159,7 +161,8 @@ fn assert_longconn(page: &Page, charts: &BTreeMap<String, Chart>) {
         );
     };
     let last = |chart: &str, line: &str| charts[chart].line(line).last().expect("a value").1;
-    // A second before the three counts; so few connections that a page of the process shows are not compared.
+    // A second before the three counts; so few connections that a page of the process shows are not
+    // compared.
     if page.figure("/connections/opened") > 1_000.0 {
         for who in ["server", "client"] {
             let path = format!("/memory/{who}_rss_bytes_per_connection");
@@ -344,9 +347,11 @@ fn what_stands_between_is_drawn_beside_what_does_not() {
             }
         }
     }
-    // Three hosts in each of 11 trials, but 5 that had no system; and again in the three that opened connections.
+    // Three hosts in each of 11 trials, but 5 that had no system; and again in the three that
+    // opened connections.
     assert_eq!(compared, 11 * 3 - 5 + 3 * 3 - 1);
-    // 143,220,736 and 64,180,224 bytes of slabs, 43,094,016 - 16,068,608 of haproxy's own, over 8,000 connections.
+    // 143,220,736 and 64,180,224 bytes of slabs, 43,094,016 - 16,068,608 of haproxy's own, over
+    // 8,000 connections.
     for (name, bytes) in [
         ("kernel, direct", 8_022.53),
         ("kernel, through", 17_902.59),

@@ -1,7 +1,8 @@
-//! What every server shares besides the supervisor: the flags of listening, the listeners, the capacity, counts of all threads.
+//! What every server shares besides the supervisor: the flags of listening, the listeners, the
+//! capacity, counts of all threads.
 //!
-//! Invariants: the machine is checked and signals are listened for before a port is bound, and every port is bound before the engine
-//! starts.
+//! Invariants: the machine is checked and signals are listened for before a port is bound, and
+//! every port is bound before the engine starts.
 //! Must not depend on: protocols, rings, slots.
 
 use std::collections::BTreeMap;
@@ -37,15 +38,17 @@ const DURATION_MAX: Duration = Duration::from_secs(86_400);
 /// Flags of every server.
 #[derive(Args)]
 pub struct ServerFlags {
-    /// Listen on this address and port; repeat or separate by commas. PORT and *:PORT mean every address, HOST means the default port
-    /// [default: the sockets that systemd passes, else port 7070 of every address, IPv4 and IPv6; http: 8080]
+    /// Listen on this address and port; repeat or separate by commas. PORT and *:PORT mean every
+    /// address, HOST means the default port [default: the sockets that systemd passes, else port
+    /// 7070 of every address, IPv4 and IPv6; http: 8080]
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     listen: Vec<String>,
-    /// Hold at most this many connections; reset and count more at once [default: 1000000, or what memory allows]
+    /// Hold at most this many connections; reset and count more at once [default: 1000000, or what
+    /// memory allows]
     #[arg(long, value_name = "COUNT", value_parser = parse::count_in::<u64>(1..=1_000_000_000))]
     connections: Option<u64>,
-    /// Accept on the core that receives a connection's packets: best when clients are on this machine or the network card has a
-    /// queue for each core
+    /// Accept on the core that receives a connection's packets: best when clients are on this
+    /// machine or the network card has a queue for each core
     #[arg(long, alias = "local-accept")]
     accept_on_rx_cpu: bool,
     #[command(flatten)]
@@ -234,7 +237,8 @@ impl Server {
     }
 }
 
-/// The addresses to listen on, those of `texts` or port `default_port` of every address: none twice, and none that another one covers.
+/// The addresses to listen on, those of `texts` or port `default_port` of every address: none
+/// twice, and none that another one covers.
 ///
 /// # Errors
 /// One line naming the text, or the address that cannot be bound, and the remedy.
@@ -287,12 +291,14 @@ fn every_address(port: u16) -> Result<Vec<SocketAddr>, anyhow::Error> {
     let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     preflight::check_port(v4)?;
-    // Without IPv6 in the kernel there is nothing to listen on. A free port would not be the same one for both.
+    // Without IPv6 in the kernel there is nothing to listen on. A free port would not be the same
+    // one for both.
     let has_v6 = port != 0 && preflight::check_port(v6).is_ok();
     Ok(if has_v6 { vec![v4, v6] } else { vec![v4] })
 }
 
-/// Leaves out addresses that are there twice, and those of a port that another address listens on for all of their IP version.
+/// Leaves out addresses that are there twice, and those of a port that another address listens on
+/// for all of their IP version.
 fn without_covered(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let mut kept: Vec<SocketAddr> = Vec::new();
     for address in &addresses {
@@ -316,7 +322,8 @@ pub fn head(base: &ServerHead, is_final: bool, at_us: u64, stats: &Stats) -> Ser
         at_us,
         shard_count: stats.shard_count as usize,
         open_now: stats.open_now,
-        // The sum of the threads' peaks, which need not coincide; the limiter lets no more than the capacity be open.
+        // The sum of the threads' peaks, which need not coincide; the limiter lets no more than the
+        // capacity be open.
         open_max: stats.open_max.min(base.capacity),
         accepted: stats.accepted,
         refused_full: stats.refused_full,

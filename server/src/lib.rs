@@ -1,6 +1,7 @@
-//! The protocols of `holdfast-server`, as a library: the program is one user, the simulator and the fuzz targets are others.
+//! The protocols of `holdfast-server`, as a library: the program is one user, the simulator and the
+//! fuzz targets are others.
 //!
-//! Must not know: how it is started; the table of subcommands is `main.rs`.
+//! Must not depend on: how it is started; the table of subcommands is `main.rs`.
 #![forbid(unsafe_code)]
 
 pub mod http;

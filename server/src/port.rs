@@ -1,7 +1,9 @@
-//! Takes inherited listeners and binds the other ports, also while a killed server still has listeners there.
+//! Takes inherited listeners and binds the other ports, also while a killed server still has
+//! listeners there.
 //!
-//! A killed process with a million sockets takes seconds to end, and until then its listeners accept connections, only to reset them. So
-//! the owner of a port in use is looked up: a living process is an error, listeners without a process are waited for.
+//! A killed process with a million sockets takes seconds to end, and until then its listeners
+//! accept connections, only to reset them. So the owner of a port in use is looked up: a living
+//! process is an error, listeners without a process are waited for.
 //! Must not depend on: what is served.
 
 use std::net::SocketAddr;
@@ -39,7 +41,8 @@ pub struct Bound {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// Listeners for every thread and address: those that were inherited, and new ones at `wanted` addresses that have none yet.
+/// Listeners for every thread and address: those that were inherited, and new ones at `wanted`
+/// addresses that have none yet.
 ///
 /// # Errors
 /// One line naming who has the port, or why it cannot be had.

@@ -1,9 +1,10 @@
 //! Writing the settings of a plan, and restoring the previous values.
 //!
-//! Invariants: before the first key is written, the previous values of all keys are saved and synced, so that a crash at any point can
-//! be undone; a key that fails does not keep the others from being written or restored, and is reported; a key that failed and did
-//! not change is not recorded as ours. Restoring writes only keys that a profile knows, or of `net.*`, and values of their kind: a
-//! state file decides neither. A user without the right changes nothing.
+//! Invariants: before the first key is written, the previous values of all keys are saved and
+//! synced, so that a crash at any point can be undone; a key that fails does not keep the others
+//! from being written or restored, and is reported; a key that failed and did not change is not
+//! recorded as ours. Restoring writes only keys that a profile knows, or of `net.*`, and values of
+//! their kind: a state file decides neither. A user without the right changes nothing.
 //! Must not depend on: how anything is shown.
 
 use holdfast_engine::{SetupError, SetupErrorKind};
@@ -114,8 +115,8 @@ pub fn apply(
     Ok(outcome)
 }
 
-/// Restores the previous values, the last change first. With `is_dry` only reports what would be done. Keys other than those of
-/// the built-in profiles and `net.*` must be in one of `profiles`.
+/// Restores the previous values, the last change first. With `is_dry` only reports what would be
+/// done. Keys other than those of the built-in profiles and `net.*` must be in one of `profiles`.
 ///
 /// # Errors
 /// When the state has a key or a value that it may not have, or cannot be updated.
@@ -177,7 +178,8 @@ pub fn restore(
     Ok(outcome)
 }
 
-/// Whether a saved value may be written: its key is one that a profile has, or of `net.*`, and its value is of the same kind.
+/// Whether a saved value may be written: its key is one that a profile has, or of `net.*`, and its
+/// value is of the same kind.
 fn check_restorable(saved: &Saved, profiles: &[Profile], state: &State) -> Result<(), SetupError> {
     let invalid = |what: String, next: String| {
         let cause = format!("the saved state {} {what}", state.file().display());

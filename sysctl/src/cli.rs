@@ -1,6 +1,7 @@
 //! Parsing a command line, with usage errors in the form that every error of these programs has.
 //!
-//! Invariants: a usage error is one line on stderr, `error: CAUSE; next: COMMAND`, and exit code 2. Help and version go to stdout.
+//! Invariants: a usage error is one line on stderr, `error: CAUSE; next: COMMAND`, and exit code 2.
+//! Help and version go to stdout.
 //! Must not depend on: any particular program.
 
 use std::collections::BTreeMap;
@@ -15,7 +16,8 @@ use clap::{ArgMatches, Parser};
 /// The options of this process's subcommand, defaults included: values by the name of the flag.
 static OPTIONS: OnceLock<BTreeMap<String, Vec<String>>> = OnceLock::new();
 
-/// The options of this process's subcommand, defaults included: values by the name of the flag. Empty before [`parse`].
+/// The options of this process's subcommand, defaults included: values by the name of the flag.
+/// Empty before [`parse`].
 #[must_use]
 pub fn options() -> BTreeMap<String, Vec<String>> {
     OPTIONS.get().cloned().unwrap_or_default()

@@ -1,6 +1,7 @@
 //! Shell completions and manual pages, generated from a program's own command line definition.
 //!
-//! Invariants: both are generated whole, so no flag can be missing. An error is one line and exit code 2.
+//! Invariants: both are generated whole, so no flag can be missing. An error is one line and exit
+//! code 2.
 //! Must not depend on: any particular program.
 
 use std::io::Write;

@@ -1,7 +1,9 @@
-//! Facts about this machine that limit how many connections it can hold, read once from `/proc` and `/sys`.
+//! Facts about this machine that limit how many connections it can hold, read once from `/proc` and
+//! `/sys`.
 //!
-//! Invariants: reading changes nothing; every parser is a pure function of text, so that a described machine can replace the real
-//! one. A fact that the kernel does not report takes the value that limits nothing.
+//! Invariants: reading changes nothing; every parser is a pure function of text, so that a
+//! described machine can replace the real one. A fact that the kernel does not report takes the
+//! value that limits nothing.
 //! Must not depend on: what is going to run here: `preflight` compares.
 
 use std::fs;
@@ -37,19 +39,23 @@ pub struct Machine {
     pub nofile_soft: u64,
     /// Hard limit on open descriptors.
     pub nofile_hard: u64,
-    /// Soft limit on locked memory, which rings count against; `None` without a limit, or with CAP_IPC_LOCK.
+    /// Soft limit on locked memory, which rings count against; `None` without a limit, or with
+    /// CAP_IPC_LOCK.
     #[serde(default)]
     pub locked_memory_bytes: Option<u64>,
-    /// `kernel.io_uring_disabled`: 0 allows everybody, 1 only privileged processes, 2 nobody; 0 if the kernel lacks it.
+    /// `kernel.io_uring_disabled`: 0 allows everybody, 1 only privileged processes, 2 nobody; 0 if
+    /// the kernel lacks it.
     pub io_uring_disabled: u32,
     /// Whether this process may set up rings where `io_uring_disabled` is 1.
     pub io_uring_privileged: bool,
-    /// Why the kernel refuses to set up a ring, whatever `io_uring_disabled` says (seccomp, for example); `None` if it does not.
+    /// Why the kernel refuses to set up a ring, whatever `io_uring_disabled` says (seccomp, for
+    /// example); `None` if it does not.
     #[serde(default)]
     pub io_uring_refusal: Option<Refusal>,
     /// CAP_SYS_ADMIN in the initial user namespace: `fs.file-max` does not limit such a process.
     pub sys_admin: bool,
-    /// IPv4 addresses that connections to other machines can come from; see [`routes::address_count`].
+    /// IPv4 addresses that connections to other machines can come from; see
+    /// [`routes::address_count`].
     pub address_count: u64,
     /// The network namespace, by the inode of `/proc/self/ns/net`.
     pub network_namespace: u64,
@@ -65,7 +71,8 @@ pub struct Refusal {
 }
 
 impl Machine {
-    /// Reads the facts of this machine. Call it before any thread is pinned: the cores are those of the main thread.
+    /// Reads the facts of this machine. Call it before any thread is pinned: the cores are those of
+    /// the main thread.
     ///
     /// # Errors
     /// When `/proc` is not mounted or unreadable.
@@ -111,8 +118,8 @@ impl Machine {
 }
 
 impl Machine {
-    /// Memory that connections may take, bytes: what is available less a reserve for the system, or, within a memory cgroup, less a
-    /// reserve for our own processes.
+    /// Memory that connections may take, bytes: what is available less a reserve for the system,
+    /// or, within a memory cgroup, less a reserve for our own processes.
     pub fn memory_usable_bytes(&self) -> u64 {
         let machine = self
             .memory_available_bytes
@@ -214,7 +221,8 @@ fn has_capability(status: &str, user_map: &str, capability: u32) -> bool {
     is_capable && is_initial_namespace
 }
 
-/// The limit on locked memory that io_uring applies to this process, bytes. The kernel looks at the soft limit.
+/// The limit on locked memory that io_uring applies to this process, bytes. The kernel looks at the
+/// soft limit.
 fn locked_memory_limit(status: &str, user_map: &str) -> Option<u64> {
     if has_capability(status, user_map, CAP_IPC_LOCK) {
         return None;
@@ -223,8 +231,8 @@ fn locked_memory_limit(status: &str, user_map: &str) -> Option<u64> {
     (soft != RLIM_INFINITY).then_some(soft)
 }
 
-/// The kernel's rule for `io_uring_disabled=1`: CAP_SYS_ADMIN in the initial user namespace, or membership of
-/// `kernel.io_uring_group`.
+/// The kernel's rule for `io_uring_disabled=1`: CAP_SYS_ADMIN in the initial user namespace, or
+/// membership of `kernel.io_uring_group`.
 pub fn parse_io_uring_privileged(status: &str, user_map: &str, io_uring_group: i64) -> bool {
     if parse_sys_admin(status, user_map) {
         return true;
@@ -266,7 +274,8 @@ pub fn parse_memory(meminfo: &str) -> Option<Memory> {
     })
 }
 
-/// A memory cgroup of this process or an ancestor, with the files that report its limit, use and reclaimable cache.
+/// A memory cgroup of this process or an ancestor, with the files that report its limit, use and
+/// reclaimable cache.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Cgroup {
     /// The directory of its files.
@@ -279,8 +288,9 @@ pub struct Cgroup {
     pub cache_key: &'static str,
 }
 
-/// The memory cgroups this process is in, its own first, of both versions: a hybrid system mounts both.
-/// A path outside the mount (a container that sees the host's path) counts as the root of the mount.
+/// The memory cgroups this process is in, its own first, of both versions: a hybrid system mounts
+/// both. A path outside the mount (a container that sees the host's path) counts as the root of the
+/// mount.
 pub fn parse_cgroups(mountinfo: &str, membership: &str) -> Vec<Cgroup> {
     let mut cgroups = Vec::new();
     for line in mountinfo.lines() {
@@ -352,7 +362,8 @@ pub fn parse_memory_left(limit: &str, used: &str, stat: &str, cache_key: &str) -
     Some(limit.saturating_sub(used.saturating_sub(cache)))
 }
 
-/// The least memory left in any cgroup of a process, named by its number in `/proc` or `self`; `None` without a limit.
+/// The least memory left in any cgroup of a process, named by its number in `/proc` or `self`;
+/// `None` without a limit.
 pub fn cgroup_memory_left(process: &str) -> Option<u64> {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let membership = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;

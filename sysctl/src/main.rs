@@ -1,7 +1,8 @@
 //! `holdfast-tune`: the command line.
 //!
-//! Turns flags into plans and outcomes into exit codes: 0 success, 1 fell short (plan, check: the connections cannot be held; apply,
-//! restore: a setting could not be set), 2 usage or set-up error.
+//! Turns flags into plans and outcomes into exit codes: 0 success, 1 fell short (plan, check: the
+//! connections cannot be held; apply, restore: a setting could not be set), 2 usage or set-up
+//! error.
 //! Must not depend on: how settings are compared or written.
 #![forbid(unsafe_code)]
 
@@ -43,11 +44,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show what connections need on this machine: settings, memory, rings, addresses, and which limit decides
+    /// Show what connections need on this machine: settings, memory, rings, addresses, and which
+    /// limit decides
     Plan(PlanFlags),
-    /// Compare each setting with the wanted value; exit code 1 if the connections cannot be held now
+    /// Compare each setting with the wanted value; exit code 1 if the connections cannot be held
+    /// now
     Check(CheckFlags),
-    /// Save the present values, then write the wanted ones; values that were raised further are kept
+    /// Save the present values, then write the wanted ones; values that were raised further are
+    /// kept
     Apply(ApplyFlags),
     /// Restore the values from before the first apply
     Restore(RestoreFlags),
@@ -70,10 +74,12 @@ struct Want {
     /// Assume that clients on this machine connect to this many addresses and ports
     #[arg(long, value_name = "COUNT", default_value = "1", value_parser = count_in::<u64>(1..=65_535))]
     targets: u64,
-    /// Count the source addresses that reach this target, by the routing table; repeatable [default: those of the default route]
+    /// Count the source addresses that reach this target, by the routing table; repeatable
+    /// [default: those of the default route]
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "targets")]
     target: Vec<String>,
-    /// Use this profile, sysctl.conf or sysctl.d file instead of the role's; repeatable [default: none]
+    /// Use this profile, sysctl.conf or sysctl.d file instead of the role's; repeatable [default:
+    /// none]
     #[arg(long, value_name = "FILE")]
     profile: Vec<PathBuf>,
     /// Want values exactly as in the profile, even if that lowers a raised one [default: off]
@@ -88,7 +94,8 @@ struct Want {
 struct PlanFlags {
     #[command(flatten)]
     want: Want,
-    /// Show only how many connections this machine can hold, now and after apply, and which limit decides [default: off]
+    /// Show only how many connections this machine can hold, now and after apply, and which limit
+    /// decides [default: off]
     #[arg(long)]
     max: bool,
     /// Plan for the machine that `holdfast-tune machine` described in this file [default: this one]
@@ -109,7 +116,8 @@ struct ApplyFlags {
     /// Show what would be done, and do nothing [default: off]
     #[arg(long)]
     dry_run: bool,
-    /// Also write files that keep the settings after a reboot: sysctl.d, limits.d, a systemd drop-in [default: off]
+    /// Also write files that keep the settings after a reboot: sysctl.d, limits.d, a systemd
+    /// drop-in [default: off]
     #[arg(long)]
     persist: bool,
     /// Do not ask for confirmation on a terminal [default: off]
@@ -128,10 +136,12 @@ struct RestoreFlags {
     /// Also remove the files that apply --persist wrote [default: off]
     #[arg(long)]
     persist: bool,
-    /// Read the previous values from this file [default: one per network namespace in /run/holdfast]
+    /// Read the previous values from this file [default: one per network namespace in
+    /// /run/holdfast]
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// Also restore the keys of this profile that are neither in a built-in profile nor in net.*; repeatable [default: none]
+    /// Also restore the keys of this profile that are neither in a built-in profile nor in net.*;
+    /// repeatable [default: none]
     #[arg(long, value_name = "FILE")]
     profile: Vec<PathBuf>,
     /// Print JSON [default: off]
@@ -187,7 +197,8 @@ fn run(command: Command) -> Result<ExitCode, SetupError> {
     }
 }
 
-/// Standard output could not be written: an error at the end, since what was asked for may be done already.
+/// Standard output could not be written: an error at the end, since what was asked for may be done
+/// already.
 static STDOUT_ERROR: OnceLock<std::io::Error> = OnceLock::new();
 
 fn print(text: impl AsRef<str>) {

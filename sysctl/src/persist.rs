@@ -1,6 +1,8 @@
-//! Settings that survive a reboot: files for `sysctl`, for logins and for systemd, and their removal.
+//! Settings that survive a reboot: files for `sysctl`, for logins and for systemd, and their
+//! removal.
 //!
-//! Invariants: only files that begin with our mark are replaced or removed. Each file is complete or absent.
+//! Invariants: only files that begin with our mark are replaced or removed. Each file is complete
+//! or absent.
 //! Must not depend on: how values are read, compared or written.
 
 use std::fs;
@@ -45,13 +47,15 @@ pub fn files(plan: &Plan) -> Vec<(&'static str, String)> {
     );
     let mut sysctl = what.clone();
     for row in plan.rows.iter().filter(|row| row.kind == Kind::Sysctl) {
-        // A sufficient value is kept as it is, whatever another file says; keys that this kernel lacks are left out.
+        // A sufficient value is kept as it is, whatever another file says; keys that this kernel
+        // lacks are left out.
         let value = match row.verdict {
             Verdict::Ok => row.now.as_ref(),
             _ => row.write.as_ref(),
         };
         if let Some(value) = value {
-            // The dash: a key that is missing at boot because its module is loaded later is not an error.
+            // The dash: a key that is missing at boot because its module is loaded later is not an
+            // error.
             sysctl.push_str(&format!("-{} = {value}\n", row.key));
         }
     }
@@ -67,7 +71,8 @@ pub fn files(plan: &Plan) -> Vec<(&'static str, String)> {
             .and_then(|now| now.parse().ok())
             .unwrap_or(0);
         let hard = row.wanted.parse::<u64>().unwrap_or(0).max(now);
-        // The soft limit stays at 1024, since select() fails above it; our programs raise it to the hard limit themselves.
+        // The soft limit stays at 1024, since select() fails above it; our programs raise it to the
+        // hard limit themselves.
         files.push((
             LIMITS_FILE,
             format!("{what}* hard nofile {hard}\nroot hard nofile {hard}\n"),

@@ -1,10 +1,11 @@
 //! What a machine needs to hold a number of connections, and how many it can hold.
 //!
-//! A plan is calculated from a [`Machine`], its present [`Values`] and the settings of profiles: a row for each setting, a [`Limit`]
-//! for each thing that bounds the number, the memory, the rings and the source addresses. It has no other inputs, so that a described
-//! machine is planned for like a real one.
-//! Invariants: nothing is changed. `holds_now` never exceeds any limit; a limit that this program can lift does not bound
-//! `holds_tuned`.
+//! A plan is calculated from a [`Machine`], its present [`Values`] and the settings of profiles: a
+//! row for each setting, a [`Limit`] for each thing that bounds the number, the memory, the rings
+//! and the source addresses. It has no other inputs, so that a described machine is planned for
+//! like a real one.
+//! Invariants: nothing is changed. `holds_now` never exceeds any limit; a limit that this program
+//! can lift does not bound `holds_tuned`.
 //! Must not depend on: how a plan is shown or applied.
 
 use holdfast_engine::{SetupError, SetupErrorKind};
@@ -80,7 +81,8 @@ pub enum Verdict {
     Missing,
     /// Should be changed, and cannot be from here.
     Locked,
-    /// Should be changed, but not by this program: a boot parameter, or a limit that a login or a service starts with.
+    /// Should be changed, but not by this program: a boot parameter, or a limit that a login or a
+    /// service starts with.
     ByHand,
 }
 
@@ -112,7 +114,8 @@ pub struct Row {
     pub now: Option<String>,
     /// The wanted value.
     pub wanted: String,
-    /// The value to write: the wanted one, without lowering the present one. `None` if there is nothing to write.
+    /// The value to write: the wanted one, without lowering the present one. `None` if there is
+    /// nothing to write.
     pub write: Option<String>,
     /// The result of the comparison.
     pub verdict: Verdict,
@@ -290,8 +293,9 @@ impl Plan {
             .filter(move |limit| limit.now.is_some_and(|now| now < connections))
     }
 
-    /// Warnings before a run: each setting that will stop it and at which count, and the settings that should be changed, one line
-    /// each. Limits of the machine itself are errors of `preflight`, not warnings.
+    /// Warnings before a run: each setting that will stop it and at which count, and the settings
+    /// that should be changed, one line each. Limits of the machine itself are errors of
+    /// `preflight`, not warnings.
     pub fn warnings(&self) -> Vec<SetupError> {
         let mut warnings: Vec<SetupError> = self
             .exceeded_limits()
@@ -565,7 +569,8 @@ fn machine_limits(machine: &Machine, asked: &Request, sources: Option<&Sources>)
     limits
 }
 
-/// The limit that locked memory sets: each process of this user locks memory for its rings and its control plane.
+/// The limit that locked memory sets: each process of this user locks memory for its rings and its
+/// control plane.
 fn locked_memory_limit(machine: &Machine, asked: &Request, slots: u64) -> Option<Limit> {
     let bytes = machine.locked_memory_bytes?;
     let processes = asked.role.ends();

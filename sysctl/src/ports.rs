@@ -1,8 +1,8 @@
 //! Source ports of outgoing connections: which of a range a client may bind.
 //!
 //! A client that names its source ports must leave out those the administrator reserved
-//! (`net.ipv4.ip_local_reserved_ports`, which bind(2) does not enforce) and those its targets listen on: a server on
-//! the same machine could not listen there again.
+//! (`net.ipv4.ip_local_reserved_ports`, which bind(2) does not enforce) and those its targets
+//! listen on: a server on the same machine could not listen there again.
 //! Must not depend on: addresses, routes, how many connections are asked for.
 
 use std::net::SocketAddr;
@@ -13,7 +13,8 @@ use crate::values::{Now, Values};
 /// The source ports a client uses unless `--ports` says otherwise.
 pub const SOURCE_PORTS: RangeInclusive<u16> = 1024..=65_535;
 
-/// The kernel setting with the ports that are not for outgoing connections, both of IPv4 and of IPv6.
+/// The kernel setting with the ports that are not for outgoing connections, both of IPv4 and of
+/// IPv6.
 pub const RESERVED_PORTS_KEY: &str = "net.ipv4.ip_local_reserved_ports";
 
 /// The ports of `range` that a client may use for `targets` on this machine, ascending.
@@ -22,7 +23,8 @@ pub fn usable_ports(range: RangeInclusive<u16>, targets: &[SocketAddr]) -> Vec<u
     usable_ports_of(&Values::Here, range, &target_ports)
 }
 
-/// The ports of `range` that are neither reserved according to `values` nor one of `target_ports`, ascending.
+/// The ports of `range` that are neither reserved according to `values` nor one of `target_ports`,
+/// ascending.
 pub fn usable_ports_of(
     values: &Values,
     range: RangeInclusive<u16>,
@@ -39,7 +41,8 @@ pub fn usable_ports_of(
         .collect()
 }
 
-/// Parses a list as the kernel prints it: `22,8080-8089`; empty for none. `None` if it is not a list of ports.
+/// Parses a list as the kernel prints it: `22,8080-8089`; empty for none. `None` if it is not a
+/// list of ports.
 pub fn parse_port_list(list: &str) -> Option<Vec<RangeInclusive<u16>>> {
     list.split(',')
         .map(str::trim)

@@ -1,8 +1,10 @@
-//! Checks before a program starts: what would stop it, each as one line with the command that removes the obstacle.
+//! Checks before a program starts: what would stop it, each as one line with the command that
+//! removes the obstacle.
 //!
-//! Invariants: a check reads and compares; it never changes the machine and leaves nothing open. Only [`raise_nofile`] acts, and on
-//! this process alone.
-//! Must not depend on: which program asks, nor what a connection costs in user space: callers pass their figures in.
+//! Invariants: a check reads and compares; it never changes the machine and leaves nothing open.
+//! Only [`raise_nofile`] acts, and on this process alone.
+//! Must not depend on: which program asks, nor what a connection costs in user space: callers pass
+//! their figures in.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,11 +35,12 @@ pub const KERNEL_RECV_MULTISHOT: (u32, u32) = (6, 0);
 /// The first kernel that creates sockets directly in a ring's table.
 pub const KERNEL_SOCKET_DIRECT: (u32, u32) = (5, 19);
 
-/// The least descriptor limit with which a program can start: standard streams, listeners, a ring for each thread and the control
-/// plane's files.
+/// The least descriptor limit with which a program can start: standard streams, listeners, a ring
+/// for each thread and the control plane's files.
 pub const NOFILE_MIN: u64 = 64;
 
-/// The descriptor limit before and after [`raise_nofile`]. Displays as the note to print before a run.
+/// The descriptor limit before and after [`raise_nofile`]. Displays as the note to print before a
+/// run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nofile {
     /// The soft limit before.
@@ -60,8 +63,8 @@ impl fmt::Display for Nofile {
     }
 }
 
-/// Raises the soft descriptor limit of this process to the hard one, which bounds the table of a ring when it is registered: call it
-/// before any ring is set up.
+/// Raises the soft descriptor limit of this process to the hard one, which bounds the table of a
+/// ring when it is registered: call it before any ring is set up.
 ///
 /// # Errors
 /// When the limit cannot be read or raised, or is below [`NOFILE_MIN`].
@@ -89,7 +92,8 @@ pub fn raise_nofile() -> Result<Nofile, SetupError> {
     Ok(Nofile { before, limit })
 }
 
-/// Whether `kernel.io_uring_disabled` lets this process set up rings. Seccomp may still forbid it: the engine's probe tells.
+/// Whether `kernel.io_uring_disabled` lets this process set up rings. Seccomp may still forbid it:
+/// the engine's probe tells.
 ///
 /// # Errors
 /// When it does not.
@@ -133,8 +137,8 @@ pub fn check_kernel(
     ))
 }
 
-/// How many connections fit into the memory that is usable now, at `bytes_per_connection` for kernel and user space of all ends on
-/// this machine; see [`Machine::memory_usable_bytes`].
+/// How many connections fit into the memory that is usable now, at `bytes_per_connection` for
+/// kernel and user space of all ends on this machine; see [`Machine::memory_usable_bytes`].
 pub fn memory_fits(machine: &Machine, bytes_per_connection: u64) -> u64 {
     machine.memory_usable_bytes() / bytes_per_connection.max(1)
 }
@@ -173,13 +177,15 @@ pub fn check_memory(
     ))
 }
 
-/// How many rings hold `connections` at a descriptor limit of `limit`: one ring's table has at most `limit` entries.
+/// How many rings hold `connections` at a descriptor limit of `limit`: one ring's table has at most
+/// `limit` entries.
 pub fn rings_needed(connections: u64, limit: u64) -> u64 {
     connections.div_ceil(limit.clamp(1, RING_TABLE_COUNT_MAX))
 }
 
-/// How many rings a process sets up for `connections` on `thread_count` threads at a descriptor limit of `limit`: each thread has a
-/// ring or more, and each ring keeps [`SPARE_SLOTS`] entries of its table free.
+/// How many rings a process sets up for `connections` on `thread_count` threads at a descriptor
+/// limit of `limit`: each thread has a ring or more, and each ring keeps [`SPARE_SLOTS`] entries of
+/// its table free.
 pub fn rings_of_process(connections: u64, thread_count: u64, limit: u64) -> u64 {
     let per_ring = limit
         .min(RING_TABLE_COUNT_MAX)
@@ -192,15 +198,17 @@ pub fn rings_of_process(connections: u64, thread_count: u64, limit: u64) -> u64 
         .saturating_mul(thread_count.max(1))
 }
 
-/// How many rings fit into the locked memory of this user, beside the control planes of `processes`; `None` for any number.
+/// How many rings fit into the locked memory of this user, beside the control planes of
+/// `processes`; `None` for any number.
 pub fn rings_in_locked_memory(machine: &Machine, processes: u64) -> Option<u64> {
     let bytes = machine.locked_memory_bytes?;
     let rings_bytes = bytes.saturating_sub(processes.saturating_mul(CONTROL_RING_LOCKED_BYTES));
     Some(rings_bytes / RING_LOCKED_BYTES)
 }
 
-/// Whether the kernel lets this user lock the memory of `rings` rings, of all `processes` together. Rings of other processes of the
-/// user count against the same limit and are not known here: setting up a ring may still fail.
+/// Whether the kernel lets this user lock the memory of `rings` rings, of all `processes` together.
+/// Rings of other processes of the user count against the same limit and are not known here:
+/// setting up a ring may still fail.
 ///
 /// # Errors
 /// When the limit is too low.
@@ -237,8 +245,9 @@ pub fn check_locked_memory(
     ))
 }
 
-/// Whether the process can open the ordinary descriptors that the rings for `connections` need: `per_ring` for each ring and `base`
-/// besides. Sockets in the rings' tables do not count. `limit` is what [`raise_nofile`] left.
+/// Whether the process can open the ordinary descriptors that the rings for `connections` need:
+/// `per_ring` for each ring and `base` besides. Sockets in the rings' tables do not count. `limit`
+/// is what [`raise_nofile`] left.
 ///
 /// # Errors
 /// When it cannot.
@@ -279,8 +288,9 @@ pub fn check_descriptors(
     ))
 }
 
-/// Whether `addresses` source addresses with `ports_per_address` ports each reach `targets` with `asked` connections: each
-/// combination of source address, source port and target holds one. All are of one IP family.
+/// Whether `addresses` source addresses with `ports_per_address` ports each reach `targets` with
+/// `asked` connections: each combination of source address, source port and target holds one. All
+/// are of one IP family.
 ///
 /// # Errors
 /// When they do not.
@@ -338,13 +348,15 @@ struct Range {
     made_local_by: Option<String>,
 }
 
-/// The smallest range of at least `count` addresses that reaches the targets. It counts all addresses needed, not only the missing
-/// ones, so that it suffices even if it overlaps those already given.
+/// The smallest range of at least `count` addresses that reaches the targets. It counts all
+/// addresses needed, not only the missing ones, so that it suffices even if it overlaps those
+/// already given.
 fn range_of(count: u64, targets: &[SocketAddr]) -> Option<Range> {
     let bits = count.checked_next_power_of_two()?.ilog2();
     if targets.iter().all(|target| target.is_ipv4()) {
         let loopback = targets.iter().all(|target| target.ip().is_loopback());
-        // Each base is aligned to the largest range it serves. 198.18.0.0/15 is reserved for benchmarks.
+        // Each base is aligned to the largest range it serves. 198.18.0.0/15 is reserved for
+        // benchmarks.
         let base = match (loopback, bits) {
             (true, 0..=8) => Ipv4Addr::new(127, 0, 1, 0),
             (true, 9..=16) => Ipv4Addr::new(127, 1, 0, 0),
@@ -360,7 +372,8 @@ fn range_of(count: u64, targets: &[SocketAddr]) -> Option<Range> {
             made_local_by,
         })
     } else {
-        // IPv6 has one loopback address. A local route alone does not allow binding to a source address, the setting does.
+        // IPv6 has one loopback address. A local route alone does not allow binding to a source
+        // address, the setting does.
         let cidr = format!("fd00:1::/{}", 128 - bits);
         let made_local_by = Some(format!(
             "ip -6 route add local {cidr} dev lo && sysctl -w net.ipv6.ip_nonlocal_bind=1"
@@ -372,8 +385,8 @@ fn range_of(count: u64, targets: &[SocketAddr]) -> Option<Range> {
     }
 }
 
-/// Whether this process may bind `addr`: the address is one of this machine's and the port is not privileged. Binds to find out,
-/// without listening. A port in use passes: see [`check_port_free`].
+/// Whether this process may bind `addr`: the address is one of this machine's and the port is not
+/// privileged. Binds to find out, without listening. A port in use passes: see [`check_port_free`].
 ///
 /// # Errors
 /// When it may not.
@@ -384,8 +397,9 @@ pub fn check_port(addr: SocketAddr) -> Result<(), SetupError> {
     }
 }
 
-/// As [`check_port`], and nobody listens there, not even another server of ours: their listeners would share the port and each get
-/// a part of the connections. Connections in TIME_WAIT do not count if their listener had set SO_REUSEADDR.
+/// As [`check_port`], and nobody listens there, not even another server of ours: their listeners
+/// would share the port and each get a part of the connections. Connections in TIME_WAIT do not
+/// count if their listener had set SO_REUSEADDR.
 ///
 /// # Errors
 /// When it may not, or somebody listens.
@@ -393,7 +407,8 @@ pub fn check_port_free(addr: SocketAddr) -> Result<(), SetupError> {
     try_bind(addr).map_err(|errno| port_error(addr, errno))
 }
 
-/// Binds a new socket and closes it. With SO_REUSEADDR, as a server does: only a listener conflicts.
+/// Binds a new socket and closes it. With SO_REUSEADDR, as a server does: only a listener
+/// conflicts.
 fn try_bind(addr: SocketAddr) -> Result<(), Errno> {
     let family = match addr.ip() {
         IpAddr::V4(_) => AddressFamily::Inet,

@@ -1,5 +1,5 @@
-//! A kernel profile: a file that `sysctl -p` can read and whose comments say how each value scales with the number of connections
-//! and how it is compared.
+//! A kernel profile: a file that `sysctl -p` can read and whose comments say how each value scales
+//! with the number of connections and how it is compared.
 //!
 //! ```text
 //! # Prose: what it does, why this value, what goes wrong without it.
@@ -8,11 +8,13 @@
 //! net.core.somaxconn = 65535
 //! ```
 //!
-//! The directives are listed in `sysctl/README.md`. Any `sysctl.conf` or sysctl.d(5) file is a profile too, every key exactly as
-//! written: with globs (`net.ipv4.conf.*.rp_filter = 2`), exclusions from them (`-net.ipv4.conf.all.rp_filter`), keys that may be
-//! missing (`-key = value`) and repeated keys, of which the last counts.
-//! Invariants: a profile is read completely or not at all; the first malformed line is an error with file, line and what was expected.
-//! Sizes are bounded, so no file can exhaust memory. No key reaches outside `/proc/sys`.
+//! The directives are listed in `sysctl/README.md`. Any `sysctl.conf` or sysctl.d(5) file is a
+//! profile too, every key exactly as written: with globs (`net.ipv4.conf.*.rp_filter = 2`),
+//! exclusions from them (`-net.ipv4.conf.all.rp_filter`), keys that may be missing (`-key = value`)
+//! and repeated keys, of which the last counts.
+//! Invariants: a profile is read completely or not at all; the first malformed line is an error
+//! with file, line and what was expected. Sizes are bounded, so no file can exhaust memory. No key
+//! reaches outside `/proc/sys`.
 //! Must not depend on: this machine.
 
 use std::fmt;
@@ -134,7 +136,8 @@ pub fn built_in(role: Role) -> Vec<Profile> {
         .collect()
 }
 
-/// All settings of some profiles. A setting in several is wanted by each end of a connection: amounts per connection add up.
+/// All settings of some profiles. A setting in several is wanted by each end of a connection:
+/// amounts per connection add up.
 pub fn joined(profiles: &[Profile]) -> Vec<Setting> {
     let mut all: Vec<Setting> = Vec::new();
     for setting in profiles.iter().flat_map(|profile| &profile.settings) {

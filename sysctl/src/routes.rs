@@ -1,6 +1,8 @@
-//! Source addresses: which addresses of this machine reach a target, by asking the kernel's routing table.
+//! Source addresses: which addresses of this machine reach a target, by asking the kernel's routing
+//! table.
 //!
-//! Invariants: no packet is sent and nothing is changed: connecting a UDP socket only looks the route up.
+//! Invariants: no packet is sent and nothing is changed: connecting a UDP socket only looks the
+//! route up.
 //! Must not depend on: ports, settings, how many connections are asked for.
 
 use std::io;
@@ -18,12 +20,13 @@ struct InterfaceAddress {
     is_running: bool,
 }
 
-/// Addresses of this machine from which all of `targets`, of one IP version, can be reached: at most `count_max`, the
-/// one the kernel would choose first.
+/// Addresses of this machine from which all of `targets`, of one IP version, can be reached: at
+/// most `count_max`, the one the kernel would choose first.
 ///
-/// These are the addresses of the interface that the route to each target leaves by. An address of another interface
-/// (a bridge of containers, an interface that is down) would send requests whose answers never return. To loopback
-/// targets over IPv4 they are 127.0.0.1 and what follows, since all of 127.0.0.0/8 is local.
+/// These are the addresses of the interface that the route to each target leaves by. An address of
+/// another interface (a bridge of containers, an interface that is down) would send requests whose
+/// answers never return. To loopback targets over IPv4 they are 127.0.0.1 and what follows, since
+/// all of 127.0.0.0/8 is local.
 ///
 /// # Errors
 /// When there is no route to a target, or no address reaches all of them.
@@ -66,8 +69,8 @@ pub fn source_addresses(
     Ok(addresses)
 }
 
-/// How many IPv4 addresses reach targets that are not known: those of the interface with the default route; without
-/// one, those of the running interface with the most.
+/// How many IPv4 addresses reach targets that are not known: those of the interface with the
+/// default route; without one, those of the running interface with the most.
 pub fn address_count() -> u64 {
     // 192.0.2.0/24 is reserved for documentation: only a default route leads there.
     let elsewhere = SocketAddr::from(([192, 0, 2, 1], 9));
@@ -113,8 +116,8 @@ fn addresses_beside(preferred: IpAddr, interfaces: &[InterfaceAddress]) -> Vec<I
     addresses
 }
 
-/// Whether two addresses are routed alike: of one IP version, and for IPv6 of one scope. The Internet does not route
-/// unique local addresses, and nobody routes link-local ones.
+/// Whether two addresses are routed alike: of one IP version, and for IPv6 of one scope. The
+/// Internet does not route unique local addresses, and nobody routes link-local ones.
 fn is_alike(one: IpAddr, other: IpAddr) -> bool {
     match (one, other) {
         (IpAddr::V4(_), IpAddr::V4(_)) => true,

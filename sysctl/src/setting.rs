@@ -1,7 +1,8 @@
-//! One kernel setting: its name, the wanted value, how that scales with the number of connections, and how it is compared.
+//! One kernel setting: its name, the wanted value, how that scales with the number of connections,
+//! and how it is compared.
 //!
-//! Invariants: comparing never asks for less than the present value (`merged` keeps what an administrator raised). Text from files is
-//! bounded by the profile that read it.
+//! Invariants: comparing never asks for less than the present value (`merged` keeps what an
+//! administrator raised). Text from files is bounded by the profile that read it.
 //! Must not depend on: where values are read from or written to, nor why a value is wanted.
 
 use serde::Serialize;
@@ -50,7 +51,8 @@ pub enum Weight {
     None,
 }
 
-/// How one element of a value scales with the number of connections: `per_connection * N + plus`, optionally rounded up, bounded.
+/// How one element of a value scales with the number of connections: `per_connection * N + plus`,
+/// optionally rounded up, bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Scale {
     /// Amount per connection.
@@ -76,7 +78,8 @@ impl Scale {
 
     /// The value for a number of connections.
     pub fn at(&self, connections: u64) -> u64 {
-        // Below 2^53 the product is exact enough that rounding up never adds one: the factors are short decimals.
+        // Below 2^53 the product is exact enough that rounding up never adds one: the factors are
+        // short decimals.
         let share = (self.per_connection * connections as f64 - 1e-6)
             .ceil()
             .max(0.0) as u64;
@@ -120,7 +123,8 @@ pub struct Unless {
 /// One setting of a profile.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Setting {
-    /// Name as `sysctl` spells it, or of a limit, boot parameter or advice. May be a glob: see [`Setting::is_glob`].
+    /// Name as `sysctl` spells it, or of a limit, boot parameter or advice. May be a glob: see
+    /// [`Setting::is_glob`].
     pub key: String,
     /// How it is set.
     pub kind: Kind,
@@ -156,9 +160,11 @@ pub struct Setting {
     pub line: usize,
 }
 
-/// A key in dotted form, whichever way it was spelt; `None` if it is not a key or would leave `/proc/sys`.
+/// A key in dotted form, whichever way it was spelt; `None` if it is not a key or would leave
+/// `/proc/sys`.
 ///
-/// As in `sysctl`: if the first separator is a slash, slashes separate and dots belong to names (`net/ipv4/conf/eth0.1/...`).
+/// As in `sysctl`: if the first separator is a slash, slashes separate and dots belong to names
+/// (`net/ipv4/conf/eth0.1/...`).
 pub(crate) fn sysctl_key(key: &str) -> Option<String> {
     dotted(key, "-_/:@")
 }
@@ -214,8 +220,8 @@ fn numbers(value: &str) -> Option<Vec<i64>> {
     value.split(' ').map(|part| part.parse().ok()).collect()
 }
 
-/// True for a value of words, numbers, addresses and lists, which is what `net.*` keys have: nothing that a shell or a kernel helper
-/// would run.
+/// True for a value of words, numbers, addresses and lists, which is what `net.*` keys have:
+/// nothing that a shell or a kernel helper would run.
 pub fn is_plain(value: &str) -> bool {
     value
         .chars()
@@ -334,7 +340,8 @@ impl Setting {
         }
     }
 
-    /// Whether `value` can be a value of this setting at all: as many numbers, a list of ports, or a word, as the profile has it.
+    /// Whether `value` can be a value of this setting at all: as many numbers, a list of ports, or
+    /// a word, as the profile has it.
     pub fn is_plausible(&self, value: &str) -> bool {
         if let Some(own) = numbers(&self.value) {
             // A list with one member looks like a number.
@@ -347,7 +354,8 @@ impl Setting {
         }
     }
 
-    /// How many connections `now` is enough for; `None` if it does not depend on them. The tightest element decides.
+    /// How many connections `now` is enough for; `None` if it does not depend on them. The tightest
+    /// element decides.
     pub fn holds(&self, now: &str) -> Option<u64> {
         let present = numbers(now)?;
         self.scale
@@ -357,8 +365,8 @@ impl Setting {
             .min()
     }
 
-    /// The setting for both ends on one machine: amounts per connection add up, of constants the further one counts, and of exact
-    /// values the later, as with `sysctl`.
+    /// The setting for both ends on one machine: amounts per connection add up, of constants the
+    /// further one counts, and of exact values the later, as with `sysctl`.
     pub fn combined_with(&self, other: &Setting) -> Setting {
         let mut both = self.clone();
         both.value = if self.rule == Rule::Exactly {

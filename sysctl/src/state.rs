@@ -1,9 +1,11 @@
-//! The values of settings before this program changed them: a file that survives a crash, one per network namespace.
+//! The values of settings before this program changed them: a file that survives a crash, one per
+//! network namespace.
 //!
-//! Invariants: the file is complete or absent (written beside, synced, renamed); it names the boot it belongs to, because settings
-//! start afresh with each; the value before the *first* change is kept, however many follow. A `State` holds its lock. As root writes
-//! what the file says, it and its lock must be regular files of root (or of the user who runs this), writable by nobody else; no
-//! symbolic link is followed.
+//! Invariants: the file is complete or absent (written beside, synced, renamed); it names the boot
+//! it belongs to, because settings start afresh with each; the value before the *first* change is
+//! kept, however many follow. A `State` holds its lock. As root writes what the file says, it and
+//! its lock must be regular files of root (or of the user who runs this), writable by nobody else;
+//! no symbolic link is followed.
 //! Must not depend on: profiles, plans.
 
 use std::fs::{self, File, OpenOptions};
@@ -84,8 +86,8 @@ impl State {
     /// Locks and reads the state; a missing file is an empty state.
     ///
     /// # Errors
-    /// When it cannot be read or locked, is damaged, belongs to another network namespace, or when somebody else owns or may write
-    /// the file or its lock.
+    /// When it cannot be read or locked, is damaged, belongs to another network namespace, or when
+    /// somebody else owns or may write the file or its lock.
     pub fn open(file: &Path, network_namespace: u64) -> Result<Self, SetupError> {
         fs::DirBuilder::new()
             .recursive(true)
@@ -215,8 +217,8 @@ impl State {
     }
 }
 
-/// Opens a file that must be this user's or root's own and writable by nobody else. Follows no symbolic link and does not wait for
-/// the other end of a FIFO.
+/// Opens a file that must be this user's or root's own and writable by nobody else. Follows no
+/// symbolic link and does not wait for the other end of a FIFO.
 fn open_own(file: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let open = options.custom_flags(flags.bits()).open(file)?;

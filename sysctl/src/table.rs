@@ -1,6 +1,7 @@
 //! Plans, changes and settings as tables in a terminal.
 //!
-//! Invariants: on a pipe nothing is wrapped or coloured, so that lines can be searched; NO_COLOR is respected.
+//! Invariants: on a pipe nothing is wrapped or coloured, so that lines can be searched; NO_COLOR is
+//! respected.
 //! Must not depend on: how anything was calculated.
 
 use std::fmt::Write;

@@ -1,8 +1,10 @@
-//! Sizes of the kernel's table of connections: one entry for each socket and one for each connection in TIME_WAIT.
+//! Sizes of the kernel's table of connections: one entry for each socket and one for each
+//! connection in TIME_WAIT.
 //!
-//! Invariant: a table that is sized here has at least one bucket for each entry that can be in it, so that look-ups do
-//! not walk chains, however short the connections are: a client that opens a new connection for each request leaves up
-//! to `tcp_max_tw_buckets` of them behind, whatever the number open at once.
+//! Invariant: a table that is sized here has at least one bucket for each entry that can be in it,
+//! so that look-ups do not walk chains, however short the connections are: a client that opens a
+//! new connection for each request leaves up to `tcp_max_tw_buckets` of them behind, whatever the
+//! number open at once.
 //! Must not depend on: how settings are read or written.
 
 use crate::setting::Setting;
@@ -14,11 +16,13 @@ pub const BOOT_HASH_KEY: &str = "thash_entries";
 /// Most connections that a network namespace keeps in TIME_WAIT.
 pub const TIME_WAIT_MAX_KEY: &str = "net.ipv4.tcp_max_tw_buckets";
 
-/// Buckets of the table of connections for `connections`, by the profiles' `settings` ([`crate::profile::joined`]), where
-/// the namespace keeps up to `time_wait_max` connections in TIME_WAIT; `None` if the settings do not size that table.
+/// Buckets of the table of connections for `connections`, by the profiles' `settings`
+/// ([`crate::profile::joined`]), where the namespace keeps up to `time_wait_max` connections in
+/// TIME_WAIT; `None` if the settings do not size that table.
 ///
-/// The profiles have two buckets for each socket, and as many more as they add to [`TIME_WAIT_MAX_KEY`] beside the
-/// connections. A limit that somebody raised further adds its own number instead.
+/// The profiles have two buckets for each socket, and as many more as they add to
+/// [`TIME_WAIT_MAX_KEY`] beside the connections. A limit that somebody raised further adds its own
+/// number instead.
 pub fn hash_buckets(settings: &[Setting], connections: u64, time_wait_max: u64) -> Option<u64> {
     let find = |key: &str| settings.iter().find(|setting| setting.key == key);
     let hash = find(CHILD_HASH_KEY).or_else(|| find(BOOT_HASH_KEY))?;
@@ -45,7 +49,8 @@ mod tests {
                 let setting = settings.iter().find(|s| s.key == key).unwrap();
                 setting.wanted(connections).parse().unwrap()
             };
-            // 2^24 buckets are the most the kernel makes: enough for 5,000,000 connections with both ends here.
+            // 2^24 buckets are the most the kernel makes: enough for 5,000,000 connections with
+            // both ends here.
             for connections in [1, 64, 10_000, 64_511, 1_000_000, 4_000_000] {
                 let time_wait_max = wanted(TIME_WAIT_MAX_KEY, connections);
                 let entries = role.ends() * connections + time_wait_max;
@@ -67,7 +72,8 @@ mod tests {
     #[test]
     fn time_wait_beyond_the_profile_has_buckets_too() {
         let settings = joined(&built_in(Role::Both));
-        // 64 x 4 + 65,536, rounded up; with 131,072 in TIME_WAIT, a host's default, 131,328 rounded up.
+        // 64 x 4 + 65,536, rounded up; with 131,072 in TIME_WAIT, a host's default, 131,328 rounded
+        // up.
         assert_eq!(hash_buckets(&settings, 64, 0), Some(131_072));
         assert_eq!(hash_buckets(&settings, 64, 131_072), Some(262_144));
         // A million connections leave more in TIME_WAIT than that: the profile has counted them.

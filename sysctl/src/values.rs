@@ -1,7 +1,7 @@
 //! Present values of settings: of this machine, or of a described one.
 //!
-//! Invariants: reading changes nothing; `write` is the only function of this crate that changes a kernel setting, and it reads the
-//! value back.
+//! Invariants: reading changes nothing; `write` is the only function of this crate that changes a
+//! kernel setting, and it reads the value back.
 //! Must not depend on: which values are wanted.
 
 use std::collections::BTreeMap;
@@ -86,8 +86,9 @@ impl Values {
         }
     }
 
-    /// Replaces each setting whose key is a glob by one for each key that it matches, as sysctl.d(5) has it: keys that stand on their
-    /// own and `excluded` ones are left out, and of several globs the later counts.
+    /// Replaces each setting whose key is a glob by one for each key that it matches, as
+    /// sysctl.d(5) has it: keys that stand on their own and `excluded` ones are left out, and of
+    /// several globs the later counts.
     pub fn expand(&self, settings: Vec<Setting>, excluded: &[String]) -> Vec<Setting> {
         let excluded: Vec<glob::Pattern> = excluded.iter().filter_map(|key| pattern(key)).collect();
         let (globs, mut expanded): (Vec<_>, Vec<_>) =

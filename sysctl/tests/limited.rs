@@ -1,5 +1,5 @@
-//! Preflight checks with other privileges and limits than the test process has: each test runs this program again under a
-//! shell that sets them.
+//! Preflight checks with other privileges and limits than the test process has: each test runs this
+//! program again under a shell that sets them.
 
 use std::process::Command;
 
@@ -41,8 +41,9 @@ fn again(test: &str, script: &str) {
 #[ignore = "needs namespaces: make test"]
 fn privileged_port_without_the_capability() {
     if !inside() {
-        // A namespace of its own has the default first unprivileged port, 1024; the root of it loses the capability.
-        // The capability is dropped from the bounding set, so that also uid 0 starts without it.
+        // A namespace of its own has the default first unprivileged port, 1024; the root of it
+        // loses the capability. The capability is dropped from the bounding set, so that also uid 0
+        // starts without it.
         let user = if nix::unistd::geteuid().is_root() {
             ""
         } else {

@@ -1,7 +1,8 @@
-//! Preflight checks of ports against the real kernel: free, in use, in TIME_WAIT, address of another machine.
+//! Preflight checks of ports against the real kernel: free, in use, in TIME_WAIT, address of
+//! another machine.
 //!
-//! No test in this file may start a process: between fork and exec the child holds the listeners of all threads, and
-//! a port just given up is in use a little longer.
+//! No test in this file may start a process: between fork and exec the child holds the listeners of
+//! all threads, and a port just given up is in use a little longer.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 

@@ -1,6 +1,7 @@
 //! What one thread's users count, and how the counts of all threads are merged.
 //!
-//! Invariants: every request begun is pending or in exactly one outcome; only requests that end after the warm-up are measured.
+//! Invariants: every request begun is pending or in exactly one outcome; only requests that end
+//! after the warm-up are measured.
 //! Must not depend on: connections, threads.
 
 use std::collections::BTreeMap;
@@ -19,7 +20,8 @@ const EXAMPLE_BYTES_MAX: usize = 80;
 pub struct Reasons(BTreeMap<&'static str, (u64, String)>);
 
 impl Reasons {
-    /// Counts `count` requests. `bytes` is what could not be parsed: its beginning is the example of a reason that is new.
+    /// Counts `count` requests. `bytes` is what could not be parsed: its beginning is the example
+    /// of a reason that is new.
     pub fn record(&mut self, why: &'static str, count: u64, bytes: &[u8]) {
         let (sum, _) = self.0.entry(why).or_insert_with(|| {
             let start = &bytes[..bytes.len().min(EXAMPLE_BYTES_MAX)];
@@ -53,7 +55,8 @@ impl Reasons {
     }
 }
 
-/// Counts since the start; histograms of what was recorded since they were last handed over, microseconds.
+/// Counts since the start; histograms of what was recorded since they were last handed over,
+/// microseconds.
 #[derive(Debug)]
 pub struct Counters {
     warm_up_us: u64,

@@ -1,6 +1,7 @@
 //! `holdfast-client http`: its flags and its verdict.
 //!
-//! Invariants: the exit code is 0 only if some request was ok, no request and no attempt to connect failed, and the counts balance.
+//! Invariants: the exit code is 0 only if some request was ok, no request and no attempt to connect
+//! failed, and the counts balance.
 //! Must not depend on: rings, slots, how users work.
 
 pub mod counters;
@@ -54,16 +55,16 @@ const LOG_COMMENT: &str = "holdfast-client http; microseconds; tags: connect, la
 #[derive(Args)]
 #[command(group = ArgGroup::new("content").args(["body", "body_file"]))]
 pub struct Flags {
-    /// Request this URL, http://[USER:PASSWORD@]HOST[:PORT][/PATH]; users rotate over all addresses of the host. A user name is sent as
-    /// Basic credentials
+    /// Request this URL, http://[USER:PASSWORD@]HOST[:PORT][/PATH]; users rotate over all addresses
+    /// of the host. A user name is sent as Basic credentials
     #[arg(long, value_name = "URL", required = true, value_parser = url::parse)]
     target: Vec<Url>,
-    /// Closed model: wait this long between a response and the user's next request, or a random time of a range such as 100ms..1s
-    /// [default: 0]
+    /// Closed model: wait this long between a response and the user's next request, or a random
+    /// time of a range such as 100ms..1s [default: 0]
     #[arg(long, value_name = "TIME", value_parser = parse_wait, conflicts_with = "rate")]
     wait: Option<(u64, u64)>,
-    /// Open model: send this many requests per second over all users, on a fixed schedule; a due request is sent as soon as its user is
-    /// free [default: the closed model]
+    /// Open model: send this many requests per second over all users, on a fixed schedule; a due
+    /// request is sent as soon as its user is free [default: the closed model]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     rate: Option<u64>,
     /// Stop after this many requests in total [default: no limit]
@@ -72,7 +73,8 @@ pub struct Flags {
     /// Open a new connection for each request (with --pipeline: for each batch)
     #[arg(long)]
     no_keepalive: bool,
-    /// Send this many requests at once, and the next ones when all are answered. The requests of a batch are due together
+    /// Send this many requests at once, and the next ones when all are answered. The requests of a
+    /// batch are due together
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = parse::count_in::<u8>(1..=128))]
     pipeline: u8,
     /// Use this request method
@@ -84,7 +86,8 @@ pub struct Flags {
     /// Send this body with each request [default: none]
     #[arg(long, value_name = "TEXT")]
     body: Option<String>,
-    /// Send the content of this file as the body of each request; - is standard input [default: none]
+    /// Send the content of this file as the body of each request; - is standard input [default:
+    /// none]
     #[arg(long, value_name = "FILE")]
     body_file: Option<PathBuf>,
     /// Expect these status codes: codes and classes, separated by commas
@@ -93,8 +96,9 @@ pub struct Flags {
     /// Expect exactly this body, byte for byte [default: any complete one]
     #[arg(long, value_name = "TEXT")]
     expect_body: Option<String>,
-    /// Do not send a request again when the server closed the connection before any byte of its response. By default requests with an
-    /// idempotent method are, as RFC 9112 9.3.1 allows, if the connection answered before
+    /// Do not send a request again when the server closed the connection before any byte of its
+    /// response. By default requests with an idempotent method are, as RFC 9112 9.3.1 allows, if
+    /// the connection answered before
     #[arg(long)]
     no_retry: bool,
     /// Accept response heads up to this length, bytes
@@ -115,10 +119,12 @@ pub struct Flags {
     launch: ClientFlags,
 }
 
-/// A user that gets a response within this time keeps its receive in the kernel: 608 bytes more, one submission less per response.
+/// A user that gets a response within this time keeps its receive in the kernel: 608 bytes more,
+/// one submission less per response.
 const PARK_AFTER: Duration = Duration::from_secs(1);
 
-/// What http requires of the engine. No batch delay: it would be measured as latency. Requests outstanding at the end get two seconds.
+/// What http requires of the engine. No batch delay: it would be measured as latency. Requests
+/// outstanding at the end get two seconds.
 pub(crate) const SPEC: ClientSpec = ClientSpec {
     batch_delay_us: 0,
     drain_timeout: Duration::from_secs(2),

@@ -1,7 +1,8 @@
 //! What becomes of a request: one class each.
 //!
-//! Invariants: every way a connection can end or not begin maps to one class; each class has one stable name.
-//! Must not know: how an end came about.
+//! Invariants: every way a connection can end or not begin maps to one class; each class has one
+//! stable name.
+//! Must not depend on: how an end came about.
 
 use holdfast_engine::{CloseReason, OpenFailure};
 
@@ -35,8 +36,9 @@ outcomes! {
     Reset = "reset",
     /// The server ended the connection before the response was complete.
     ClosedEarly = "closed_early",
-    /// The server closed an idle connection as the request was sent on it, before any byte of a response. Sent again, and not counted
-    /// here, unless the method is not idempotent or `--no-retry` was given.
+    /// The server closed an idle connection as the request was sent on it, before any byte of a
+    /// response. Sent again, and not counted here, unless the method is not idempotent or
+    /// `--no-retry` was given.
     ClosedIdle = "closed_idle",
     /// Nobody listened.
     Refused = "refused",

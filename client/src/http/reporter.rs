@@ -1,10 +1,12 @@
 //! What the control plane of `holdfast-client http` gathers from its threads and says.
 //!
-//! Latency is corrected for coordinated omission: in the open model it counts from the schedule; in the closed model HdrHistogram fills
-//! in what a user kept waiting did not ask. A user that is not kept waiting asks once in a mean wait and a median answer, so that is
-//! the interval expected. Without a wait there is no interval anybody intended, and nothing is filled in.
-//! Invariants: the correction is a function of the whole run's histograms, so that when a report was made does not show in it.
-//! Must not know: connections, rings, flags.
+//! Latency is corrected for coordinated omission: in the open model it counts from the schedule; in
+//! the closed model HdrHistogram fills in what a user kept waiting did not ask. A user that is not
+//! kept waiting asks once in a mean wait and a median answer, so that is the interval expected.
+//! Without a wait there is no interval anybody intended, and nothing is filled in.
+//! Invariants: the correction is a function of the whole run's histograms, so that when a report
+//! was made does not show in it.
+//! Must not depend on: connections, rings, flags.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
 //! What is sent: one request rendered once, and repeated as often as are sent at once.
 //!
-//! Invariants: what a flag says cannot end a line of the head early, nor frame the body differently than we do.
-//! Must not know: connections, responses.
+//! Invariants: what a flag says cannot end a line of the head early, nor frame the body differently
+//! than we do.
+//! Must not depend on: connections, responses.
 
 use super::url::Url;
 use crate::interned;
@@ -151,7 +152,8 @@ pub fn render_bytes(url: &Url, parts: &Parts) -> Result<(Vec<u8>, usize), anyhow
         request.extend_from_slice(parts.body.as_deref().unwrap_or_default());
         request
     };
-    // Only the last of a batch may say that the connection ends: what follows such a one is not answered.
+    // Only the last of a batch may say that the connection ends: what follows such a one is not
+    // answered.
     let (request, last) = (one(false), one(parts.is_last));
     let request_bytes = request.len();
     let before = usize::from(parts.count) - 1;

@@ -1,7 +1,7 @@
 //! How many requests there may be over all threads: `--requests`.
 //!
 //! Invariants: no more are given out than there are, and in the end all of them.
-//! Must not know: who asks.
+//! Must not depend on: who asks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,7 +1,7 @@
 //! Responses: found in the bytes of a connection, and compared with what is expected.
 //!
-//! Invariants: a response is judged once, when its framing is complete; how its bytes were cut makes no difference; no byte of a body
-//! is kept.
+//! Invariants: a response is judged once, when its framing is complete; how its bytes were cut
+//! makes no difference; no byte of a body is kept.
 //! Must not depend on: connections, clocks, which request a response belongs to.
 
 use holdfast_http1::{Body, Chunked, Limits, Malformed, Oddities, Oddity, parse_response};
@@ -72,7 +72,8 @@ pub enum Position {
     UntilClose,
 }
 
-/// What is known of the response under way: how much of the expected body came, and what is wrong already.
+/// What is known of the response under way: how much of the expected body came, and what is wrong
+/// already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress(u32);
 
@@ -97,7 +98,8 @@ pub enum Verdict {
 /// What was found in some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parsed {
-    /// A part of a response. So many bytes were used; the others are to come again, with what follows.
+    /// A part of a response. So many bytes were used; the others are to come again, with what
+    /// follows.
     Partial(usize),
     /// A whole one, in so many bytes.
     Complete {
@@ -177,7 +179,8 @@ impl ResponseCounts {
     }
 }
 
-/// Reads on in `bytes` up to the end of a response. `position` and `progress` are what the connection keeps.
+/// Reads on in `bytes` up to the end of a response. `position` and `progress` are what the
+/// connection keeps.
 ///
 /// # Errors
 /// [`Malformed`] when it is no HTTP/1; nothing more can be read from the connection.
@@ -287,7 +290,8 @@ mod tests {
         body: Some(b"hello"),
     };
 
-    /// What is found when `bytes` come in pieces of `size`, unused ones again with the next piece; `None` for malformed ones.
+    /// What is found when `bytes` come in pieces of `size`, unused ones again with the next piece;
+    /// `None` for malformed ones.
     fn found(
         bytes: &[u8],
         size: usize,

@@ -1,10 +1,11 @@
 //! The open model's schedule: when each request is due, whatever the server does.
 //!
-//! Turns are numbered over all users, `rate / batch` a second from engine time 0; user k of N takes turns k, k + N, k + 2N, ... So each
-//! user has an even schedule of its own, and all of them together one too. A turn is a batch: all its requests are due together.
-//! Invariants: due times lie on the engine's ticks, rounded up, and never drift; turns that are due can be counted without asking
-//! anybody.
-//! Must not know: users' connections, what is sent.
+//! Turns are numbered over all users, `rate / batch` a second from engine time 0; user k of N takes
+//! turns k, k + N, k + 2N, ... So each user has an even schedule of its own, and all of them
+//! together one too. A turn is a batch: all its requests are due together.
+//! Invariants: due times lie on the engine's ticks, rounded up, and never drift; turns that are due
+//! can be counted without asking anybody.
+//! Must not depend on: users' connections, what is sent.
 
 use holdfast_engine::config::TICK_US;
 
@@ -43,7 +44,8 @@ impl Schedule {
         (elapsed / u128::from(self.batch * MILLI_TICKS)) as u64 + 1
     }
 
-    /// Of the turns due by `now_us`: how many every user has had, and how many of the first users had another.
+    /// Of the turns due by `now_us`: how many every user has had, and how many of the first users
+    /// had another.
     pub fn rounds(&self, now_us: u64) -> (u64, u64) {
         let due = self.due_count(now_us);
         (due / self.users, due % self.users)

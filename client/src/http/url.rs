@@ -1,7 +1,8 @@
 //! The URL of `--target`: who to connect to, and what to ask for.
 //!
 //! As in curl, a fragment is dropped, and `user:password@` becomes Basic credentials.
-//! Invariants: authority, path and credentials are visible ASCII, so they can stand in a request as they are.
+//! Invariants: authority, path and credentials are visible ASCII, so they can stand in a request as
+//! they are.
 //! Must not depend on: sockets, requests.
 
 use base64::Engine;

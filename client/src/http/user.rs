@@ -1,4 +1,5 @@
-//! The user of an HTTP server: sends a request, judges the response, sends the next request when it is due.
+//! The user of an HTTP server: sends a request, judges the response, sends the next request when it
+//! is due.
 //!
 //! ```text
 //!   started ──► connecting ──► idle ──► awaiting ──► idle ...      keep-alive: one connection for all requests
@@ -7,13 +8,15 @@
 //!                waiting ◄────────────────┘                        until the next request is due, or a pause is over
 //! ```
 //!
-//! Requests are sent in batches (`--pipeline`, else of one): all requests of a batch are due, sent and awaited together.
-//! In the closed model the next batch is due a wait after the response; in the open model its [`Schedule`] says when, and a batch that
-//! became due while another one was outstanding is sent right after it.
+//! Requests are sent in batches (`--pipeline`, else of one): all requests of a batch are due, sent
+//! and awaited together. In the closed model the next batch is due a wait after the response; in
+//! the open model its [`Schedule`] says when, and a batch that became due while another one was
+//! outstanding is sent right after it.
 //! The timer is set lazily: it never moves to a later deadline, but is set again when it fires.
-//! Invariants: each request begun ends in exactly one [`Outcome`], also when it is sent again; bytes that arrive while no request is
-//! outstanding are no request's; a connection that a user has left changes nothing any more; the memory of a user is its slot, or its
-//! place in the reconnect queue.
+//! Invariants: each request begun ends in exactly one [`Outcome`], also when it is sent again;
+//! bytes that arrive while no request is outstanding are no request's; a connection that a user has
+//! left changes nothing any more; the memory of a user is its slot, or its place in the reconnect
+//! queue.
 //! Must not depend on: rings, threads, clocks, output.
 
 use std::sync::Arc;
@@ -32,8 +35,8 @@ use super::schedule::Schedule;
 use crate::load::{Load, Spawn};
 use crate::reconnect::{Backoff, Random, ReconnectQueue};
 
-/// Pauses of a user whose connections end without a single answer. Shorter than those of long connections: a server that is back
-/// should have its load back.
+/// Pauses of a user whose connections end without a single answer. Shorter than those of long
+/// connections: a server that is back should have its load back.
 const BACKOFF: Backoff = Backoff {
     first_us: 100_000,
     longest_us: 5_000_000,
@@ -65,7 +68,8 @@ pub struct UserConfig {
     pub expectations: Expectations,
     /// A new connection for each batch.
     pub is_reconnecting: bool,
-    /// Send unanswered requests again on another connection: the method is idempotent, and `--no-retry` was not given.
+    /// Send unanswered requests again on another connection: the method is idempotent, and
+    /// `--no-retry` was not given.
     pub is_retrying: bool,
     /// How long an answer may take from the sending, microseconds.
     pub timeout_us: u64,
@@ -186,7 +190,8 @@ impl Users {
         }
     }
 
-    /// Takes the requests of the next batch from the limit, and counts them. 0: the limit is reached.
+    /// Takes the requests of the next batch from the limit, and counts them. 0: the limit is
+    /// reached.
     #[inline]
     fn begin_batch(&mut self) -> u8 {
         let count = self.config.request_limit.take(self.config.batch.count());
@@ -213,8 +218,8 @@ impl Users {
         conn.abort(CloseReason::LocallyClosed);
     }
 
-    /// The connection ends with requests outstanding: they are sent again on another one where that is safe (RFC 9110, 9.2.2; RFC
-    /// 9112, 9.3.1 and 9.3.2), or fail.
+    /// The connection ends with requests outstanding: they are sent again on another one where that
+    /// is safe (RFC 9110, 9.2.2; RFC 9112, 9.3.1 and 9.3.2), or fail.
     fn on_unanswered(&mut self, user: &mut User, outcome: Outcome, now_us: u64) {
         if user.flags & RESPONSE_STARTED != 0 {
             // The server has acted on the first one.
@@ -367,7 +372,8 @@ impl Handler for Users {
             let first = match self.config.model {
                 Model::Closed(..) => intended_us,
                 Model::Open(schedule) => {
-                    // The schedule starts with the load, not with the engine: the first turns are nobody's else.
+                    // The schedule starts with the load, not with the engine: the first turns are
+                    // nobody's else.
                     let turn = schedule.first_turn(number, intended_us - due.started_us());
                     self.counters.turns_skipped += turn / schedule.users;
                     turn
@@ -421,7 +427,8 @@ impl Handler for Users {
         if failure == OpenFailure::Cancelled || self.counters.stopped_us.is_some() {
             return self.counters.stopped(u64::from(user.resend));
         }
-        // In the open model the connection is made ahead of the request, which fails only if it is due.
+        // In the open model the connection is made ahead of the request, which fails only if it is
+        // due.
         if user.resend > 0 || self.due_us(&user) <= now_us {
             user.awaited = match std::mem::take(&mut user.resend) {
                 0 => self.begin_batch(),
@@ -455,8 +462,9 @@ impl Handler for Users {
         }
         let now_us = conn.now_us();
         if conn.state.awaited == 0 {
-            // No request is outstanding, so this answers none (RFC 9110, 15.5.9: a server may send 408 on an idle connection). What
-            // would follow on this connection could not be told from it.
+            // No request is outstanding, so this answers none (RFC 9110, 15.5.9: a server may send
+            // 408 on an idle connection). What would follow on this connection could not be told
+            // from it.
             self.counters.unsolicited += 1;
             conn.abort(CloseReason::LocallyClosed);
             return bytes.len();

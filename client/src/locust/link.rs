@@ -1,7 +1,8 @@
 //! The connection of one worker to the master: made, kept, and made again after a loss.
 //!
-//! Invariants: after a loss the link connects again, at first at once, then with growing pauses of up to five seconds; a peer that
-//! does not read or write delays it by no more than [`TIMEOUT`]; messages to be sent while there is no connection are dropped.
+//! Invariants: after a loss the link connects again, at first at once, then with growing pauses of
+//! up to five seconds; a peer that does not read or write delays it by no more than [`TIMEOUT`];
+//! messages to be sent while there is no connection are dropped.
 //! Must not depend on: the contents of messages.
 
 use std::net::SocketAddr;
@@ -250,7 +251,8 @@ fn not_a_master(reason: &str) -> String {
     )
 }
 
-/// Closes a connection and waits for the peer to do so: a router ignores a second connection of a node id while it has the first.
+/// Closes a connection and waits for the peer to do so: a router ignores a second connection of a
+/// node id while it has the first.
 async fn close(mut stream: TcpStream) {
     let ended = async {
         let _ = stream.shutdown().await;

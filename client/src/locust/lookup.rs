@@ -1,7 +1,7 @@
 //! Resolves the names of targets in the background, while the master is served.
 //!
-//! Invariants: a caller waits no longer than it asks to. A resolver that does not answer blocks only a thread of its own, and does not
-//! delay the end of the process.
+//! Invariants: a caller waits no longer than it asks to. A resolver that does not answer blocks
+//! only a thread of its own, and does not delay the end of the process.
 //! Must not depend on: the use of the targets.
 
 use std::net::SocketAddr;

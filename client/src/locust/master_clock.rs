@@ -1,6 +1,8 @@
-//! The master's clock, estimated from the timestamps of its spawn requests. All times sent are by it, so clocks need not agree.
+//! The master's clock, estimated from the timestamps of its spawn requests. All times sent are by
+//! it, so clocks need not agree.
 //!
-//! A timestamp is older than its arrival by the time on the way, so the largest of several offsets is the best estimate.
+//! A timestamp is older than its arrival by the time on the way, so the largest of several offsets
+//! is the best estimate.
 //! Must not depend on: the use of a time.
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,8 +1,9 @@
 //! Messages between Locust's master and a worker: `[type, data, node id]` in msgpack.
 //!
-//! One malformed message ends the master's listener for all workers, so every message sent is built here.
-//! Invariants: messages sent have the keys, types and order of Locust 2.47's own worker, byte for byte; all bytes received give a
-//! message or an error.
+//! One malformed message ends the master's listener for all workers, so every message sent is built
+//! here.
+//! Invariants: messages sent have the keys, types and order of Locust 2.47's own worker, byte for
+//! byte; all bytes received give a message or an error.
 //! Must not depend on: when a message is sent, the effects of one.
 
 use std::collections::BTreeMap;

@@ -7,9 +7,10 @@
 //!                               options, lookup, rows, stats, worker_log
 //! ```
 //!
-//! A spawn request arrives on the link, is decoded by [`message`], and changes the session's wanted users. The event loop adds up all
-//! sessions and calls `Runner::set_target_users`, which calls `UserPool::set_target_users` for each class; that draws a line with
-//! `RampSmoother::set_target`, and the load that the core threads follow.
+//! A spawn request arrives on the link, is decoded by [`message`], and changes the session's wanted
+//! users. The event loop adds up all sessions and calls `Runner::set_target_users`, which calls
+//! `UserPool::set_target_users` for each class; that draws a line with `RampSmoother::set_target`,
+//! and the load that the core threads follow.
 //!
 //! Must not depend on: the contents of messages.
 

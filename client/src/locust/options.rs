@@ -1,7 +1,7 @@
 //! The settings of users, from the master's options: its host, and the arguments of its locustfile.
 //!
-//! Arguments are parsed like the flags of `holdfast-client longconn` and `holdfast-client http`. A missing or empty one means the
-//! default of the flag.
+//! Arguments are parsed like the flags of `holdfast-client longconn` and `holdfast-client http`. A
+//! missing or empty one means the default of the flag.
 //! Invariants: every input gives settings, or an error that names the argument.
 //! Must not depend on: the wire format, engines.
 
@@ -76,8 +76,8 @@ impl Options {
         check_duration(&flag(name), time, is_zero_allowed)
     }
 
-    /// True if the master's locustfile declares any argument of a class. A locustfile written for Python workers may have a class of
-    /// the same name.
+    /// True if the master's locustfile declares any argument of a class. A locustfile written for
+    /// Python workers may have a class of the same name.
     pub fn declares(&self, class: UserClass) -> bool {
         let prefix = format!("{}_", class.prefix());
         self.arguments.keys().any(|name| name.starts_with(&prefix))

@@ -1,20 +1,22 @@
 //! Smooths the steps of a master's ramp: the number of users follows a straight line, not stairs.
 //!
-//! A master that ramps sends a new target about once a second, some tens of milliseconds early or late. Followed one by one, each
-//! late target would leave a gap and each early one a burst. So, as a player of streamed audio does, a ramp begins a playout delay
-//! after its first target, users go on starting at the ramp's own rate, and a small correction of the rate keeps the delay constant.
-//! Invariants: a single target is reached evenly within [`STEP_SECONDS`] after the playout delay; the line never passes the target,
-//! and has no jumps.
+//! A master that ramps sends a new target about once a second, some tens of milliseconds early or
+//! late. Followed one by one, each late target would leave a gap and each early one a burst. So, as
+//! a player of streamed audio does, a ramp begins a playout delay after its first target, users go
+//! on starting at the ramp's own rate, and a small correction of the rate keeps the delay constant.
+//! Invariants: a single target is reached evenly within [`STEP_SECONDS`] after the playout delay;
+//! the line never passes the target, and has no jumps.
 //! Must not depend on: the master's messages, threads, clocks.
 
 /// The time in which a single target is reached, and between two targets of a master, seconds.
 const STEP_SECONDS: f64 = 1.0;
 /// How late a target may be without leaving a gap, seconds.
 const PLAYOUT_DELAY_SECONDS: f64 = 0.4;
-/// Targets closer together than this belong to the same step: a process that is several workers gets one for each.
+/// Targets closer together than this belong to the same step: a process that is several workers
+/// gets one for each.
 const SAME_STEP_SECONDS: f64 = 0.2;
-/// Delay before the first user stops, seconds: a stop reaches each worker of a process by itself, and until the last one has it, none
-/// of their users may go.
+/// Delay before the first user stops, seconds: a stop reaches each worker of a process by itself,
+/// and until the last one has it, none of their users may go.
 const STOP_DELAY_SECONDS: f64 = 0.1;
 /// A target later than this after the one before begins a new ramp.
 const RAMP_GAP_SECONDS: f64 = 2.5;
@@ -22,7 +24,8 @@ const RAMP_GAP_SECONDS: f64 = 2.5;
 const CORRECTION_SECONDS: f64 = 4.0;
 /// The largest correction, as a share of the rate.
 const CORRECTION_SHARE_MAX: f64 = 0.005;
-/// The weight of one interval in the average of the ramp's interval, and the largest deviation counted, seconds.
+/// The weight of one interval in the average of the ramp's interval, and the largest deviation
+/// counted, seconds.
 const INTERVAL_WEIGHT: f64 = 0.125;
 const INTERVAL_DEVIATION_MAX: f64 = 0.05;
 /// A target is reached within this time, whatever the rate was before, seconds.
@@ -130,7 +133,8 @@ impl RampSmoother {
         };
         let left = users as f64 - position;
         (self.since, self.rate) = if ramp.has_rate {
-            // The last step of a ramp may be smaller. A ramp that becomes slower shows in its second smaller step.
+            // The last step of a ramp may be smaller. A ramp that becomes slower shows in its
+            // second smaller step.
             let rate = ramp.steps.0.max(ramp.steps.1) as f64 / ramp.interval;
             // Users still to be started when the next step comes.
             let buffered = left - rate * (ramp.last + ramp.interval - now);

@@ -1,8 +1,10 @@
 //! What the master is told: how many users each worker has, what they did, what went wrong.
 //!
-//! Several workers of one process share its users. Each reports its part of them; the first registered one reports all requests, log
-//! lines and exceptions. The master adds up its workers, so its totals are right.
-//! Invariants: the parts add up to the whole, and equal what the master wanted once all users are there; each request is in one report.
+//! Several workers of one process share its users. Each reports its part of them; the first
+//! registered one reports all requests, log lines and exceptions. The master adds up its workers,
+//! so its totals are right.
+//! Invariants: the parts add up to the whole, and equal what the master wanted once all users are
+//! there; each request is in one report.
 //! Must not depend on: the event loop, sockets.
 
 use std::time::{Duration, Instant};
@@ -81,7 +83,8 @@ pub fn report_log(
     }
 }
 
-/// Users each worker has: those of each class divided among the workers, in proportion to what the master wants from each.
+/// Users each worker has: those of each class divided among the workers, in proportion to what the
+/// master wants from each.
 pub fn present_users(sessions: &[WorkerSession], runner: &Runner) -> Vec<UserCounts> {
     let mut counts = vec![Vec::new(); sessions.len()];
     for class in UserClass::ALL {

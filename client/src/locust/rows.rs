@@ -1,8 +1,9 @@
 //! Turns the reports of our users into rows of Locust's tables.
 //!
-//! Long connections: `connect` counts attempts, timed from their intended start; `recv` counts messages, timed by their lateness, with
-//! wrong and missed messages and lost connections as failures. HTTP users: one row with method and path, timed from when a request was
-//! due. Failures have no time. A connection or request that ended because its user was stopped counts nowhere.
+//! Long connections: `connect` counts attempts, timed from their intended start; `recv` counts
+//! messages, timed by their lateness, with wrong and missed messages and lost connections as
+//! failures. HTTP users: one row with method and path, timed from when a request was due. Failures
+//! have no time. A connection or request that ended because its user was stopped counts nowhere.
 //! Invariants: all rows of a class together count each event once.
 //! Must not depend on: engines, the wire format.
 

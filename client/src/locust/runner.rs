@@ -1,7 +1,8 @@
 //! The users of this process: a pool for each class of a test, and what its users did.
 //!
-//! Invariants: a pool lives from the first user of its class to the end of the test; the next test has new pools, with the options it
-//! was started with; everything users did is in the statistics once, also what they did while they ended.
+//! Invariants: a pool lives from the first user of its class to the end of the test; the next test
+//! has new pools, with the options it was started with; everything users did is in the statistics
+//! once, also what they did while they ended.
 //! Must not depend on: the master, how many workers share these users.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +23,8 @@ use crate::launch::ClientFlags;
 use crate::source::Source;
 use holdfast_supervisor::histogram_log::HistogramLog;
 
-/// How long new targets wait for a resolver: files and caches answer sooner, and the event loop may stall no longer.
+/// How long new targets wait for a resolver: files and caches answer sooner, and the event loop may
+/// stall no longer.
 const LOOKUP_WAIT: Duration = Duration::from_millis(100);
 /// Tests whose final figures are kept.
 const RUNS_MAX: usize = 100;
@@ -120,7 +122,8 @@ impl Runner {
         }
     }
 
-    /// Starts the pools that are missing, with `lookup_wait` for the addresses of each, and sets the targets of all.
+    /// Starts the pools that are missing, with `lookup_wait` for the addresses of each, and sets
+    /// the targets of all.
     fn apply_target_users(&mut self, lookup_wait: Duration, console: &mut Console) {
         for (class, users) in self.target_users.clone() {
             if users > 0 && !self.pools.contains_key(&class) && !self.failed.contains(&class) {

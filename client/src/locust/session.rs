@@ -1,4 +1,5 @@
-//! One worker as the master sees it: its node id, its registration, its state, and the users the master wants from it.
+//! One worker as the master sees it: its node id, its registration, its state, and the users the
+//! master wants from it.
 //!
 //! ```text
 //!   connected ──► client_ready ──► ack ──► ready ──► spawning ⇄ running ──► cleanup ──► client_stopped, client_ready, ...
@@ -6,8 +7,9 @@
 //!       └──────────────┴── silent for five seconds
 //! ```
 //!
-//! Invariants: before the master has answered, only `client_ready` and heartbeats are sent; a silent master is reconnected to; the
-//! wanted numbers of users change only by a message of the master.
+//! Invariants: before the master has answered, only `client_ready` and heartbeats are sent; a
+//! silent master is reconnected to; the wanted numbers of users change only by a message of the
+//! master.
 //! Must not depend on: users, the other sessions of the process.
 
 use std::collections::BTreeMap;
@@ -25,7 +27,8 @@ use super::user_class::UserClass;
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// A master that has sent nothing for this long is lost.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// How long after a reconnect a master that knew this worker may take to answer a heartbeat; then the worker registers again.
+/// How long after a reconnect a master that knew this worker may take to answer a heartbeat; then
+/// the worker registers again.
 const RECOGNITION: Duration = Duration::from_secs(2);
 
 /// What the master is told the worker is doing.
@@ -96,7 +99,8 @@ pub struct WorkerSession {
 }
 
 impl WorkerSession {
-    /// A worker on `host` with this node id, or one of its own; `start_link` starts its link, given the id.
+    /// A worker on `host` with this node id, or one of its own; `start_link` starts its link, given
+    /// the id.
     pub fn new(
         host: &str,
         id: Option<String>,
@@ -127,7 +131,8 @@ impl WorkerSession {
             data,
             node: self.id.clone(),
         };
-        // A full queue means that the link has been down for long; what it would drop is sent again later, or was lost before.
+        // A full queue means that the link has been down for long; what it would drop is sent again
+        // later, or was lost before.
         let _ = self.link.try_send(LinkCommand::Send(message.encode()));
     }
 
@@ -177,7 +182,8 @@ impl WorkerSession {
     pub fn on_message(&mut self, message: &MasterMessage) {
         match message {
             MasterMessage::Ack => self.last_spawn = f64::NEG_INFINITY,
-            // A master sends any other message only to a worker it knows, but this may answer a heartbeat from before.
+            // A master sends any other message only to a worker it knows, but this may answer a
+            // heartbeat from before.
             MasterMessage::Heartbeat if self.registration == Registration::Requested => return,
             _ => {}
         }
@@ -211,7 +217,8 @@ impl WorkerSession {
             Registration::Registered if silent >= SILENCE_MAX => self.reconnect(),
             Registration::Requested if silent >= SILENCE_MAX => {
                 answer = Answer::Missing;
-                // The router ignores a second connection with a node id it has; it may still have the first.
+                // The router ignores a second connection with a node id it has; it may still have
+                // the first.
                 self.unanswered += 1;
                 // Once only: a slow master would count each of several ids as a worker.
                 if self.unanswered == 2 {
@@ -237,8 +244,8 @@ impl WorkerSession {
         self.last_message.elapsed() >= SILENCE_MAX && !std::mem::replace(&mut self.is_lost, true)
     }
 
-    /// Hands everything sent before to the kernel and ends the connection; the receiver hears when that is done. `None` if there is
-    /// nobody to send to.
+    /// Hands everything sent before to the kernel and ends the connection; the receiver hears when
+    /// that is done. `None` if there is nobody to send to.
     pub fn flush(&self) -> Option<oneshot::Receiver<()>> {
         let (sender, receiver) = oneshot::channel();
         let is_queued =
@@ -247,7 +254,8 @@ impl WorkerSession {
     }
 }
 
-/// A node id as Locust's own workers have it: the master groups them by what precedes the underscore.
+/// A node id as Locust's own workers have it: the master groups them by what precedes the
+/// underscore.
 fn new_id(host: &str) -> String {
     format!("{host}_{}", uuid::Uuid::new_v4().simple())
 }

@@ -1,7 +1,7 @@
 //! Statistics in Locust's form, accumulated between two reports to the master.
 //!
-//! Invariants: everything added is in exactly one report; a minimum that was not measured is nil, never 0; response times are in Locust's
-//! buckets; the number of distinct error texts is bounded.
+//! Invariants: everything added is in exactly one report; a minimum that was not measured is nil,
+//! never 0; response times are in Locust's buckets; the number of distinct error texts is bounded.
 //! Must not depend on: connections, the source of the numbers.
 
 use std::collections::BTreeMap;
@@ -221,8 +221,9 @@ impl Stats {
         }
     }
 
-    /// The statistics since the last report: `stats`, `stats_total` and `errors`. While a test runs, the last request is always now:
-    /// otherwise the master's rate would freeze during idle seconds instead of falling.
+    /// The statistics since the last report: `stats`, `stats_total` and `errors`. While a test
+    /// runs, the last request is always now: otherwise the master's rate would freeze during idle
+    /// seconds instead of falling.
     pub fn take_report(&mut self, now: f64, is_running: bool) -> [(&'static str, Value); 3] {
         if is_running {
             self.total.last_request = Some(now);

@@ -1,6 +1,8 @@
-//! The running users of one class: an engine, how many users it should have, and what they did since the last collection.
+//! The running users of one class: an engine, how many users it should have, and what they did
+//! since the last collection.
 //!
-//! Invariants: the number of users changes evenly over time; everything users did is in exactly one collection.
+//! Invariants: the number of users changes evenly over time; everything users did is in exactly one
+//! collection.
 //! Must not depend on: the master, other classes.
 
 use std::net::SocketAddr;
@@ -39,7 +41,8 @@ pub struct Collection {
 
 /// The users of one class.
 pub trait UserPool {
-    /// Has users started or stopped until there are `users`, or as many as fit here; gives that number.
+    /// Has users started or stopped until there are `users`, or as many as fit here; gives that
+    /// number.
     fn set_target_users(&mut self, users: u64) -> u64;
     /// Users; once they are being stopped, their connections.
     fn user_count(&self) -> u64;
@@ -69,7 +72,8 @@ pub fn targets(class: UserClass, options: &Options) -> Result<Vec<String>, anyho
     })
 }
 
-/// Starts a pool without users, as the master's options say, for at most `users_max` users, or as many as fit.
+/// Starts a pool without users, as the master's options say, for at most `users_max` users, or as
+/// many as fit.
 ///
 /// # Errors
 /// The missing or wrong option, or what the machine lacks, and what to change.

@@ -1,9 +1,9 @@
 //! The event loop of a worker process: messages of the master on one side, users on the other.
 //!
-//! The process may be several workers to the master. Their wanted users are added up for the [`Runner`], and what it has is divided
-//! among them again by [`reporting`].
-//! Invariants: of all messages only `quit` ends the process; heartbeats and reports go out whatever the users do; final statistics
-//! are sent before `client_stopped` and before `quit`.
+//! The process may be several workers to the master. Their wanted users are added up for the
+//! [`Runner`], and what it has is divided among them again by [`reporting`].
+//! Invariants: of all messages only `quit` ends the process; heartbeats and reports go out whatever
+//! the users do; final statistics are sent before `client_stopped` and before `quit`.
 //! Must not depend on: rings, the wire format.
 
 use std::collections::BTreeMap;
@@ -30,7 +30,8 @@ use super::session::{Answer, SILENCE_MAX, State, WorkerSession};
 use super::user_class::UserClass;
 
 const STATS_INTERVAL: Duration = Duration::from_secs(3);
-/// How long users may take to end before the final statistics: after `quit` the master reads for half a second.
+/// How long users may take to end before the final statistics: after `quit` the master reads for
+/// half a second.
 const FINAL_STATS_DELAY_MAX: Duration = Duration::from_millis(300);
 /// How long the link of one worker may take to send its last messages.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
@@ -264,13 +265,14 @@ impl Worker {
             }
         }
         self.apply_targets();
-        // Locust's own workers answer with their users after each step of a ramp. Not all users of this step have started; another
-        // answer follows when they have (reporting::report_states).
+        // Locust's own workers answer with their users after each step of a ramp. Not all users of
+        // this step have started; another answer follows when they have (reporting::report_states).
         let users = reporting::present_users(&self.sessions, &self.runner);
         self.sessions[number].send(message::spawning_complete(&users[number]));
     }
 
-    /// Has the runner start or stop users until there are as many as the master wants from all workers together.
+    /// Has the runner start or stop users until there are as many as the master wants from all
+    /// workers together.
     fn apply_targets(&mut self) {
         let mut sums: BTreeMap<UserClass, u64> = BTreeMap::new();
         for (class, users) in self.sessions.iter().flat_map(|s| &s.target_users) {
@@ -308,7 +310,8 @@ impl Worker {
             }
         }
         let now = self.clock.now();
-        // The threads publish their figures five times a second, so those of a second are complete a fifth of a second later.
+        // The threads publish their figures five times a second, so those of a second are complete
+        // a fifth of a second later.
         let second = (now - 0.2).floor() as i64;
         if second > self.collected_second {
             self.runner.collect_all(now, self.collected_second);

@@ -1,7 +1,8 @@
 //! The worker's log: lines for the master's log view, and exceptions for its exception table.
 //!
-//! Invariants: memory and messages are bounded: only the last lines are kept, the same text is logged again only after a minute, and the
-//! numbers of lines in a minute and of exceptions of a test are limited.
+//! Invariants: memory and messages are bounded: only the last lines are kept, the same text is
+//! logged again only after a minute, and the numbers of lines in a minute and of exceptions of a
+//! test are limited.
 //! Must not depend on: the protocol that carries it.
 
 use std::collections::VecDeque;

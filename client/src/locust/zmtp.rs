@@ -1,8 +1,10 @@
-//! ZeroMQ's wire format, as far as a DEALER socket with the NULL mechanism needs it (ZMTP 3.0, ZeroMQ RFC 23).
+//! ZeroMQ's wire format, as far as a DEALER socket with the NULL mechanism needs it (ZMTP 3.0,
+//! ZeroMQ RFC 23).
 //!
-//! Our own and not the `zeromq` crate's, which aborts the process on a truncated command or a huge length; this process may hold a
-//! million users.
-//! Invariants: all bytes give frames, a request for more, or an error; no more is buffered than the longest frame allowed.
+//! Our own and not the `zeromq` crate's, which aborts the process on a truncated command or a huge
+//! length; this process may hold a million users.
+//! Invariants: all bytes give frames, a request for more, or an error; no more is buffered than the
+//! longest frame allowed.
 //! Must not depend on: sockets, the contents of a frame.
 
 /// Longest frame accepted, bytes. The longest a master sends are its options, some KiB.

@@ -1,6 +1,7 @@
 //! `holdfast-client longconn`: its flags, its report, its verdict.
 //!
-//! Invariants: the exit code is 0 only if no user failed, none was lost and lateness kept its limit.
+//! Invariants: the exit code is 0 only if no user failed, none was lost and lateness kept its
+//! limit.
 //! Must not depend on: rings, slots.
 
 pub mod user;
@@ -36,7 +37,8 @@ use crate::reconnect::Backoff;
 use crate::{interned, target};
 use user::{Closed, Ended, UserConfig, UserReport, Users};
 
-/// What longconn wants of the engine. Memory of ours for a connection: its slot and its share of rings and histograms.
+/// What longconn wants of the engine. Memory of ours for a connection: its slot and its share of
+/// rings and histograms.
 pub(crate) const SPEC: ClientSpec = ClientSpec {
     batch_delay_us: 1_000,
     drain_timeout: Duration::from_secs(30),
@@ -64,11 +66,12 @@ pub struct Flags {
     /// Expect messages at this interval: time them and count missed ones; 0s expects none
     #[arg(long, alias = "every", value_name = "TIME", default_value = "0s", value_parser = parse::time)]
     interval: Duration,
-    /// Fall short (exit 1) when the 99.9th percentile of lateness is above this [default: the interval]
+    /// Fall short (exit 1) when the 99.9th percentile of lateness is above this [default: the
+    /// interval]
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     lateness_max: Option<Duration>,
-    /// Send this message, with the escapes of --expect [default: nothing]. Without --interval, the next message is taken for the
-    /// response and timed
+    /// Send this message, with the escapes of --expect [default: nothing]. Without --interval, the
+    /// next message is taken for the response and timed
     #[arg(long, value_name = "TEXT", requires = "send_interval")]
     send: Option<String>,
     /// Send at this interval
@@ -192,7 +195,8 @@ pub(crate) struct RunParams {
     pub load: Arc<Load>,
     /// The interval messages are expected at, microseconds; 0 expects none.
     pub interval_us: u64,
-    /// Largest 99.9th percentile of lateness of a run that did not fall short, microseconds; 0: lateness is not judged.
+    /// Largest 99.9th percentile of lateness of a run that did not fall short, microseconds; 0:
+    /// lateness is not judged.
     pub lateness_limit_us: u64,
 }
 

@@ -1,13 +1,16 @@
-//! The user of a long connection: connects once, then receives, checks and times what the server sends.
+//! The user of a long connection: connects once, then receives, checks and times what the server
+//! sends.
 //!
-//! Messages of one user are an interval apart, so the earliest one seen fixes when all others are due; the first one is due one
-//! interval after the opening at the latest. A message is late by the time since it was due, and missed once another interval has
-//! passed, even if it arrives later.
-//! How a connection was held ([`Ended`]) and how it was closed ([`UserReport::closed`]) are two things: a server that never answers our
-//! close, or answers it with a reset, has held it all the same.
-//! Where users send and no interval is expected, the next message answers what was sent: that is the response time.
-//! Invariants: each attempt ends in exactly one class, each opened connection in exactly one [`Ended`]; memory of a user is its slot,
-//! except for users that wait to reconnect.
+//! Messages of one user are an interval apart, so the earliest one seen fixes when all others are
+//! due; the first one is due one interval after the opening at the latest. A message is late by the
+//! time since it was due, and missed once another interval has passed, even if it arrives later.
+//! How a connection was held ([`Ended`]) and how it was closed ([`UserReport::closed`]) are two
+//! things: a server that never answers our close, or answers it with a reset, has held it all the
+//! same.
+//! Where users send and no interval is expected, the next message answers what was sent: that is
+//! the response time.
+//! Invariants: each attempt ends in exactly one class, each opened connection in exactly one
+//! [`Ended`]; memory of a user is its slot, except for users that wait to reconnect.
 //! Must not depend on: rings, threads, clocks, output.
 
 use std::sync::Arc;
@@ -165,8 +168,8 @@ const RETRIES_SHIFT: u32 = 8;
 /// 8 bytes a user.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct User {
-    /// While connecting: the intended start. When open: when the next message is due, or, where none is, when the oldest unanswered
-    /// message was sent.
+    /// While connecting: the intended start. When open: when the next message is due, or, where
+    /// none is, when the oldest unanswered message was sent.
     at: Step,
     /// Bytes of an unfinished message received.
     position: u16,
@@ -237,7 +240,8 @@ impl Users {
     fn on_message(&mut self, user: &mut User, now: Step) {
         self.mine.received += 1;
         let interval_us = self.config.interval_us;
-        // Messages that arrive after the stop count, but are not timed: closing a million connections takes its time.
+        // Messages that arrive after the stop count, but are not timed: closing a million
+        // connections takes its time.
         let is_over = self.stopping_us.is_some() || user.flags & LEAVING != 0;
         if is_over {
             return;
@@ -381,7 +385,8 @@ impl Handler for Users {
             let wanted = &expect[usize::from(user.position)..];
             let length = wanted.len().min(rest.len());
             if rest[..length] != wanted[..length] {
-                // What follows a wrong byte has no known beginning: the chunk counts as one wrong message.
+                // What follows a wrong byte has no known beginning: the chunk counts as one wrong
+                // message.
                 user.position = 0;
                 user.flags |= WRONG;
                 self.mine.wrong += 1;

@@ -1,4 +1,5 @@
-//! The books: what the client says it asked and got, against what the server counted, with every way of asking.
+//! The books: what the client says it asked and got, against what the server counted, with every
+//! way of asking.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -50,7 +51,8 @@ fn a_batch_is_sent_at_once_and_the_next_when_all_is_answered() {
     .last();
     server.assert_served(&last, 1_000);
 
-    // A server that answers nothing before it has all of a batch would wait for ever for a client that sends one by one.
+    // A server that answers nothing before it has all of a batch would wait for ever for a client
+    // that sends one by one.
     let held = Mutex::new(0);
     let server = HttpServer::start(move |_, stream| {
         let mut held = held.lock().unwrap();
@@ -86,7 +88,8 @@ fn requests_behind_the_last_response_of_a_connection_are_sent_again_or_closed_ea
     let outcome = run(server.address(), &args);
     let last = outcome.last();
     assert_outcomes(&last, [("ok", 16)]);
-    // 5 and 2 of the first batch, then 7, 4 and 1 of the second one, which begins on the third connection.
+    // 5 and 2 of the first batch, then 7, 4 and 1 of the second one, which begins on the third
+    // connection.
     assert_eq!((last.retried, outcome.code()), (5 + 2 + 7 + 4 + 1, Some(0)));
 }
 

@@ -1,4 +1,5 @@
-//! When users ask: waits, the schedule and its backlog, latency from the due time, the warm-up, the files that are left.
+//! When users ask: waits, the schedule and its backlog, latency from the due time, the warm-up, the
+//! files that are left.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -57,7 +58,8 @@ fn a_stalled_server_is_charged_with_what_was_not_asked_meanwhile() {
     let args = ["--requests", "50", "--wait", "10ms"];
     let last = run(server.address(), &args).last();
     assert_eq!((last.measured_ok, last.latency_raw_us.count), (50, 50));
-    // At least half of what was due in the stalled second (every 10 ms and the time of an answer), at most what was due in all.
+    // At least half of what was due in the stalled second (every 10 ms and the time of an answer),
+    // at most what was due in all.
     let due_max = (last.measured_seconds * 100.0) as u64 + 1;
     assert!((55..=due_max).contains(&last.latency_us.count), "{last:?}");
     assert!(
@@ -96,7 +98,8 @@ fn what_is_due_and_not_sent_is_reported_as_backlog() {
     let is_late = |r: &HttpClientReport| r.backlog_now > 500;
     let report = users.until("a backlog", is_late);
     assert!(report.backlog_max >= report.backlog_now, "{report:?}");
-    // Sent or in the backlog: as many as the schedule has had due. A client that gets no core for a while learns of it later.
+    // Sent or in the backlog: as many as the schedule has had due. A client that gets no core for a
+    // while learns of it later.
     let due = |r: &HttpClientReport| r.measured_seconds * 1_000.0;
     let known = |r: &HttpClientReport| (r.requests + r.backlog_now) as f64;
     users.until("all that is due is known", |r| {

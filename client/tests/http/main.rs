@@ -1,5 +1,5 @@
-//! `holdfast-client http` through its public doors: the real program against servers of the test's own, which answer in every way a
-//! server can, and against real ones.
+//! `holdfast-client http` through its public doors: the real program against servers of the test's
+//! own, which answer in every way a server can, and against real ones.
 #![forbid(unsafe_code)]
 
 #[path = "../../../server/tests/common/mod.rs"]

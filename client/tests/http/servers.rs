@@ -11,8 +11,8 @@ use crate::run_with;
 /// Bytes of a body that takes many reads and writes.
 const LARGE: usize = 3_000_000;
 
-/// Asks nginx for a path `requests` times; all become `outcome`, and nginx has logged as many with this method and status. Gives
-/// the report and the connections they came on.
+/// Asks nginx for a path `requests` times; all become `outcome`, and nginx has logged as many with
+/// this method and status. Gives the report and the connections they came on.
 fn ask(
     nginx: &Nginx,
     path: &str,

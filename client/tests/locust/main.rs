@@ -1,5 +1,6 @@
-//! `holdfast-client worker` through its public interfaces: the real program under Locust's real master, headless and through its web page in
-//! a real browser, and under a router that sends what no master sends. The real server counts what the users did.
+//! `holdfast-client worker` through its public interfaces: the real program under Locust's real
+//! master, headless and through its web page in a real browser, and under a router that sends what
+//! no master sends. The real server counts what the users did.
 #![forbid(unsafe_code)]
 
 #[path = "../../../server/tests/common/mod.rs"]

@@ -61,7 +61,8 @@ fn python_tasks_of_another_locustfile_are_reported_as_not_executed() {
     worker.stop();
 }
 
-/// Runs a worker with this standard error under a master that sends many messages worth a line; heartbeats have to go on.
+/// Runs a worker with this standard error under a master that sends many messages worth a line;
+/// heartbeats have to go on.
 fn heartbeats_go_on(stderr: OwnedFd, reader: Option<File>) {
     let mut master = Router::start();
     let mut command = subcommand("holdfast-client", "worker", &["--master", &master.address]);
@@ -106,7 +107,8 @@ fn heartbeats_go_on_when_nobody_reads_standard_error() {
 #[test]
 #[ignore = "needs Python: make test"]
 fn refused_io_uring_is_one_line_and_exit_code_2() {
-    // A seccomp filter that answers io_uring's three system calls with an error, as container runtimes do.
+    // A seccomp filter that answers io_uring's three system calls with an error, as container
+    // runtimes do.
     let script = "
 import ctypes, os, struct, sys
 errno = int(sys.argv[1])

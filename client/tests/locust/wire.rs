@@ -186,7 +186,8 @@ fn every_message_in_both_directions() {
 #[test]
 #[ignore = "needs Locust: make test"]
 fn users_start_evenly_over_a_second() {
-    // A burst at the start of each second would show in every try; a test that gets no core for a while in one of them.
+    // A burst at the start of each second would show in every try; a test that gets no core for a
+    // while in one of them.
     let worst: Vec<usize> = (0..4)
         .map_while(|attempt| {
             let peer = Peer::silent();
@@ -345,7 +346,8 @@ fn silent_resolver_stops_no_heartbeat() {
 #[test]
 fn worker_survives_peers_that_are_no_master() {
     use std::io::Write;
-    // Those who speak something else, those who begin well and go on badly, and those who say nothing.
+    // Those who speak something else, those who begin well and go on badly, and those who say
+    // nothing.
     let mut greeting = [0; 64];
     (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
     greeting[12..16].copy_from_slice(b"NULL");

@@ -1,4 +1,5 @@
-//! Every way an attempt or a connection can end, each made by a peer on purpose, and how the client names it.
+//! Every way an attempt or a connection can end, each made by a peer on purpose, and how the client
+//! names it.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -180,7 +181,8 @@ fn messages_that_do_not_come_are_missed() {
         (4, Some(1)),
         "{last:?}"
     );
-    // The first is due at the latest at 200 ms and missed 200 ms later: 9 of each user in 2 s, fewer if it opened late.
+    // The first is due at the latest at 200 ms and missed 200 ms later: 9 of each user in 2 s,
+    // fewer if it opened late.
     assert!((4..=36).contains(&last.messages_missed), "{last:?}");
 }
 

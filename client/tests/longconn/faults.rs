@@ -1,5 +1,5 @@
-//! Faults around a running client: its log cannot be written, somebody sits on its ports, its descriptors run out. At full size and in the
-//! network: `make faults`, engine/RELIABILITY.md.
+//! Faults around a running client: its log cannot be written, somebody sits on its ports, its
+//! descriptors run out. At full size and in the network: `make faults`, engine/RELIABILITY.md.
 
 use std::net::TcpListener;
 

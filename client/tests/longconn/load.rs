@@ -1,4 +1,5 @@
-//! How users come and what they do: pace, targets, addresses, traffic upward, coming back, histograms.
+//! How users come and what they do: pace, targets, addresses, traffic upward, coming back,
+//! histograms.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -13,8 +14,8 @@ use crate::peer::Peer;
 
 #[test]
 fn a_spawn_rate_is_smooth_inside_each_second() {
-    // A test thread that gets no core for a while sees connections late and together. A burst at the start of each second would
-    // show in every try, so one smooth try of four is proof.
+    // A test thread that gets no core for a while sees connections late and together. A burst at
+    // the start of each second would show in every try, so one smooth try of four is proof.
     let worst: Vec<usize> = (0..4)
         .map_while(|attempt| {
             let peer = Peer::silent();
@@ -138,7 +139,8 @@ fn what_is_sent_upward_arrives_whole() {
     );
     let messages: usize = heard.iter().map(|bytes| bytes.len() / 5).sum();
     assert_eq!(messages as u64, last.messages_sent);
-    // Each sends every 200 ms from within the first 200 ms on: 9 or 10 in 2 s; fewer on a loaded machine.
+    // Each sends every 200 ms from within the first 200 ms on: 9 or 10 in 2 s; fewer on a loaded
+    // machine.
     assert!((15..=55).contains(&messages), "{messages}");
     assert_eq!(
         (count(&last.ended, "held"), outcome.code()),
@@ -276,7 +278,8 @@ fn the_histogram_log_is_in_the_standard_format_and_complete() {
     let (connect, lateness) = (&sums["connect"], &sums["lateness"]);
     assert_eq!((connect.len(), last.connect_us.count), (100, 100));
     assert_eq!(lateness.len(), last.lateness_us.count);
-    // What arrives after the end of the run is received but not timed: at most one message of each user here.
+    // What arrives after the end of the run is received but not timed: at most one message of each
+    // user here.
     let untimed = last.messages_received - last.lateness_us.count;
     assert!(untimed <= 100 && last.lateness_us.count >= 500, "{last:?}");
     assert_eq!(connect.value_at_quantile(0.5), last.connect_us.p50);

@@ -1,5 +1,5 @@
-//! `holdfast-client longconn` through its public doors: the real program against peers of the test's own, which misbehave in every
-//! way a server can, and against the real server.
+//! `holdfast-client longconn` through its public doors: the real program against peers of the
+//! test's own, which misbehave in every way a server can, and against the real server.
 #![forbid(unsafe_code)]
 
 #[path = "../../../server/tests/common/mod.rs"]

@@ -27,7 +27,8 @@ pub struct Accepted {
 }
 
 impl Peer {
-    /// `serve` gets the number of the connection and the connection, and gives it back to keep it open.
+    /// `serve` gets the number of the connection and the connection, and gives it back to keep it
+    /// open.
     pub fn start(
         serve: impl FnMut(usize, TcpStream) -> Option<TcpStream> + Send + 'static,
     ) -> Self {
@@ -77,7 +78,8 @@ impl Peer {
         self.accepted.lock().unwrap()
     }
 
-    /// Waits for the client's end of each connection that was kept, then ends it too, as a server does.
+    /// Waits for the client's end of each connection that was kept, then ends it too, as a server
+    /// does.
     pub fn answer_ends(self) {
         for accepted in self.accepted().drain(..) {
             if let Some(mut stream) = accepted.kept {

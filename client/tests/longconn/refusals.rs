@@ -105,7 +105,8 @@ fn bad_values_are_refused_with_code_2() {
     assert_eq!(refused(&["--users", "1"]).code(), Some(2), "no target");
 }
 
-/// The range of local ports is 32768 to 60999 in a new namespace: nothing that stops this program, but any beside it.
+/// The range of local ports is 32768 to 60999 in a new namespace: nothing that stops this program,
+/// but any beside it.
 #[test]
 #[ignore = "needs namespaces: make test"]
 fn kernel_settings_that_are_small_are_said_with_the_command() {

@@ -1,4 +1,5 @@
-//! `--metrics` of the real programs through its public doors: what HTTP clients, a real Prometheus and promtool find there.
+//! `--metrics` of the real programs through its public doors: what HTTP clients, a real Prometheus
+//! and promtool find there.
 #![forbid(unsafe_code)]
 
 #[path = "../../../server/tests/common/mod.rs"]

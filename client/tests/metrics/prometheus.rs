@@ -1,4 +1,5 @@
-//! A real Prometheus at real programs: what its API says is what the programs themselves report, to the last count.
+//! A real Prometheus at real programs: what its API says is what the programs themselves report, to
+//! the last count.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

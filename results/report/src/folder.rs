@@ -1,8 +1,9 @@
 //! The folder of a run: `RUNS/<UTC stamp>-<name>/`, and `RUNS/latest` pointing at the newest.
 //!
-//! Purpose: making it before anything starts, writing whole files into it, finding where runs belong.
-//! Invariants: a file is there whole or not at all (written beside and renamed); so is the link. A folder whose run
-//! never started is removed again.
+//! Purpose: making it before anything starts, writing whole files into it, finding where runs
+//! belong.
+//! Invariants: a file is there whole or not at all (written beside and renamed); so is the link. A
+//! folder whose run never started is removed again.
 //! Must not depend on: what the files say.
 
 use std::fs;
@@ -22,7 +23,8 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes `runs/<stamp>-<name>` (with a number behind it if that exists) and proves that files can be written.
+    /// Makes `runs/<stamp>-<name>` (with a number behind it if that exists) and proves that files
+    /// can be written.
     ///
     /// # Errors
     /// When it cannot be made or written.
@@ -83,7 +85,8 @@ impl RunFolder {
         self.path.join(name)
     }
 
-    /// Opens a file of a run's folder for reading. Anything but a file is refused, since opening a pipe could wait for ever.
+    /// Opens a file of a run's folder for reading. Anything but a file is refused, since opening a
+    /// pipe could wait for ever.
     ///
     /// # Errors
     /// When it cannot be opened, or is not a file.
@@ -174,7 +177,8 @@ pub fn runs_or_default(runs: Option<&Path>) -> PathBuf {
     })
 }
 
-/// The folder of a run that somebody names: a folder, or the name of one among the runs, `latest` too.
+/// The folder of a run that somebody names: a folder, or the name of one among the runs, `latest`
+/// too.
 ///
 /// # Errors
 /// When there is no such folder.

@@ -1,7 +1,9 @@
 //! The head of every record: what a run says of itself, whatever was measured.
 //!
-//! Purpose: one definition of the keys that all kinds of `run.json` begin with; each kind puts its own behind them.
-//! Invariants: those of [`crate::run`]. A verdict has its reasons beside it: both are settled together.
+//! Purpose: one definition of the keys that all kinds of `run.json` begin with; each kind puts its
+//! own behind them.
+//! Invariants: those of [`crate::run`]. A verdict has its reasons beside it: both are settled
+//! together.
 //! Must not depend on: what was measured.
 
 use std::fmt::Write as _;
@@ -27,10 +29,12 @@ pub struct Header {
     pub verdict: Verdict,
     /// Every shortfall in words, with its numbers; empty for a pass.
     pub reasons: Vec<String>,
-    /// What stopped the run from going faster or higher, first things first; empty only in records of before there were limits.
+    /// What stopped the run from going faster or higher, first things first; empty only in records
+    /// of before there were limits.
     #[serde(deserialize_with = "known_limits")]
     pub limits: Vec<Bottleneck>,
-    /// What went wrong on the way that no figure shows (interrupted, timed out, ...); part of `reasons`.
+    /// What went wrong on the way that no figure shows (interrupted, timed out, ...); part of
+    /// `reasons`.
     pub incidents: Vec<String>,
     /// The command line of the bench.
     pub command: String,
@@ -113,7 +117,8 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// Limits on open descriptors the children were started with.
     pub rlimit_nofile: Rlimit,
-    /// `net.ipv4.tcp_mem`: pages of socket memory that are low, pressure, and the most; it belongs to the whole machine.
+    /// `net.ipv4.tcp_mem`: pages of socket memory that are low, pressure, and the most; it belongs
+    /// to the whole machine.
     pub tcp_mem_pages: Option<[u64; 3]>,
 }
 

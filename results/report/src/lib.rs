@@ -1,8 +1,10 @@
 //! Records of runs, and everything that follows from them.
 //!
-//! Purpose: the schemas of `run.json` ([`run`], [`http`], [`locust`], [`proxy`]), verdicts ([`verdict`]), what kept a run from going
-//! faster or higher ([`bottleneck`]), summaries as text ([`summary`]), reports with charts ([`report`]) and comparisons ([`compare`]).
-//! Invariants: pure functions of files: whoever has a run's folder can repeat them. A verdict follows from the record alone.
+//! Purpose: the schemas of `run.json` ([`run`], [`http`], [`locust`], [`proxy`]), verdicts
+//! ([`verdict`]), what kept a run from going faster or higher ([`bottleneck`]), summaries as text
+//! ([`summary`]), reports with charts ([`report`]) and comparisons ([`compare`]).
+//! Invariants: pure functions of files: whoever has a run's folder can repeat them. A verdict
+//! follows from the record alone.
 //! Must not depend on: the testbed, the benchmark driver, how anything was measured.
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
-//! `holdfast-bench list` and `show`: runs that are over, as a table, and one of them as the page it ended with.
+//! `holdfast-bench list` and `show`: runs that are over, as a table, and one of them as the page it
+//! ended with.
 //!
 //! Invariants: reads only. A damaged folder is a line that says so, among the others; newest first.
 //! Must not depend on: how a run is made or judged.

@@ -28,7 +28,8 @@ pub struct HostRecord {
     pub name: String,
     /// Its addresses.
     pub addresses: Vec<String>,
-    /// Buckets of its table of established connections; negative: shared with the machine; `null`: unknown.
+    /// Buckets of its table of established connections; negative: shared with the machine; `null`:
+    /// unknown.
     pub connection_hash_buckets: Option<i64>,
     /// Settings of its profile that could not be set.
     pub settings_failed: Vec<SettingRecord>,

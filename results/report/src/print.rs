@@ -1,7 +1,8 @@
 //! A result on standard output.
 //!
-//! Invariants: standard output holds the result and nothing else. A result that cannot be written is an error; a reader that has closed
-//! its end is not. Text for people has no control characters but line breaks, whatever a record holds.
+//! Invariants: standard output holds the result and nothing else. A result that cannot be written
+//! is an error; a reader that has closed its end is not. Text for people has no control characters
+//! but line breaks, whatever a record holds.
 //! Must not depend on: what the result is.
 
 use std::borrow::Cow;
@@ -9,8 +10,8 @@ use std::borrow::Cow;
 use holdfast_telemetry::output;
 use serde::Serialize;
 
-/// Prints the result, `run.json` if `is_json` and the page of text otherwise; false if it could not be written, which is then said on
-/// standard error.
+/// Prints the result, `run.json` if `is_json` and the page of text otherwise; false if it could not
+/// be written, which is then said on standard error.
 #[must_use]
 pub fn print_result(run: &impl Serialize, is_json: bool, page: impl FnOnce() -> String) -> bool {
     if is_json {
@@ -27,7 +28,8 @@ pub fn print_page(text: &str) -> bool {
     print_bytes(printable(text).as_bytes())
 }
 
-/// Prints bytes as they are; false if they could not be written, which is then said on standard error.
+/// Prints bytes as they are; false if they could not be written, which is then said on standard
+/// error.
 #[must_use]
 pub fn print_bytes(bytes: &[u8]) -> bool {
     let printed = output::print(bytes);

@@ -1,7 +1,8 @@
 //! Runs that are over: their folders and records, read back.
 //!
 //! Purpose: one way in for everything that looks at runs later: `list`, `show`, `compare`.
-//! Invariants: reads only. A folder that holds no sound record is said in words, and never more than that.
+//! Invariants: reads only. A folder that holds no sound record is said in words, and never more
+//! than that.
 //! Must not depend on: what records are compared or shown for.
 
 use std::fmt;

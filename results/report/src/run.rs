@@ -1,9 +1,10 @@
 //! The schema of `run.json`: everything a run leaves, key by key.
 //!
-//! Purpose: one definition of the record, for writing it now and comparing it later. `README.md` beside this crate
-//! explains every key with its unit.
-//! Invariants: units end the names. Adding a key keeps [`RUN_SCHEMA`]; renaming, removing or redefining one raises
-//! its number. What could not be measured is `null`, never zero. The verdict follows from the record alone.
+//! Purpose: one definition of the record, for writing it now and comparing it later. `README.md`
+//! beside this crate explains every key with its unit.
+//! Invariants: units end the names. Adding a key keeps [`RUN_SCHEMA`]; renaming, removing or
+//! redefining one raises its number. What could not be measured is `null`, never zero. The verdict
+//! follows from the record alone.
 //! Must not depend on: how figures are taken or shown.
 
 use std::collections::BTreeMap;
@@ -85,15 +86,18 @@ pub struct Connections {
     pub opened: u64,
     /// Attempts that failed, by kind.
     pub failed: BTreeMap<String, u64>,
-    /// Open at the end of the hold, as the client counts. A run cut short is counted where it was cut.
+    /// Open at the end of the hold, as the client counts. A run cut short is counted where it was
+    /// cut.
     pub held_at_end: u64,
-    /// Opened connections that ended in anything else than `held`; all of them without the client's final report.
+    /// Opened connections that ended in anything else than `held`; all of them without the client's
+    /// final report.
     pub lost: u64,
     /// How opened connections ended, by class, as the client counts.
     pub ended: BTreeMap<String, u64>,
     /// Open at the end of the hold, as the server counts.
     pub server_open: u64,
-    /// Established pairs at the end of the hold, as the kernel counts (both ends are on this machine).
+    /// Established pairs at the end of the hold, as the kernel counts (both ends are on this
+    /// machine).
     pub kernel_established: u64,
     /// The sockets behind it, two a pair.
     pub kernel_established_sockets: u64,
@@ -163,7 +167,8 @@ pub struct Memory {
     pub client_rss_bytes_per_connection: Option<f64>,
     /// Growth of kernel slabs since before the client started, divided by the pairs held.
     pub slab_bytes_per_pair: Option<f64>,
-    /// Decline of available memory over the same time, divided by the pairs held: slabs, RSS, page tables, everything.
+    /// Decline of available memory over the same time, divided by the pairs held: slabs, RSS, page
+    /// tables, everything.
     pub machine_bytes_per_pair: Option<f64>,
     /// Resident memory of the server at the end of the hold.
     pub server_rss_bytes: Option<u64>,
@@ -183,9 +188,11 @@ pub struct Memory {
     pub slab_bytes: Option<u64>,
     /// Least memory available at any sample of the run.
     pub available_bytes_min: Option<u64>,
-    /// Least memory left in a control group that bounds one of the processes, at any sample; `null`: none does.
+    /// Least memory left in a control group that bounds one of the processes, at any sample;
+    /// `null`: none does.
     pub cgroup_left_bytes_min: Option<u64>,
-    /// Memory touched before the ramp, so that a virtual machine's host backs it; 0: the run began as it was.
+    /// Memory touched before the ramp, so that a virtual machine's host backs it; 0: the run began
+    /// as it was.
     pub warmed_bytes: u64,
     /// How long that took.
     pub warmed_seconds: f64,
@@ -199,7 +206,8 @@ pub struct Cpu {
     pub server_seconds: f64,
     /// Client, likewise.
     pub client_seconds: f64,
-    /// Share of all cores in use from the start of the ramp to the end of the hold, by whatever runs here.
+    /// Share of all cores in use from the start of the ramp to the end of the hold, by whatever
+    /// runs here.
     pub machine_busy_percent: Option<f64>,
     /// The same within the ramp.
     pub ramp: Option<CpuPhase>,
@@ -237,7 +245,8 @@ pub struct CpuPhase {
 pub struct Kernel {
     /// Growth of TcpExt counters that name limits (`ListenOverflows`, ...).
     pub counters: BTreeMap<String, u64>,
-    /// The same without what happened while all was closed: to the end of the hold, or to where the run was cut short.
+    /// The same without what happened while all was closed: to the end of the hold, or to where the
+    /// run was cut short.
     pub load_counters: BTreeMap<String, u64>,
     /// Most connections seen in TIME_WAIT.
     pub time_wait_max: u64,
@@ -245,7 +254,8 @@ pub struct Kernel {
     pub time_wait_load_max: u64,
     /// Most pages of socket memory seen before all was closed, of the whole machine.
     pub tcp_mem_pages_max: u64,
-    /// Seconds before all was closed in which that was above the pressure mark of `machine.tcp_mem_pages`.
+    /// Seconds before all was closed in which that was above the pressure mark of
+    /// `machine.tcp_mem_pages`.
     pub tcp_mem_pressure_seconds: u64,
     /// Packets dropped because a core's queue of arrived ones was full, whole machine.
     pub packets_dropped: u64,

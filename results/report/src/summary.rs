@@ -1,7 +1,8 @@
 //! What a person sees after a run: a page.
 //!
 //! Purpose: a record as aligned text, readable at a glance, verdict first and path last.
-//! Invariants: nothing is computed here that the record does not hold; what is unknown shows as `-`.
+//! Invariants: nothing is computed here that the record does not hold; what is unknown shows as
+//! `-`.
 //! Must not depend on: how figures came about.
 
 use std::fmt::Write as _;

@@ -1,8 +1,8 @@
 //! Pass or fail, and why.
 //!
 //! Purpose: the rules by which a run is believed, each a line of words with its numbers.
-//! Invariants: a pure function of the record: whoever has `run.json` can repeat it. Every shortfall is listed, not
-//! only the first; a pass has no reasons.
+//! Invariants: a pure function of the record: whoever has `run.json` can repeat it. Every shortfall
+//! is listed, not only the first; a pass has no reasons.
 //! Must not depend on: processes, files, the kernel; what held a run back ([`crate::bottleneck`]).
 
 use std::collections::BTreeMap;
@@ -75,8 +75,8 @@ fn connections(run: &Run, reasons: &mut Vec<String>) {
     }
 }
 
-/// The most that the 99.9th percentile of lateness may be, microseconds: one interval. A message that comes later than that was
-/// missed.
+/// The most that the 99.9th percentile of lateness may be, microseconds: one interval. A message
+/// that comes later than that was missed.
 #[must_use]
 pub fn lateness_limit_us(run: &Run) -> u64 {
     (run.asked.every_seconds * 1e6) as u64
@@ -106,7 +106,8 @@ fn late_work(run: &Run) -> String {
     }
 }
 
-/// What is wrong with the opening: how many opened of those asked for, and how others failed, by kind.
+/// What is wrong with the opening: how many opened of those asked for, and how others failed, by
+/// kind.
 #[must_use]
 pub fn unopened(asked: u64, opened: u64, failed: &BTreeMap<String, u64>) -> Vec<String> {
     let mut found = Vec::new();
@@ -159,7 +160,8 @@ fn messages(run: &Run, reasons: &mut Vec<String>) {
         None => reasons.push("how many messages the server sent is unknown".into()),
         Some(_) => {}
     }
-    // Whole intervals that lie inside the hold with a second to spare: nobody can have had fewer messages than these.
+    // Whole intervals that lie inside the hold with a second to spare: nobody can have had fewer
+    // messages than these.
     let held = run.hold.seconds.unwrap_or(0.0).min(run.asked.hold_seconds);
     let whole = ((held - 1.0) / run.asked.every_seconds).floor();
     let due = if whole >= 1.0 {

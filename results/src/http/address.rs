@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// The address of slice `number`: each has one of its own, so that what earlier ones left in TIME_WAIT is in nobody's way.
+/// The address of slice `number`: each has one of its own, so that what earlier ones left in
+/// TIME_WAIT is in nobody's way.
 #[must_use]
 pub fn address(number: usize, port: u16) -> SocketAddr {
     let byte = |n: usize| u8::try_from(n % 250 + 1).unwrap_or(1);

@@ -1,8 +1,9 @@
 //! Which cores belong to whom.
 //!
-//! Purpose: the cores this process may use, halved between server and client, and a child started on its half.
-//! Invariants: a child has its cores before its first instruction, so every thread it makes has them too. This process
-//! itself keeps all its cores.
+//! Purpose: the cores this process may use, halved between server and client, and a child started
+//! on its half.
+//! Invariants: a child has its cores before its first instruction, so every thread it makes has
+//! them too. This process itself keeps all its cores.
 //! Must not depend on: what runs on them.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -61,7 +62,8 @@ pub fn allowed() -> Vec<usize> {
     if cores.is_empty() { vec![0] } else { cores }
 }
 
-/// Does `work` with this thread on `cores`; what it starts stays there. Afterwards this thread is where it was.
+/// Does `work` with this thread on `cores`; what it starts stays there. Afterwards this thread is
+/// where it was.
 ///
 /// # Errors
 /// When the kernel refuses these cores; `work` is not done then.

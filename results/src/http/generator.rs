@@ -1,9 +1,9 @@
 //! The programs that make load: their command lines, and what they say in the end.
 //!
-//! Purpose: from a `Generator` and what a slice asks of it to a program with its arguments, and from its last line to an
-//! [`Outcome`].
-//! Invariants: a generator runs until it is told to stop; its own time limit is only a bound for the case that nobody does.
-//! Whatever is not a right answer is a failure by kind.
+//! Purpose: from a `Generator` and what a slice asks of it to a program with its arguments, and
+//! from its last line to an [`Outcome`].
+//! Invariants: a generator runs until it is told to stop; its own time limit is only a bound for
+//! the case that nobody does. Whatever is not a right answer is a failure by kind.
 //! Must not depend on: which server is behind the address.
 
 use std::collections::BTreeMap;
@@ -272,7 +272,8 @@ fn of_wrk(result: &WrkResult) -> Outcome {
         ("wrong_status", result.status),
         ("timed_out", result.timeout),
     ];
-    // wrk gives 0 for a percentile beyond what its histogram holds; the largest value is an upper bound of it.
+    // wrk gives 0 for a percentile beyond what its histogram holds; the largest value is an upper
+    // bound of it.
     let percentile = |us: u64| if us == 0 { result.max } else { us };
     // wrk counts an answer of the wrong status among its requests too.
     let ok = result.requests.saturating_sub(result.status);

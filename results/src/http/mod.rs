@@ -1,7 +1,7 @@
 //! HTTP servers and clients side by side: `holdfast-bench http`.
 //!
-//! Purpose: `Go competitor -> namespace -> slices, round by round -> medians -> ratios`. Every slice has a server of its own on one half of
-//! the cores and a generator on the other (`slice`).
+//! Purpose: `Go competitor -> namespace -> slices, round by round -> medians -> ratios`. Every
+//! slice has a server of its own on one half of the cores and a generator on the other (`slice`).
 //! Must not depend on: how HTTP is spoken.
 
 mod address;

@@ -1,8 +1,10 @@
 //! What an HTTP run will do, settled before anything starts.
 //!
-//! Purpose: flags checked and completed; programs found, or their absence noted; the slices in their order; how long it takes.
-//! Invariants: nothing is started, made or changed here, but for asking foreign programs for their version. Slices alternate:
-//! every round holds every slice once, so what drifts in the machine drifts for all.
+//! Purpose: flags checked and completed; programs found, or their absence noted; the slices in
+//! their order; how long it takes.
+//! Invariants: nothing is started, made or changed here, but for asking foreign programs for their
+//! version. Slices alternate: every round holds every slice once, so what drifts in the machine
+//! drifts for all.
 //! Must not depend on: namespaces, run folders, how a slice is measured.
 
 use std::collections::BTreeMap;
@@ -28,10 +30,12 @@ use holdfast_units::parse;
 pub const WARM_UP: Duration = Duration::from_millis(500);
 /// Users of `users-*` that start per second.
 pub const USERS_PER_SECOND: u64 = 10_000;
-/// After the last user's start: the longest wait, so that every user has asked before the measurement.
+/// After the last user's start: the longest wait, so that every user has asked before the
+/// measurement.
 pub const USERS_SETTLE: Duration = Duration::from_secs(1);
 
-/// How long connections are idle before what they cost is read: a server may take seconds to give back what it used to get there.
+/// How long connections are idle before what they cost is read: a server may take seconds to give
+/// back what it used to get there.
 pub const IDLE_SETTLE: Duration = Duration::from_secs(6);
 
 /// Port in a network namespace of its own.
@@ -235,7 +239,8 @@ impl Plan {
     }
 }
 
-/// Start of a server, end of both: what a slice takes besides its load, as measured where this was written.
+/// Start of a server, end of both: what a slice takes besides its load, as measured where this was
+/// written.
 const AROUND: Duration = Duration::from_millis(350);
 
 fn estimate(slice: &Slice, time: Duration) -> Duration {
@@ -369,8 +374,9 @@ fn check_slices(slices: &[Slice], flags: &Flags) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Subjects of one process that keeps a descriptor for each connection: where these do not suffice, the last users wait for
-/// others to leave. nginx gets more workers instead, and our own sockets are in tables that the limit does not count.
+/// Subjects of one process that keeps a descriptor for each connection: where these do not suffice,
+/// the last users wait for others to leave. nginx gets more workers instead, and our own sockets
+/// are in tables that the limit does not count.
 fn too_few_descriptors(slices: &[Slice], descriptors: u64) -> Option<String> {
     const OTHERS: u64 = 64;
     let mut names: Vec<&str> = slices
@@ -419,7 +425,8 @@ fn versions(flags: &Flags, programs: &Programs) -> BTreeMap<String, Option<Strin
     .collect()
 }
 
-/// The first line a program says when asked for its version; wrk and nginx say it on standard error.
+/// The first line a program says when asked for its version; wrk and nginx say it on standard
+/// error.
 fn version(path: &Path, arg: &str) -> Option<String> {
     let output = Command::new(path)
         .arg(arg)

@@ -1,7 +1,9 @@
 //! The two ends of a slice: started on their cores, waited for, ended.
 //!
-//! Purpose: everything a slice does with a process, so that [`super::slice`] reads as what is measured.
-//! Invariants: every wait is bounded and looks whether somebody has died meanwhile; whoever did is named with its last words.
+//! Purpose: everything a slice does with a process, so that [`super::slice`] reads as what is
+//! measured.
+//! Invariants: every wait is bounded and looks whether somebody has died meanwhile; whoever did is
+//! named with its last words.
 //! Must not depend on: what is measured between start and end.
 
 use std::collections::BTreeMap;

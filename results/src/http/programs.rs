@@ -31,8 +31,9 @@ pub enum Family {
     Of,
 }
 
-/// Has the kernel end a program when the bench ends, even when the bench is killed. One that starts others gets a process
-/// namespace too: its first process takes all of them with it, and nothing it started can escape.
+/// Has the kernel end a program when the bench ends, even when the bench is killed. One that starts
+/// others gets a process namespace too: its first process takes all of them with it, and nothing it
+/// started can escape.
 #[must_use]
 pub fn kill_with_parent(
     programs: &Programs,

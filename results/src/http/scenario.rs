@@ -1,7 +1,8 @@
 //! What `holdfast-bench http` can measure: scenarios, subjects, generators, as data.
 //!
 //! Purpose: one table of scenarios, and the rule which generator loads which subject in each.
-//! Invariants: names are those of the records and of `--scenarios`; a name never changes its meaning.
+//! Invariants: names are those of the records and of `--scenarios`; a name never changes its
+//! meaning.
 //! Must not depend on: processes, command lines, figures.
 
 /// What a scenario asks of its connections.
@@ -97,10 +98,11 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// Users wait between 100 ms and 1 s: a second holds this many requests of each when answers take no time.
+/// Users wait between 100 ms and 1 s: a second holds this many requests of each when answers take
+/// no time.
 pub const REQUESTS_PER_USER_SECOND: f64 = 1.0 / 0.55;
-/// Connections of [`Kind::IdleMemory`] for a subject whose sockets count against the descriptor limit (20,000 where this
-/// was written).
+/// Connections of [`Kind::IdleMemory`] for a subject whose sockets count against the descriptor
+/// limit (20,000 where this was written).
 pub const IDLE_MEMORY_OF_COMPETITORS: u64 = 10_000;
 
 impl Scenario {
@@ -119,14 +121,16 @@ impl Scenario {
         self.connections + self.idle
     }
 
-    /// Requests a second that the users make when answers take no time; `None` where load is not offered but taken.
+    /// Requests a second that the users make when answers take no time; `None` where load is not
+    /// offered but taken.
     #[must_use]
     pub fn offered_per_second(&self) -> Option<f64> {
         (self.kind == Kind::Users).then_some(self.connections as f64 * REQUESTS_PER_USER_SECOND)
     }
 
-    /// Who is measured with what, in the order of measurement. The figure of a server is taken with wrk, or with our client
-    /// where there is no wrk; our client is measured on ourselves and on nginx, to be compared with wrk on the same server.
+    /// Who is measured with what, in the order of measurement. The figure of a server is taken with
+    /// wrk, or with our client where there is no wrk; our client is measured on ourselves and on
+    /// nginx, to be compared with wrk on the same server.
     #[must_use]
     pub fn pairs(
         &self,

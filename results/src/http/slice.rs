@@ -1,9 +1,10 @@
 //! One slice: a server is started, loaded, measured and ended.
 //!
-//! Purpose: `server -> ready -> idle connections -> warm-up -> load -> end`, and what was used of cores and memory meanwhile.
-//! Invariants: the window of CPU and that of requests are the same. In saturation it is the whole life of the generator, for wrk
-//! says only what it did in all; users are measured between two reports of our client, when all of them have started.
-//! Nothing a slice started outlives it.
+//! Purpose: `server -> ready -> idle connections -> warm-up -> load -> end`, and what was used of
+//! cores and memory meanwhile.
+//! Invariants: the window of CPU and that of requests are the same. In saturation it is the whole
+//! life of the generator, for wrk says only what it did in all; users are measured between two
+//! reports of our client, when all of them have started. Nothing a slice started outlives it.
 //! Must not depend on: rounds, medians, verdicts.
 
 use std::collections::BTreeMap;
@@ -64,7 +65,8 @@ pub async fn measure(
     measured
 }
 
-/// Leaves of a failed slice's files those with something in them: configurations, and what was said on standard error.
+/// Leaves of a failed slice's files those with something in them: configurations, and what was said
+/// on standard error.
 fn tidy(dir: &Path) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.metadata().is_ok_and(|meta| meta.len() == 0) {

@@ -1,8 +1,9 @@
 //! The servers that are measured: their command lines, configurations and builds.
 //!
 //! Purpose: from a `Subject` and what a slice asks of it to a program with its arguments.
-//! Invariants: every subject listens on one address of 127.0.0.0/8 and answers every path with `ok`. All end with the bench,
-//! however it ends: ours by their own flag, the others by the kernel (`kill_with_parent`).
+//! Invariants: every subject listens on one address of 127.0.0.0/8 and answers every path with
+//! `ok`. All end with the bench, however it ends: ours by their own flag, the others by the kernel
+//! (`kill_with_parent`).
 //! Must not depend on: how they are measured.
 
 use std::net::SocketAddr;
@@ -22,9 +23,11 @@ const NGINX: &str = include_str!("../../competitors/nginx.conf");
 const HAPROXY: &str = include_str!("../../competitors/haproxy.cfg");
 const GO: &str = include_str!("../../competitors/go/main.go");
 
-/// Connections a server is prepared for beyond those it gets: warm-up and measurement overlap while sockets close.
+/// Connections a server is prepared for beyond those it gets: warm-up and measurement overlap while
+/// sockets close.
 const SPARE_CONNECTIONS: u64 = 1_000;
-/// nginx begins to close idle connections when less than a sixteenth of its places is free: this share more keeps it from that.
+/// nginx begins to close idle connections when less than a sixteenth of its places is free: this
+/// share more keeps it from that.
 const NGINX_SPARE_SHARE: u64 = 8;
 
 /// A line that a server prints.

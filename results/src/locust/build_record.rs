@@ -171,7 +171,8 @@ impl Measured<'_> {
             "messages in all",
             [("workers", total), ("server", server.messages_sent)],
         );
-        // The master hears of nothing that ends later than half a second after it has told the workers to quit.
+        // The master hears of nothing that ends later than half a second after it has told the
+        // workers to quit.
         let mut charted = Agreement::exact(
             "messages in Locust's table",
             [

@@ -1,6 +1,8 @@
-//! The workers' histograms as one: added bucket by bucket, so that percentiles are those of all users together.
+//! The workers' histograms as one: added bucket by bucket, so that percentiles are those of all
+//! users together.
 //!
-//! Invariants: what can be read is merged exactly; a log that cannot be read is an error, never a gap.
+//! Invariants: what can be read is merged exactly; a log that cannot be read is an error, never a
+//! gap.
 //! Must not depend on: what is measured.
 
 use std::collections::BTreeMap;

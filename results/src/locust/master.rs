@@ -39,7 +39,8 @@ pub fn history(path: &Path) -> Result<Vec<Second>, String> {
     Ok(seconds(&text))
 }
 
-/// The rows of all requests together. Nothing in them is quoted but what a path might need, which these rows do not have.
+/// The rows of all requests together. Nothing in them is quoted but what a path might need, which
+/// these rows do not have.
 fn seconds(text: &str) -> Vec<Second> {
     let mut lines = text.lines();
     let names: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();

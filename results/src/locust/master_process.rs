@@ -21,7 +21,8 @@ use crate::run_control::Aborted;
 #[derive(Debug, Default)]
 pub(super) struct MasterProcess {
     child: Option<Child<AnyLine>>,
-    /// Moments and time on a core until then, seconds: start of the ramp, end of the ramp, end of the hold.
+    /// Moments and time on a core until then, seconds: start of the ramp, end of the ramp, end of
+    /// the hold.
     samples: Vec<(Instant, f64)>,
     rss_bytes: Option<u64>,
 }

@@ -1,7 +1,7 @@
 //! A real Locust master and our workers on many hosts: `holdfast-bench locust`.
 //!
-//! Purpose: the server on the backend, Locust's master on its host, and pdsh, which starts a worker on each client host, as on real
-//! machines. Workers, server, kernel and master must agree.
+//! Purpose: the server on the backend, Locust's master on its host, and pdsh, which starts a worker
+//! on each client host, as on real machines. Workers, server, kernel and master must agree.
 //! Must not depend on: Locust's protocol; that is the worker's.
 
 mod build_record;
@@ -143,8 +143,8 @@ impl Locust {
     }
 }
 
-/// Interrupts the master until it says that it shuts down: Python raises an interrupt wherever the program is, and drops one that
-/// falls into a destructor or a callback of C.
+/// Interrupts the master until it says that it shuts down: Python raises an interrupt wherever the
+/// program is, and drops one that falls into a destructor or a callback of C.
 async fn interrupt_master(run: &mut HeldRun<'_, Locust>) {
     for _ in 0..INTERRUPTS_MAX {
         if !run.load.master.interrupt() {
@@ -421,7 +421,8 @@ impl HeldLoad for Locust {
     async fn shut_down(run: &mut HeldRun<'_, Self>) {
         interrupt_master(run).await;
         run.end("master", None, |load| load.master.child()).await;
-        // A master that ends before it has started the test, or dies, does not tell its workers to quit.
+        // A master that ends before it has started the test, or dies, does not tell its workers to
+        // quit.
         if !shuts_down(run.folder) {
             end_workers(run.load.pdsh.as_ref());
         }

@@ -1,9 +1,9 @@
 //! Locust's page at an address of this machine, while a run lasts.
 //!
-//! Purpose: a browser is not in the lab. A listener on the machine's loopback hands each connection on to the page in the master's
-//! network.
-//! Invariants: only 127.0.0.1 listens; all of it ends with this process. One thread for each direction of a connection: it is for
-//! people, not for load.
+//! Purpose: a browser is not in the lab. A listener on the machine's loopback hands each connection
+//! on to the page in the master's network.
+//! Invariants: only 127.0.0.1 listens; all of it ends with this process. One thread for each
+//! direction of a connection: it is for people, not for load.
 //! Must not depend on: what the page shows.
 
 use std::io;
@@ -15,7 +15,8 @@ use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_testbed::network::host::Host;
 use holdfast_testbed::sandbox::OUTSIDE;
 
-/// Serves the page of `master` at `port` of the machine's 127.0.0.1 from now on; its address for people.
+/// Serves the page of `master` at `port` of the machine's 127.0.0.1 from now on; its address for
+/// people.
 ///
 /// # Errors
 /// When the port is taken, or this process may not enter the machine's network.

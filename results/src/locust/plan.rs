@@ -60,7 +60,8 @@ pub struct Flags {
     #[arg(long, alias = "every", value_name = "TIME", default_value = "550s", value_parser = parse::time)]
     interval: Duration,
 
-    /// Send HTTP requests, 100 ms to 1 s after each response, instead of holding long connections [default: off]
+    /// Send HTTP requests, 100 ms to 1 s after each response, instead of holding long connections
+    /// [default: off]
     #[arg(long)]
     http: bool,
 
@@ -71,15 +72,18 @@ pub struct Flags {
     #[arg(long, value_name = "PERCENT", default_value_t = 2.0, value_parser = parse::percent, allow_negative_numbers = true)]
     ramp_tolerance: f64,
 
-    /// Serve Locust's page at this port of this machine's 127.0.0.1 while it runs, at 8089 unless another is given [default: off]
+    /// Serve Locust's page at this port of this machine's 127.0.0.1 while it runs, at 8089 unless
+    /// another is given [default: off]
     #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "8089", value_parser = clap::value_parser!(u16).range(1..))]
     pub web: Option<u16>,
 
-    /// Connect users to this address, if something in this lab (make lab) stands before the server [default: the server on the backend]
+    /// Connect users to this address, if something in this lab (make lab) stands before the server
+    /// [default: the server on the backend]
     #[arg(long, value_name = "HOST:PORT")]
     target: Option<String>,
 
-    /// Run this locust program [default: client/locust/.venv/bin/locust of this workspace, or the one on the search path]
+    /// Run this locust program [default: client/locust/.venv/bin/locust of this workspace, or the
+    /// one on the search path]
     #[arg(long, value_name = "FILE")]
     locust: Option<PathBuf>,
 
@@ -330,8 +334,8 @@ impl Plan {
         args
     }
 
-    /// Arguments of pdsh, which starts a worker on each client host. On real machines the same line goes over ssh, without
-    /// `-R exec` and `ip netns exec %h`.
+    /// Arguments of pdsh, which starts a worker on each client host. On real machines the same line
+    /// goes over ssh, without `-R exec` and `ip netns exec %h`.
     #[must_use]
     pub fn pdsh_args(&self, ip: &Path, dir: &Path) -> Vec<String> {
         let clients = self.flags.lab.clients;

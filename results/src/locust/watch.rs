@@ -11,7 +11,8 @@ use holdfast_telemetry::proc::KernelSample;
 use holdfast_testbed::network::Network;
 use holdfast_testbed::network::layout::BACKEND;
 
-/// A thread on the backend that notes its established connections every second, however busy this program is.
+/// A thread on the backend that notes its established connections every second, however busy this
+/// program is.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     samples: Arc<Mutex<Vec<(f64, u64)>>>,

@@ -1,7 +1,8 @@
 //! All workers of a run, and the server, in the terms of a long-connection run.
 //!
-//! Purpose: pdsh prints the workers' lines with the host's name before each; [`WorkerReports`] keeps the latest of each host, and
-//! [`WorkerReports::total`] is their sum. Requests count as messages, so that HTTP users fill the same record.
+//! Purpose: pdsh prints the workers' lines with the host's name before each; [`WorkerReports`]
+//! keeps the latest of each host, and [`WorkerReports::total`] is their sum. Requests count as
+//! messages, so that HTTP users fill the same record.
 //! Invariants: a worker that is gone has no users: what it had open is not counted any more.
 //! Must not depend on: processes, hosts' namespaces.
 
@@ -144,7 +145,8 @@ fn add(sum: &mut UserTotals, one: &UserTotals) {
     s.messages_missed += r.messages_missed;
     s.messages_sent += r.messages_sent;
     s.bytes_received += r.bytes_received;
-    // Percentiles cannot be added: until the histograms are merged, the slowest worker's stand for all.
+    // Percentiles cannot be added: until the histograms are merged, the slowest worker's stand for
+    // all.
     if r.connect_us.p99 >= s.connect_us.p99 {
         s.connect_us = r.connect_us;
     }

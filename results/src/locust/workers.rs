@@ -1,7 +1,7 @@
 //! The workers' processes: found below pdsh, sampled, missed when they are gone.
 //!
-//! Invariants: a process is one of ours by its command line each time it is looked at, so that a number that was given anew is not
-//! taken for it.
+//! Invariants: a process is one of ours by its command line each time it is looked at, so that a
+//! number that was given anew is not taken for it.
 //! Must not depend on: what workers report, but whether they have ended in order.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,8 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Finds the processes below `pdsh` until there are `expected`; those that have ended since, in words.
+    /// Finds the processes below `pdsh` until there are `expected`; those that have ended since, in
+    /// words.
     pub fn look(
         &mut self,
         pdsh: &Child<WorkerReports>,

@@ -43,7 +43,8 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     pub hold: Option<Duration>,
 
-    /// Give the client these source addresses: addresses, ranges, CIDR or `auto` [default: the client's choice]
+    /// Give the client these source addresses: addresses, ranges, CIDR or `auto` [default: the
+    /// client's choice]
     #[arg(long, value_name = "ADDRESSES")]
     pub source: Option<String>,
 
@@ -71,11 +72,13 @@ pub struct Flags {
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub client_arg: Vec<String>,
 
-    /// Stay in the host's network: no setting is changed, other traffic is in the kernel's figures [default: off]
+    /// Stay in the host's network: no setting is changed, other traffic is in the kernel's figures
+    /// [default: off]
     #[arg(long)]
     pub no_namespace: bool,
 
-    /// Leave the namespace's settings as the kernel makes them, instead of the kernel profiles (holdfast-tune) [default: off]
+    /// Leave the namespace's settings as the kernel makes them, instead of the kernel profiles
+    /// (holdfast-tune) [default: off]
     #[arg(long)]
     pub no_profile: bool,
 
@@ -83,8 +86,8 @@ pub struct Flags {
     #[arg(long, value_name = "KEY=VALUE")]
     pub sysctl: Vec<String>,
 
-    /// Before the ramp, touch and free the memory it needs, so that the host of a virtual machine backs it: auto does so on a
-    /// virtual machine that reports free memory to its host
+    /// Before the ramp, touch and free the memory it needs, so that the host of a virtual machine
+    /// backs it: auto does so on a virtual machine that reports free memory to its host
     #[arg(long, alias = "warm", value_enum, default_value = "auto")]
     pub prefault: Prefault,
 

@@ -1,8 +1,9 @@
 //! Long connections: `holdfast-bench longconn`.
 //!
-//! Purpose: our server and our client on this machine, in a network namespace of their own; client, server and kernel must agree on
-//! every connection.
-//! Must not depend on: how verdicts are found ([`holdfast_report::verdict`]), how text looks ([`holdfast_report::summary`]).
+//! Purpose: our server and our client on this machine, in a network namespace of their own; client,
+//! server and kernel must agree on every connection.
+//! Must not depend on: how verdicts are found ([`holdfast_report::verdict`]), how text looks
+//! ([`holdfast_report::summary`]).
 
 mod flags;
 mod plan;
@@ -90,7 +91,8 @@ impl Scenario for Longconn {
             ..Run::default()
         };
         if let Ok(machine) = holdfast_sysctl::Machine::read() {
-            // Rings of server and client, and the control planes of both and of this program, are one user's.
+            // Rings of server and client, and the control planes of both and of this program, are
+            // one user's.
             let threads = |count: Option<u32>| count.map_or(machine.core_count as u64, u64::from);
             let rings = |thread_count| {
                 preflight::rings_of_process(self.plan.users, thread_count, machine.nofile_hard)

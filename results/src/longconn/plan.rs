@@ -1,7 +1,9 @@
 //! What a run of `longconn` will do, settled before anything starts.
 //!
-//! Purpose: flags checked and completed: users that memory can hold, programs that exist, bounds for every wait.
-//! Invariants: nothing is started, made or changed here. A plan that exists can be tried; every bound in it is finite.
+//! Purpose: flags checked and completed: users that memory can hold, programs that exist, bounds
+//! for every wait.
+//! Invariants: nothing is started, made or changed here. A plan that exists can be tried; every
+//! bound in it is finite.
 //! Must not depend on: processes, namespaces, run folders.
 
 use std::path::{Path, PathBuf};
@@ -25,8 +27,8 @@ use holdfast_testbed::programs::program;
 const PAIR_BYTES: u64 = SERVER_END_BYTES + CLIENT_END_BYTES;
 /// Users without `--users`.
 pub const USERS_DEFAULT: u64 = 1_000_000;
-/// Loopback addresses the client connects to: 127.0.0.1 and following. One would be enough for the addresses; several share
-/// the kernel's bind bucket of each source address and port, 128 bytes.
+/// Loopback addresses the client connects to: 127.0.0.1 and following. One would be enough for the
+/// addresses; several share the kernel's bind bucket of each source address and port, 128 bytes.
 pub const TARGET_COUNT: u8 = 16;
 
 /// After an interrupt each process has this long to shut down gracefully.
@@ -109,8 +111,8 @@ impl Plan {
         })
     }
 
-    /// Settles what depends on the network that the run got: in the host's, the server listens on loopback only, on a port that a
-    /// plain user may take.
+    /// Settles what depends on the network that the run got: in the host's, the server listens on
+    /// loopback only, on a port that a plain user may take.
     ///
     /// # Errors
     /// When no port is free.
@@ -177,7 +179,8 @@ impl Plan {
         Duration::from_secs_f64(self.users as f64 / rate * 1.25 + 120.0)
     }
 
-    /// Longest time without any progress before a ramp counts as stalled: longer than the kernel tries a SYN.
+    /// Longest time without any progress before a ramp counts as stalled: longer than the kernel
+    /// tries a SYN.
     #[must_use]
     pub fn stall_max(&self) -> Duration {
         let between = match self.flags.spawn_rate {

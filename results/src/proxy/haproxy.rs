@@ -1,7 +1,8 @@
 //! haproxy's own statistics, from its socket.
 //!
 //! Purpose: `show info` and `show stat` as figures, to be compared with ours.
-//! Invariants: what a version does not say reads as zero. One question a connection, bounded in time.
+//! Invariants: what a version does not say reads as zero. One question a connection, bounded in
+//! time.
 //! Must not depend on: what is measured.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! What kept a system from holding all connections.
 //!
-//! Invariants: a limit is named only where the system held fewer than were asked for, and with the numbers it follows from.
+//! Invariants: a limit is named only where the system held fewer than were asked for, and with the
+//! numbers it follows from.
 //! Must not depend on: how anything was counted.
 
 use super::haproxy::Statistics;
@@ -9,7 +10,8 @@ use holdfast_report::bottleneck::{Bottleneck, BottleneckKind, PROXY_FULL_PERCENT
 use holdfast_telemetry::units::{count, round};
 use holdfast_testbed::network::layout::PORTS;
 
-/// What kept the system from holding all `users`, if something did. `out_of_descriptors` is what it said when it had none left.
+/// What kept the system from holding all `users`, if something did. `out_of_descriptors` is what it
+/// said when it had none left.
 #[must_use]
 pub fn limit(
     open: u64,
@@ -40,7 +42,8 @@ fn cause(
     busy_percent: f64,
 ) -> (BottleneckKind, String) {
     if let Some(s) = statistics.filter(|s| s.connections_max > 0 && open >= s.connections_max) {
-        // haproxy keeps some descriptors for listeners, checks and its own use, and takes two for each connection.
+        // haproxy keeps some descriptors for listeners, checks and its own use, and takes two for
+        // each connection.
         let is_reckoned =
             s.connections_max * 2 <= s.descriptors && s.connections_max * 5 / 2 > s.descriptors;
         let takes = format!("haproxy takes {} connections", count(s.connections_max));

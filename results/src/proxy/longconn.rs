@@ -102,8 +102,9 @@ impl Ground<'_> {
         Ok(result)
     }
 
-    /// Who counts how many connections as open, at the end of the hold. The client is left out where it has more than the system
-    /// takes: the kernel opens those, and the system never learns of them.
+    /// Who counts how many connections as open, at the end of the hold. The client is left out
+    /// where it has more than the system takes: the kernel opens those, and the system never learns
+    /// of them.
     fn open_now(
         &self,
         trial: &TrialPlan,

@@ -1,6 +1,7 @@
 //! A system between client and server: `holdfast-bench proxy`.
 //!
-//! Purpose: `network -> trials, direct and through the system -> what it adds`. The system's own statistics must agree with ours.
+//! Purpose: `network -> trials, direct and through the system -> what it adds`. The system's own
+//! statistics must agree with ours.
 //! Must not depend on: what the system does with what passes through it.
 
 mod haproxy;

@@ -1,4 +1,5 @@
-//! nginx as the system under test: whether it can pass connections on, when it is ready, what it complains of.
+//! nginx as the system under test: whether it can pass connections on, when it is ready, what it
+//! complains of.
 //!
 //! Invariants: reads only.
 //! Must not depend on: what passes through it.
@@ -9,7 +10,8 @@ use std::process::Command;
 
 use holdfast_telemetry::proc::tree;
 
-/// What a configuration loads so that this nginx passes connections on; nothing if that is built in, `None` if it cannot.
+/// What a configuration loads so that this nginx passes connections on; nothing if that is built
+/// in, `None` if it cannot.
 #[must_use]
 pub fn stream(nginx: &Path) -> Option<String> {
     let output = Command::new(nginx).arg("-V").output().ok()?;
@@ -28,8 +30,9 @@ fn loads(said: &str, exists: impl Fn(&str) -> bool) -> Option<String> {
     exists(&module).then(|| format!("load_module {module};"))
 }
 
-/// Whether all `workers` below `master` have done what they do at their start. It listens before it has workers, and each of them
-/// touches the memory of all connections it may have. A connection to try it would be one that nobody counts.
+/// Whether all `workers` below `master` have done what they do at their start. It listens before it
+/// has workers, and each of them touches the memory of all connections it may have. A connection to
+/// try it would be one that nobody counts.
 #[must_use]
 pub fn is_ready(master: u32, workers: usize) -> bool {
     let tree = tree::pids(master);

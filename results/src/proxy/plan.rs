@@ -1,6 +1,7 @@
 //! What a run of `proxy` will do, settled before anything starts.
 //!
-//! Invariants: nothing is started or made here; every figure in a plan is within bounds that can be tried.
+//! Invariants: nothing is started or made here; every figure in a plan is within bounds that can be
+//! tried.
 //! Must not depend on: how a trial goes.
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -62,11 +63,13 @@ pub struct Flags {
     #[arg(long, value_enum, default_value = "haproxy", conflicts_with = "target")]
     proxy: Known,
 
-    /// Measure another system, which runs in this lab already and forwards to backend:7070 [default: none]
+    /// Measure another system, which runs in this lab already and forwards to backend:7070
+    /// [default: none]
     #[arg(long, value_name = "HOST:PORT")]
     target: Option<String>,
 
-    /// Measure these scenarios, separated by commas: longconn, limit, http-64, or http-COUNT for COUNT users who wait 100 ms to 1 s
+    /// Measure these scenarios, separated by commas: longconn, limit, http-64, or http-COUNT for
+    /// COUNT users who wait 100 ms to 1 s
     #[arg(
         long,
         value_name = "NAMES",
@@ -79,7 +82,8 @@ pub struct Flags {
     #[arg(long, short = 'u', value_name = "COUNT", default_value_t = 8_000, value_parser = parse::count_in::<u64>(1..=PORTS))]
     users: u64,
 
-    /// Open this many long connections to find the system's limit [default: a fifth more than its descriptors allow]
+    /// Open this many long connections to find the system's limit [default: a fifth more than its
+    /// descriptors allow]
     #[arg(long, value_name = "COUNT", value_parser = parse::count_in::<u64>(1..=u64::MAX))]
     limit_users: Option<u64>,
 
@@ -99,7 +103,8 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse::time)]
     slice: Duration,
 
-    /// Repeat HTTP scenarios this many times, direct and through the system in turn; figures are medians. Long connections are held once
+    /// Repeat HTTP scenarios this many times, direct and through the system in turn; figures are
+    /// medians. Long connections are held once
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = parse::count_in::<u32>(1..=100))]
     rounds: u32,
 

@@ -1,4 +1,5 @@
-//! Requests over connections that stay, direct or through the system: as many as go, or of users who wait.
+//! Requests over connections that stay, direct or through the system: as many as go, or of users
+//! who wait.
 //!
 //! Invariants: rates and time on cores are of one window, between two reports of the client.
 //! Must not depend on: verdicts.
@@ -104,7 +105,8 @@ impl Ground<'_> {
                 "client or server left no report",
             ));
         };
-        // Through haproxy, what was under way when the client was stopped is answered and counted by some.
+        // Through haproxy, what was under way when the client was stopped is answered and counted
+        // by some.
         let under_way: u64 = client.outcomes.values().sum::<u64>() - ok(&client);
         let mut answered = Agreement::exact(
             "requests answered with 200",

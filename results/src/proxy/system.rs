@@ -1,7 +1,7 @@
 //! The system under test: started, asked, ended.
 //!
-//! Invariants: one that is started here listens on the balancer and passes on to the backend; its configuration stays in the
-//! run's folder. Somebody else's is never started nor ended.
+//! Invariants: one that is started here listens on the balancer and passes on to the backend; its
+//! configuration stays in the run's folder. Somebody else's is never started nor ended.
 //! Must not depend on: what passes through it.
 
 use std::net::SocketAddr;

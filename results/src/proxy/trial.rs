@@ -1,8 +1,9 @@
 //! One trial: a server, perhaps the system before it, a client, and what was used meanwhile.
 //!
-//! Purpose: `server -> system -> client -> window -> counts -> ends`, for long connections and for HTTP.
-//! Invariants: nothing a trial started outlives it. What is counted at one moment is counted while nothing opens or closes, or with
-//! what was under way as slack.
+//! Purpose: `server -> system -> client -> window -> counts -> ends`, for long connections and for
+//! HTTP.
+//! Invariants: nothing a trial started outlives it. What is counted at one moment is counted while
+//! nothing opens or closes, or with what was under way as slack.
 //! Must not depend on: other trials, verdicts.
 
 use std::collections::BTreeMap;
@@ -185,7 +186,8 @@ impl Ground<'_> {
         })
     }
 
-    /// Ends client, system and server in this order: the last reports of client and server, and the system's statistics.
+    /// Ends client, system and server in this order: the last reports of client and server, and the
+    /// system's statistics.
     pub(super) async fn end_all<S: Report + Clone, C: Report + Clone>(
         &mut self,
         programs: Programs<S, C>,
@@ -214,7 +216,8 @@ impl Ground<'_> {
         })
     }
 
-    /// Statistics once nothing is open any more: a session counts its bytes and its end when it has ended.
+    /// Statistics once nothing is open any more: a session counts its bytes and its end when it has
+    /// ended.
     async fn statistics_after(
         &mut self,
         system: Option<&Running>,

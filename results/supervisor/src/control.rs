@@ -1,6 +1,7 @@
 //! The runtime of the control plane, which hears signals from the moment it exists.
 //!
-//! Invariants: made before a port is bound, so that a signal never ends a process that others can already reach without its figures.
+//! Invariants: made before a port is bound, so that a signal never ends a process that others can
+//! already reach without its figures.
 //! Must not depend on: engines, what is supervised.
 
 use std::time::Duration;

@@ -13,14 +13,15 @@ use holdfast_units::parse;
 /// Flags of every program that runs an engine.
 #[derive(Debug, Args)]
 pub struct EngineFlags {
-    /// Abort open connections when none has closed for this long after the stop [default: 30s; client http: 2s]
+    /// Abort open connections when none has closed for this long after the stop [default: 30s;
+    /// client http: 2s]
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     pub drain_timeout: Option<Duration>,
     /// Run this many core threads [default: one for each core this process may use]
     #[arg(long, value_name = "COUNT", value_parser = parse::count_in::<u16>(1..=1_024))]
     pub threads: Option<u16>,
-    /// Let work gather on a busy thread for this time; a number alone is microseconds. Less has lower latency, more costs less CPU
-    /// [default: longconn 1ms, http 0]
+    /// Let work gather on a busy thread for this time; a number alone is microseconds. Less has
+    /// lower latency, more costs less CPU [default: longconn 1ms, http 0]
     #[arg(long, alias = "coalesce", value_name = "TIME", value_parser = parse::micros_in(Duration::ZERO..=Duration::from_secs(1)))]
     pub batch_delay: Option<Duration>,
     /// Limit the direct descriptors of one ring [default: the descriptor limit]
@@ -76,8 +77,8 @@ impl EngineFlags {
         Console::new(&self.console).map_err(anyhow::Error::msg)
     }
 
-    /// Binds the port of `--metrics`, or takes the listener that this process inherited for it. `kinds` are the values that labels can
-    /// have.
+    /// Binds the port of `--metrics`, or takes the listener that this process inherited for it.
+    /// `kinds` are the values that labels can have.
     ///
     /// # Errors
     /// One line: why the port cannot be bound.

@@ -1,6 +1,7 @@
 //! The histogram log of a run: HdrHistogram's log format, one line for each tag and interval.
 //!
-//! Invariants: a write error ends neither the run nor the log; the first one is returned by [`HistogramLog::finish`].
+//! Invariants: a write error ends neither the run nor the log; the first one is returned by
+//! [`HistogramLog::finish`].
 //! Must not depend on: what is measured.
 
 use std::cell::RefCell;

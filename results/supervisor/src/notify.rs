@@ -6,7 +6,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Sends a message, such as `READY=1`, to the service manager in NOTIFY_SOCKET. Does nothing without one.
+/// Sends a message, such as `READY=1`, to the service manager in NOTIFY_SOCKET. Does nothing
+/// without one.
 pub fn notify(message: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;

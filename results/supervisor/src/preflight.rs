@@ -1,6 +1,8 @@
-//! Checks of the machine before an engine starts, and the sizes of the engine that follow from them.
+//! Checks of the machine before an engine starts, and the sizes of the engine that follow from
+//! them.
 //!
-//! Invariants: everything a run needs is checked before the first connection; each failure names the limit and the remedy.
+//! Invariants: everything a run needs is checked before the first connection; each failure names
+//! the limit and the remedy.
 //! Must not depend on: protocols, consoles.
 
 use std::fmt;
@@ -22,7 +24,8 @@ pub struct Preflight {
 }
 
 impl Preflight {
-    /// Checks kernel and io_uring, and raises the descriptor limit of this process to the hard limit.
+    /// Checks kernel and io_uring, and raises the descriptor limit of this process to the hard
+    /// limit.
     ///
     /// # Errors
     /// One line: what is missing and the next command.
@@ -47,8 +50,8 @@ impl Preflight {
         })
     }
 
-    /// The engine's config: `base` with capacity, threads and ring sizes filled in. A connection has up to `slots_per_connection`
-    /// slots at once.
+    /// The engine's config: `base` with capacity, threads and ring sizes filled in. A connection
+    /// has up to `slots_per_connection` slots at once.
     ///
     /// # Errors
     /// A value is out of its range, or this user may not lock enough memory for the rings.

@@ -1,7 +1,9 @@
-//! The supervisor of an engine: waits for signals and the clock, gathers figures, prints, logs and stops.
+//! The supervisor of an engine: waits for signals and the clock, gathers figures, prints, logs and
+//! stops.
 //!
-//! Invariants: a report is gathered once a second and once at the end; the final one is printed however the engine ends; the first
-//! stop request closes connections gracefully, the second one aborts what is left.
+//! Invariants: a report is gathered once a second and once at the end; the final one is printed
+//! however the engine ends; the first stop request closes connections gracefully, the second one
+//! aborts what is left.
 //! Must not depend on: protocols, what a report contains.
 
 use std::os::fd::OwnedFd;
@@ -45,7 +47,8 @@ pub trait Reporter {
     fn is_over_now(&self, _engine: &Engine<Self::Counters>) -> bool {
         false
     }
-    /// The report for the live view, except for its times and the time left, which the supervisor fills in.
+    /// The report for the live view, except for its times and the time left, which the supervisor
+    /// fills in.
     fn snapshot(&self, report: &Self::Report) -> Snapshot;
     /// The final report as text.
     fn summary(&self, report: &Self::Report) -> String;
@@ -61,7 +64,8 @@ pub struct Supervisor {
     pub run_time: Option<Duration>,
     /// The file of `--histogram-log`.
     pub histogram_log: Option<HistogramLog>,
-    /// Printed when the engine runs, followed at once by a first report: whoever reads it knows that the engine is ready.
+    /// Printed when the engine runs, followed at once by a first report: whoever reads it knows
+    /// that the engine is ready.
     pub ready: Option<String>,
     /// Where the listeners came from, to be told when the engine runs.
     pub inherited: Option<Inherited>,
@@ -70,8 +74,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts an engine and runs it to its end: at a signal, after the run time, or when nothing is left to do. Returns the final
-    /// report, which is already printed.
+    /// Starts an engine and runs it to its end: at a signal, after the run time, or when nothing is
+    /// left to do. Returns the final report, which is already printed.
     ///
     /// # Errors
     /// The engine did not start, a thread failed, or a file could not be written.
@@ -196,7 +200,8 @@ impl Supervisor {
         self.console.log(text);
     }
 
-    /// Looks after an upgrade. True once the new process serves and connections were kept long enough.
+    /// Looks after an upgrade. True once the new process serves and connections were kept long
+    /// enough.
     fn upgrade_is_over<P: Default + Send + 'static>(&mut self, engine: &Engine<P>) -> bool {
         let Some(upgrade) = &mut self.upgrade else {
             return false;
@@ -242,7 +247,8 @@ fn last_second((name, histogram): &(&'static str, Histogram<u64>)) -> Percentile
     }
 }
 
-/// Merges the engine's statistics of all threads, and calls `each` with the counters of each thread's handler.
+/// Merges the engine's statistics of all threads, and calls `each` with the counters of each
+/// thread's handler.
 pub fn merge_threads<P: Default + Send + 'static>(
     engine: &Engine<P>,
     mut each: impl FnMut(&mut P),

@@ -7,7 +7,8 @@
 //!      └─────────────────────┘
 //! ```
 //!
-//! Invariants: this process accepts until the new one says that it serves; if that fails, nothing has changed.
+//! Invariants: this process accepts until the new one says that it serves; if that fails, nothing
+//! has changed.
 //! Must not depend on: protocols.
 
 use std::ffi::OsString;
@@ -21,7 +22,8 @@ use holdfast_engine::listen::{Listener, Successor, SuccessorState};
 
 /// How long a new process may take until it serves.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// Reports of the core threads are this old at most: before that, none shows that all connections have closed.
+/// Reports of the core threads are this old at most: before that, none shows that all connections
+/// have closed.
 const REPORTS_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// The name of the listeners in what is passed on.
@@ -29,7 +31,8 @@ pub const LISTEN: &str = "listen";
 /// The name of the listener of `--metrics`.
 pub const METRICS: &str = "metrics";
 
-/// What this process runs, as found at its start: a path that leads to a new version once that was installed.
+/// What this process runs, as found at its start: a path that leads to a new version once that was
+/// installed.
 #[derive(Debug, Clone)]
 pub struct Program {
     path: PathBuf,
@@ -37,7 +40,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// The program of this process: the path that it was started by, made absolute, or where its file was if that path leads elsewhere.
+    /// The program of this process: the path that it was started by, made absolute, or where its
+    /// file was if that path leads elsewhere.
     #[must_use]
     pub fn current() -> Self {
         let mut arguments = std::env::args_os();
@@ -75,7 +79,8 @@ pub struct Upgrade {
     pub program: Program,
     /// The listeners that the new process is given.
     pub listeners: Vec<Listener>,
-    /// How long connections are kept once the new process serves, before they are closed gracefully; `None`: until they end.
+    /// How long connections are kept once the new process serves, before they are closed
+    /// gracefully; `None`: until they end.
     pub keep: Option<Duration>,
     /// Called when the new process serves.
     pub on_retire: Box<dyn Fn()>,
@@ -135,7 +140,8 @@ impl Upgrade {
         }
     }
 
-    /// Looks how far the new process is, and whether connections were kept long enough. `open_now` of them are left.
+    /// Looks how far the new process is, and whether connections were kept long enough. `open_now`
+    /// of them are left.
     pub fn look(&mut self, open_now: impl FnOnce() -> u64) -> Option<UpgradeEvent> {
         match std::mem::take(&mut self.state) {
             UpgradeState::Serving => None,
@@ -181,8 +187,8 @@ impl Upgrade {
         }
     }
 
-    /// Gives upgrades up, since somebody wants the end: closes the copies of the listeners, which would keep them open, and ends a
-    /// new process that does not serve yet.
+    /// Gives upgrades up, since somebody wants the end: closes the copies of the listeners, which
+    /// would keep them open, and ends a new process that does not serve yet.
     pub fn cancel(&mut self) {
         self.listeners.clear();
         if let UpgradeState::Starting(successor, _) = &mut self.state

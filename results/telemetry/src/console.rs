@@ -1,7 +1,9 @@
-//! What server and client have in common as programs: signals, the one-second tick, where reports go, how errors are printed.
+//! What server and client have in common as programs: signals, the one-second tick, where reports
+//! go, how errors are printed.
 //!
-//! Invariants: an error of usage or set-up is one line on standard error and exit code 2; standard output carries reports only.
-//! Nothing waits for a reader before the end, and there for a bounded time; final figures that cannot be written are an error.
+//! Invariants: an error of usage or set-up is one line on standard error and exit code 2; standard
+//! output carries reports only. Nothing waits for a reader before the end, and there for a bounded
+//! time; final figures that cannot be written are an error.
 //! Must not depend on: engines, protocols, what a report contains.
 
 use std::collections::BTreeMap;
@@ -59,7 +61,8 @@ pub fn refuse(error: &dyn Display) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-/// Asks the kernel to end this process when its parent ends, and ends it now if that has already happened.
+/// Asks the kernel to end this process when its parent ends, and ends it now if that has already
+/// happened.
 pub fn die_with_parent() -> io::Result<()> {
     let parent = nix::unistd::getppid();
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
@@ -88,9 +91,9 @@ pub struct Events {
 }
 
 impl Events {
-    /// Listens for signals and starts ticking. Inside a runtime. SIGHUP ends the run gracefully, with final figures, unless it was
-    /// ignored at the start, as by nohup; so does SIGQUIT where `console` has a terminal to restore. SIGUSR2 is an event with
-    /// `hears_upgrades`.
+    /// Listens for signals and starts ticking. Inside a runtime. SIGHUP ends the run gracefully,
+    /// with final figures, unless it was ignored at the start, as by nohup; so does SIGQUIT where
+    /// `console` has a terminal to restore. SIGUSR2 is an event with `hears_upgrades`.
     ///
     /// # Errors
     /// Signals cannot be listened for.
@@ -136,7 +139,8 @@ pub struct ConsoleFlags {
     progress: Progress,
     #[command(flatten)]
     live: LiveFlags,
-    /// Write the final figures to this file as JSON; - is standard output, instead of the text [default: none]
+    /// Write the final figures to this file as JSON; - is standard output, instead of the text
+    /// [default: none]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -154,7 +158,8 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console. The file is made now, so that a run is not lost to a folder that cannot be written.
+    /// A console. The file is made now, so that a run is not lost to a folder that cannot be
+    /// written.
     ///
     /// # Errors
     /// One line naming what is missing and the cause.
@@ -213,8 +218,8 @@ impl Console {
         }
     }
 
-    /// A report during the run; `snapshot` is what people see of it. Called once a second. Left out when nobody reads, since the next
-    /// one has all counts again.
+    /// A report during the run; `snapshot` is what people see of it. Called once a second. Left out
+    /// when nobody reads, since the next one has all counts again.
     pub fn progress(&mut self, report: &impl Serialize, snapshot: impl FnOnce() -> Snapshot) {
         match self.progress {
             Progress::Json => self.lines.write(|| json_line(report)),
@@ -223,7 +228,8 @@ impl Console {
         }
     }
 
-    /// The final report, to whose JSON the keys of [`RunInfo`] are added. Both standard output and the file are written, whatever happens to the other.
+    /// The final report, to whose JSON the keys of [`RunInfo`] are added. Both standard output and
+    /// the file are written, whatever happens to the other.
     ///
     /// # Errors
     /// One line when either cannot be written, or nobody reads it.

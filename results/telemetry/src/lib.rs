@@ -1,8 +1,10 @@
 //! What Holdfast's programs report about themselves, and what the kernel reports about them.
 //!
-//! Purpose: the lines that server and client print ([`wire`]), what they show people ([`console`], [`live`]) and monitoring
-//! ([`metrics`]), and the readers of `/proc` that all programs share ([`proc`](mod@proc)).
-//! Invariants: whatever links this crate links no chart, page or table writer: server and client depend on it alone.
+//! Purpose: the lines that server and client print ([`wire`]), what they show people ([`console`],
+//! [`live`]) and monitoring ([`metrics`]), and the readers of `/proc` that all programs share
+//! ([`proc`](mod@proc)).
+//! Invariants: whatever links this crate links no chart, page or table writer: server and client
+//! depend on it alone.
 //! Must not depend on: records, reports, the testbed, the benchmark driver, the engine's internals.
 #![forbid(unsafe_code)]
 

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct NamespaceRecord {
     /// `private`, `private (user namespace)`, or `host`.
     pub namespace: String,
-    /// Buckets of the table of established connections; negative: shared with the host; `null`: unknown.
+    /// Buckets of the table of established connections; negative: shared with the host; `null`:
+    /// unknown.
     pub connection_hash_buckets: Option<i64>,
     /// Buckets asked for.
     pub connection_hash_buckets_wanted: u64,
@@ -29,8 +30,9 @@ impl NamespaceRecord {
         self.namespace != "host"
     }
 
-    /// A warning if `entries`, sockets and connections in TIME_WAIT, were more than the table of connections has buckets: every
-    /// look-up then walks a chain, and every program is slower the longer the run has lasted.
+    /// A warning if `entries`, sockets and connections in TIME_WAIT, were more than the table of
+    /// connections has buckets: every look-up then walks a chain, and every program is slower the
+    /// longer the run has lasted.
     #[must_use]
     pub fn long_chains(&self, entries: u64) -> Option<String> {
         let buckets = self.connection_hash_buckets?;

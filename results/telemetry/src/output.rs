@@ -1,8 +1,9 @@
 //! Writing to standard output and standard error.
 //!
-//! Invariants: nothing here panics or waits without a bound, whoever reads or does not read. A line for standard error is left out
-//! when writing it would wait, and the next line that is written says how many were left out. What cannot be written to standard
-//! output, for instance to a full disk, is an error; a reader that has closed its end is not, since that was its choice.
+//! Invariants: nothing here panics or waits without a bound, whoever reads or does not read. A line
+//! for standard error is left out when writing it would wait, and the next line that is written
+//! says how many were left out. What cannot be written to standard output, for instance to a full
+//! disk, is an error; a reader that has closed its end is not, since that was its choice.
 //! Must not depend on: what is written.
 
 use std::fmt::Display;
@@ -97,13 +98,14 @@ pub fn write_all(out: BorrowedFd, mut bytes: &[u8], wait: Duration) -> io::Resul
 fn write_some(out: BorrowedFd, bytes: &[u8], wait: Duration) -> io::Result<usize> {
     let until = Instant::now() + wait;
     while is_ready(out, until.saturating_duration_since(Instant::now())) {
-        // The descriptor itself: `Stdout` gathers what belongs to one line and would wait for all of it, and a copy of the descriptor
-        // cannot be had when the process has none left.
+        // The descriptor itself: `Stdout` gathers what belongs to one line and would wait for all
+        // of it, and a copy of the descriptor cannot be had when the process has none left.
         match write(out, &bytes[..bytes.len().min(CHUNK_BYTES)]) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(written) => return Ok(written),
             Err(Errno::EINTR) => {}
-            // Another process that shares the file has set it to non-blocking, and its reader is slow.
+            // Another process that shares the file has set it to non-blocking, and its reader is
+            // slow.
             Err(Errno::EAGAIN) if Instant::now() < until => {}
             Err(Errno::EAGAIN) => return Ok(0),
             Err(errno) => return Err(errno.into()),
@@ -129,7 +131,8 @@ pub fn is_ready(out: BorrowedFd, wait: Duration) -> bool {
     }
 }
 
-/// Lines on standard output for a program that must not wait: a line is either left out or written whole, if need be in parts.
+/// Lines on standard output for a program that must not wait: a line is either left out or written
+/// whole, if need be in parts.
 #[derive(Debug, Default)]
 pub struct LineWriter {
     /// The part of the last line that no reader has taken yet.

@@ -17,7 +17,8 @@ pub trait Report: Sized + 'static {
     fn read(line: &str) -> Result<Self, String>;
     /// Whether it is the last one.
     fn is_final(&self) -> bool;
-    /// What is known once `new` has been said: `new`, unless reports of several come through one child.
+    /// What is known once `new` has been said: `new`, unless reports of several come through one
+    /// child.
     fn absorb(latest: &mut Option<Self>, new: Self) {
         *latest = Some(new);
     }

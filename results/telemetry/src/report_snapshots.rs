@@ -1,6 +1,7 @@
 //! What people see of the reports of server and client.
 //!
-//! Invariants: what is asked for a second is nobody's report: whoever knows it adds it ([`Snapshot::with_target_rate`]).
+//! Invariants: what is asked for a second is nobody's report: whoever knows it adds it
+//! ([`Snapshot::with_target_rate`]).
 //! Must not depend on: how snapshots are shown, who made a report.
 
 use std::collections::BTreeMap;

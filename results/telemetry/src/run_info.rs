@@ -1,6 +1,8 @@
-//! What a final report says of its run besides its figures: what was asked for, by which program, when and where.
+//! What a final report says of its run besides its figures: what was asked for, by which program,
+//! when and where.
 //!
-//! Invariants: known at the start of a run and never changed. What cannot be found out is empty or `unknown`.
+//! Invariants: known at the start of a run and never changed. What cannot be found out is empty or
+//! `unknown`.
 //! Must not depend on: what the report contains.
 
 use std::collections::BTreeMap;
@@ -16,7 +18,8 @@ use crate::proc::machine;
 pub struct RunInfo {
     /// Version of the program.
     pub version: String,
-    /// Commit it was built from, `-dirty` behind it if files differed; `unknown` unless built by `make`.
+    /// Commit it was built from, `-dirty` behind it if files differed; `unknown` unless built by
+    /// `make`.
     pub commit: String,
     /// Start of the run, RFC 3339, UTC.
     pub started_at: String,

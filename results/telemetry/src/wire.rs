@@ -1,8 +1,9 @@
 //! The JSON lines that server and client print and the bench reads.
 //!
 //! Purpose: one definition of what crosses the process boundary, so that neither side can drift.
-//! With `--progress json` each program prints one report a line on standard output, every second, and a last
-//! one with `is_final: true`; `--json FILE` writes that last one. The first line a server prints means "listening".
+//! With `--progress json` each program prints one report a line on standard output, every second,
+//! and a last one with `is_final: true`; `--json FILE` writes that last one. The first line a
+//! server prints means "listening".
 //! Must not depend on: sockets, engines, how a figure was measured.
 
 use std::collections::BTreeMap;
@@ -62,7 +63,8 @@ pub struct ClientHead {
     pub attempts: u64,
     /// Attempts that opened.
     pub opened: u64,
-    /// Attempts that failed, by kind (refused, timed_out, reset, no_address_left, no_descriptor, ...).
+    /// Attempts that failed, by kind (refused, timed_out, reset, no_address_left, no_descriptor,
+    /// ...).
     pub failed: BTreeMap<String, u64>,
     /// The target of the first of these, by kind.
     #[serde(default)]
@@ -109,7 +111,8 @@ pub struct ServerReport {
     /// What turns of the core threads were like, by name: see [`ClientReport::turns`].
     #[serde(default)]
     pub turns: BTreeMap<String, u64>,
-    /// What should not happen in numbers, by name: stale completions, buffer shortages, queue overflows.
+    /// What should not happen in numbers, by name: stale completions, buffer shortages, queue
+    /// overflows.
     pub anomalies: BTreeMap<String, u64>,
 }
 
@@ -122,12 +125,12 @@ pub struct ClientReport {
     /// What every client reports.
     #[serde(flatten)]
     pub head: ClientHead,
-    /// How each opened connection ended: held (to the end, all due messages right), stopped (the same until there were to be fewer
-    /// users), closed_by_server, reset,
+    /// How each opened connection ended: held (to the end, all due messages right), stopped (the
+    /// same until there were to be fewer users), closed_by_server, reset,
     /// wrong_data, missed_message, closed_by_us, ... Complete in the final report only.
     pub ended: BTreeMap<String, u64>,
-    /// How the connections that the client closed at the end were closed: gracefully, aborted (the server did not close its side in
-    /// time), reset. Says nothing of how they were held.
+    /// How the connections that the client closed at the end were closed: gracefully, aborted (the
+    /// server did not close its side in time), reset. Says nothing of how they were held.
     #[serde(default)]
     pub closed: BTreeMap<String, u64>,
     /// Every user has been attempted once and no attempt is under way.
@@ -148,14 +151,17 @@ pub struct ClientReport {
     pub connect_us: Latency,
     /// How long after its due time a heartbeat arrived.
     pub lateness_us: Latency,
-    /// The largest 99.9th percentile of `lateness_us` that the run passes with, microseconds; 0: it is not judged.
+    /// The largest 99.9th percentile of `lateness_us` that the run passes with, microseconds; 0: it
+    /// is not judged.
     #[serde(default)]
     pub lateness_limit_us: u64,
-    /// How long after a message was sent the next one arrived, where `--send` is given and no interval is expected.
+    /// How long after a message was sent the next one arrived, where `--send` is given and no
+    /// interval is expected.
     #[serde(default)]
     pub response_us: Latency,
-    /// What turns of the core threads were like, by name: in how many work was postponed because its share was used up (`timers_postponed`,
-    /// `receives_postponed`, `accepts_postponed`, `dials_postponed`), and `longest_us`, `timer_late_us_max`, `accept_queue_max`.
+    /// What turns of the core threads were like, by name: in how many work was postponed because
+    /// its share was used up (`timers_postponed`, `receives_postponed`, `accepts_postponed`,
+    /// `dials_postponed`), and `longest_us`, `timer_late_us_max`, `accept_queue_max`.
     #[serde(default)]
     pub turns: BTreeMap<String, u64>,
     /// What should not happen in numbers, by name.
@@ -192,7 +198,8 @@ pub struct HttpServerReport {
     pub timed_out: BTreeMap<String, u64>,
     /// Bytes peers sent.
     pub bytes_received: u64,
-    /// What should not happen in numbers, by name: stale completions, buffer shortages, queue overflows.
+    /// What should not happen in numbers, by name: stale completions, buffer shortages, queue
+    /// overflows.
     pub anomalies: BTreeMap<String, u64>,
 }
 
@@ -216,21 +223,26 @@ pub struct HttpClientReport {
     pub requests: u64,
     /// Requests begun and without an outcome yet; 0 in the final report.
     pub pending_now: u64,
-    /// What became of each request, one class each: ok, wrong_status, wrong_body, malformed, timed_out, reset, closed_early,
-    /// refused, no_address_left, stopped (still under way when the run ended), ...
+    /// What became of each request, one class each: ok, wrong_status, wrong_body, malformed,
+    /// timed_out, reset, closed_early, refused, no_address_left, stopped (still under way when the
+    /// run ended), ...
     pub outcomes: BTreeMap<String, u64>,
     /// Responses by status code.
     pub responses: BTreeMap<String, u64>,
-    /// Requests sent again on another connection, because the server closed the one they were sent on without answering.
+    /// Requests sent again on another connection, because the server closed the one they were sent
+    /// on without answering.
     #[serde(default)]
     pub retried: u64,
-    /// Connections on which bytes arrived while no request was outstanding; they count as no request.
+    /// Connections on which bytes arrived while no request was outstanding; they count as no
+    /// request.
     #[serde(default)]
     pub unsolicited: u64,
-    /// Heads and chunked bodies that were tolerated although no server should send them, by kind: folded_line, bare_lf, ...
+    /// Heads and chunked bodies that were tolerated although no server should send them, by kind:
+    /// folded_line, bare_lf, ...
     #[serde(default)]
     pub oddities: BTreeMap<String, u64>,
-    /// Requests with the outcome malformed, by reason: head_too_long, too_many_headers, status_line, excess_bytes, ...
+    /// Requests with the outcome malformed, by reason: head_too_long, too_many_headers,
+    /// status_line, excess_bytes, ...
     #[serde(default)]
     pub malformed: BTreeMap<String, u64>,
     /// Of each of these reasons an example: the beginning of what could not be parsed, escaped.
@@ -240,18 +252,21 @@ pub struct HttpClientReport {
     pub backlog_now: u64,
     /// Open model: the most there ever were.
     pub backlog_max: u64,
-    /// The part of the run that is measured: from the end of `--warm-up` to the stop, seconds so far.
+    /// The part of the run that is measured: from the end of `--warm-up` to the stop, seconds so
+    /// far.
     pub measured_seconds: f64,
     /// Requests with the outcome ok in that part.
     pub measured_ok: u64,
     /// Requests with any other outcome but `stopped` in that part.
     pub measured_failed: u64,
-    /// Latency of ok requests in that part, from the time they were due; in the closed model, with what a stalled server kept from
-    /// being asked filled in (HdrHistogram's correction for coordinated omission).
+    /// Latency of ok requests in that part, from the time they were due; in the closed model, with
+    /// what a stalled server kept from being asked filled in (HdrHistogram's correction for
+    /// coordinated omission).
     pub latency_us: Latency,
     /// The same from the time they were really sent, uncorrected.
     pub latency_raw_us: Latency,
-    /// As `latency_us`, with the failed requests of that part: from the time they were due until they failed.
+    /// As `latency_us`, with the failed requests of that part: from the time they were due until
+    /// they failed.
     #[serde(default)]
     pub latency_with_failed_us: Latency,
     /// Connect time from the intended start.
@@ -280,7 +295,8 @@ pub struct WorkerReport {
     pub workers_known: usize,
     /// Users there are, of all classes.
     pub users_now: u64,
-    /// The last hundred tests, on the way only the last one: by user class, a [`ClientReport`] (`LongConn`) or an [`HttpClientReport`] (`Http`).
+    /// The last hundred tests, on the way only the last one: by user class, a [`ClientReport`]
+    /// (`LongConn`) or an [`HttpClientReport`] (`Http`).
     pub runs: Vec<BTreeMap<String, serde_json::Value>>,
 }
 

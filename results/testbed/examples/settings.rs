@@ -1,8 +1,10 @@
-//! What single kernel settings are worth: the same long-connection run with and without each, alternating over rounds, each in a network
-//! namespace of its own: `make bench-tune`.
+//! What single kernel settings are worth: the same long-connection run with and without each,
+//! alternating over rounds, each in a network namespace of its own: `make bench-tune`.
 //!
-//! Prints a table in Markdown: medians of the ramp and of what the kernel counted, and how many runs passed.
-//! Invariants: net.ipv4.tcp_mem belongs to the whole machine; for its run it is made small with holdfast-tune, and restored.
+//! Prints a table in Markdown: medians of the ramp and of what the kernel counted, and how many
+//! runs passed.
+//! Invariants: net.ipv4.tcp_mem belongs to the whole machine; for its run it is made small with
+//! holdfast-tune, and restored.
 //! Must not depend on: how the bench measures. What it reads of a record are keys of `run.json`.
 #![forbid(unsafe_code)]
 

@@ -1,9 +1,10 @@
 //! One child process: its lines, its end, its time on cores.
 //!
-//! Purpose: start a server or client, follow the reports on its standard output, end it within bounds.
-//! Invariants: a child is signalled by its id, and only while it has not been waited for, so the id cannot be
-//! another's. It leads a process group of its own: a Ctrl-C reaches it through us, in order. Its standard error goes
-//! to a file. Dropping a child that still runs kills it.
+//! Purpose: start a server or client, follow the reports on its standard output, end it within
+//! bounds.
+//! Invariants: a child is signalled by its id, and only while it has not been waited for, so the id
+//! cannot be another's. It leads a process group of its own: a Ctrl-C reaches it through us, in
+//! order. Its standard error goes to a file. Dropping a child that still runs kills it.
 //! Must not depend on: phases of a run; what the figures in a report mean.
 
 use std::cell::{Ref, RefCell};
@@ -161,7 +162,8 @@ impl<R: Report> Child<R> {
     /// Takes notice of its end without waiting for it.
     pub fn reap(&mut self) {
         if self.exit.is_none() {
-            // One child is reaped by one call here, and nothing else in this process reaps: the growth is its own.
+            // One child is reaped by one call here, and nothing else in this process reaps: the
+            // growth is its own.
             let before = children_cpu();
             if let Ok(Some(status)) = self.process.try_wait() {
                 self.exit = Some(status);

@@ -7,10 +7,11 @@
 //!   (user namespace, if not root) -> namespace A: tcp_child_ehash_entries = N -> namespace B: a table of N of its own
 //! ```
 //!
-//! Namespace A exists only to hold the one setting its child reads; it is freed when B is entered. Both ends of the
-//! load run in B, so one count of established sockets there is exactly two a connection.
-//! Invariants: nothing outside the namespace is written. In the host's network no setting is changed at all.
-//! A setting that this kernel lacks is recorded, never fatal.
+//! Namespace A exists only to hold the one setting its child reads; it is freed when B is entered.
+//! Both ends of the load run in B, so one count of established sockets there is exactly two a
+//! connection.
+//! Invariants: nothing outside the namespace is written. In the host's network no setting is
+//! changed at all. A setting that this kernel lacks is recorded, never fatal.
 //! Must not depend on: what load will run, beyond how many users it has.
 
 use std::fs;
@@ -120,14 +121,16 @@ impl Tuning {
         });
         all.extend(self.settings.iter().cloned());
         let wanted = |setting: &Setting| match read(&setting.key) {
-            // What the profile does not ask to lower stays; what is given on the command line is meant.
+            // What the profile does not ask to lower stays; what is given on the command line is
+            // meant.
             Now::Is(now) if !setting.why.is_empty() => {
                 setting.merged(&now, &setting.wanted(users), setting.rule)
             }
             _ => setting.wanted(users),
         };
         let mut values: Vec<String> = all.iter().map(wanted).collect();
-        // However few connections are open at once, short ones leave as many behind as TIME_WAIT may hold.
+        // However few connections are open at once, short ones leave as many behind as TIME_WAIT
+        // may hold.
         let at = |key: &str| all.iter().position(|setting| setting.key == key);
         if let (Some(hash), Some(time_wait)) = (at(CHILD_HASH_KEY), at(TIME_WAIT_MAX_KEY))
             && !all[hash].why.is_empty()
@@ -143,8 +146,8 @@ impl Tuning {
     }
 }
 
-/// Enters a private namespace for `users` connections, or stays in the host's network when that is asked for or
-/// the system forbids namespaces; the record says which, and why.
+/// Enters a private namespace for `users` connections, or stays in the host's network when that is
+/// asked for or the system forbids namespaces; the record says which, and why.
 ///
 /// Call while this process has one thread: a user namespace cannot be entered otherwise.
 #[must_use]

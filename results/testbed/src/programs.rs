@@ -47,7 +47,8 @@ pub fn program(bin_dir: Option<&Path>, name: &str) -> Result<PathBuf, SetupError
     })
 }
 
-/// A program of the system: on the search path, or where Debian puts what only root uses and a plain user's path lacks.
+/// A program of the system: on the search path, or where Debian puts what only root uses and a
+/// plain user's path lacks.
 #[must_use]
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

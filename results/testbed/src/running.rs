@@ -1,8 +1,10 @@
-//! A program of ours that runs, and the reports it has printed so far: what tests with real processes stand on.
+//! A program of ours that runs, and the reports it has printed so far: what tests with real
+//! processes stand on.
 //!
-//! Purpose: start a program with `--progress json`, wait for a report that fulfils a condition, end the program, read its last report.
-//! Invariants: every wait is bounded and fails by a panic, which is how a test fails. The process is killed when the value is
-//! dropped. A line on standard output that is no report is a panic too.
+//! Purpose: start a program with `--progress json`, wait for a report that fulfils a condition, end
+//! the program, read its last report.
+//! Invariants: every wait is bounded and fails by a panic, which is how a test fails. The process
+//! is killed when the value is dropped. A line on standard output that is no report is a panic too.
 //! Must not depend on: what is tested.
 
 use std::fmt::Debug;
@@ -188,7 +190,8 @@ impl<R: Report> Running<R> {
         lock(&self.printed).errors.clone()
     }
 
-    /// Waits for a report that `is_it`, one that is made after this call unless the last one is it already.
+    /// Waits for a report that `is_it`, one that is made after this call unless the last one is it
+    /// already.
     #[track_caller]
     pub fn until(&self, what: &str, is_it: impl FnMut(&R) -> bool) -> R {
         self.until_within(PATIENCE, what, is_it)

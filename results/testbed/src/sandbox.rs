@@ -1,4 +1,5 @@
-//! A sandbox: namespaces of processes, mounts and network that end with the process that asked for them.
+//! A sandbox: namespaces of processes, mounts and network that end with the process that asked for
+//! them.
 //!
 //! ```text
 //!   this program -> first process of the sandbox -> this program again, inside
@@ -6,10 +7,12 @@
 //!   signals on        passes signals on, reaps
 //! ```
 //!
-//! Purpose: [`enter`] starts this program twice more with the same arguments; only the innermost one goes on with the work.
-//! Invariants: the first process ends with this one, however that ends, and the kernel ends everything else in the sandbox
-//! with the first. No file, mount, interface or process is left outside: there was none. A signal reaches the work once, also
-//! Ctrl-C, which the terminal sends to all three by itself.
+//! Purpose: [`enter`] starts this program twice more with the same arguments; only the innermost
+//! one goes on with the work.
+//! Invariants: the first process ends with this one, however that ends, and the kernel ends
+//! everything else in the sandbox with the first. No file, mount, interface or process is left
+//! outside: there was none. A signal reaches the work once, also Ctrl-C, which the terminal sends
+//! to all three by itself.
 //! Must not depend on: what the work is.
 
 use std::fs;
@@ -85,8 +88,9 @@ impl Inside {
     }
 }
 
-/// Enters a sandbox of its own, unless this process is in one already. Call while it has one thread, and return the code
-/// of [`Entered::Done`] as one's own. With `keeps_outside` the network it was entered from stays reachable, as [`OUTSIDE`].
+/// Enters a sandbox of its own, unless this process is in one already. Call while it has one
+/// thread, and return the code of [`Entered::Done`] as one's own. With `keeps_outside` the network
+/// it was entered from stays reachable, as [`OUTSIDE`].
 ///
 /// # Errors
 /// When the system forbids namespaces; nothing is left behind.
@@ -102,7 +106,8 @@ pub fn enter(keeps_outside: bool) -> Result<Entered, SetupError> {
     }
 }
 
-/// This process, as whoever called it sees it: makes the process namespace, starts its first process, waits.
+/// This process, as whoever called it sees it: makes the process namespace, starts its first
+/// process, waits.
 fn outside() -> Result<u8, SetupError> {
     match unshare(CloneFlags::CLONE_NEWPID) {
         Ok(()) => {}
@@ -131,7 +136,8 @@ fn outside() -> Result<u8, SetupError> {
 fn first(parent: &str, keeps_outside: bool) -> Result<u8, SetupError> {
     let fail = |what: &str, e: Errno| forbidden(&format!("{what}: {e}"));
     set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("the signal at a parent's end", e))?;
-    // What is mounted on /proc is still the outside's view: of this process and of its parent, if that still lives.
+    // What is mounted on /proc is still the outside's view: of this process and of its parent, if
+    // that still lives.
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let (pid, ppid) = ids(&stat).unwrap_or_default();
     if ppid != parent {
@@ -200,9 +206,11 @@ fn again(step: &str) -> Result<Child, SetupError> {
         .map_err(|e| forbidden(&format!("this program cannot be started again: {e}")))
 }
 
-/// From now on signals are read, not suffered. Until then they end this process, and all that it started with it.
+/// From now on signals are read, not suffered. Until then they end this process, and all that it
+/// started with it.
 fn listen() -> Result<SignalFd, SetupError> {
-    // A blocked signal arrives here even if it is ignored; one that nohup has us ignore is nobody's business.
+    // A blocked signal arrives here even if it is ignored; one that nohup has us ignore is nobody's
+    // business.
     let passed_on = SIGNALS.into_iter().filter(|s| !process::ignores(*s as i32));
     let mask: SigSet = passed_on.collect();
     mask.thread_block()

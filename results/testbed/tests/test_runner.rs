@@ -39,7 +39,8 @@ impl Drop for TestProgram {
     }
 }
 
-/// A mask of signals, bit 0 is signal 1. Without those from 32 on: the C library has some for itself.
+/// A mask of signals, bit 0 is signal 1. Without those from 32 on: the C library has some for
+/// itself.
 fn mask(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     let mask = u64::from_str_radix(line.expect("a mask").trim(), 16);

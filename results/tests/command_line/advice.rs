@@ -1,6 +1,8 @@
-//! Every command that a message or a document tells to type exists: subcommands, flags, make targets, files.
+//! Every command that a message or a document tells to type exists: subcommands, flags, make
+//! targets, files.
 //!
-//! The sources are searched for what a reader would type, so that a renamed flag cannot leave a stale hint behind.
+//! The sources are searched for what a reader would type, so that a renamed flag cannot leave a
+//! stale hint behind.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -57,7 +59,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Files below `folder` whose names end with `ending`; not those of tests, build products and recorded runs.
+/// Files below `folder` whose names end with `ending`; not those of tests, build products and
+/// recorded runs.
 fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder of sources").flatten() {
         let (path, name) = (entry.path(), entry.file_name());

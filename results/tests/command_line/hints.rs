@@ -51,8 +51,8 @@ enum Proposal {
     Flag(String, String),
 }
 
-/// The proposals in the advice of an error about `flag`: what comes after "such as", after the flag itself, or the ends of a range;
-/// for a name that is unknown, `--resolve`.
+/// The proposals in the advice of an error about `flag`: what comes after "such as", after the flag
+/// itself, or the ends of a range; for a name that is unknown, `--resolve`.
 fn proposals(flag: &str, said: &str) -> Vec<Proposal> {
     let advice = said.lines().find_map(|line| line.split_once("next: "));
     let advice = advice.map_or("", |(_, advice)| advice);

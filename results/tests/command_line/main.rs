@@ -1,7 +1,8 @@
-//! What all four programs promise on the command line: exit codes are those that `--help` lists, and every piece of advice works when
-//! it is typed.
+//! What all four programs promise on the command line: exit codes are those that `--help` lists,
+//! and every piece of advice works when it is typed.
 //!
-//! Invariants: no test needs root, a network or a tool of others. A program that does not end by itself is ended.
+//! Invariants: no test needs root, a network or a tool of others. A program that does not end by
+//! itself is ended.
 #![forbid(unsafe_code)]
 
 mod advice;
@@ -25,7 +26,8 @@ fn program(name: &str) -> PathBuf {
     path
 }
 
-/// Runs a command line such as `server longconn --listen x` in a folder where it may write; it is ended after ten seconds.
+/// Runs a command line such as `server longconn --listen x` in a folder where it may write; it is
+/// ended after ten seconds.
 fn run(line: &[&str]) -> Output {
     run_within("10", line)
 }

@@ -1,10 +1,10 @@
 //! A real headless Chromium, driven by chromedriver.
 //!
-//! Purpose: opens a file, runs a script in it, changes what the page believes of its device, takes pictures, and tells what the page
-//! wrote to the console and asked the network for.
-//! Invariants: browser and driver end with it; its profile is a folder of its own, removed afterwards. A missing program fails, and
-//! says how to get it.
-//! Must not know: what a page is about.
+//! Purpose: opens a file, runs a script in it, changes what the page believes of its device, takes
+//! pictures, and tells what the page wrote to the console and asked the network for.
+//! Invariants: browser and driver end with it; its profile is a folder of its own, removed
+//! afterwards. A missing program fails, and says how to get it.
+//! Must not depend on: what a page is about.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,8 +1,10 @@
 //! A chart of a report as a browser has it: its words, its table, and the shapes that were drawn.
 //!
-//! Purpose: reads charts back from a page, and compares what is drawn with the numbers in the table under it.
-//! Invariants: where a number belongs follows from the frame and the range that the page itself names.
-//! Must not know: which run it is of.
+//! Purpose: reads charts back from a page, and compares what is drawn with the numbers in the table
+//! under it.
+//! Invariants: where a number belongs follows from the frame and the range that the page itself
+//! names.
+//! Must not depend on: which run it is of.
 
 use std::collections::BTreeMap;
 

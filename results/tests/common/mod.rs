@@ -1,7 +1,9 @@
-//! What the tests of `holdfast-bench` share: a folder with stand-ins for our programs, signals, and how refusals and reasons are checked.
+//! What the tests of `holdfast-bench` share: a folder with stand-ins for our programs, signals, and
+//! how refusals and reasons are checked.
 //!
-//! Invariants: a stage leaves nothing behind; no two stages, whatever test program they belong to, share a folder.
-//! Must not know: what a load measures.
+//! Invariants: a stage leaves nothing behind; no two stages, whatever test program they belong to,
+//! share a folder.
+//! Must not depend on: what a load measures.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -29,7 +31,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// `server` and `client` are the bodies of the scripts, `flags` what every run of the bench here begins with.
+    /// `server` and `client` are the bodies of the scripts, `flags` what every run of the bench
+    /// here begins with.
     pub fn new(name: &str, server: &str, client: &str, flags: &'static [&'static str]) -> Self {
         let dir = std::env::temp_dir().join(format!(
             "holdfast-{}-{}-{name}",
@@ -100,7 +103,8 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Exit code 2, nothing printed, and one line that names the cause with `words` and the next command.
+/// Exit code 2, nothing printed, and one line that names the cause with `words` and the next
+/// command.
 #[track_caller]
 pub fn assert_refused(output: &Output, words: &str) {
     let said = stderr(output);

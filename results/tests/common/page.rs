@@ -1,7 +1,7 @@
 //! A page of ours in a browser: what must hold of any of them, whatever it shows.
 //!
 //! Invariants: contrast is that of WCAG, computed from what the browser drew with.
-//! Must not know: which run it is of.
+//! Must not depend on: which run it is of.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,8 +11,8 @@ use serde_json::Value;
 use crate::browser::Browser;
 use crate::drawn::{CHARTS, Chart, list};
 
-/// Opens a page and reads its charts back, by their names. Each is drawn as its numbers say and told in words; nothing is on the
-/// console, and nothing but the page is asked for.
+/// Opens a page and reads its charts back, by their names. Each is drawn as its numbers say and
+/// told in words; nothing is on the console, and nothing but the page is asked for.
 pub fn opened(browser: &Browser, page: &Path) -> BTreeMap<String, Chart> {
     browser.console();
     browser.requests();
@@ -84,7 +84,8 @@ pub fn assert_readable(browser: &Browser, page: &Path) {
             "dark" => assert!(figure("page") < 0.02 && figure("card") < 0.03, "{at}"),
             _ => assert!(figure("page") > 0.85 && figure("card") > 0.85, "{at}"),
         }
-        // WCAG: 7 for much text, 4.5 for any, 3 for what is drawn; the colours of lines are told apart by names besides.
+        // WCAG: 7 for much text, 4.5 for any, 3 for what is drawn; the colours of lines are told
+        // apart by names besides.
         assert!(
             figure("ink") > 7.0 && figure("words") > 4.5 && figure("lines") > 2.7,
             "{at}"

@@ -1,6 +1,7 @@
 //! `holdfast-bench compare`, `list` and `show` on runs made from real records with known changes.
 //!
-//! Noise is drawn from seeds, so that the rate of false alarms is counted and not believed; a run here is a folder with a `run.json`.
+//! Noise is drawn from seeds, so that the rate of false alarms is counted and not believed; a run
+//! here is a folder with a `run.json`.
 #![forbid(unsafe_code)]
 
 #[allow(dead_code, reason = "no programs are started here but the bench")]

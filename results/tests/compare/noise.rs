@@ -36,7 +36,8 @@ fn a_regression_of_5_percent_is_caught_over_noise() {
     assert!(line(&output, "ramp.per_second").contains("small"));
 }
 
-/// Eight figures are judged, each alarms in one of 400 comparisons: fewer than one comparison in twenty may raise any alarm.
+/// Eight figures are judged, each alarms in one of 400 comparisons: fewer than one comparison in
+/// twenty may raise any alarm.
 #[test]
 fn noise_is_rarely_taken_for_a_change() {
     const DRAWS: u64 = 1_000;

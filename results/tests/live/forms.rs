@@ -1,4 +1,5 @@
-//! The page and the line: at all sizes, while the size changes, with the numbers of the final reports.
+//! The page and the line: at all sizes, while the size changes, with the numbers of the final
+//! reports.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What people see while server, client and bench run: the real programs, in a real terminal and on pipes.
+//! What people see while server, client and bench run: the real programs, in a real terminal and on
+//! pipes.
 #![forbid(unsafe_code)]
 
 #[path = "../../../server/tests/common/mod.rs"]

@@ -1,7 +1,8 @@
 //! A real terminal: tmux, with a shell in it that runs our programs.
 //!
-//! Invariants: each terminal is a tmux server of its own, ended with the value; every wait is bounded.
-//! Must not know: what the programs show.
+//! Invariants: each terminal is a tmux server of its own, ended with the value; every wait is
+//! bounded.
+//! Must not depend on: what the programs show.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -106,7 +107,8 @@ impl Tmux {
         self.run(&["resize-window", "-x", &columns, "-y", &rows]);
     }
 
-    /// What is on the screen, line by line. A line that a terminal folded because it was too long is one line here.
+    /// What is on the screen, line by line. A line that a terminal folded because it was too long
+    /// is one line here.
     pub fn screen(&self, codes: Codes) -> Vec<String> {
         let mut args = vec!["capture-pane", "-p", "-J"];
         if codes == Codes::Kept {
@@ -146,8 +148,8 @@ impl Tmux {
         })
     }
 
-    /// The terminal is as it was before anything ran: it echoes, edits and folds lines, and shows its cursor on the
-    /// ordinary screen.
+    /// The terminal is as it was before anything ran: it echoes, edits and folds lines, and shows
+    /// its cursor on the ordinary screen.
     #[track_caller]
     pub fn assert_restored(&self) {
         self.until_prompt();

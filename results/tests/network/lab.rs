@@ -1,4 +1,5 @@
-//! The real `holdfast-bench lab`: its hosts hear each other, a command runs in it, and nothing of it stays, however it ends.
+//! The real `holdfast-bench lab`: its hosts hear each other, a command runs in it, and nothing of
+//! it stays, however it ends.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +32,8 @@ fn machine() -> BTreeSet<String> {
         .collect()
 }
 
-/// A process: its number and when it was started, because numbers are used again, as those of namespaces are.
+/// A process: its number and when it was started, because numbers are used again, as those of
+/// namespaces are.
 type Id = (String, String);
 
 /// Processes that are in one of the namespaces.
@@ -173,7 +175,8 @@ fn a_command_runs_among_hosts_and_its_code_is_ours() {
     .output()
     .expect("runs");
     assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
-    // One end each of 100,000 connections, two buckets for each, and one for each of 165,536 in TIME_WAIT, as a power of two.
+    // One end each of 100,000 connections, two buckets for each, and one for each of 165,536 in
+    // TIME_WAIT, as a power of two.
     let expected =
         "5\n1024\t65535\n65535\n524288\n2\nbackend balancer bridge client1 client2 master ";
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
@@ -295,7 +298,8 @@ fn what_is_no_lab_is_refused_in_one_line() {
     }
 }
 
-/// A background job of a shell without job control ignores SIGINT and SIGQUIT; nohup ignores SIGHUP on purpose.
+/// A background job of a shell without job control ignores SIGINT and SIGQUIT; nohup ignores SIGHUP
+/// on purpose.
 #[test]
 #[ignore = "needs iproute2: make test"]
 fn children_begin_with_default_signals_but_under_nohup() {

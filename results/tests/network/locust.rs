@@ -1,5 +1,5 @@
-//! The real `holdfast-bench locust`: a Locust master from PyPI, pdsh, and our workers on hosts of the lab, with all counts equal, also
-//! when a worker is killed on the way.
+//! The real `holdfast-bench locust`: a Locust master from PyPI, pdsh, and our workers on hosts of
+//! the lab, with all counts equal, also when a worker is killed on the way.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -160,7 +160,8 @@ fn users_of_http_are_charted_and_counted() {
     .wait_with_output()
     .expect("ends");
     let run = runs.record::<Run>();
-    // How near the chart comes in a few seconds on a busy machine is for measurements; that it was read is for this test.
+    // How near the chart comes in a few seconds on a busy machine is for measurements; that it was
+    // read is for this test.
     let others: Vec<_> = run
         .header
         .reasons
@@ -249,7 +250,8 @@ fn an_interrupt_ends_all_of_it_and_leaves_a_record() {
     let run = runs.record::<Run>();
     assert_eq!(run.header.verdict, Verdict::Fail);
     assert_named(&run.header.reasons, "interrupted");
-    // All ended in order: last reports are there, nobody was cut off, and everybody counted the same.
+    // All ended in order: last reports are there, nobody was cut off, and everybody counted the
+    // same.
     let locust = run.locust.as_ref().expect("Locust's part");
     assert_eq!(locust.master.exit_code, Some(0), "{:?}", run.header.reasons);
     assert!(locust.workers.iter().all(|w| w.has_final_report));
@@ -399,7 +401,8 @@ fn what_cannot_be_run_is_refused_in_one_line() {
     }
 }
 
-/// The process of the worker of `host` whose histograms go below `runs`, as this test's processes are numbered.
+/// The process of the worker of `host` whose histograms go below `runs`, as this test's processes
+/// are numbered.
 fn worker_in(runs: &Path, host: &str) -> i32 {
     let identity = format!("{host}_holdfast");
     let runs = runs.display().to_string();

@@ -1,5 +1,5 @@
-//! The real `holdfast-bench proxy` with the real haproxy and the real nginx: what they count agrees with ours, their limit is found and
-//! named, and another system may stand in their place.
+//! The real `holdfast-bench proxy` with the real haproxy and the real nginx: what they count agrees
+//! with ours, their limit is found and named, and another system may stand in their place.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -186,7 +186,8 @@ fn what_passes_through_nginx_is_counted_as_sent() {
         through,
         &["client", "server", "kernel_client", "kernel_balancer_half"],
     );
-    // What tries whether nginx is ready is no connection, and what is under way when the client closes still comes.
+    // What tries whether nginx is ready is no connection, and what is under way when the client
+    // closes still comes.
     for (what, least) in [("connections opened in all", 300), ("messages in all", 300)] {
         let by = ["client", "server"].map(|who| counted(&through.agreements, what, who));
         assert!(by[0] == by[1] && by[0] >= least, "{what}: {by:?}");

@@ -97,7 +97,8 @@ pub fn maybe_bytes(value: Option<u64>) -> String {
     value.map_or("-".into(), bytes)
 }
 
-/// All of some counts together. A record is anybody's file: more than a number holds stays the largest one, and is no panic.
+/// All of some counts together. A record is anybody's file: more than a number holds stays the
+/// largest one, and is no panic.
 #[must_use]
 pub fn total(counts: &BTreeMap<String, u64>) -> u64 {
     counts.values().fold(0, |sum, n| sum.saturating_add(*n))

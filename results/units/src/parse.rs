@@ -10,8 +10,8 @@
 //!
 //! Digits can be grouped with `_` or `,`.
 //!
-//! Invariants: values are exact, not rounded on the way (`2.4M` is 2,400,000). Every error names what is accepted, in one form:
-//! `'TEXT' is not a COUNT; next: give ...`.
+//! Invariants: values are exact, not rounded on the way (`2.4M` is 2,400,000). Every error names
+//! what is accepted, in one form: `'TEXT' is not a COUNT; next: give ...`.
 //! Must not depend on: clap; its `value_parser` takes these functions as they are.
 
 use std::ops::RangeInclusive;
@@ -37,7 +37,8 @@ pub fn count_in<T: Copy + TryFrom<u64> + Send + Sync + 'static>(
     move |text| within(text, count(text).ok(), "count", &range, &EXAMPLES)
 }
 
-/// `value`, which `text` was parsed to, if it is within the range; else what is accepted, with examples that are.
+/// `value`, which `text` was parsed to, if it is within the range; else what is accepted, with
+/// examples that are.
 fn within<T: Copy + TryFrom<u64>>(
     text: &str,
     value: Option<u64>,
@@ -67,7 +68,8 @@ fn within<T: Copy + TryFrom<u64>>(
     ))
 }
 
-/// Parses a rate per second that is above 0, such as `0.5`, `10k` or `2.4M`, also with `/s` behind it.
+/// Parses a rate per second that is above 0, such as `0.5`, `10k` or `2.4M`, also with `/s` behind
+/// it.
 ///
 /// # Errors
 /// What is accepted.
@@ -136,7 +138,8 @@ pub fn time(text: &str) -> Result<Duration, String> {
         })
 }
 
-/// A parser of short times within a range, of which a number alone is microseconds, for clap's `value_parser`.
+/// A parser of short times within a range, of which a number alone is microseconds, for clap's
+/// `value_parser`.
 pub fn micros_in(
     range: RangeInclusive<Duration>,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {

@@ -28,7 +28,8 @@ use crate::launch::{self, Server, ServerFlags, ServerSpec, all_counts, check_dur
 use responder::{REFUSALS, Responder, ResponderReport, TimeoutKind, Timeouts};
 use response::{Responses, Template, WallClock, has_body};
 
-/// Memory of one connection at most: kernel socket, direct descriptor, waiting receive, and 128 bytes of the engine.
+/// Memory of one connection at most: kernel socket, direct descriptor, waiting receive, and 128
+/// bytes of the engine.
 const BYTES_PER_CONNECTION: u64 = SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + RECV_PARKED_BYTES + 128;
 /// Longest response body, bytes: it is kept in memory.
 const BODY_BYTES_MAX: usize = 1 << 30;
@@ -44,7 +45,8 @@ pub struct Flags {
         conflicts_with = "body_file"
     )]
     body: String,
-    /// Send the content of this file as the body, read once at the start [default: the text of --body]
+    /// Send the content of this file as the body, read once at the start [default: the text of
+    /// --body]
     #[arg(long, value_name = "FILE")]
     body_file: Option<PathBuf>,
     /// Respond with this status code
@@ -81,7 +83,8 @@ pub struct Flags {
     server: ServerFlags,
 }
 
-/// Parses a header line. Refuses what could break the framing of the response, and headers that the server sets.
+/// Parses a header line. Refuses what could break the framing of the response, and headers that the
+/// server sets.
 fn parse_header(text: &str) -> Result<(String, String), String> {
     let next = "next: give NAME: VALUE, such as 'Cache-Control: no-store'";
     let (name, value) = text

@@ -7,10 +7,12 @@
 //!     └──────────────┴───────────────► Closing ◄─────────────┘  the last response said so; further bytes are dropped
 //! ```
 //!
-//! A head that equals the one before it byte for byte is not parsed again: clients repeat themselves.
-//! Invariants: every complete request is answered once, in order; a refusal is the last response of its connection; a connection between
-//! requests owns no buffer; each phase has a timeout, and the timer is set only when a phase begins in the middle of a buffer, so
-//! requests that arrive whole cost no timer.
+//! A head that equals the one before it byte for byte is not parsed again: clients repeat
+//! themselves.
+//! Invariants: every complete request is answered once, in order; a refusal is the last response of
+//! its connection; a connection between requests owns no buffer; each phase has a timeout, and the
+//! timer is set only when a phase begins in the middle of a buffer, so requests that arrive whole
+//! cost no timer.
 //! Must not depend on: rings, threads, clocks.
 
 use std::sync::Arc;
@@ -23,10 +25,12 @@ use holdfast_http1::{
 
 use super::response::{Persistence, Responses};
 
-/// What one callback may queue for a peer before it waits until the kernel has accepted it, bytes. Below the engine's carry limit.
+/// What one callback may queue for a peer before it waits until the kernel has accepted it, bytes.
+/// Below the engine's carry limit.
 const QUEUE_BYTES_MAX: usize = 32 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// A connection that has been idle for this long is closed at once when the server stops; others may still send a request.
+/// A connection that has been idle for this long is closed at once when the server stops; others
+/// may still send a request.
 const STOP_GRACE_MS: u32 = 500;
 /// The statuses a request can be refused with.
 pub const REFUSALS: [u16; 8] = [400, 408, 413, 414, 417, 431, 501, 505];
@@ -167,7 +171,8 @@ fn millis(us: u64) -> u32 {
     (us / 1_000) as u32
 }
 
-/// Time since, never negative: a phase that began in the middle of a turn may be later than the time of the turn.
+/// Time since, never negative: a phase that began in the middle of a turn may be later than the
+/// time of the turn.
 fn elapsed_ms(now_us: u64, since_ms: u32) -> u32 {
     (millis(now_us).wrapping_sub(since_ms) as i32).max(0) as u32
 }
@@ -199,8 +204,8 @@ impl Responder {
         }
     }
 
-    /// With `is_retiring` set, stopping is no hurry: an idle connection may still send a request for `idle_ms` milliseconds. Its
-    /// response says that the connection closes.
+    /// With `is_retiring` set, stopping is no hurry: an idle connection may still send a request
+    /// for `idle_ms` milliseconds. Its response says that the connection closes.
     #[must_use]
     pub fn with_retiring(mut self, is_retiring: Arc<AtomicBool>, idle_ms: u32) -> Self {
         self.is_retiring = is_retiring;
@@ -278,8 +283,9 @@ impl Responder {
                 (used as usize, state.left == 0)
             }
             Framing::Chunked(chunked) => {
-                // What frames the chunks counts too: it could be made most of the body. Nothing behind the limit is read, or what
-                // is wrong there would be named by a reader that got all bytes at once and not by one that got them one by one.
+                // What frames the chunks counts too: it could be made most of the body. Nothing
+                // behind the limit is read, or what is wrong there would be named by a reader that
+                // got all bytes at once and not by one that got them one by one.
                 let allowed = state.left.min(bytes.len() as u64) as usize;
                 let step = match chunked.step(&bytes[..allowed]) {
                     Ok(step) => step,
@@ -350,7 +356,8 @@ impl Responder {
         }
     }
 
-    /// Answers a request that is not served, and closes the connection. The answer to HEAD has no content (RFC 9110, 9.3.2).
+    /// Answers a request that is not served, and closes the connection. The answer to HEAD has no
+    /// content (RFC 9110, 9.3.2).
     fn refuse(&mut self, conn: &mut Conn<'_, HttpConn>, status: u16, reason: &str, is_head: bool) {
         conn.state.phase = Phase::Closing;
         if let Some(place) = REFUSALS.iter().position(|s| *s == status) {

@@ -1,8 +1,10 @@
 //! The response, rendered.
 //!
-//! It is the same for every request except for the Date (rendered once a second), the body (not for HEAD) and the Connection header. So
-//! each variant is rendered in advance, and answering is copying.
-//! Invariants: a rendered response is complete and correctly framed; its date is at most a second old while the control plane runs.
+//! It is the same for every request except for the Date (rendered once a second), the body (not for
+//! HEAD) and the Connection header. So each variant is rendered in advance, and answering is
+//! copying.
+//! Invariants: a rendered response is complete and correctly framed; its date is at most a second
+//! old while the control plane runs.
 //! Must not depend on: connections, requests.
 
 use std::sync::Arc;
@@ -11,7 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use holdfast_http1::status_reason;
 
-/// Bodies up to this length are rendered with their head, larger ones are sent without copying; bytes.
+/// Bodies up to this length are rendered with their head, larger ones are sent without copying;
+/// bytes.
 const INLINE_BYTES_MAX: usize = 4_096;
 
 /// The response to every request.
@@ -43,7 +46,8 @@ const CONNECTION_LINES: [(Persistence, &str); 3] = [
     (Persistence::Close, "Connection: close\r\n"),
 ];
 
-/// Unix time of engine time 0, microseconds: the control plane keeps it right when the clock is stepped.
+/// Unix time of engine time 0, microseconds: the control plane keeps it right when the clock is
+/// stepped.
 #[derive(Debug, Clone, Default)]
 pub struct WallClock(Arc<AtomicI64>);
 
@@ -113,7 +117,8 @@ impl Responses {
     }
 
     fn render(&mut self, now_us: u64) {
-        // Ten times a second, because seconds of engine time and of the wall clock begin at different times.
+        // Ten times a second, because seconds of engine time and of the wall clock begin at
+        // different times.
         self.fresh_until_us = now_us + 100_000;
         let second = self.clock.unix_seconds(now_us);
         if second == self.second {
@@ -149,7 +154,8 @@ impl Responses {
         (&self.whole[number], self.tail)
     }
 
-    /// A refusal: status, `Connection: close`, and a body that states the reason, unless the request is HEAD.
+    /// A refusal: status, `Connection: close`, and a body that states the reason, unless the
+    /// request is HEAD.
     pub fn refusal(&self, status: u16, why: &str, is_head: bool) -> Vec<u8> {
         let body = format!("{status} {}: {why}\n", status_reason(status));
         let mut bytes = Vec::new();

@@ -1,8 +1,11 @@
-//! The heartbeat server: sends a message to each connection at an interval, spread evenly, and drops or echoes what it receives.
+//! The heartbeat server: sends a message to each connection at an interval, spread evenly, and
+//! drops or echoes what it receives.
 //!
-//! Each connection has a phase, a fraction of the interval. The fractions are multiples of the golden ratio, of which any number of the
-//! first ones is spread evenly. So however fast connections were opened, no tick has many heartbeats, and lateness never adds up.
-//! Invariants: a heartbeat is never early; a peer that has not read one heartbeat when the next one is due is aborted.
+//! Each connection has a phase, a fraction of the interval. The fractions are multiples of the
+//! golden ratio, of which any number of the first ones is spread evenly. So however fast
+//! connections were opened, no tick has many heartbeats, and lateness never adds up.
+//! Invariants: a heartbeat is never early; a peer that has not read one heartbeat when the next one
+//! is due is aborted.
 //! Must not depend on: rings, threads, clocks.
 
 use holdfast_engine::{CloseReason, Conn, Handler};
@@ -10,10 +13,11 @@ use holdfast_engine::{CloseReason, Conn, Handler};
 /// 2^64 / golden ratio.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Connections of one batch have the same phase: they were accepted one after the other and lie side by side in memory, so sending to
-/// them in turn touches each page once.
+/// Connections of one batch have the same phase: they were accepted one after the other and lie
+/// side by side in memory, so sending to them in turn touches each page once.
 const BATCH: u64 = 64;
-/// The connections before this one are batches of one, so that few connections are spread evenly too. A multiple of [`BATCH`].
+/// The connections before this one are batches of one, so that few connections are spread evenly
+/// too. A multiple of [`BATCH`].
 const BATCH_FROM: u64 = 4_096;
 
 /// What the server sends and when it gives up.
@@ -63,7 +67,8 @@ impl HeartbeatServer {
         }
     }
 
-    /// When the next connection gets its first heartbeat: at its phase, within one interval from now.
+    /// When the next connection gets its first heartbeat: at its phase, within one interval from
+    /// now.
     fn first_heartbeat_us(&mut self, now_us: u64) -> u64 {
         let interval_us = self.config.interval_us;
         let step = match self.count {
@@ -81,7 +86,8 @@ impl HeartbeatServer {
         }
     }
 
-    /// Sets the timer to the next heartbeat or the idle timeout, whichever is first. `heartbeat_us` is when the next heartbeat is due.
+    /// Sets the timer to the next heartbeat or the idle timeout, whichever is first. `heartbeat_us`
+    /// is when the next heartbeat is due.
     fn set_timer(&self, conn: &mut Conn<'_, ConnState>, heartbeat_us: Option<u64>) {
         let now_us = conn.now_us();
         let idle_us = self.config.idle_timeout_us.map(|timeout_us| {

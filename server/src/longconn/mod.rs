@@ -23,7 +23,8 @@ use holdfast_units::parse;
 use crate::launch::{self, Server, ServerFlags, ServerSpec, all_counts, check_duration};
 use heartbeat::{HeartbeatConfig, HeartbeatReport, HeartbeatServer};
 
-/// Memory of one connection at most: kernel socket, direct descriptor, parked poll, and 128 bytes of the engine.
+/// Memory of one connection at most: kernel socket, direct descriptor, parked poll, and 128 bytes
+/// of the engine.
 const BYTES_PER_CONNECTION: u64 = SOCKET_BYTES + DIRECT_DESCRIPTOR_BYTES + POLL_PARKED_BYTES + 128;
 
 /// Flags of `holdfast-server longconn`.
@@ -41,8 +42,8 @@ pub struct Flags {
     /// Close connections whose peer has sent nothing for this long [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     idle_timeout: Option<Duration>,
-    /// After an upgrade by SIGUSR2, close the connections that the old process still holds when this time is over [default: hold them
-    /// until they end]
+    /// After an upgrade by SIGUSR2, close the connections that the old process still holds when
+    /// this time is over [default: hold them until they end]
     #[arg(long, value_name = "TIME", value_parser = parse::time)]
     keep_after_upgrade: Option<Duration>,
     #[command(flatten)]

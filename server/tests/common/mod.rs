@@ -1,7 +1,8 @@
-//! Real processes for tests: starting them, reading their reports, ending them. The tests of server and client share this file.
+//! Real processes for tests: starting them, reading their reports, ending them. The tests of server
+//! and client share this file.
 //!
-//! Invariants: a process ends with the value that stands for it, and with the test in any case; every wait is bounded.
-//! The crate that includes this names its own program in `OWN_PROGRAM`.
+//! Invariants: a process ends with the value that stands for it, and with the test in any case;
+//! every wait is bounded. The crate that includes this names its own program in `OWN_PROGRAM`.
 #![allow(dead_code)] // Each package's tests use their part of it.
 
 pub mod programs;
@@ -193,8 +194,9 @@ pub fn count(counts: &std::collections::BTreeMap<String, u64>, name: &str) -> u6
     counts.get(name).copied().unwrap_or(0)
 }
 
-/// Connections of `ended` that were open to the end of the run. On a loaded machine a message may come after its interval, and the
-/// connection is counted as `missed_message`; a test that is not about lateness asks for both.
+/// Connections of `ended` that were open to the end of the run. On a loaded machine a message may
+/// come after its interval, and the connection is counted as `missed_message`; a test that is not
+/// about lateness asks for both.
 pub fn kept(ended: &std::collections::BTreeMap<String, u64>) -> u64 {
     count(ended, "held") + count(ended, "missed_message")
 }
@@ -208,7 +210,8 @@ pub fn own_address() -> IpAddr {
     [127, high | 128, low, number as u8].into()
 }
 
-/// What a program says on its way in a network namespace that is as the kernel makes it, ended after two seconds.
+/// What a program says on its way in a network namespace that is as the kernel makes it, ended
+/// after two seconds.
 pub fn said_in_a_new_network(name: &str, args: &[&str]) -> String {
     let mut command = Command::new("timeout");
     command.args(["--signal=INT", "--kill-after=20", "2", "unshare", "--net"]);

@@ -1,7 +1,7 @@
 //! Programs that others wrote: finding them, starting them, nginx among them.
 //!
 //! Invariants: nginx ends with the value that stands for it, and its folder with it.
-//! Must not know: what is tested with them.
+//! Must not depend on: what is tested with them.
 
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
@@ -71,7 +71,8 @@ impl Nginx {
         nginx
     }
 
-    /// The requests it has answered so far, one a line: connection, method, path, status, bytes of the request.
+    /// The requests it has answered so far, one a line: connection, method, path, status, bytes of
+    /// the request.
     pub fn requests(&self) -> String {
         std::fs::read_to_string(self.folder.file("requests")).expect("it logs")
     }

@@ -14,8 +14,9 @@ use crate::{Server, closed_books};
 /// Well above what a drain takes, well below the 30 s a stuck one would.
 const DRAIN_MAX: Duration = Duration::from_secs(15);
 
-/// Peers that ask as fast as they are answered, `depth` requests at a time, until they are told that the connection ends. Each
-/// request that was written is answered, or the test fails; `SIGTERM` comes in the middle.
+/// Peers that ask as fast as they are answered, `depth` requests at a time, until they are told
+/// that the connection ends. Each request that was written is answered, or the test fails;
+/// `SIGTERM` comes in the middle.
 fn drain_under_load(peer_count: usize, depth: usize, request: &[u8]) {
     let server = Server::start(&[]);
     let (established, answered) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -83,7 +84,8 @@ fn under_pipelined_load_no_answer_is_lost() {
 #[test]
 
 fn bursts_of_many_buffers_are_answered_to_the_last() {
-    // 32 bytes: every 64th request ends where a buffer of the server's ends, so that it cannot see that there are more.
+    // 32 bytes: every 64th request ends where a buffer of the server's ends, so that it cannot see
+    // that there are more.
     let request = b"GET /56789 HTTP/1.1\r\nHost: a\r\n\r\n";
     assert_eq!(request.len(), 32);
     drain_under_load(4, 1_000, request);
@@ -128,7 +130,8 @@ fn connections_not_accepted_yet_are_answered() {
 
 #[test]
 fn idle_ones_are_closed_and_requests_under_way_answered() {
-    // One thread: two do not see the signal at the same moment, and what is answered before it does not say that it closes.
+    // One thread: two do not see the signal at the same moment, and what is answered before it does
+    // not say that it closes.
     let server = Server::start(&["--threads", "1"]);
     let mut never = Peer::new(&server);
     let mut idle = Peer::new(&server);

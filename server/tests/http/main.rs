@@ -1,5 +1,5 @@
-//! `holdfast-server http` through its public doors: the real program, real sockets, clients that others wrote and peers of the
-//! test's own, polite and not.
+//! `holdfast-server http` through its public doors: the real program, real sockets, clients that
+//! others wrote and peers of the test's own, polite and not.
 #![forbid(unsafe_code)]
 
 #[path = "../common/mod.rs"]

@@ -1,4 +1,5 @@
-//! What must not be understood: each malformed request gets its status, the connection ends, and nothing behind it is answered.
+//! What must not be understood: each malformed request gets its status, the connection ends, and
+//! nothing behind it is answered.
 
 use crate::common::{count, sum};
 use crate::peer::{GET, Peer, answers};
@@ -18,7 +19,8 @@ const LIMITS: [&str; 8] = [
 /// Status and request; `%` stands for a filling of 300 bytes, which several limits are below.
 #[rustfmt::skip]
 const TABLE: &[(u16, &[u8])] = &[
-    // Two ways to find the end of the body: CL.TE, TE.CL, and TE.TE by every way to hide one of the two.
+    // Two ways to find the end of the body: CL.TE, TE.CL, and TE.TE by every way to hide one of the
+    // two.
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX"),
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n5c\r\n"),
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nContent-length: 3\r\nTransfer-encoding: Chunked\r\n\r\n0\r\n\r\n"),
@@ -76,7 +78,8 @@ const TABLE: &[(u16, &[u8])] = &[
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;a\nb\r\nx\r\n0\r\n\r\n"),
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nbad trailer\r\n\r\n"),
     (400, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nT: 1\r\n folded\r\n\r\n"),
-    // Limits: the target, the head, the headers, the body by its length, by its chunks, and by what frames them.
+    // Limits: the target, the head, the headers, the body by its length, by its chunks, and by what
+    // frames them.
     (414, b"GET /% HTTP/1.1\r\nHost: a\r\n\r\n"),
     (414, b"GET /%%%%"),
     (431, b"GET / HTTP/1.1\r\nHost: a\r\nA: %\r\nB: %\r\nC: %\r\nD: %\r\n\r\n"),
@@ -86,7 +89,8 @@ const TABLE: &[(u16, &[u8])] = &[
     (413, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n"),
     (413, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4b0\r\n%%%%\r\n0\r\n\r\n"),
     (413, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;%\r\nx\r\n1;%\r\nx\r\n1;%\r\nx\r\n1;%\r\nx\r\n0\r\n\r\n"),
-    // Nothing behind the limit is read: what is wrong there is not what the request is refused for, in one piece or in many.
+    // Nothing behind the limit is read: what is wrong there is not what the request is refused for,
+    // in one piece or in many.
     (413, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4b0\r\n%%%%not the end of a chunk"),
     // What this server does not do.
     (505, b"GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
@@ -174,7 +178,8 @@ fn what_is_right_is_answered_and_so_is_what_follows() {
     books(server, 2 * RIGHT.len() as u64);
 }
 
-/// RFC 9110, 9.3.2: a client that asked with HEAD would take a body for the beginning of something else.
+/// RFC 9110, 9.3.2: a client that asked with HEAD would take a body for the beginning of something
+/// else.
 #[test]
 fn a_refused_head_request_gets_no_body() {
     let server = Server::start(&LIMITS);

@@ -1,6 +1,6 @@
 //! A peer of the tests' own: it writes bytes as they are, and reads responses by rules of its own.
 //!
-//! Must not know: the code under test, its parser included.
+//! Must not depend on: the code under test, its parser included.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -47,7 +47,8 @@ impl Answer {
     }
 }
 
-/// The response at the beginning of `bytes` and its length; `None` if it is not whole. `is_head`: it answers HEAD.
+/// The response at the beginning of `bytes` and its length; `None` if it is not whole. `is_head`:
+/// it answers HEAD.
 pub fn answer(bytes: &[u8], is_head: bool) -> Option<(Answer, usize)> {
     let head_bytes = bytes.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(&bytes[..head_bytes - 4]).expect("a head is text");
@@ -82,7 +83,8 @@ pub fn answer(bytes: &[u8], is_head: bool) -> Option<(Answer, usize)> {
     Some((answer, head_bytes + length))
 }
 
-/// All responses in `bytes`, which answer requests in this order (true: HEAD), and nothing else. Interim ones stay in.
+/// All responses in `bytes`, which answer requests in this order (true: HEAD), and nothing else.
+/// Interim ones stay in.
 pub fn answers(bytes: &[u8], are_head: &[bool]) -> Vec<Answer> {
     let mut all = Vec::new();
     let mut at = 0;
@@ -172,7 +174,8 @@ impl Peer {
         all
     }
 
-    /// Waits until the server has ended the connection, in whatever way. Returns how many bytes came before that.
+    /// Waits until the server has ended the connection, in whatever way. Returns how many bytes
+    /// came before that.
     pub fn until_cut(&mut self) -> u64 {
         let mut piece = [0; 65_536];
         let mut bytes = 0;

@@ -52,7 +52,8 @@ fn twenty_thousand_are_written_before_any_answer_is_read() {
         }
     }
     peer.stream.set_nonblocking(false).unwrap();
-    // The end is said before the first answer is read; all come all the same, and then the server's end.
+    // The end is said before the first answer is read; all come all the same, and then the server's
+    // end.
     let all = answers(&peer.finish(), &are_head);
     assert_eq!(all.len(), 20_000);
     assert!(all.iter().all(|a| a.status == 200 && !a.says_close()));

@@ -174,7 +174,8 @@ fn wrk_meets_no_error_and_counts_what_the_server_counts() {
         .running
         .until("wrk has gone", |r| r.accepted > 0 && r.open_now == 0);
     let answered = sum(&last.responses);
-    // It stops without reading what it asked for last on each connection, and connects once more before it begins.
+    // It stops without reading what it asked for last on each connection, and connects once more
+    // before it begins.
     assert!(
         (counted..=counted + 50).contains(&answered),
         "{answered}: {text}"

@@ -86,7 +86,8 @@ fn bad_values_are_refused_with_code_2() {
             first.starts_with("error: ") && names_it,
             "{flag} {value}: {said}"
         );
-        // Ours say what to do next; what clap refuses points to --help, or names the values it takes.
+        // Ours say what to do next; what clap refuses points to --help, or names the values it
+        // takes.
         let has_next = ["next:", "--help"].iter().any(|next| said.contains(next));
         assert!(has_next, "{flag} {value}: {said}");
         assert!(outcome.reports.is_empty(), "{flag} {value}");

@@ -1,4 +1,5 @@
-//! Peers that reset, stop in the middle, or never read: they cost a bounded amount, and nobody else notices.
+//! Peers that reset, stop in the middle, or never read: they cost a bounded amount, and nobody else
+//! notices.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -77,8 +78,9 @@ fn halves_that_end_in_order_are_not_answered() {
     assert_eq!(count(&report.closed, "peer_closed"), 3);
 }
 
-/// A peer whose kernel takes little: small segments keep the send buffer of the other side at its least, or a thousand of them
-/// would fill the kernel's memory, which is not what is looked at here.
+/// A peer whose kernel takes little: small segments keep the send buffer of the other side at its
+/// least, or a thousand of them would fill the kernel's memory, which is not what is looked at
+/// here.
 fn small_peer(address: SocketAddr) -> TcpStream {
     let (family, flags) = (AddressFamily::Inet, SockFlag::SOCK_CLOEXEC);
     let socket = socket(family, SockType::Stream, flags, None).expect("a socket");

@@ -56,7 +56,8 @@ fn upgrades_under_load_fail_no_request() {
     let address = service.address;
     let is_over = Arc::default();
     let loops = [(); 3].map(|()| keep_asking(address, Arc::clone(&is_over)));
-    // Users who keep their connections, and wait between requests for longer than a stopping server would.
+    // Users who keep their connections, and wait between requests for longer than a stopping server
+    // would.
     let url = format!("http://{address}/");
     let args = [
         "--users",

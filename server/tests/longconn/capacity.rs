@@ -1,4 +1,5 @@
-//! How many a server holds: exactly as many as it was asked to, under any descriptor limit that lets it live.
+//! How many a server holds: exactly as many as it was asked to, under any descriptor limit that
+//! lets it live.
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
@@ -67,7 +68,8 @@ fn a_hundred_of_150_are_held_and_50_refused_and_places_come_free() {
 
 #[test]
 fn as_many_as_fit_are_never_refused() {
-    // Each round waits for two reports, which come once a second: twelve rounds, four of each of three servers side by side.
+    // Each round waits for two reports, which come once a second: twelve rounds, four of each of
+    // three servers side by side.
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
@@ -146,7 +148,8 @@ fn two_hundred_descriptors_hold_a_thousand() {
 
 #[test]
 fn a_limit_too_small_is_refused_in_one_line() {
-    // io_uring switched off by sysctl cannot be tried here: kernel.io_uring_disabled is the whole machine's.
+    // io_uring switched off by sysctl cannot be tried here: kernel.io_uring_disabled is the whole
+    // machine's.
     let outcome =
         common::Running::<holdfast_telemetry::wire::ServerReport>::start(limited(32, &[]))
             .outcome();

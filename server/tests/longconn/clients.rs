@@ -1,4 +1,5 @@
-//! The server and the real client together: what both count agrees, and a client's death costs nothing.
+//! The server and the real client together: what both count agrees, and a client's death costs
+//! nothing.
 
 use nix::sys::signal::Signal;
 
@@ -81,7 +82,8 @@ fn what_both_count_agrees_in_any_mix() {
             "{mix}: {ours:?}"
         );
         assert_eq!(ours.opened, sum(&ours.ended), "{mix}: {ours:?}");
-        // A refused connection was opened by the kernel; a reset that overtakes the client's look at it fails the attempt.
+        // A refused connection was opened by the kernel; a reset that overtakes the client's look
+        // at it fails the attempt.
         assert_eq!(theirs.accepted, users - refused, "{mix}");
         assert_eq!(theirs.refused_full, refused, "{mix}");
         assert_eq!(

@@ -1,5 +1,6 @@
-//! Faults around a running server: nobody reads what it says, its files cannot be written, its limits fall, it stands still. At full size
-//! and in the network: `make faults`, engine/RELIABILITY.md.
+//! Faults around a running server: nobody reads what it says, its files cannot be written, its
+//! limits fall, it stands still. At full size and in the network: `make faults`,
+//! engine/RELIABILITY.md.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -65,7 +66,8 @@ fn nobody_reads_what_it_says_and_heartbeats_and_the_end_come_all_the_same() {
     drop(unread);
 }
 
-/// A server told to write its figures to `file`, which has held nothing; asked to end when it listens.
+/// A server told to write its figures to `file`, which has held nothing; asked to end when it
+/// listens.
 fn figures_to(file: &str) -> Outcome<ServerReport> {
     let args = ["--listen", "127.0.0.1:0", "--connections", "10"];
     let mut command = longconn("holdfast-server", &args);

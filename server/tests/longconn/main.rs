@@ -1,4 +1,5 @@
-//! `holdfast-server longconn` through its public doors: the real program, real sockets, peers of the test's own.
+//! `holdfast-server longconn` through its public doors: the real program, real sockets, peers of
+//! the test's own.
 #![forbid(unsafe_code)]
 
 #[path = "../common/mod.rs"]

@@ -28,7 +28,8 @@ fn start(prefix: &[&str], args: &[&str], stdout: Stdio, stderr: Stdio) -> (Child
         .stderr(stderr)
         .spawn()
         .expect("starts");
-    // The port is open before the engine runs and signals are handled; the first message comes afterwards.
+    // The port is open before the engine runs and signals are handled; the first message comes
+    // afterwards.
     until("a message comes", || {
         let peer = TcpStream::connect(&address).ok();
         peer.is_some_and(|mut peer| peer.read_exact(&mut [0; 2]).is_ok())

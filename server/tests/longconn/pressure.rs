@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::common::{PATIENCE, Server, count, read_to_end};
 
 const MIB: u64 = 1 << 20;
-/// More than the kernel's buffers of both ends hold (tcp_rmem and tcp_wmem: 6 MiB and 4 MiB each way), so that a server which
-/// goes on reading gives itself away.
+/// More than the kernel's buffers of both ends hold (tcp_rmem and tcp_wmem: 6 MiB and 4 MiB each
+/// way), so that a server which goes on reading gives itself away.
 const FLOOD_BYTES: usize = 50_000_000;
 
 fn echoes(peer: &mut TcpStream, text: &[u8]) {

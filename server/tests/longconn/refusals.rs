@@ -37,7 +37,8 @@ fn a_privileged_port_is_refused_to_a_plain_user() {
     let copy = folder.file("holdfast-server");
     std::fs::copy(program("holdfast-server"), &copy).unwrap();
     let mut command = if nix::unistd::geteuid().is_root() {
-        // A network of its own has the kernel's default of net.ipv4.ip_unprivileged_port_start, whatever this one has.
+        // A network of its own has the kernel's default of net.ipv4.ip_unprivileged_port_start,
+        // whatever this one has.
         let mut command = Command::new("unshare");
         command.args([
             "--net",

@@ -1,5 +1,6 @@
-//! What a system gets of Holdfast besides programs: completions, manual pages, an installation that goes without a trace, systemd units.
-//! The Debian package is checked by `make deb-check`: it wants a release build.
+//! What a system gets of Holdfast besides programs: completions, manual pages, an installation that
+//! goes without a trace, systemd units. The Debian package is checked by `make deb-check`: it wants
+//! a release build.
 #![forbid(unsafe_code)]
 
 #[path = "../common/mod.rs"]

@@ -1,4 +1,5 @@
-//! The systemd units: what systemd says of them, and that the server they start does nothing they forbid.
+//! The systemd units: what systemd says of them, and that the server they start does nothing they
+//! forbid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;

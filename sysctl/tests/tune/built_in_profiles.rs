@@ -204,7 +204,8 @@ fn outdated_values_are_named() {
 #[ignore = "needs namespaces: make test"]
 fn missing_keys_are_explained() {
     within(|| {
-        // In a namespace many keys are absent or locked: the profiles say so themselves, so that none of it is a failure.
+        // In a namespace many keys are absent or locked: the profiles say so themselves, so that
+        // none of it is a failure.
         for role in ["server", "client", "both", "host"] {
             let document = tune(&[&"check", &"--role", &role, &"--json"]).json();
             for row in document["plan"]["rows"].as_array().unwrap() {

@@ -1,4 +1,5 @@
-//! The command line: usage errors, the grammar of numbers, exit codes, and readers that close the pipe early.
+//! The command line: usage errors, the grammar of numbers, exit codes, and readers that close the
+//! pipe early.
 
 use super::common::*;
 

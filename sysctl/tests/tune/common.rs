@@ -1,6 +1,7 @@
 //! Runs `holdfast-tune` in namespaces of its own, and reads what the tests compare.
 //!
-//! Invariants: every child is bounded by `timeout`; a tool that is missing fails the test that needs it, by name.
+//! Invariants: every child is bounded by `timeout`; a tool that is missing fails the test that
+//! needs it, by name.
 //! Must not depend on: what any test expects.
 
 use std::any::type_name;
@@ -22,7 +23,8 @@ pub const TUNE: &str = env!("CARGO_BIN_EXE_holdfast-tune");
 /// Set for a test that runs again inside the namespaces made for it.
 const INSIDE: &str = "HOLDFAST_TEST_INSIDE";
 
-/// What the namespaces look like. `mount` keeps flags it is told only, and a user namespace may not drop any: all are named.
+/// What the namespaces look like. `mount` keeps flags it is told only, and a user namespace may not
+/// drop any: all are named.
 const PREPARE: &str = r#"
 for part in /proc/sys/*; do
     test "${part##*/}" = net && continue
@@ -34,8 +36,8 @@ mount -t tmpfs tmpfs /run
 exec "$0" "$@"
 "#;
 
-/// Runs `body` in a network and mount namespace of its own, by running the test that calls this again in there. To be
-/// called with a closure: its type tells the test's name.
+/// Runs `body` in a network and mount namespace of its own, by running the test that calls this
+/// again in there. To be called with a closure: its type tells the test's name.
 pub fn within<F: FnOnce()>(body: F) {
     if env::var_os(INSIDE).is_some() {
         return body();
@@ -78,7 +80,8 @@ pub struct Said {
 }
 
 impl Said {
-    /// Of a command that ended by itself: 124 is `timeout`'s, 125 to 127 mean that there was nothing to run.
+    /// Of a command that ended by itself: 124 is `timeout`'s, 125 to 127 mean that there was
+    /// nothing to run.
     fn of(output: Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let said = Said {
@@ -123,7 +126,8 @@ pub fn tune(args: &[&dyn AsRef<OsStr>]) -> Said {
     run(bounded(TUNE).args(args))
 }
 
-/// A folder that anybody may read and write, so that what is not in it was not put there for want of rights.
+/// A folder that anybody may read and write, so that what is not in it was not put there for want
+/// of rights.
 pub fn folder() -> TempDir {
     let folder = tempfile::Builder::new()
         .permissions(fs::Permissions::from_mode(0o777))
@@ -166,7 +170,8 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// A value as the kernel has it. One read with room for all of it: many keys give nothing to a second one.
+/// A value as the kernel has it. One read with room for all of it: many keys give nothing to a
+/// second one.
 pub fn raw(path: &Path) -> Result<String, String> {
     let mut bytes = vec![0; 1 << 18];
     let mut open = fs::File::open(path).map_err(|error| error.to_string())?;

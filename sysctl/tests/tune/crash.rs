@@ -31,7 +31,8 @@ fn keys() -> Vec<(String, i64)> {
                 .unwrap()
                 .to_owned();
             let is_writable = fs::OpenOptions::new().write(true).open(&path).is_ok();
-            // Some are kept in units of the clock and come back rounded, some stand for others: none of those.
+            // Some are kept in units of the clock and come back rounded, some stand for others:
+            // none of those.
             let is_plain = [
                 "timeout_",
                 "_probes",
@@ -70,7 +71,8 @@ fn started(args: &[&std::ffi::OsStr]) -> Child {
         .unwrap()
 }
 
-/// Kills the child as soon as `key` is no longer `was`, or lets it end. True if it was killed before its end.
+/// Kills the child as soon as `key` is no longer `was`, or lets it end. True if it was killed
+/// before its end.
 fn kill_when_changed(mut child: Child, key: &str, was: &str) -> bool {
     let end = Instant::now() + Duration::from_secs(60);
     while raw(&key_path(key)).unwrap() == was && child.try_wait().unwrap().is_none() {
@@ -109,7 +111,8 @@ fn killed_anywhere() {
             let (key, _) = &keys[i * keys.len() / TRIES];
             let killed = kill_when_changed(started(&apply), key, &value(key));
             half_applied += usize::from(killed && snapshot() != before);
-            // Half of the time the restore is killed as well: in between, and so early that it may not have begun.
+            // Half of the time the restore is killed as well: in between, and so early that it may
+            // not have begun.
             if i % 2 == 1 {
                 let (key, _) = &keys[keys.len() - 1 - i * keys.len() / TRIES];
                 let set = raw(&key_path(key)).unwrap();

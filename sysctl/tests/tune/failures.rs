@@ -1,8 +1,10 @@
-//! A setting that cannot be set: the others are written, it is named with its reason, and the exit code is 1.
+//! A setting that cannot be set: the others are written, it is named with its reason, and the exit
+//! code is 1.
 
 use super::common::*;
 
-/// Applies a profile that has `line` between two settings that can be had; what it says, with those two written and everything put back.
+/// Applies a profile that has `line` between two settings that can be had; what it says, with those
+/// two written and everything put back.
 fn applied_around(line: &str, look: impl FnOnce(&Said)) {
     let folder = folder();
     let text = format!("net.ipv4.tcp_retries2 = 9\n{line}\nnet.core.somaxconn = 5000\n");
@@ -192,7 +194,8 @@ fn restore_reports_changes_by_others() {
         let text = "net.ipv4.tcp_fin_timeout = 0x40\nnet.core.somaxconn = 5000\nnet.ipv4.tcp_retries2 = 9\n";
         let (profile, state) = profile_and_state(&folder, text);
         tune(&[&"apply", &"--profile", &profile, &"--state", &state]);
-        // Somebody else comes between: what was there before us is put back all the same, and that is said.
+        // Somebody else comes between: what was there before us is put back all the same, and that
+        // is said.
         set("net.core.somaxconn", "6000");
         let restored = tune(&[&"restore", &"--state", &state]);
         assert_eq!(restored.code, 0, "{restored:#?}");

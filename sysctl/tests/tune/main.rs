@@ -1,7 +1,9 @@
-//! `holdfast-tune` as users run it: the real binary, the real `/proc/sys`, in namespaces of its own.
+//! `holdfast-tune` as users run it: the real binary, the real `/proc/sys`, in namespaces of its
+//! own.
 //!
-//! Invariants: nothing on this machine is changed. A test that writes does so inside `common::within`: network and mounts of its own, all of
-//! `/proc/sys` but `net` read-only, `/etc` and `/run` empty and its own. No process outlives its test.
+//! Invariants: nothing on this machine is changed. A test that writes does so inside
+//! `common::within`: network and mounts of its own, all of `/proc/sys` but `net` read-only, `/etc`
+//! and `/run` empty and its own. No process outlives its test.
 
 mod common;
 mod described;

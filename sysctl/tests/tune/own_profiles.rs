@@ -1,4 +1,5 @@
-//! Profiles of the user's own: what sysctl.d(5) allows, and errors with file, line and what was expected.
+//! Profiles of the user's own: what sysctl.d(5) allows, and errors with file, line and what was
+//! expected.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -92,7 +93,8 @@ fn syntax_errors() {
 fn sysctl_d_syntax() {
     within(|| {
         let folder = folder();
-        // As systemd's own file has it: a glob, a key of its own, an exclusion; and a repeated key, of which the last counts.
+        // As systemd's own file has it: a glob, a key of its own, an exclusion; and a repeated key,
+        // of which the last counts.
         let text = "net.ipv4.conf.*.rp_filter = 2\nnet.ipv4.conf.default.rp_filter = 1\n-net.ipv4.conf.all.rp_filter\n\
                     net.core.somaxconn = 5000\r\nnet.core.somaxconn = 6000\r\n-net.ipv4.missing = 1\n";
         let (profile, state) = profile_and_state(&folder, text);
@@ -209,7 +211,8 @@ fn several_profiles() {
 #[ignore = "needs namespaces: make test"]
 fn files_of_a_distribution() {
     within(|| {
-        // What people have already, and what sysctl takes: no spaces, dashes, slashes, comments of both kinds.
+        // What people have already, and what sysctl takes: no spaces, dashes, slashes, comments of
+        // both kinds.
         let folder = folder();
         let text = "; old style\n#net.ipv4.ip_forward=1\nnet/core/somaxconn=5000\n  -net.ipv4.tcp_retries2   =  9  \nnet.ipv4.tcp_wmem=4096\t16384   4194304\n";
         let profile = file(&folder, "99-mine.conf", text);

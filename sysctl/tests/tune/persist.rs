@@ -1,4 +1,5 @@
-//! Settings that outlive a reboot: three files, which other programs can read, and which are taken away again.
+//! Settings that outlive a reboot: three files, which other programs can read, and which are taken
+//! away again.
 
 use std::fs;
 use std::path::Path;

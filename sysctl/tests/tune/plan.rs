@@ -1,8 +1,10 @@
-//! `plan` for described machines: how many connections they hold and which limit decides, calculated by hand.
+//! `plan` for described machines: how many connections they hold and which limit decides,
+//! calculated by hand.
 //!
-//! What a connection takes is in KERNEL.md and cost.rs: 3,829 bytes of socket, 40 of direct descriptor, 256 of poll, 64 of ours at most,
-//! 576 to close: 4,765 at the end that accepts; its bind bucket, 128, more at the end that dials: 4,893; 9,658 for both. 512 MiB are left to the system.
-//! Files are 1 an end and 65,536 besides; ports 1025 to 65535 of an address are 64,511.
+//! What a connection takes is in KERNEL.md and cost.rs: 3,829 bytes of socket, 40 of direct
+//! descriptor, 256 of poll, 64 of ours at most, 576 to close: 4,765 at the end that accepts; its
+//! bind bucket, 128, more at the end that dials: 4,893; 9,658 for both. 512 MiB are left to the
+//! system. Files are 1 an end and 65,536 besides; ports 1025 to 65535 of an address are 64,511.
 
 use serde_json::{Value, json};
 
@@ -65,7 +67,8 @@ fn servers() {
             "{connections}"
         );
     }
-    // 512 GiB - 512 MiB = 549,218,942,976, over 4,765: 115,261,058. 53,687,091 - 65,536 = 53,621,555.
+    // 512 GiB - 512 MiB = 549,218,942,976, over 4,765: 115,261,058. 53,687,091 - 65,536 =
+    // 53,621,555.
     for (connections, code) in [
         (1_000, 0),
         (64_511, 0),
@@ -103,7 +106,8 @@ fn clients_of_one_target() {
             assert_eq!(plan.0["sources"]["needed"], needed, "{connections}");
             assert_eq!(plan.0["sources"]["per_address"], 64_511);
         }
-        // With 1 GiB there are fewer files than ports: 39,321 now. Memory would do for 536,870,912 / 4,893 = 109,722.
+        // With 1 GiB there are fewer files than ports: 39,321 now. Memory would do for 536,870,912
+        // / 4,893 = 109,722.
         let plan = SMALL.plan("client", connections, &[]);
         assert_eq!(
             bounds(&plan),
@@ -111,7 +115,8 @@ fn clients_of_one_target() {
             "{connections}"
         );
     }
-    // 16 addresses: 1,032,176. Files are the limit now, memory after apply: 8,053,063,680 / 4,893 = 1,645,833.
+    // 16 addresses: 1,032,176. Files are the limit now, memory after apply: 8,053,063,680 / 4,893 =
+    // 1,645,833.
     let sixteen = Described {
         addresses: 16,
         ..LAPTOP
@@ -141,7 +146,8 @@ fn clients_of_one_target() {
 
 #[test]
 fn both_ends_on_one_machine() {
-    // Two files a connection: (104,857 - 65,536) / 2 = 19,660. Memory: 536,870,912 / 9,658 = 55,588. Sources are on loopback.
+    // Two files a connection: (104,857 - 65,536) / 2 = 19,660. Memory: 536,870,912 / 9,658 =
+    // 55,588. Sources are on loopback.
     for (connections, code) in [
         (1_000, 0),
         (55_588, 0),
@@ -157,7 +163,8 @@ fn both_ends_on_one_machine() {
             "{connections}"
         );
     }
-    // (838,860 - 65,536) / 2 = 386,662; 8,053,063,680 / 9,658 = 833,823: the million does not fit into 8 GiB twice.
+    // (838,860 - 65,536) / 2 = 386,662; 8,053,063,680 / 9,658 = 833,823: the million does not fit
+    // into 8 GiB twice.
     assert_eq!(
         bounds(&LAPTOP.plan("both", 1_000_000, &[])),
         ("fs.file-max", 386_662, 833_823, 1)
@@ -180,7 +187,8 @@ fn both_ends_on_one_machine() {
 
 #[test]
 fn other_limits() {
-    // 1,024 descriptors: (1,024 - 64) / 2 = 480 rings of 1,024: 491,520. Neither apply nor root is enough for more.
+    // 1,024 descriptors: (1,024 - 64) / 2 = 480 rings of 1,024: 491,520. Neither apply nor root is
+    // enough for more.
     let few = Described {
         nofile: 1024,
         sys_admin: true,
@@ -215,7 +223,8 @@ fn other_limits() {
         bounds(&tracked.plan("server", 1_000_000, &[])),
         ("net.netfilter.nf_conntrack_max", 196_608, 5_295_473, 0)
     );
-    // A memory cgroup with 4 GiB left, of which 64 MiB stay with it: 4,227,858,432 / 4,765 = 887,273.
+    // A memory cgroup with 4 GiB left, of which 64 MiB stay with it: 4,227,858,432 / 4,765 =
+    // 887,273.
     let container = Described {
         cgroup_gib: 4,
         ..root
@@ -225,7 +234,8 @@ fn other_limits() {
         ("memory", 887_273, 887_273, 0)
     );
     assert_eq!(bounds(&container.plan("server", 887_274, &[])).3, 1);
-    // 8 MiB of locked memory: (8,192 - 28) KiB / 56 KiB = 145 rings of 20,000 at one end, (8,192 - 56) / 112 = 72 at each of two.
+    // 8 MiB of locked memory: (8,192 - 28) KiB / 56 KiB = 145 rings of 20,000 at one end, (8,192 -
+    // 56) / 112 = 72 at each of two.
     let locked = Described {
         locked_kib: 8192,
         ..root

@@ -86,7 +86,8 @@ fn long_lists_are_kept_whole() {
     within(|| {
         let folder = folder();
         let (profile, state) = profile_and_state(&folder, PROFILE);
-        // The kernel gives a list in one read only: 32 bytes and 4 KiB are where a reader that asks for less loses the rest.
+        // The kernel gives a list in one read only: 32 bytes and 4 KiB are where a reader that asks
+        // for less loses the rest.
         for count in [10, 3000] {
             let ports: Vec<String> = (0..count).map(|i| (20_001 + 2 * i).to_string()).collect();
             let ports = ports.join(",");

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::common::*;
 
-/// A profile of the shapes there are: one number, several, a range, a list, a word, shares of the connections, and what follows.
+/// A profile of the shapes there are: one number, several, a range, a list, a word, shares of the
+/// connections, and what follows.
 const SHAPES: &str = "\
 #: why handshakes that wait are dropped\n#: rule at-least\n#: per-connection 0.05 plus 1024 power-of-two\nnet.core.somaxconn = 65536
 
@@ -153,7 +154,8 @@ fn built_in_profiles() {
 #[ignore = "needs namespaces: make test"]
 fn every_writable_key() {
     within(|| {
-        // Every number this namespace lets us write, one more than it is: some the kernel refuses, most it takes.
+        // Every number this namespace lets us write, one more than it is: some the kernel refuses,
+        // most it takes.
         let mut profile = String::new();
         let before = snapshot();
         let parts = [

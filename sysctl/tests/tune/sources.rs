@@ -12,7 +12,8 @@ fn ip(line: &str) {
     assert_eq!(said.code, 0, "ip {line}: {said:#?}");
 }
 
-/// Two addresses on an interface with a route, one on an interface that is down, one on a bridge without a carrier.
+/// Two addresses on an interface with a route, one on an interface that is down, one on a bridge
+/// without a carrier.
 fn interfaces() {
     for line in [
         "link set lo up",

@@ -1,5 +1,5 @@
-//! State files that are damaged, of another boot or namespace, in use, or of another user: nothing is changed from them, and the error
-//! names what to do.
+//! State files that are damaged, of another boot or namespace, in use, or of another user: nothing
+//! is changed from them, and the error names what to do.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -26,7 +26,8 @@ fn plain(program: &Path) -> Command {
     command
 }
 
-/// As root in a namespace of its own. A plain user's would make it root in there, and there is nothing it could change outside.
+/// As root in a namespace of its own. A plain user's would make it root in there, and there is
+/// nothing it could change outside.
 fn as_plain_user<F: FnOnce()>(body: F) {
     if geteuid().is_root() {
         within(body);
@@ -104,7 +105,8 @@ fn everybody_may_read() {
 fn roots_state_is_protected() {
     as_plain_user(|| {
         if !geteuid().is_root() {
-            // Nobody here could have saved anything: there is nothing to put back, which a plain user is told as well.
+            // Nobody here could have saved anything: there is nothing to put back, which a plain
+            // user is told as well.
             let said =
                 run(plain(Path::new(TUNE)).args(["restore", "--state", "/nonexistent/state.json"]));
             assert_eq!(said.code, 0, "{said:#?}");

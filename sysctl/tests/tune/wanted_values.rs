@@ -1,7 +1,8 @@
 //! `plan` for described machines: memory, rings and wanted values, calculated by hand.
 //!
-//! What a connection takes is in KERNEL.md and cost.rs: 3,829 bytes of socket, 40 of direct descriptor, 256 of poll, 64 of ours at most,
-//! 576 to close: 4,765 at the end that accepts; its bind bucket, 128, more at the end that dials: 4,893; 9,658 for both.
+//! What a connection takes is in KERNEL.md and cost.rs: 3,829 bytes of socket, 40 of direct
+//! descriptor, 256 of poll, 64 of ours at most, 576 to close: 4,765 at the end that accepts; its
+//! bind bucket, 128, more at the end that dials: 4,893; 9,658 for both.
 
 use serde_json::json;
 
@@ -64,7 +65,8 @@ fn memory_and_rings() {
 
 #[test]
 fn wanted_values() {
-    // Files: N + 65,536 an end. Pages for queues: a half, three quarters, one for each end. Tracked entries: N + 65,536, whatever is here.
+    // Files: N + 65,536 an end. Pages for queues: a half, three quarters, one for each end. Tracked
+    // entries: N + 65,536, whatever is here.
     for (connections, files, files_both, pages, pages_both) in [
         (1_000, "66536", "67536", "500 750 1000", "1000 1500 2000"),
         (
@@ -125,8 +127,9 @@ fn wanted_values() {
             "{connections}"
         );
     }
-    // Two buckets a socket and 65,536 for TIME_WAIT, a power of two, at most 2^24: 67,536, 194,558, 194,560, 2,065,536 and
-    // 20,065,536; with both ends 69,536, 323,580, 323,584, 4,065,536 and 40,065,536.
+    // Two buckets a socket and 65,536 for TIME_WAIT, a power of two, at most 2^24: 67,536, 194,558,
+    // 194,560, 2,065,536 and 20,065,536; with both ends 69,536, 323,580, 323,584, 4,065,536 and
+    // 40,065,536.
     for (connections, server, both) in [
         (1_000, "131072", "131072"),
         (64_511, "262144", "524288"),

@@ -1,4 +1,5 @@
-//! Users without an engine: what they send, when they want to be called again, and how their books stand.
+//! Users without an engine: what they send, when they want to be called again, and how their books
+//! stand.
 
 use holdfast_engine::{CloseReason, Conn, ConnId, DialId, Handler, OpenFailure, Recorder};
 

@@ -1,8 +1,9 @@
 //! Cores as the limit of a phase of a long-connection run.
 //!
 //! Purpose: whose threads never waited for work, and who had the cores they waited for.
-//! Invariants: a side is full by its busiest thread, on a core or in the queue for one: neither more threads that idle nor other
-//! programs hide it. Without figures of threads (an older record, a kernel that does not tell), by the whole machine.
+//! Invariants: a side is full by its busiest thread, on a core or in the queue for one: neither
+//! more threads that idle nor other programs hide it. Without figures of threads (an older record,
+//! a kernel that does not tell), by the whole machine.
 //! Must not depend on: what the phase was for.
 
 use super::{BottleneckKind, Findings, weight};
@@ -22,7 +23,8 @@ const SOFTIRQ_MIN: f64 = 50.0;
 /// A ramp shorter than this, seconds, says nothing about cores.
 const RAMP_MIN: f64 = 0.3;
 
-/// Adds what the cores of ramp and hold show. `is_slow` and `is_late`: more was asked for than came, in each.
+/// Adds what the cores of ramp and hold show. `is_slow` and `is_late`: more was asked for than
+/// came, in each.
 pub fn add(found: &mut Findings, run: &Run, is_slow: bool, is_late: bool) {
     if let Some(ramp) = run.cpu.ramp.filter(|_| run.ramp.seconds >= RAMP_MIN) {
         // The end of a ramp is noticed up to a second late, and nothing is done in that time.

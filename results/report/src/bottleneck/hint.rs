@@ -1,7 +1,8 @@
 //! What moves a limit: the setting and the command.
 //!
-//! Invariants: a value that is proposed is the one of the kernel profiles (`holdfast-tune`) for as many connections; a setting of a
-//! namespace is proposed to the bench, one of the machine to holdfast-tune.
+//! Invariants: a value that is proposed is the one of the kernel profiles (`holdfast-tune`) for as
+//! many connections; a setting of a namespace is proposed to the bench, one of the machine to
+//! holdfast-tune.
 //! Must not depend on: whether it was the limit.
 
 use holdfast_sysctl::plan::{Request, command};

@@ -1,6 +1,7 @@
 //! The limits of an HTTP run: of each measurement, and of ours together.
 //!
-//! Invariants: those of [`super`]. A measurement whose sides both had time left and that lost nothing was limited by what it asked.
+//! Invariants: those of [`super`]. A measurement whose sides both had time left and that lost
+//! nothing was limited by what it asked.
 //! Must not depend on: verdicts.
 
 use super::{Bottleneck, BottleneckKind, Findings, share, weight};
@@ -10,7 +11,8 @@ use holdfast_telemetry::units::count;
 
 /// A rate within this of the offered one is the offered one.
 const KEPT: f64 = 0.97;
-/// Cores that spend this share in softirqs when they are full, and not by a process of ours, are the packets'.
+/// Cores that spend this share in softirqs when they are full, and not by a process of ours, are
+/// the packets'.
 const SOFTIRQ_MIN: f64 = 0.3;
 
 /// Everything that held one measurement back, first things first.
@@ -283,7 +285,8 @@ fn asked(found: &mut Findings, entry: &Entry) {
     }
 }
 
-/// What held most of our measurements back: each limit that came first in one, the most frequent first.
+/// What held most of our measurements back: each limit that came first in one, the most frequent
+/// first.
 #[must_use]
 pub fn of_http(run: &HttpRun) -> Vec<Bottleneck> {
     let is_ours = |e: &&Entry| e.subject == "holdfast";

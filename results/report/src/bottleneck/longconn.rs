@@ -1,7 +1,8 @@
 //! The limits of a long-connection run.
 //!
 //! Purpose: what cost users, what cost time, what was full, and what was asked for, in this order.
-//! Invariants: those of [`super`]. What happened while all was closed limits nothing and is left out.
+//! Invariants: those of [`super`]. What happened while all was closed limits nothing and is left
+//! out.
 //! Must not depend on: verdicts.
 
 use holdfast_sysctl::cost::MEMORY_RESERVED_CGROUP_BYTES;
@@ -358,7 +359,8 @@ fn queues(found: &mut Findings, run: &Run) {
         let next = raise(&run.header.lab, key, asked)
             .unwrap_or_else(|| "a lower --rate, or more --server-threads".into());
         let cost = share(dropped, asked).min(1.0);
-        // A cookie costs nobody time. And half-open connections pile up where the accept queue takes none: that is the cause then.
+        // A cookie costs nobody time. And half-open connections pile up where the accept queue
+        // takes none: that is the cause then.
         let weight = match (dropped, overflows) {
             (0, _) => weight::PRESENT,
             (_, 0) => weight::SLOWED + (2.0 * cost).min(0.2),

@@ -1,9 +1,10 @@
 //! Who is the limit: what stopped a run from going faster or higher, from what the record shows.
 //!
-//! Purpose: one list for each run, first things first, each with its evidence and the command that moves it.
-//! Invariants: a pure function of the record: whoever has `run.json` can repeat it. The list is never empty: where nothing watched
-//! shows, it says so. What cost users comes before what cost time, and that before what was merely full; among equals the larger
-//! share comes first.
+//! Purpose: one list for each run, first things first, each with its evidence and the command that
+//! moves it.
+//! Invariants: a pure function of the record: whoever has `run.json` can repeat it. The list is
+//! never empty: where nothing watched shows, it says so. What cost users comes before what cost
+//! time, and that before what was merely full; among equals the larger share comes first.
 //! Must not depend on: processes, files, the kernel; whether the run passed.
 
 mod cpu;
@@ -23,7 +24,8 @@ pub use proxy::{FULL_PERCENT as PROXY_FULL_PERCENT, next as proxy_next, of_proxy
 pub struct Bottleneck {
     /// Which.
     pub what: BottleneckKind,
-    /// How much of it, 0 to 1: of the users asked for that it cost, of the time it lasted, of a core that was taken.
+    /// How much of it, 0 to 1: of the users asked for that it cost, of the time it lasted, of a
+    /// core that was taken.
     pub share: Option<f64>,
     /// Connections held when it was reached, where it stopped them at a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]

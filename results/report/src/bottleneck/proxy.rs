@@ -1,6 +1,7 @@
 //! The limits of a run of `proxy`: where the system between client and server stopped.
 //!
-//! Invariants: those of [`super`]. What stopped it at a number of connections comes before what made it slow.
+//! Invariants: those of [`super`]. What stopped it at a number of connections comes before what
+//! made it slow.
 //! Must not depend on: verdicts.
 
 use super::{Bottleneck, BottleneckKind, Findings, share, weight};

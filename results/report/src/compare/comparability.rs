@@ -1,7 +1,9 @@
 //! Whether runs can be compared at all.
 //!
-//! Purpose: everything besides the programs that makes a figure what it is: machine, kernel, settings, what was asked.
-//! Invariants: each difference is named with its values; the commit is none, it is what is compared.
+//! Purpose: everything besides the programs that makes a figure what it is: machine, kernel,
+//! settings, what was asked.
+//! Invariants: each difference is named with its values; the commit is none, it is what is
+//! compared.
 //! Must not depend on: figures.
 
 use std::collections::BTreeMap;

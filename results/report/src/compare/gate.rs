@@ -1,8 +1,8 @@
 //! Thresholds in a file, for continuous integration.
 //!
 //! Purpose: which figures may become how much worse, and within which bounds they have to be.
-//! Invariants: with a gate nothing else decides. A gate that cannot be read, or names a figure that no run has, is refused: a
-//! misspelt name must not pass.
+//! Invariants: with a gate nothing else decides. A gate that cannot be read, or names a figure that
+//! no run has, is refused: a misspelt name must not pass.
 //! Must not depend on: where the figures come from.
 
 use std::path::Path;

@@ -1,8 +1,10 @@
 //! What became of each figure.
 //!
-//! Purpose: both sides' values of a figure, how far they lie apart, and what that means: a change, noise, or nothing one could tell.
-//! Invariants: a figure is better or worse only beyond noise, beyond its grain and beyond the tolerance. Faults, which should not be
-//! there at all, are worse as soon as there are any where there were none.
+//! Purpose: both sides' values of a figure, how far they lie apart, and what that means: a change,
+//! noise, or nothing one could tell.
+//! Invariants: a figure is better or worse only beyond noise, beyond its grain and beyond the
+//! tolerance. Faults, which should not be there at all, are worse as soon as there are any where
+//! there were none.
 //! Must not depend on: gates, how it is shown.
 
 use serde::{Serialize, Serializer};
@@ -76,7 +78,8 @@ fn unit_name<S: Serializer>(unit: &Unit, serializer: S) -> Result<S::Ok, S::Erro
 }
 
 impl Figure {
-    /// How much worse it became, percent; negative for better. Infinite from nothing to something that should not be.
+    /// How much worse it became, percent; negative for better. Infinite from nothing to something
+    /// that should not be.
     #[must_use]
     pub fn worse_percent(&self, better: Better) -> f64 {
         let change = self.after.median - self.before.median;

@@ -1,8 +1,9 @@
 //! The figures of a run that are compared, by name.
 //!
-//! Purpose: one list for each kind of run; a name is the figure's path in `run.json`, for HTTP behind `SCENARIO.SUBJECT.GENERATOR.`.
-//! Invariants: only figures of ours have a better direction: a peer that got slower is nobody's regression. What was not measured
-//! is not in the list.
+//! Purpose: one list for each kind of run; a name is the figure's path in `run.json`, for HTTP
+//! behind `SCENARIO.SUBJECT.GENERATOR.`.
+//! Invariants: only figures of ours have a better direction: a peer that got slower is nobody's
+//! regression. What was not measured is not in the list.
 //! Must not depend on: how many runs there are, what is noise.
 
 use serde::Serialize;
@@ -48,7 +49,8 @@ pub struct Metric {
     pub rounds: Vec<f64>,
 }
 
-/// Microseconds in which a heartbeat's or a connect's time is told apart: both are gathered for a millisecond.
+/// Microseconds in which a heartbeat's or a connect's time is told apart: both are gathered for a
+/// millisecond.
 const GRAIN_LONGCONN_US: f64 = 1_000.0;
 /// Likewise a request's.
 const GRAIN_HTTP_US: f64 = 10.0;

@@ -1,8 +1,9 @@
 //! Two sides of runs compared: `holdfast-bench compare BEFORE AFTER`.
 //!
-//! Purpose: `words -> runs -> are they alike -> figures -> judged, against a gate if there is one -> table, page, exit code`.
-//! Invariants: reads the runs' files and writes nothing but the page. Exit codes: 0 nothing became worse as far as one can tell, 1
-//! something did, 2 not comparable or not asked rightly.
+//! Purpose: `words -> runs -> are they alike -> figures -> judged, against a gate if there is one
+//! -> table, page, exit code`.
+//! Invariants: reads the runs' files and writes nothing but the page. Exit codes: 0 nothing became
+//! worse as far as one can tell, 1 something did, 2 not comparable or not asked rightly.
 //! Must not depend on: how a run is made.
 
 pub mod comparability;

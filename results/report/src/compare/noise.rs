@@ -1,8 +1,10 @@
 //! What is noise.
 //!
-//! Purpose: the middle and the spread of one side's values, and how far apart two middles may lie when nothing has changed.
-//! Invariants: medians, so that one bad run moves little. The spread is the *mean* distance from the median: with three runs the
-//! median of the distances is next to nothing every few times, and each of these would be an alarm.
+//! Purpose: the middle and the spread of one side's values, and how far apart two middles may lie
+//! when nothing has changed.
+//! Invariants: medians, so that one bad run moves little. The spread is the *mean* distance from
+//! the median: with three runs the median of the distances is next to nothing every few times, and
+//! each of these would be an alarm.
 //! Must not depend on: what the values are.
 
 use serde::Serialize;
@@ -38,8 +40,9 @@ fn distances(values: &[f64], median: f64) -> f64 {
     values.iter().map(|v| (v - median).abs()).sum()
 }
 
-/// How many standard errors apart two medians lie in one of 200 pairs of sides between which nothing has changed, by the number of
-/// values less two. Simulated with normal values, 20,000 pairs each, sides of equal size; `noise_is_rarely_taken_for_a_change` counts again.
+/// How many standard errors apart two medians lie in one of 200 pairs of sides between which
+/// nothing has changed, by the number of values less two. Simulated with normal values, 20,000
+/// pairs each, sides of equal size; `noise_is_rarely_taken_for_a_change` counts again.
 const FACTORS: [(usize, f64); 8] = [
     (2, 12.0),
     (3, 6.6),
@@ -54,7 +57,8 @@ const FACTORS: [(usize, f64); 8] = [
 /// From the mean distance to the standard deviation of normal values.
 const DEVIATION_OF_DISTANCE: f64 = 1.2533;
 
-/// How far the medians of two sides may lie apart by chance; `None` with fewer than four values in all, which cannot tell.
+/// How far the medians of two sides may lie apart by chance; `None` with fewer than four values in
+/// all, which cannot tell.
 #[must_use]
 pub fn band(before: &Side, after: &Side) -> Option<f64> {
     let (n, m) = (before.values.len(), after.values.len());

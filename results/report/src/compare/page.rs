@@ -1,8 +1,9 @@
 //! `compare.html`: both sides over each other.
 //!
-//! Purpose: a document of the report's kind: the outcome, the figures side by side, charts with a line or bar for each side.
-//! Invariants: charts show runs as they were, moved so that their ramps begin together; at most [`RUNS_MAX`] of each side, those named
-//! first. A run without its series is in the figures only.
+//! Purpose: a document of the report's kind: the outcome, the figures side by side, charts with a
+//! line or bar for each side.
+//! Invariants: charts show runs as they were, moved so that their ramps begin together; at most
+//! [`RUNS_MAX`] of each side, those named first. A run without its series is in the figures only.
 //! Must not depend on: how a chart is drawn.
 
 use std::fs::File;

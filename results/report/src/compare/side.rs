@@ -1,7 +1,9 @@
 //! The runs of one side of a comparison.
 //!
-//! Purpose: from words on the command line to records: runs, `latest`, folders of runs, several of each separated by commas.
-//! Invariants: no run is in a side twice. A folder of runs counts as its runs; those among them without a record are named.
+//! Purpose: from words on the command line to records: runs, `latest`, folders of runs, several of
+//! each separated by commas.
+//! Invariants: no run is in a side twice. A folder of runs counts as its runs; those among them
+//! without a record are named.
 //! Must not depend on: the other side.
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
 //! A comparison as text.
 //!
-//! Invariants: the outcome first; nothing is computed here that the comparison does not hold; what is unknown shows as `-`.
+//! Invariants: the outcome first; nothing is computed here that the comparison does not hold; what
+//! is unknown shows as `-`.
 //! Must not depend on: where figures come from.
 
 use std::fmt::Write as _;

@@ -1,7 +1,8 @@
 //! What the figures of one scenario are to each other.
 //!
 //! Purpose: the ratios that the project's aims are worded in.
-//! Invariants: both figures of a ratio come from the same run, scenario and generator (for clients: the same server).
+//! Invariants: both figures of a ratio come from the same run, scenario and generator (for clients:
+//! the same server).
 //! Must not depend on: what a good ratio is.
 
 use super::record::{Entry, Ratio};

@@ -1,8 +1,10 @@
 //! The schema of an HTTP run's `run.json`, and how rounds become one entry.
 //!
-//! Purpose: one definition of the record; `README.md` beside this crate explains every key with its unit.
-//! Invariants: the rules of [`crate::run`]: units end the names, what could not be measured is `null`, the verdict follows
-//! from the record alone. Every figure of an entry is the median of the rounds that stand in it.
+//! Purpose: one definition of the record; `README.md` beside this crate explains every key with its
+//! unit.
+//! Invariants: the rules of [`crate::run`]: units end the names, what could not be measured is
+//! `null`, the verdict follows from the record alone. Every figure of an entry is the median of the
+//! rounds that stand in it.
 //! Must not depend on: processes, the kernel, how figures are shown.
 
 use std::collections::BTreeMap;
@@ -26,7 +28,8 @@ pub struct HttpRun {
     /// What every record begins with; its schema is [`HTTP_RUN_SCHEMA`].
     #[serde(flatten)]
     pub header: Header,
-    /// What a reader must know and what is no shortfall: peers that are missing or failed, cores shared.
+    /// What a reader must know and what is no shortfall: peers that are missing or failed, cores
+    /// shared.
     pub notes: Vec<String>,
     /// What was asked for.
     pub asked: HttpAsked,

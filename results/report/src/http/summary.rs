@@ -1,6 +1,7 @@
 //! What a person sees of an HTTP run: the name of a slice during it, the tables after it.
 //!
-//! Invariants: nothing is computed here that the record does not hold; what is unknown shows as `-`.
+//! Invariants: nothing is computed here that the record does not hold; what is unknown shows as
+//! `-`.
 //! Must not depend on: how figures came about.
 
 use std::fmt::Write as _;

@@ -1,7 +1,9 @@
 //! Pass or fail of an HTTP run, and why.
 //!
-//! Purpose: the rules by which our own server and client are believed, each a line of words with its numbers.
-//! Invariants: a pure function of the record. Competitors never fail a run: what befell them is in the notes.
+//! Purpose: the rules by which our own server and client are believed, each a line of words with
+//! its numbers.
+//! Invariants: a pure function of the record. Competitors never fail a run: what befell them is in
+//! the notes.
 //! Must not depend on: processes, files, the kernel; how fast is fast enough.
 
 use super::record::{Entry, HttpRun, LimitingSide};

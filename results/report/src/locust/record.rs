@@ -1,6 +1,7 @@
 //! What a record says of a run that Locust's master drove.
 //!
-//! Invariants: units end the names; what was not measured is `null`. The rules in [`LocustRecord::shortfalls`] need nothing else.
+//! Invariants: units end the names; what was not measured is `null`. The rules in
+//! [`LocustRecord::shortfalls`] need nothing else.
 //! Must not depend on: how figures are taken.
 
 use serde::{Deserialize, Serialize};
@@ -87,7 +88,8 @@ pub struct TableRow {
 pub struct RampRecord {
     /// Users asked for a second.
     pub asked_per_second: f64,
-    /// Connections that opened in each whole second of the ramp, a second, as the backend's kernel counts.
+    /// Connections that opened in each whole second of the ramp, a second, as the backend's kernel
+    /// counts.
     pub per_second: Vec<f64>,
     /// Farthest from what was asked, percent of it; `null`: no whole second.
     pub worst_percent: Option<f64>,
@@ -114,7 +116,8 @@ const CHART_PERCENT: f64 = 1.0;
 const ENDING_SECONDS: f64 = 0.1;
 
 impl RampRecord {
-    /// From the backend's count of established connections at moments, in seconds, of a ramp to `users`.
+    /// From the backend's count of established connections at moments, in seconds, of a ramp to
+    /// `users`.
     #[must_use]
     pub fn of(
         samples: &[(f64, u64)],
@@ -125,7 +128,8 @@ impl RampRecord {
         let ending = users.saturating_sub((asked_per_second * ENDING_SECONDS) as u64);
         let per_second: Vec<f64> = samples
             .windows(2)
-            // The first and the last second of a ramp are not whole; workers end theirs a moment apart.
+            // The first and the last second of a ramp are not whole; workers end theirs a moment
+            // apart.
             .filter(|pair| pair[0].1 > 0 && pair[1].1 <= ending && pair[1].1 > pair[0].1)
             .map(|pair| round((pair[1].1 - pair[0].1) as f64 / (pair[1].0 - pair[0].0), 1))
             .collect();

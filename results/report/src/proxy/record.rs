@@ -1,7 +1,7 @@
 //! The record of a run of `proxy`: `run.json`, schema [`PROXY_RUN_SCHEMA`].
 //!
-//! Invariants: units end the names; what was not measured is `null`. Comparisons follow from trials alone. Adding a key keeps the
-//! schema's number.
+//! Invariants: units end the names; what was not measured is `null`. Comparisons follow from trials
+//! alone. Adding a key keeps the schema's number.
 //! Must not depend on: how figures are taken, whether they are good.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,8 @@ use holdfast_telemetry::wire::Latency;
 
 /// The schema of a [`ProxyRun`].
 pub const PROXY_RUN_SCHEMA: &str = "holdfast.run.proxy/2";
-/// Its limits had words of their own (`maxconn`, `cpu`; `words` for `evidence`); they are still understood.
+/// Its limits had words of their own (`maxconn`, `cpu`; `words` for `evidence`); they are still
+/// understood.
 pub const PROXY_RUN_SCHEMA_1: &str = "holdfast.run.proxy/1";
 
 /// One run.
@@ -103,7 +104,8 @@ pub struct Trial {
     pub opened: u64,
     /// Attempts that failed, by kind.
     pub failed: BTreeMap<String, u64>,
-    /// How opened connections ended (long connections), or what became of requests (HTTP), by class.
+    /// How opened connections ended (long connections), or what became of requests (HTTP), by
+    /// class.
     pub outcomes: BTreeMap<String, u64>,
     /// Requests answered rightly in the window, a second; heartbeats received in it, a second.
     pub per_second: f64,

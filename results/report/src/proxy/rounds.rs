@@ -1,7 +1,8 @@
 //! The rounds of a trial as one: medians, with the least and the most beside them.
 //!
-//! Invariants: every figure is a median for itself, percentiles too; what went wrong in any round is in the whole. What the system
-//! adds is compared within a round, direct and through it one after the other, before the median is taken.
+//! Invariants: every figure is a median for itself, percentiles too; what went wrong in any round
+//! is in the whole. What the system adds is compared within a round, direct and through it one
+//! after the other, before the median is taken.
 //! Must not depend on: how figures are taken, verdicts.
 
 use std::collections::BTreeMap;

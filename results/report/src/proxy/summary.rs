@@ -1,6 +1,7 @@
 //! The page after a run of `proxy`.
 //!
-//! Invariants: nothing is computed here that the record does not hold; what is unknown shows as `-`.
+//! Invariants: nothing is computed here that the record does not hold; what is unknown shows as
+//! `-`.
 //! Must not depend on: how figures came about.
 
 use std::fmt::Write as _;

@@ -1,7 +1,7 @@
 //! Whether a run of `proxy` is believed.
 //!
-//! Invariants: a pure function of the record. How fast or how frugal a system is makes no shortfall; counts that differ do, and so does
-//! anything lost where no limit was reached.
+//! Invariants: a pure function of the record. How fast or how frugal a system is makes no
+//! shortfall; counts that differ do, and so does anything lost where no limit was reached.
 //! Must not depend on: processes, files.
 
 use super::record::{ProxyRun, Trial};

@@ -1,9 +1,9 @@
 //! What a chart shows: its numbers and the words around them.
 //!
-//! Purpose: charts as data, so that the drawing, the table under it and the text for people who do not see it are made of the
-//! same numbers, and a test can compare all three with the run.
-//! Invariants: every value is finite; there are no more than [`ROWS_MAX`] rows, and thinning keeps the least and the largest
-//! value of every stretch. A chart without a single value is not made.
+//! Purpose: charts as data, so that the drawing, the table under it and the text for people who do
+//! not see it are made of the same numbers, and a test can compare all three with the run.
+//! Invariants: every value is finite; there are no more than [`ROWS_MAX`] rows, and thinning keeps
+//! the least and the largest value of every stretch. A chart without a single value is not made.
 //! Must not depend on: pixels, colours, HTML.
 
 use super::units::Unit;
@@ -285,7 +285,8 @@ impl Bars {
     }
 }
 
-/// At most [`ROWS_MAX`] rows: of every stretch those with the least and the largest value of each line, and the ends.
+/// At most [`ROWS_MAX`] rows: of every stretch those with the least and the largest value of each
+/// line, and the ends.
 fn thinned(rows: Vec<Row>) -> Vec<Row> {
     if rows.len() <= ROWS_MAX {
         return rows;

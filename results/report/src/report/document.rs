@@ -1,6 +1,7 @@
 //! What a report says, before anybody decides how it looks.
 //!
-//! Purpose: one document that the page and the Markdown are both made of, so that their figures cannot differ.
+//! Purpose: one document that the page and the Markdown are both made of, so that their figures
+//! cannot differ.
 //! Invariants: texts are as they came, escaped by nobody yet.
 //! Must not depend on: HTML, Markdown, files.
 
@@ -138,7 +139,8 @@ impl Table {
 }
 
 impl Document {
-    /// Takes what stands above everything else: the verdict, where it comes from, and the command to repeat it.
+    /// Takes what stands above everything else: the verdict, where it comes from, and the command
+    /// to repeat it.
     pub fn describe(&mut self, head: &Header) {
         let Header { name, commit, .. } = head;
         self.title = match &head.label {

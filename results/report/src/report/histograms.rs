@@ -1,8 +1,9 @@
 //! `histograms.hlog`, read back.
 //!
-//! Purpose: HdrHistogram's interval log as percentiles over time and one whole histogram for each tag.
-//! Invariants: read line by line, so a day's log takes no more memory than its longest line; a line that cannot be read is counted
-//! and left out.
+//! Purpose: HdrHistogram's interval log as percentiles over time and one whole histogram for each
+//! tag.
+//! Invariants: read line by line, so a day's log takes no more memory than its longest line; a line
+//! that cannot be read is counted and left out.
 //! Must not depend on: what a tag means.
 
 use std::collections::BTreeMap;
@@ -101,8 +102,9 @@ impl Histograms {
     }
 }
 
-/// The percentile curve: 1 / (1 - quantile) and the value there, ten points a decade, the largest value last. Half, 99% and 99.9%
-/// are among them, so that the figures of `run.json` can be found in it.
+/// The percentile curve: 1 / (1 - quantile) and the value there, ten points a decade, the largest
+/// value last. Half, 99% and 99.9% are among them, so that the figures of `run.json` can be found
+/// in it.
 #[must_use]
 pub fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     const STEPS: [f64; 10] = [1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0, 5.0, 6.3, 8.0];

@@ -1,9 +1,10 @@
 //! A document as one page of HTML.
 //!
-//! Purpose: verdict and headline figures, then charts, then tables; all in one file that needs nothing else.
-//! Invariants: no script, nothing fetched, and the page's own policy forbids both. maud escapes every text; only the drawings and the
-//! style, which hold no text from outside but what plotters escaped, go in as they are. Each chart carries its numbers in a table and
-//! its extremes in words.
+//! Purpose: verdict and headline figures, then charts, then tables; all in one file that needs
+//! nothing else.
+//! Invariants: no script, nothing fetched, and the page's own policy forbids both. maud escapes
+//! every text; only the drawings and the style, which hold no text from outside but what plotters
+//! escaped, go in as they are. Each chart carries its numbers in a table and its extremes in words.
 //! Must not depend on: where figures come from.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};

@@ -1,7 +1,8 @@
 //! The report of a run of `http`.
 //!
 //! Purpose: from its record to tiles, one section of bars for each scenario, and tables.
-//! Invariants: no figure here is measured or judged anew; a subject has the same colour in every chart.
+//! Invariants: no figure here is measured or judged anew; a subject has the same colour in every
+//! chart.
 //! Must not depend on: how anything is drawn.
 
 use super::chart::{Bar, Bars, Caption, Chart, Style, spread};

@@ -1,8 +1,8 @@
 //! Writes a document as Markdown, to be pasted into an issue.
 //!
 //! Purpose: verdict, headline figures and tables, without charts.
-//! Invariants: every text outside a code block is escaped, so that no name or command becomes markup; a line break in a text becomes
-//! a space, since it would end a table row.
+//! Invariants: every text outside a code block is escaped, so that no name or command becomes
+//! markup; a line break in a text becomes a space, since it would end a table row.
 //! Must not depend on: where figures come from.
 
 use std::fmt::Write as _;

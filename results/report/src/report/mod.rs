@@ -1,8 +1,10 @@
 //! `report.html` and `report.md` in a run's folder.
 //!
-//! Purpose: `folder -> source -> document -> page and Markdown -> folder`, at the end of a run and by `holdfast-bench report`.
-//! Invariants: a pure function of the folder's files: no clock, no kernel, nothing of the run that is not on disk, so anybody can make
-//! it again. It is made after the verdict and never changes one.
+//! Purpose: `folder -> source -> document -> page and Markdown -> folder`, at the end of a run and
+//! by `holdfast-bench report`.
+//! Invariants: a pure function of the folder's files: no clock, no kernel, nothing of the run that
+//! is not on disk, so anybody can make it again. It is made after the verdict and never changes
+//! one.
 //! Must not depend on: how a run is made or judged.
 
 pub mod chart;
@@ -110,7 +112,8 @@ pub fn write(folder: &Path) -> Result<[PathBuf; 2], SetupError> {
     Ok([folder.join(HTML), folder.join(MARKDOWN)])
 }
 
-/// The reports of a run that just ended, and where the page is; one that cannot be made is said, and the verdict stands.
+/// The reports of a run that just ended, and where the page is; one that cannot be made is said,
+/// and the verdict stands.
 pub fn leave(folder: &Path) {
     match write(folder) {
         Ok([page, _]) => output::log(format_args!("report: {}", page.display())),

@@ -1,6 +1,7 @@
 //! One scenario of a run of `proxy`, direct and through the system, and its charts.
 //!
-//! Invariants: no figure here is measured or judged anew; direct and through have the same colours in every chart.
+//! Invariants: no figure here is measured or judged anew; direct and through have the same colours
+//! in every chart.
 //! Must not depend on: how anything is drawn.
 
 use super::chart::{Bar, Bars, Caption, Chart, Style, spread};

@@ -1,10 +1,12 @@
 //! The charts that README.md shows, drawn from committed records.
 //!
-//! Purpose: three SVG images, each for a light and a dark page: memory per connection and CPU time per request beside competitors, and
-//! the ramp to a million connections.
-//! Invariants: a pure function of the records: every figure comes from one, and each image names its record. The images need no font,
-//! script or style sheet, since a page shows them through `<img>`.
-//! Must not depend on: the driver, HTML, plotters (its axes suit a page that is as wide as the reader wants, these images have one size).
+//! Purpose: three SVG images, each for a light and a dark page: memory per connection and CPU time
+//! per request beside competitors, and the ramp to a million connections.
+//! Invariants: a pure function of the records: every figure comes from one, and each image names
+//! its record. The images need no font, script or style sheet, since a page shows them through
+//! `<img>`.
+//! Must not depend on: the driver, HTML, plotters (its axes suit a page that is as wide as the
+//! reader wants, these images have one size).
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -421,7 +423,8 @@ impl<'a> Image<'a> {
         );
     }
 
-    /// A bar up to `end` with its name before it, and its figures after `labels_after`, where something is drawn beyond the bar.
+    /// A bar up to `end` with its name before it, and its figures after `labels_after`, where
+    /// something is drawn beyond the bar.
     fn bar(&mut self, bar: &Measured, end: f64, labels_after: f64, value: &str, times: &str) {
         let Theme {
             ink,

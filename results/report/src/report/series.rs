@@ -1,8 +1,8 @@
 //! `series.csv`, read back.
 //!
 //! Purpose: one-second rows by the names of their columns, and the rates between them.
-//! Invariants: a column that is not there, a field that is empty or no number, a row cut short by the writer's death: each is a
-//! value that is not known, never an error.
+//! Invariants: a column that is not there, a field that is empty or no number, a row cut short by
+//! the writer's death: each is a value that is not known, never an error.
 //! Must not depend on: what the columns mean.
 
 use std::collections::BTreeMap;
@@ -95,8 +95,9 @@ impl Series {
         self.rate_by(counter, |row| self.number(row, "at_seconds"))
     }
 
-    /// The same for a counter of the client, by the client's clock: rows between two of its reports say nothing new and have no
-    /// rate. A record without that clock (before `client_at_us`) is taken to be new wherever any count of the client is.
+    /// The same for a counter of the client, by the client's clock: rows between two of its reports
+    /// say nothing new and have no rate. A record without that clock (before `client_at_us`) is
+    /// taken to be new wherever any count of the client is.
     #[must_use]
     pub fn client_rate(&self, counter: &str) -> Vec<Option<f64>> {
         if self.columns.contains_key("client_at_us") {

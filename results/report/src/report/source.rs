@@ -1,7 +1,9 @@
 //! What a run's folder holds.
 //!
-//! Purpose: `run.json`, `series.csv` and `histograms.hlog` read for a report, whatever state they are in.
-//! Invariants: reads only. What is missing or damaged is a note in words; only a folder with nothing to report on is refused.
+//! Purpose: `run.json`, `series.csv` and `histograms.hlog` read for a report, whatever state they
+//! are in.
+//! Invariants: reads only. What is missing or damaged is a note in words; only a folder with
+//! nothing to report on is refused.
 //! Must not depend on: how a report looks.
 
 use std::io::{self, ErrorKind};
@@ -36,7 +38,8 @@ impl Source {
     /// Reads the folder.
     ///
     /// # Errors
-    /// When there is nothing in it to report on, or the record is of a schema that this program does not know.
+    /// When there is nothing in it to report on, or the record is of a schema that this program
+    /// does not know.
     pub fn read(folder: &Path) -> Result<Self, SetupError> {
         const NEXT: &str = "ls results/runs, then holdfast-bench report FOLDER";
         if !folder.is_dir() {

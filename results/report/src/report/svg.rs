@@ -1,10 +1,11 @@
 //! From a chart's numbers to SVG.
 //!
-//! Purpose: the one place that knows plotters. plotters was chosen because it is the best kept of the crates that write plain SVG
-//! without a font, a browser or a script; poloto has no logarithmic axis, charming and charts-rs bring a JavaScript engine or fonts.
-//! Invariants: colours are names. plotters writes each as an attribute (`INK`, ...), and `style.css` says what it looks like, in
-//! light and in dark; so nothing but these may be drawn with. Text stays text. Drawn four times as large as shown, since plotters
-//! rounds to whole units.
+//! Purpose: the one place that knows plotters. plotters was chosen because it is the best kept of
+//! the crates that write plain SVG without a font, a browser or a script; poloto has no logarithmic
+//! axis, charming and charts-rs bring a JavaScript engine or fonts.
+//! Invariants: colours are names. plotters writes each as an attribute (`INK`, ...), and
+//! `style.css` says what it looks like, in light and in dark; so nothing but these may be drawn
+//! with. Text stays text. Drawn four times as large as shown, since plotters rounds to whole units.
 //! Must not depend on: runs, HTML.
 
 use std::io;
@@ -347,7 +348,8 @@ fn clock_marks(first: f64, last: f64) -> Vec<f64> {
         .into_iter()
         .find(fits)
         .unwrap_or_else(|| (length / 6.0 / 3_600.0).ceil() * 3_600.0);
-    // The first second of a run is its start, whatever fraction of it the first sample was taken at.
+    // The first second of a run is its start, whatever fraction of it the first sample was taken
+    // at.
     let start = ((first - 0.5) / step).ceil() * step;
     (0..=6)
         .map(|i| start + f64::from(i) * step)

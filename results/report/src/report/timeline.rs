@@ -1,7 +1,8 @@
 //! The charts of a run of `longconn`: what its series and histograms say over time.
 //!
 //! Purpose: from `series.csv`, `histograms.hlog` and what was asked to sections of charts.
-//! Invariants: a record that is missing leaves the charts that do not need it; client, server and kernel have one colour each.
+//! Invariants: a record that is missing leaves the charts that do not need it; client, server and
+//! kernel have one colour each.
 //! Must not depend on: how anything is drawn, what stands above and below the charts.
 
 use std::collections::BTreeMap;
@@ -15,7 +16,8 @@ use crate::run::Run;
 
 use holdfast_telemetry::units::count;
 
-/// Memory is divided by connections from this share of the most there were: before, what a process has anyway would be all of it.
+/// Memory is divided by connections from this share of the most there were: before, what a process
+/// has anyway would be all of it.
 const SHARE_MIN: f64 = 0.05;
 
 /// Who has which colour in every chart.
@@ -204,7 +206,8 @@ impl Charts<'_> {
         self.percentiles("lateness", caption)
     }
 
-    /// Percentiles over time. The log's clock begins with the client, which is about the first row of the ramp: within a second.
+    /// Percentiles over time. The log's clock begins with the client, which is about the first row
+    /// of the ramp: within a second.
     fn percentiles(&self, tag: &str, caption: Caption) -> Option<Chart> {
         let phases = self.source.series.phases();
         let begin = phases

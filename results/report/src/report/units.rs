@@ -1,6 +1,7 @@
 //! Numbers as people read them.
 //!
-//! Purpose: one spelling for each kind of figure, long for text (`1,000,000`, `35.7 B`, `1.3 ms`) and short for an axis (`1M`).
+//! Purpose: one spelling for each kind of figure, long for text (`1,000,000`, `35.7 B`, `1.3 ms`)
+//! and short for an axis (`1M`).
 //! Invariants: what is unknown is `-`; no number, however odd, makes anything here panic.
 //! Must not depend on: where a figure comes from.
 

@@ -1,7 +1,8 @@
 //! From snapshots to rates, and to curves of the whole run.
 //!
-//! Invariants: memory is bounded: a curve has at most [`POINTS_MAX`] points, and when these are used up each two become one; all
-//! curves have the same points in time. A counter that went back (another process counts now) has no rate.
+//! Invariants: memory is bounded: a curve has at most [`POINTS_MAX`] points, and when these are
+//! used up each two become one; all curves have the same points in time. A counter that went back
+//! (another process counts now) has no rate.
 //! Must not depend on: what is counted, how it is shown.
 
 use std::collections::BTreeMap;
@@ -83,7 +84,8 @@ impl History {
         self.grown.get(&key).copied().unwrap_or(0)
     }
 
-    /// Names of the curves worth a look: the connections open, then the rates that were not always zero.
+    /// Names of the curves worth a look: the connections open, then the rates that were not always
+    /// zero.
     #[must_use]
     pub fn curves(&self) -> Vec<&'static str> {
         let all = self.curves.iter();

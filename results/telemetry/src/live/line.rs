@@ -1,6 +1,7 @@
 //! A moment of a run in one line.
 //!
-//! Invariants: what matters most comes first, and a line is made of whole parts: what does not fit into its width is left out.
+//! Invariants: what matters most comes first, and a line is made of whole parts: what does not fit
+//! into its width is left out.
 //! Must not depend on: terminals, when a line is shown.
 
 use holdfast_sysctl::grouped;
@@ -68,7 +69,8 @@ fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// Everything, in the order of its importance; of counters with a rate only that, where it has to be short.
+/// Everything, in the order of its importance; of counters with a rate only that, where it has to
+/// be short.
 fn parts(now: &Snapshot, history: &History, is_short: bool) -> Vec<String> {
     let mut parts = vec![format!("{} {}", clock(now.seconds), now.phase)];
     parts.extend(now.left_seconds.map(|left| format!("{} left", clock(left))));

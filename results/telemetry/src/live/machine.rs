@@ -1,4 +1,5 @@
-//! Samples of the machine for the live view: memory and CPU time of the processes shown, cores, sockets.
+//! Samples of the machine for the live view: memory and CPU time of the processes shown, cores,
+//! sockets.
 //!
 //! Invariants: reads `/proc` only, a dozen small files per sample; what cannot be read is left out.
 //! Must not depend on: what the processes do, how figures are shown.

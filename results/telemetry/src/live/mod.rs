@@ -1,9 +1,10 @@
 //! A run as it goes, for people: a line or a page on a terminal, a line now and then elsewhere.
 //!
-//! Purpose: [`Live`] takes a [`Snapshot`] a second, remembers how it went ([`history`]), looks at the machine ([`machine`]) and
-//! shows both, as [`mod@line`] or [`page`], on the terminal ([`screen`], [`tty`]).
-//! Invariants: everything is gathered once a second, nothing a connection, and on a terminal only; nothing waits for a terminal
-//! or pipe that is not read, but the end, for a bounded time.
+//! Purpose: [`Live`] takes a [`Snapshot`] a second, remembers how it went ([`history`]), looks at
+//! the machine ([`machine`]) and shows both, as [`mod@line`] or [`page`], on the terminal
+//! ([`screen`], [`tty`]).
+//! Invariants: everything is gathered once a second, nothing a connection, and on a terminal only;
+//! nothing waits for a terminal or pipe that is not read, but the end, for a bounded time.
 //! Must not depend on: protocols, engines, what is machine-readable.
 
 pub mod format;
@@ -31,7 +32,8 @@ const LINE_EVERY: u32 = 5;
 /// Flags of how a run is shown.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct LiveFlags {
-    /// Show all figures on the whole terminal at once; the key l changes between that and a line at any time [default: off]
+    /// Show all figures on the whole terminal at once; the key l changes between that and a line at
+    /// any time [default: off]
     #[arg(long)]
     pub live: bool,
     /// Show nothing on the way, only the final figures [default: off]
@@ -141,7 +143,8 @@ impl Live {
         self.tick();
     }
 
-    /// Draws and reads what there is to. Called several times a second; true if somebody asks for the end.
+    /// Draws and reads what there is to. Called several times a second; true if somebody asks for
+    /// the end.
     pub fn tick(&mut self) -> bool {
         match (&mut self.out, &self.now) {
             (Out::Screen(screen), Some(now)) => {

@@ -1,7 +1,8 @@
 //! A moment of a run on a whole terminal.
 //!
-//! Invariants: everything is drawn inside the area, whatever its size; what finds no room is left out from the bottom of the
-//! figures, the least important first, never the first and the last line. Colours only where they are wanted.
+//! Invariants: everything is drawn inside the area, whatever its size; what finds no room is left
+//! out from the bottom of the figures, the least important first, never the first and the last
+//! line. Colours only where they are wanted.
 //! Must not depend on: terminals, keys, how figures came about.
 
 use holdfast_sysctl::grouped;
@@ -99,7 +100,8 @@ impl Page<'_> {
         lines.extend(self.now.open.map(|open| self.connections(open, width)));
         lines.extend(self.counters(width));
         let groups = self.now.groups.iter().enumerate();
-        // The first of them also says that there is nothing bad; the others wait at the end while they are empty.
+        // The first of them also says that there is nothing bad; the others wait at the end while
+        // they are empty.
         let (full, empty): (Vec<_>, Vec<_>) = groups.partition(|(i, g)| *i == 0 || g.total() > 0);
         let folded_group =
             |(_, group): (usize, &Group)| folded(group.name, self.kinds(group), width);

@@ -1,7 +1,8 @@
 //! A terminal that shows a run: which form, when it is drawn, what keys do.
 //!
-//! Invariants: a drawing is begun only when the one before has been taken, at most four times a second, and only when something
-//! changed. While a shell has the terminal, nothing is drawn or read.
+//! Invariants: a drawing is begun only when the one before has been taken, at most four times a
+//! second, and only when something changed. While a shell has the terminal, nothing is drawn or
+//! read.
 //! Must not depend on: how figures came about, how a form looks.
 
 use std::fmt::Display;
@@ -164,8 +165,9 @@ impl Screen {
         }
         match mode {
             Mode::Line => {
-                // The cursor stays at the start of the line, so that all of it is cleared also where a terminal that became narrower has
-                // folded it. One that becomes narrower while this is on its way must not fold it at all.
+                // The cursor stays at the start of the line, so that all of it is cleared also
+                // where a terminal that became narrower has folded it. One that becomes narrower
+                // while this is on its way must not fold it at all.
                 let columns = usize::from(size.0).saturating_sub(1);
                 let hint = if self.tty.has_keys(mode) {
                     "l: all"

@@ -1,6 +1,7 @@
 //! What a program tells about itself once a second: plain figures, no text.
 //!
-//! Invariants: counters only grow while one process lives; what is not known is left out, never zero.
+//! Invariants: counters only grow while one process lives; what is not known is left out, never
+//! zero.
 //! Must not depend on: where figures come from, how they are shown.
 
 use std::collections::BTreeMap;
@@ -16,7 +17,8 @@ pub struct Snapshot {
     pub seconds: f64,
     /// Until the end, seconds; `None`: not known.
     pub left_seconds: Option<f64>,
-    /// Part of the work done, in words such as `3 of 42: keepalive-64 nginx`; empty where a run has no parts.
+    /// Part of the work done, in words such as `3 of 42: keepalive-64 nginx`; empty where a run has
+    /// no parts.
     pub part: String,
     /// Connections open now.
     pub open: Option<u64>,

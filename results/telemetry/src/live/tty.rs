@@ -1,8 +1,11 @@
-//! The terminal on standard error: what is drawn on it, what is typed into it, and its state before.
+//! The terminal on standard error: what is drawn on it, what is typed into it, and its state
+//! before.
 //!
-//! It is opened a second time, so that writing to it without ever waiting changes nothing for whoever else writes there.
-//! Invariants: nothing waits for a terminal that is not read but [`Tty::settle`], for a bounded time. The state that was there
-//! before is put back by [`Tty::leave`], when the value is dropped, and when a thread panics.
+//! It is opened a second time, so that writing to it without ever waiting changes nothing for
+//! whoever else writes there.
+//! Invariants: nothing waits for a terminal that is not read but [`Tty::settle`], for a bounded
+//! time. The state that was there before is put back by [`Tty::leave`], when the value is dropped,
+//! and when a thread panics.
 //! Must not depend on: what is drawn.
 
 use std::cell::RefCell;
@@ -64,7 +67,8 @@ impl Held {
     }
 
     fn put_modes_back(&self) {
-        // From the background this would stop the process; the shell has set modes of its own by then.
+        // From the background this would stop the process; the shell has set modes of its own by
+        // then.
         if let Some(before) = &self.before
             && is_foreground(&self.file)
         {
@@ -83,7 +87,8 @@ fn is_foreground(file: &File) -> bool {
     tcgetpgrp(file).map_or(true, |group| group == getpgrp())
 }
 
-/// What a thread that panics leaves behind is a terminal that can be used, with its last words on it.
+/// What a thread that panics leaves behind is a terminal that can be used, with its last words on
+/// it.
 fn restore_on_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -188,7 +193,8 @@ impl Tty {
             && self.has_keys(mode)
         {
             let mut now = before.clone();
-            // Ctrl-C stays a signal. Ctrl-Z becomes a key, since the terminal is put back before the process stops.
+            // Ctrl-C stays a signal. Ctrl-Z becomes a key, since the terminal is put back before
+            // the process stops.
             now.local_flags
                 .remove(LocalFlags::ICANON | LocalFlags::ECHO);
             now.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
@@ -260,11 +266,13 @@ impl Tty {
         self.output.0.borrow_mut().clear();
     }
 
-    /// The letters typed since the last call, at most a few. `None` after Ctrl-Z: the terminal has been given back, the process is
-    /// about to be stopped, and a mode has to be entered again when it goes on.
+    /// The letters typed since the last call, at most a few. `None` after Ctrl-Z: the terminal has
+    /// been given back, the process is about to be stopped, and a mode has to be entered again when
+    /// it goes on.
     pub fn keys(&mut self, mode: Mode) -> Option<Vec<u8>> {
         let mut typed = [0; 16];
-        // With a terminal taken away between asking and reading, a read could stop the process: no more than Ctrl-Z does.
+        // With a terminal taken away between asking and reading, a read could stop the process: no
+        // more than Ctrl-Z does.
         let count = match self.has_keys(mode) {
             true => (&self.file).read(&mut typed).unwrap_or(0),
             false => 0,
@@ -273,7 +281,8 @@ impl Tty {
         if typed.contains(&SUSPEND_KEY) {
             self.leave();
             self.settle(SUSPEND_WAIT);
-            // As the terminal would have done: the whole foreground group, which a shell will continue or nobody stops.
+            // As the terminal would have done: the whole foreground group, which a shell will
+            // continue or nobody stops.
             let _ = kill(Pid::from_raw(0), Signal::SIGTSTP);
             return None;
         }

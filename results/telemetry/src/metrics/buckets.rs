@@ -1,7 +1,8 @@
 //! Buckets of a duration, summed from the HdrHistograms of each second.
 //!
-//! Invariants: counts only grow. A recorded value is in whole microseconds; a bound's count holds no value above the bound, and what it
-//! lacks are only values so near below it that the HdrHistogram (3 significant digits) does not tell them from the bound: 0.1% of it.
+//! Invariants: counts only grow. A recorded value is in whole microseconds; a bound's count holds
+//! no value above the bound, and what it lacks are only values so near below it that the
+//! HdrHistogram (3 significant digits) does not tell them from the bound: 0.1% of it.
 //! Must not depend on: what is timed, how it is shown.
 
 use hdrhistogram::Histogram;

@@ -1,7 +1,8 @@
 //! The HTTP side of metrics: who may ask, how often, and for how long.
 //!
-//! Invariants: whatever scrapers do, this takes a bounded part of its thread and of memory. One request a connection, a head of 8 KiB at
-//! most, [`SCRAPE_TIME_MAX`] for all of it, [`SCRAPERS_MAX`] at once of which the oldest makes room, and one accept in [`ACCEPT_EVERY`].
+//! Invariants: whatever scrapers do, this takes a bounded part of its thread and of memory. One
+//! request a connection, a head of 8 KiB at most, [`SCRAPE_TIME_MAX`] for all of it,
+//! [`SCRAPERS_MAX`] at once of which the oldest makes room, and one accept in [`ACCEPT_EVERY`].
 //! Must not depend on: what is measured.
 
 use std::collections::VecDeque;
@@ -28,7 +29,8 @@ const PATH: &str = "/metrics";
 const SCRAPERS_MAX: usize = 64;
 /// From the accept to the last byte.
 const SCRAPE_TIME_MAX: Duration = Duration::from_secs(10);
-/// A scraper of every second needs one accept of these; a hundred of them are less than a hundredth of a core.
+/// A scraper of every second needs one accept of these; a hundred of them are less than a hundredth
+/// of a core.
 const ACCEPT_EVERY: Duration = Duration::from_millis(10);
 /// The least hyper can work with, bytes.
 const HEAD_BYTES_MAX: usize = 8_192;

@@ -1,8 +1,10 @@
-//! What a program says of itself once: the values its labels can have, and what each of its threads has.
+//! What a program says of itself once: the values its labels can have, and what each of its threads
+//! has.
 //!
 //! Must not depend on: how metrics are written.
 
-/// The values labels can have: each is shown from the start, as 0 until it occurs, so that its first occurrence is seen as a change.
+/// The values labels can have: each is shown from the start, as 0 until it occurs, so that its
+/// first occurrence is seen as a change.
 #[derive(Debug, Default)]
 pub struct LabelValues {
     /// Why an attempt or an accept did not open.

@@ -1,7 +1,7 @@
 //! The kernel's and this process' own figures as metrics, taken when somebody asks.
 //!
-//! Invariants: what the kernel does not say is not shown, rather than shown as 0. Names of the process' own figures are those every
-//! Prometheus client library uses.
+//! Invariants: what the kernel does not say is not shown, rather than shown as 0. Names of the
+//! process' own figures are those every Prometheus client library uses.
 //! Must not depend on: what this process counts itself.
 
 use nix::unistd::{SysconfVar, sysconf};

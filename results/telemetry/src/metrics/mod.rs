@@ -1,7 +1,9 @@
-//! `--metrics`: what a program counts, and the kernel beside it, for Prometheus and whatever reads the same.
+//! `--metrics`: what a program counts, and the kernel beside it, for Prometheus and whatever reads
+//! the same.
 //!
-//! Invariants: nothing is done and nothing listens unless asked. A page is made at most once for each report, when somebody asks for it:
-//! however many scrape, it costs no more. What each metric means is in `results/METRICS.md`.
+//! Invariants: nothing is done and nothing listens unless asked. A page is made at most once for
+//! each report, when somebody asks for it: however many scrape, it costs no more. What each metric
+//! means is in `results/METRICS.md`.
 //! Must not depend on: engines, protocols.
 
 pub mod buckets;
@@ -148,7 +150,8 @@ impl Metrics {
         }
     }
 
-    /// Shows a report from now on, and what was recorded since the last one, histograms of microseconds by name.
+    /// Shows a report from now on, and what was recorded since the last one, histograms of
+    /// microseconds by name.
     pub fn update(
         &self,
         report: &impl ExposeMetrics,

@@ -1,7 +1,8 @@
 //! A page of metrics, and its text in the two formats scrapers understand.
 //!
-//! Invariants: a family is written once, with its help and type; its unit is the end of its name; counters are named without the
-//! `_total` that the text adds. Label values are plain words and numbers of ours: the text format's library escapes nothing.
+//! Invariants: a family is written once, with its help and type; its unit is the end of its name;
+//! counters are named without the `_total` that the text adds. Label values are plain words and
+//! numbers of ours: the text format's library escapes nothing.
 //! Must not depend on: what is measured, who asks.
 
 use std::borrow::Borrow;
@@ -231,7 +232,8 @@ fn split_unit(name: &str) -> (&str, Option<Unit>) {
         .unwrap_or((name, None))
 }
 
-/// OpenMetrics as Prometheus' older text: there a family has the name of its samples, and neither units nor an end mark exist.
+/// OpenMetrics as Prometheus' older text: there a family has the name of its samples, and neither
+/// units nor an end mark exist.
 fn without_open_metrics(text: &str) -> String {
     let mut older = String::with_capacity(text.len());
     // The help stands before the type, and its name depends on it.

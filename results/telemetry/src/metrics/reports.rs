@@ -1,6 +1,7 @@
 //! The reports of the programs as metrics.
 //!
-//! Invariants: every metric of a program is there from its first report on, and of labels with known values every value.
+//! Invariants: every metric of a program is there from its first report on, and of labels with
+//! known values every value.
 //! Must not depend on: where a report comes from, who reads the page.
 
 use std::collections::BTreeMap;
@@ -479,7 +480,8 @@ mod tests {
         ),
     ];
 
-    /// Each field is shown as this metric, with this label if it is counts by name, and as nothing else but its old name.
+    /// Each field is shown as this metric, with this label if it is counts by name, and as nothing
+    /// else but its old name.
     fn check<R>(fields: &[(&str, &str)])
     where
         R: ExposeMetrics + DeserializeOwned + Serialize + Default,

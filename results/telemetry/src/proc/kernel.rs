@@ -1,7 +1,8 @@
 //! Counters of this network namespace and of the whole machine.
 //!
 //! Purpose: one [`KernelSample`], cheap enough for every second beside a load that fills all cores.
-//! Invariants: sizes are bytes, CPU time is in ticks of [`TICKS_PER_SECOND`](super::process::TICKS_PER_SECOND).
+//! Invariants: sizes are bytes, CPU time is in ticks of
+//! [`TICKS_PER_SECOND`](super::process::TICKS_PER_SECOND).
 //! Must not depend on: other processes' files.
 
 use std::collections::BTreeMap;
@@ -43,7 +44,8 @@ pub struct KernelSample {
     pub tcp_alloc: u64,
     /// Pages of socket memory in the sense of `tcp_mem`, on the whole machine.
     pub tcp_mem_pages: u64,
-    /// Sockets in ESTABLISHED or CLOSE_WAIT (`CurrEstab`): two a connection when both ends are here.
+    /// Sockets in ESTABLISHED or CLOSE_WAIT (`CurrEstab`): two a connection when both ends are
+    /// here.
     pub established: u64,
     /// Values of [`COUNTERS`] since the namespace exists.
     pub counters: BTreeMap<String, u64>,
@@ -77,7 +79,8 @@ pub struct CoreTicks {
 }
 
 impl CoreTicks {
-    /// What happened since `earlier`. Time waiting for disks may go down (proc(5)), and what was idle would then count as busy.
+    /// What happened since `earlier`. Time waiting for disks may go down (proc(5)), and what was
+    /// idle would then count as busy.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         let all = self.all.saturating_sub(earlier.all);
@@ -116,7 +119,8 @@ impl KernelSample {
         sample
     }
 
-    /// What the texts of five files of `/proc` say: `net/sockstat`, `net/snmp`, `net/netstat`, `meminfo` and `stat`.
+    /// What the texts of five files of `/proc` say: `net/sockstat`, `net/snmp`, `net/netstat`,
+    /// `meminfo` and `stat`.
     #[must_use]
     pub fn of_texts(
         sockstat: &str,

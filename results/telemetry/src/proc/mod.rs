@@ -1,10 +1,13 @@
 //! What the kernel says in `/proc`: the one place that reads it for measurements.
 //!
-//! Purpose: samples of this network namespace and machine ([`kernel`], [`saturation`], [`machine`]), of one process ([`process`],
-//! [`threads`]) and of a process with its descendants ([`tree`]).
-//! Invariants: reads only. A figure that a kernel does not have reads as zero or `None`, never as an error. The parsers take text, so
-//! tests and the fuzzer need no kernel. They are our own and not the `procfs` crate's, which refuses a whole file when one line is
-//! missing or new, and reads every field of a file of which a sample needs one, every second, beside a load that fills all cores.
+//! Purpose: samples of this network namespace and machine ([`kernel`], [`saturation`],
+//! [`machine`]), of one process ([`process`], [`threads`]) and of a process with its descendants
+//! ([`tree`]).
+//! Invariants: reads only. A figure that a kernel does not have reads as zero or `None`, never as
+//! an error. The parsers take text, so tests and the fuzzer need no kernel. They are our own and
+//! not the `procfs` crate's, which refuses a whole file when one line is missing or new, and reads
+//! every field of a file of which a sample needs one, every second, beside a load that fills all
+//! cores.
 //! Must not depend on: phases, runs, verdicts.
 
 pub mod kernel;

@@ -86,7 +86,8 @@ pub fn command_line(pid: u32) -> Vec<Vec<u8>> {
     words.collect()
 }
 
-/// utime + stime of `/proc/PID/stat`. The name in brackets may hold spaces and brackets; the last one closes it.
+/// utime + stime of `/proc/PID/stat`. The name in brackets may hold spaces and brackets; the last
+/// one closes it.
 #[must_use]
 pub fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;

@@ -1,6 +1,7 @@
 //! Saturation of the machine that the TCP counters of a network namespace do not show.
 //!
-//! Purpose: one [`Saturation`]: packets dropped before TCP saw them, connections tracked, processes killed for memory.
+//! Purpose: one [`Saturation`]: packets dropped before TCP saw them, connections tracked, processes
+//! killed for memory.
 //! Must not depend on: whether any of it mattered.
 
 use super::parse::{number, text};
@@ -8,7 +9,8 @@ use super::parse::{number, text};
 /// One moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Saturation {
-    /// Packets dropped because a core's queue of arrived ones was full (`net.core.netdev_max_backlog`), whole machine.
+    /// Packets dropped because a core's queue of arrived ones was full
+    /// (`net.core.netdev_max_backlog`), whole machine.
     pub packets_dropped: u64,
     /// Processes the kernel killed for memory, of the machine or of a control group.
     pub oom_kills: u64,
@@ -52,7 +54,8 @@ pub fn oom_kills(vmstat: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// The column `drop` of `/proc/net/stat/nf_conntrack`, hexadecimal, a line for each core below the names.
+/// The column `drop` of `/proc/net/stat/nf_conntrack`, hexadecimal, a line for each core below the
+/// names.
 #[must_use]
 pub fn conntrack_drops(stat: &str) -> u64 {
     let mut lines = stat.lines();

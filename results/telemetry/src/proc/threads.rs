@@ -1,8 +1,10 @@
 //! Time on cores of the threads of a process, and which one is the busiest.
 //!
-//! Purpose: a process whose threads all work looks half idle when one of them has all the work, or when other programs have the
-//! cores. Time on a core and time in the queue for one, thread by thread, tells these apart.
-//! Invariants: reads only; nanoseconds; a thread that was not there before counts from its start, one that has ended is gone.
+//! Purpose: a process whose threads all work looks half idle when one of them has all the work, or
+//! when other programs have the cores. Time on a core and time in the queue for one, thread by
+//! thread, tells these apart.
+//! Invariants: reads only; nanoseconds; a thread that was not there before counts from its start,
+//! one that has ended is gone.
 //! Must not depend on: what a thread does.
 
 use std::collections::BTreeMap;
@@ -35,7 +37,8 @@ pub struct BusiestThread {
 }
 
 impl ThreadTimes {
-    /// Reads the threads of a process; empty when it is gone, or the kernel does not tell (`CONFIG_SCHED_INFO`).
+    /// Reads the threads of a process; empty when it is gone, or the kernel does not tell
+    /// (`CONFIG_SCHED_INFO`).
     #[must_use]
     pub fn read(pid: u32) -> Self {
         let tasks = fs::read_dir(format!("/proc/{pid}/task"));
@@ -62,7 +65,8 @@ impl ThreadTimes {
         self
     }
 
-    /// The busiest thread between `earlier` and now, `seconds` apart; `None` without threads or time.
+    /// The busiest thread between `earlier` and now, `seconds` apart; `None` without threads or
+    /// time.
     #[must_use]
     pub fn busiest_since(&self, earlier: &Self, seconds: f64) -> Option<BusiestThread> {
         let spent = self.0.iter().map(|(id, now)| {
@@ -120,7 +124,8 @@ mod tests {
     #[test]
     fn busiest_thread_has_the_highest_demand() {
         let before = threads(&[(1, "1000000000 0 1"), (2, "0 0 1"), (3, "garbage")]);
-        // In two seconds: one on a core for 1.5 s, two for 0.5 s and 1.4 s in the queue, a new one for 0.1 s.
+        // In two seconds: one on a core for 1.5 s, two for 0.5 s and 1.4 s in the queue, a new one
+        // for 0.1 s.
         let after = threads(&[
             (1, "2500000000 0 9"),
             (2, "500000000 1400000000 9"),

@@ -1,8 +1,9 @@
 //! CPU time and memory of a process with all its descendants.
 //!
 //! Purpose: nginx works in children and Go in threads; the fair figure is that of the whole tree.
-//! Invariants: reads only; a process that ends meanwhile counts as nothing. Memory is exact (`smaps_rollup`): the quick
-//! figure in `status` lags by up to half a megabyte, 50 bytes each of 10,000 connections.
+//! Invariants: reads only; a process that ends meanwhile counts as nothing. Memory is exact
+//! (`smaps_rollup`): the quick figure in `status` lags by up to half a megabyte, 50 bytes each of
+//! 10,000 connections.
 //! Must not depend on: which program it is, or why it is measured.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +36,8 @@ fn descendants(root: u32, parents: &BTreeMap<u32, u32>) -> Vec<u32> {
     }
 }
 
-/// The parent's id in `/proc/PID/stat`. The name in brackets may hold anything; the last bracket closes it.
+/// The parent's id in `/proc/PID/stat`. The name in brackets may hold anything; the last bracket
+/// closes it.
 fn parent(stat: &str) -> Option<u32> {
     stat.rsplit_once(')')?
         .1
@@ -59,8 +61,8 @@ pub fn cpu_seconds(root: u32) -> f64 {
     pids(root).into_iter().map(process_cpu_seconds).sum()
 }
 
-/// Nanoseconds of the living threads, or the whole process's ticks where that is more: each alone falls short of the
-/// truth, the first by threads that have ended, the second by rounding down.
+/// Nanoseconds of the living threads, or the whole process's ticks where that is more: each alone
+/// falls short of the truth, the first by threads that have ended, the second by rounding down.
 fn process_cpu_seconds(pid: u32) -> f64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()

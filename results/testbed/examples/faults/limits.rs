@@ -1,4 +1,5 @@
-//! Limits hit in the middle of a run: descriptors, memory of a control group, the kernel's memory for TCP.
+//! Limits hit in the middle of a run: descriptors, memory of a control group, the kernel's memory
+//! for TCP.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -179,7 +180,8 @@ pub fn memory(stage: &Stage) {
     let mut server = stage.server_behind(&within, args);
     let more = "--users 20000 --spawn-rate 5000 --interval 1s --run-time 60s";
     let mut client = stage.client(more);
-    // Not sooner: a server that finds too little memory at its start says what fits and does not begin.
+    // Not sooner: a server that finds too little memory at its start says what fits and does not
+    // begin.
     server.until("on the way", |r| r.open_now > 2_000);
     group.set_limit(group.used_bytes() + (8 << 20));
     let status = server.ended(seconds(60));

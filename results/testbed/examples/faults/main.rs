@@ -1,10 +1,13 @@
-//! Fault-injection tests: real faults on the real kernel under the programs as they are shipped. `engine/RELIABILITY.md` says what is
-//! promised and what was seen; `make faults`, `make soak` and `make faults-million` run this.
+//! Fault-injection tests: real faults on the real kernel under the programs as they are shipped.
+//! `engine/RELIABILITY.md` says what is promised and what was seen; `make faults`, `make soak` and
+//! `make faults-million` run this.
 //!
-//! Each test runs in namespaces of its own, bounded in time: a backend and a client host on a bridge, both with the kernel profile of
-//! their role. It prints one line, pass or FAIL, and what it saw.
-//! Invariants: processes, sockets and mounts end with the test's namespaces, whatever ends it. The memory control group is removed and
-//! net.ipv4.tcp_mem, which belongs to the machine, is restored here, also by the next start.
+//! Each test runs in namespaces of its own, bounded in time: a backend and a client host on a
+//! bridge, both with the kernel profile of their role. It prints one line, pass or FAIL, and what
+//! it saw.
+//! Invariants: processes, sockets and mounts end with the test's namespaces, whatever ends it. The
+//! memory control group is removed and net.ipv4.tcp_mem, which belongs to the machine, is restored
+//! here, also by the next start.
 //! Must not depend on: what a test does.
 #![forbid(unsafe_code)]
 
@@ -97,8 +100,8 @@ pub struct Args {
     #[arg(long, value_name = "COUNT")]
     users: Option<u64>,
 
-    /// Minutes of soak, after 100 s in which sockets come to rest
-    #[arg(long, default_value_t = 30.0)]
+    /// Minutes of soak, after 100 s in which sockets come to rest; a slope needs one at least
+    #[arg(long, default_value_t = 30.0, value_parser = minutes)]
     minutes: f64,
 
     /// Where soak writes memory over time
@@ -108,6 +111,13 @@ pub struct Args {
     /// The test this process runs, in namespaces of its own
     #[arg(long, hide = true)]
     inside: Option<String>,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(minutes) if (1.0..=10_000.0).contains(&minutes) => Ok(minutes),
+        _ => Err("give minutes from 1 to 10,000".into()),
+    }
 }
 
 fn find(name: &str) -> Option<&'static Fault> {

@@ -1,4 +1,5 @@
-//! Server and client killed at full size, which a test at small size cannot show: `make faults-million`.
+//! Server and client killed at full size, which a test at small size cannot show: `make
+//! faults-million`.
 
 use std::time::Instant;
 

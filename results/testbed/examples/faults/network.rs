@@ -1,4 +1,5 @@
-//! Faults of the network: the link goes down, packets are lost, connections are reset, handshakes are never completed.
+//! Faults of the network: the link goes down, packets are lost, connections are reset, handshakes
+//! are never completed.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -153,7 +154,8 @@ pub fn loss(stage: &Stage) {
         })
         .iter()
         .sum();
-    // A handshake whose last segment was lost is open for the client first, until the server has asked again.
+    // A handshake whose last segment was lost is open for the client first, until the server has
+    // asked again.
     open(&server, USERS);
     same("client, server", &[client.last().open_now, USERS]);
     // What still waits to be sent again comes within the longest pause that so few losses make.
@@ -306,7 +308,8 @@ pub fn half_open(stage: &Stage) {
 const SYN: u8 = 2;
 const RST: u8 = 4;
 
-/// Sends `count` forged TCP segments from the client host to the server, 15,000 a second, so that it lasts.
+/// Sends `count` forged TCP segments from the client host to the server, 15,000 a second, so that
+/// it lasts.
 fn forge(
     stage: &Stage,
     flags: u8,

@@ -1,4 +1,5 @@
-//! Faults of processes: killed, stopped for longer than the time-outs, nobody reads what they print, clocks elsewhere, a full disk.
+//! Faults of processes: killed, stopped for longer than the time-outs, nobody reads what they
+//! print, clocks elsewhere, a full disk.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -218,7 +219,8 @@ fn parsed<R: Report>(text: &str) -> R {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
-/// Ends a program by SIGTERM; its exit code and standard error. It waits ten seconds for a reader of its output.
+/// Ends a program by SIGTERM; its exit code and standard error. It waits ten seconds for a reader
+/// of its output.
 fn terminated(child: Child) -> (Option<i32>, String) {
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
     send(pid, Signal::SIGTERM).expect("it runs");

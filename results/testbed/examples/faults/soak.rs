@@ -1,9 +1,12 @@
-//! Soak: 200,000 steady long connections with heartbeats, HTTP beside them, and 1,000 connections a second that come and go: `make soak`.
+//! Soak: 200,000 steady long connections with heartbeats, HTTP beside them, and 1,000 connections a
+//! second that come and go: `make soak`.
 //!
-//! Half of the coming and going is HTTP (one connection for each request), half long connections (each held 10 s), so that slots of both
-//! servers are used again all the time. Every 2 s the resident memory of each process and the slabs of sockets go to a CSV file.
-//! It passes if no connection was lost, all accounts agree, and memory is flat: from 100 s on (sockets rest in TIME_WAIT for 60 s), the
-//! least-squares slope of means over 10 s (one round of coming and going) and twice its standard error together stay below the bound.
+//! Half of the coming and going is HTTP (one connection for each request), half long connections
+//! (each held 10 s), so that slots of both servers are used again all the time. Every 2 s the
+//! resident memory of each process and the slabs of sockets go to a CSV file. It passes if no
+//! connection was lost, all accounts agree, and memory is flat: from 100 s on (sockets rest in
+//! TIME_WAIT for 60 s), the least-squares slope of means over 10 s (one round of coming and going)
+//! and twice its standard error together stay below the bound.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -19,7 +22,8 @@ use crate::stage::{
 
 pub const PROMISE: &str = "200,000 connections stay while 1,000 a second come and go: none is lost or late by an interval, all accounts agree, memory is flat";
 
-/// Growth an hour that counts as none, bytes. 3.6 million connections come and go in it: 8 MiB are 2 bytes of each.
+/// Growth an hour that counts as none, bytes. 3.6 million connections come and go in it: 8 MiB are
+/// 2 bytes of each.
 const RSS_BOUND: f64 = (8 << 20) as f64;
 /// 18 bytes of each; less than a hundredth of what the steady ones take.
 const SLAB_BOUND: f64 = (64 << 20) as f64;
@@ -41,7 +45,8 @@ const SAMPLE: Duration = Duration::from_secs(2);
 /// Samples of one round of coming and going.
 const ROUND: usize = 5;
 
-/// Long connections that come and go, 500 a second: clients in turn, each opens 5,000 over 10 s and ends them.
+/// Long connections that come and go, 500 a second: clients in turn, each opens 5,000 over 10 s and
+/// ends them.
 struct Churn<'a> {
     stage: &'a Stage<'a>,
     running: Vec<Client>,
@@ -247,7 +252,8 @@ fn accounts(
     );
 }
 
-/// Memory in slabs of sockets, bytes. slabinfo(5): name, three counts of objects, objects and pages a slab, ..., slabs.
+/// Memory in slabs of sockets, bytes. slabinfo(5): name, three counts of objects, objects and pages
+/// a slab, ..., slabs.
 fn slab_bytes() -> u64 {
     let text = fs::read_to_string("/proc/slabinfo").expect("root");
     let sizes = text.lines().skip(2).filter_map(|line| {

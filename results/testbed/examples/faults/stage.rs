@@ -1,7 +1,8 @@
-//! What a fault-injection test stands on: hosts on a bridge, our programs with their reports, the kernel's own counts, and the checks
-//! that hold after every fault.
+//! What a fault-injection test stands on: hosts on a bridge, our programs with their reports, the
+//! kernel's own counts, and the checks that hold after every fault.
 //!
-//! Invariants: every wait is bounded; a promise that is not kept is a panic, which the caller turns into the test's line.
+//! Invariants: every wait is bounded; a promise that is not kept is a panic, which the caller turns
+//! into the test's line.
 //! Must not depend on: which fault is injected.
 
 use std::collections::BTreeMap;
@@ -168,7 +169,8 @@ impl<'a> Stage<'a> {
         done.unwrap_or_else(|e| panic!("{key}: {e}"));
     }
 
-    /// One of our programs on a host, behind `before`, with reports on standard output. `line` is its command line.
+    /// One of our programs on a host, behind `before`, with reports on standard output. `line` is
+    /// its command line.
     pub fn program(&self, host: &Host, before: &[&str], line: &str) -> Command {
         let (name, args) = line.split_once(' ').expect("a program and its subcommand");
         let path = self.bin_dir.join(name).display().to_string();
@@ -257,7 +259,8 @@ impl<'a> Stage<'a> {
         [self.backend(), self.clients()].map(|host| host.kernel().tcp_inuse)
     }
 
-    /// Panics unless both kernels have as many sockets as at the start. A socket in TIME_WAIT is none.
+    /// Panics unless both kernels have as many sockets as at the start. A socket in TIME_WAIT is
+    /// none.
     #[track_caller]
     pub fn assert_quiet(&self) {
         until_within(seconds(120), "sockets as at the start", || {
@@ -266,7 +269,8 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// The accounts of both ends after their end: every attempt, every connection and every message is in one class.
+/// The accounts of both ends after their end: every attempt, every connection and every message is
+/// in one class.
 #[track_caller]
 pub fn assert_accounts(client: &ClientReport, server: &ServerReport) {
     assert!(

@@ -1,7 +1,9 @@
 //! One host of the lab: a network namespace with a name.
 //!
-//! Purpose: doing something in it, by a thread that enters it or by a program that `ip netns exec` starts there.
-//! Invariants: the calling thread stays where it is. What is read is read in the host's own network.
+//! Purpose: doing something in it, by a thread that enters it or by a program that `ip netns exec`
+//! starts there.
+//! Invariants: the calling thread stays where it is. What is read is read in the host's own
+//! network.
 //! Must not depend on: which hosts there are, what runs on them.
 
 use std::fs::File;
@@ -58,7 +60,8 @@ impl Host {
         self.inside(KernelSample::read).unwrap_or_default()
     }
 
-    /// The command line that starts `program` on this host. The process is the program's own: `ip` becomes it.
+    /// The command line that starts `program` on this host. The process is the program's own: `ip`
+    /// becomes it.
     #[must_use]
     pub fn command(
         &self,

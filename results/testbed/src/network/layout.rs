@@ -1,7 +1,7 @@
 //! Who is in the lab's network: names, addresses, roles, and how that looks.
 //!
-//! Invariants: no address is given twice, and all are of 10.77.0.0/16, which exists only in the lab. There are no more of them
-//! than the kernel's table of neighbours holds.
+//! Invariants: no address is given twice, and all are of 10.77.0.0/16, which exists only in the
+//! lab. There are no more of them than the kernel's table of neighbours holds.
 //! Must not depend on: namespaces, interfaces, how any of it is made.
 
 use std::fmt::Write as _;
@@ -20,11 +20,12 @@ pub const SUBNET: &str = "10.77.0.0/16";
 pub const PREFIX: u8 = 16;
 /// The bridge, and the namespace it lives in.
 pub const BRIDGE: (&str, &str) = ("br0", "bridge");
-/// Connections that one address opens to one other address and port: the client uses ports from 1024.
+/// Connections that one address opens to one other address and port: the client uses ports from
+/// 1024.
 pub const PORTS: u64 = 64_511;
 
-/// Neighbours beyond a thousand are forgotten again (`net.ipv4.neigh.default.gc_thresh3`), counted over all namespaces: half
-/// of that for the clients' addresses.
+/// Neighbours beyond a thousand are forgotten again (`net.ipv4.neigh.default.gc_thresh3`), counted
+/// over all namespaces: half of that for the clients' addresses.
 const CLIENT_ADDRESSES_MAX: u32 = 512;
 
 /// How many client hosts, with how many addresses each.

@@ -1,8 +1,10 @@
 //! The lab's network: hosts in namespaces of their own, joined by a bridge in another.
 //!
-//! Purpose: [`Network::build`] makes it inside a [sandbox](crate::sandbox), with the kernel profiles of each host's role and a
-//! connection table of its own; [`Network::check`] proves that its hosts hear each other.
-//! Invariants: everything made lives in the sandbox and ends with it. A process that joins an existing testbed finds the same hosts.
+//! Purpose: [`Network::build`] makes it inside a [sandbox](crate::sandbox), with the kernel
+//! profiles of each host's role and a connection table of its own; [`Network::check`] proves that
+//! its hosts hear each other.
+//! Invariants: everything made lives in the sandbox and ends with it. A process that joins an
+//! existing testbed finds the same hosts.
 //! Must not depend on: what runs in it.
 
 pub mod host;
@@ -125,7 +127,8 @@ impl Network {
             .filter(|host| ![BACKEND, BALANCER, MASTER].contains(&host.name.as_str()))
     }
 
-    /// Has every host call every other one's main address, and the backend all addresses there are; the calls that were answered.
+    /// Has every host call every other one's main address, and the backend all addresses there are;
+    /// the calls that were answered.
     ///
     /// # Errors
     /// The first that was not.
@@ -179,7 +182,8 @@ impl Network {
         }
         self.batch(&[], &own)?;
         for family in ["ip", "ip6", "arp"] {
-            // Where the machine's firewall sees bridged frames, those of this bridge are none of its business.
+            // Where the machine's firewall sees bridged frames, those of this bridge are none of
+            // its business.
             let _ = write(&format!("net.bridge.bridge-nf-call-{family}tables"), "0");
         }
         for place in places {

@@ -1,7 +1,7 @@
 //! `holdfast-bench lab`: the network to look at, or to run something in.
 //!
-//! Invariants: with a command nothing is printed but what the command prints, and its exit code is ours. Without one a shell
-//! opens, and the lab ends with it.
+//! Invariants: with a command nothing is printed but what the command prints, and its exit code is
+//! ours. Without one a shell opens, and the lab ends with it.
 //! Must not depend on: how the network is made.
 
 use std::convert::Infallible;
@@ -50,7 +50,8 @@ pub struct Flags {
     #[arg(long, short = 'u', value_name = "COUNT", default_value_t = USERS_DEFAULT, value_parser = holdfast_units::parse::count)]
     users: u64,
 
-    /// Command to run in the lab, in the bridge's namespace [default: check the network, show it and open a shell]
+    /// Command to run in the lab, in the bridge's namespace [default: check the network, show it
+    /// and open a shell]
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
