@@ -205,6 +205,10 @@ impl Ring for NullRing {
         self.staged_bytes[half] = 0;
     }
 
+    fn take_peer(&mut self, _slot: u32) -> Option<std::net::SocketAddr> {
+        None
+    }
+
     fn accept_queue_len(&self, _listener: RawFd) -> u32 {
         self.waiting
     }

@@ -51,6 +51,7 @@ fn core(count: u32, is_stalled: bool) -> NullCore {
     let listener = CoreListener {
         fd: 0,
         is_shared: false,
+        address: None,
     };
     let core = Core::new(
         config,

@@ -299,7 +299,11 @@ fn accept(
     for slot in first..first + batch {
         side.rings[ring].push(
             Token::new(Op::Accept, slot, 0),
-            Request::Accept { listener, slot },
+            Request::Accept {
+                listener,
+                slot,
+                tells_peer: false,
+            },
         )?;
     }
     let before = held.len();

@@ -35,7 +35,11 @@ impl Baseline {
             let Some(slot) = self.free.pop() else { break };
             self.ring.push(
                 Token::new(Op::Accept, slot, 0),
-                Request::Accept { listener, slot },
+                Request::Accept {
+                    listener,
+                    slot,
+                    tells_peer: false,
+                },
             )?;
             if self.closes {
                 self.receive(slot)?;

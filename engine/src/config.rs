@@ -60,6 +60,7 @@ pub struct Config {
     pub(crate) staging_bytes: usize,
     pub(crate) park_after: Duration,
     pub(crate) reads_while_blocked: bool,
+    pub(crate) peer_addresses: bool,
     pub(crate) pending_bytes_max: usize,
     pub(crate) shared_bytes_max: usize,
     pub(crate) commands_max: usize,
@@ -155,6 +156,7 @@ impl Default for ConfigBuilder {
                 staging_bytes: 64 * 1024,
                 park_after: Duration::ZERO,
                 reads_while_blocked: false,
+                peer_addresses: false,
                 pending_bytes_max: 16_384,
                 shared_bytes_max: 1 << 20,
                 commands_max: 16_384,
@@ -230,6 +232,14 @@ impl ConfigBuilder {
     #[must_use]
     pub fn park_after(mut self, time: Duration) -> Self {
         self.config.park_after = time;
+        self
+    }
+
+    /// Whether [`Conn::peer_addr`](crate::Conn::peer_addr) knows the peers of accepted connections (default: no). Costs nothing
+    /// for a connection once it is open, and for an accept the writing of the address.
+    #[must_use]
+    pub fn peer_addresses(mut self, are_known: bool) -> Self {
+        self.config.peer_addresses = are_known;
         self
     }
 

@@ -6,6 +6,7 @@
 //! Invariants: a connection is admitted by the limiter before it is accepted.
 //! Must not depend on: threads, clocks, protocols, and what a request looks like.
 
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ pub struct CoreListener {
     pub fd: RawFd,
     /// Another process has it too.
     pub is_shared: bool,
+    /// The address that its connections have, if it is known: not of a listener at every address.
+    pub address: Option<SocketAddr>,
 }
 
 struct Listener {
@@ -125,6 +128,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 tuples,
                 redial: Vec::new(),
                 listening: Vec::new(),
+                listener_addresses: listeners.iter().map(|l| l.address).collect(),
                 is_woken: false,
                 last_end_us: 0,
                 is_stopping: false,
@@ -464,7 +468,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                     Some(shard) => {
                         let count = granted.min(self.shards[shard].room());
                         self.ctx.limiter.cancel(granted - count);
-                        self.shards[shard].accept(fd, count)?;
+                        let tells_peer = self.ctx.config.peer_addresses;
+                        self.shards[shard].accept(number, fd, count, tells_peer)?;
                     }
                     None => {
                         self.ctx.limiter.cancel(granted);

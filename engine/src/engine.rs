@@ -259,6 +259,10 @@ impl<P: Default + Send, C: Send + 'static> CoreThread<P, C> {
             .map(|listener| CoreListener {
                 fd: listener.as_raw_fd(),
                 is_shared: listener.is_shared(),
+                address: listener
+                    .local_addr()
+                    .ok()
+                    .filter(|a| !a.ip().is_unspecified()),
             })
             .collect();
         let started_at = self.started_at;

@@ -159,6 +159,11 @@ pub(crate) enum Origin<'a> {
     Unknown,
     /// It was dialled with this tuple of the plan.
     Planned(&'a Tuples, u32),
+    Accepted {
+        listener: usize,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    },
     Dialled {
         dial: DialId,
         source: Option<SocketAddr>,
@@ -252,26 +257,39 @@ impl<'a, S> Conn<'a, S> {
     /// In [`Handler::on_open`], the attempt that the connection was dialled with; `None` if it was accepted.
     pub fn dial_id(&self) -> Option<DialId> {
         match self.origin {
-            Origin::Unknown => None,
+            Origin::Unknown | Origin::Accepted { .. } => None,
             Origin::Planned(..) => Some(DialId::PLANNED),
             Origin::Dialled { dial, .. } => Some(dial),
         }
     }
 
-    /// In [`Handler::on_open`], the peer's address. Copy what is needed of it to the state: the engine does not keep it. Of a
+    /// In [`Handler::on_open`], which of its thread's listeners the connection was accepted from, by place in what
+    /// [`Engine::start`](crate::Engine::start) was given; `None` if it was dialled.
+    pub fn listener(&self) -> Option<usize> {
+        match self.origin {
+            Origin::Accepted { listener, .. } => Some(listener),
+            _ => None,
+        }
+    }
+
+    /// In [`Handler::on_open`], the peer's address. Copy what is needed of it to the state: the engine does not keep it. Of an
+    /// accepted connection only with [`ConfigBuilder::peer_addresses`](crate::ConfigBuilder::peer_addresses). Of a
     /// connection of the plan whose targets were changed while it connected, the new target.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         match self.origin {
             Origin::Unknown => None,
+            Origin::Accepted { peer, .. } => peer,
             Origin::Planned(tuples, own) => Some(tuples.addresses(own).1),
             Origin::Dialled { target, .. } => Some(target),
         }
     }
 
-    /// In [`Handler::on_open`], our address, if it is known: not where the kernel chose it.
+    /// In [`Handler::on_open`], our address, if it is known: not where the kernel chose it, and not of a connection from a
+    /// listener at every address.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self.origin {
             Origin::Unknown => None,
+            Origin::Accepted { local, .. } => local,
             Origin::Planned(tuples, own) => Some(tuples.addresses(own).0),
             Origin::Dialled { source, .. } => source,
         }

@@ -24,8 +24,13 @@ pub enum Request {
     PollListener { listener: RawFd },
     /// Wait until another thread signals a descriptor. One completion.
     PollWaker { fd: RawFd },
-    /// Take one connection from a listener into `slot`; EAGAIN when there is none.
-    Accept { listener: RawFd, slot: u32 },
+    /// Take one connection from a listener into `slot`; EAGAIN when there is none. With `tells_peer`, [`Ring::take_peer`]
+    /// tells the peer's address when the completion has been reaped.
+    Accept {
+        listener: RawFd,
+        slot: u32,
+        tells_peer: bool,
+    },
     /// Make a stream socket in `slot`. Silent.
     Socket { slot: u32, is_ipv6: bool },
     /// Let the socket's address be used beside connections that have it or had it (SO_REUSEADDR).
@@ -262,6 +267,8 @@ pub trait Ring {
     fn shared(&self, number: u32) -> &Arc<[u8]>;
     /// Empties a half, of staged bytes and shared buffers: no request under way uses it.
     fn unstage(&mut self, half: usize);
+    /// The peer of the accept into `slot` that told it, whose completion was reaped, failed or not. Once for each.
+    fn take_peer(&mut self, slot: u32) -> Option<SocketAddr>;
     /// Connections that wait at a listener to be accepted.
     fn accept_queue_len(&self, listener: RawFd) -> u32;
     /// True while completions wait in the kernel because the queue was full.

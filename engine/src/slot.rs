@@ -553,12 +553,20 @@ impl<S: Copy + Default> Slot<S> {
         self.detail = Delivery::Direct as u8;
     }
 
+    /// It is taken for an accept from this listener of the thread. The number lies where an open
+    /// connection has its tuple or partner.
+    pub fn accept_from(&mut self, listener: u32) {
+        assert_eq!(self.phase, Phase::Free);
+        self.tuple = listener;
+    }
+
     /// Free to Open.
-    pub fn accepted(&mut self) {
+    pub fn accepted(&mut self) -> u32 {
         assert_eq!(self.phase, Phase::Free);
         self.phase = Phase::Open;
         self.detail = Delivery::Direct as u8;
         self.state = S::default();
+        std::mem::replace(&mut self.tuple, NONE)
     }
 
     /// Open to Flushing. One that is Finishing already goes on so, unless it is to be closed in

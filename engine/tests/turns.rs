@@ -79,6 +79,7 @@ fn answers_are_served_in_order_with_sends_at_once_and_a_clock_that_goes_on() {
     let listener = CoreListener {
         fd: 0,
         is_shared: false,
+        address: None,
     };
     let handle = mailboxes(&config).expect("a descriptor");
     let core = Core::new(

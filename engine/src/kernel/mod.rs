@@ -10,6 +10,7 @@
 
 mod buffers;
 pub mod os;
+mod peers;
 mod uring;
 
 pub use uring::KernelRing;

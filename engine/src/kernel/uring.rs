@@ -19,6 +19,7 @@ use nix::sys::socket::{Shutdown, SockaddrIn, SockaddrIn6, shutdown};
 
 use super::buffers::{BufferRing, Region};
 use super::os::Waker;
+use super::peers::PeerAddresses;
 use crate::config::{BUFFER_COUNT, CQ_ENTRIES, Config, SQ_ENTRIES};
 use crate::error::{Error, SetupErrorKind};
 use crate::refusal;
@@ -48,6 +49,8 @@ pub struct KernelRing {
     ring: IoUring,
     region: Region,
     buffers: BufferRing,
+    /// Only if the config asks for them.
+    peers: Option<PeerAddresses>,
     addresses_offset: usize,
     staging_offset: usize,
     /// Of one half.
@@ -117,6 +120,17 @@ impl KernelRing {
             config.buffer_bytes,
             buffers_offset,
         );
+        let peers = config
+            .peer_addresses
+            .then(|| PeerAddresses::new(config.ring_slots))
+            .transpose()
+            .map_err(|errno| {
+                Error::from_io(
+                    "no memory for peers' addresses",
+                    errno,
+                    "free memory or ask for fewer connections",
+                )
+            })?;
         let ring = build_ring()?;
         let mut supported = Probe::new();
         let can_install = ring.submitter().register_probe(&mut supported).is_ok()
@@ -154,6 +168,7 @@ impl KernelRing {
             ring,
             region,
             buffers,
+            peers,
             addresses_offset,
             staging_offset,
             staging_bytes: config.staging_bytes,
@@ -260,11 +275,18 @@ impl KernelRing {
             Request::PollListener { listener: fd } | Request::PollWaker { fd } => {
                 opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).build()
             }
-            Request::Accept { listener, slot } => {
-                let entry =
-                    opcode::Accept::new(Fd(listener), std::ptr::null_mut(), std::ptr::null_mut())
-                        .file_index(Some(place(slot)))
-                        .build();
+            Request::Accept {
+                listener,
+                slot,
+                tells_peer,
+            } => {
+                let (address, length) = match &mut self.peers {
+                    Some(peers) if tells_peer => peers.start(slot),
+                    _ => (std::ptr::null_mut(), std::ptr::null_mut()),
+                };
+                let entry = opcode::Accept::new(Fd(listener), address, length)
+                    .file_index(Some(place(slot)))
+                    .build();
                 without_waiting(entry)
             }
             Request::Socket { slot, is_ipv6 } => {
@@ -569,6 +591,10 @@ impl Ring for KernelRing {
         );
         self.shared.empty(half);
         self.staged_bytes[half] = 0;
+    }
+
+    fn take_peer(&mut self, slot: u32) -> Option<SocketAddr> {
+        self.peers.as_mut()?.take(slot)
     }
 
     fn accept_queue_len(&self, listener: RawFd) -> u32 {

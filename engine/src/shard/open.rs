@@ -42,14 +42,26 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Takes up to `count` connections from a listener. The limiter has room for them, and so has
     /// this shard.
-    pub fn accept(&mut self, listener: RawFd, count: u32) -> Result<(), Error> {
+    pub fn accept(
+        &mut self,
+        number: usize,
+        listener: RawFd,
+        count: u32,
+        tells_peer: bool,
+    ) -> Result<(), Error> {
         for _ in 0..count {
             let slot = self
                 .slots
                 .take()
                 .expect("the caller asked for no more than there is room");
+            self.slots[slot].accept_from(number as u32);
             let token = self.token(Op::Accept, slot);
-            self.ring.push(token, Request::Accept { listener, slot })?;
+            let request = Request::Accept {
+                listener,
+                slot,
+                tells_peer,
+            };
+            self.ring.push(token, request)?;
         }
         Ok(())
     }
@@ -61,7 +73,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             let slot = config.ring_capacity() + spare;
             self.ring.push(
                 Token::new(Op::Refuse, slot, 0),
-                Request::Accept { listener, slot },
+                Request::Accept {
+                    listener,
+                    slot,
+                    tells_peer: false,
+                },
             )?;
             self.ring.push(
                 Token::new(Op::Refuse, slot, 1),
@@ -114,6 +130,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         slot: u32,
         result: i32,
     ) -> Result<(), Error> {
+        let peer = match ctx.config.peer_addresses {
+            true => self.ring.take_peer(slot),
+            false => None,
+        };
         if result < 0 {
             self.slots.release(slot);
             ctx.limiter.cancel(1);
@@ -124,10 +144,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             }
             return Ok(());
         }
-        self.slots[slot].accepted();
+        let listener = self.slots[slot].accepted() as usize;
         ctx.limiter.commit();
         ctx.stats.accepted += 1;
-        self.on_open(ctx, slot, None)
+        let accepted = Origin::Accepted {
+            listener,
+            peer,
+            local: ctx.listener_addresses.get(listener).copied().flatten(),
+        };
+        self.on_open(ctx, slot, None, accepted)
     }
 
     /// An attempt ended: the bind failed, or the connect did or did not.
@@ -152,7 +177,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             self.slots[slot].connected();
             ctx.stats.opened += 1;
             let dialled = id.zip(attempt.map(|attempt| attempt.dial));
-            return self.on_open(ctx, slot, dialled);
+            return self.on_open(ctx, slot, dialled, Origin::Unknown);
         }
         let is_taken = earlier.is_none()
             && (result == -libc::EADDRINUSE
@@ -191,12 +216,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// `dialled`: the attempt, if it had an id.
+    /// `dialled`: the attempt, if it had an id; `accepted`: where it was accepted.
     fn on_open(
         &mut self,
         ctx: &mut Context<'_, H>,
         slot: u32,
         dialled: Option<(DialId, Dial)>,
+        accepted: Origin<'_>,
     ) -> Result<(), Error> {
         ctx.stats.open_now += 1;
         ctx.stats.open_max = ctx.stats.open_max.max(ctx.stats.open_now);
@@ -215,7 +241,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 target,
             },
             (None, Some(tuples)) => Origin::Planned(tuples, entry.tuple),
-            (None, None) => Origin::Unknown,
+            (None, None) => accepted,
         };
         let mut conn = Conn::new(&mut entry.state, ctx.now_us, false, &mut ctx.recorder)
             .with_id(id)

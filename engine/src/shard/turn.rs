@@ -47,6 +47,8 @@ pub(crate) struct Context<'a, H: Handler> {
     pub redial: Vec<(DialId, H::State)>,
     /// Listeners that became readable.
     pub listening: Vec<usize>,
+    /// The address of each listener, if its connections have it.
+    pub listener_addresses: Vec<Option<SocketAddr>>,
     /// The poll of the thread's waker has completed.
     pub is_woken: bool,
     /// When a connection last ended in order, engine time.

@@ -6,6 +6,7 @@
 //! Must not depend on: how a mistake is detected.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +73,8 @@ canaries! {
     CancelLost "cancel_lost",
     /// A poll of a listener that is given up is not cancelled.
     ListenerPollKept "listener_poll_kept",
+    /// A connection is given the address of the peer accepted before it.
+    PeerStale "peer_stale",
     /// A listener that another process has is shut down.
     SharedListenerShut "shared_listener_shut",
     /// A timer is set too early.
@@ -125,6 +128,8 @@ pub struct Broken {
     /// The latest generation of each slot.
     generations: Vec<u32>,
     count: u64,
+    /// The peer told last.
+    last_peer: Option<SocketAddr>,
 }
 
 impl Broken {
@@ -138,6 +143,7 @@ impl Broken {
             unseen: Vec::new(),
             given_back: Vec::new(),
             count: 0,
+            last_peer: None,
         }
     }
 
@@ -350,6 +356,14 @@ impl Ring for Broken {
         self.inner.unstage(half);
         if self.errs(Canary::UnstagedEarly, 8) {
             self.inner.unstage(1 - half);
+        }
+    }
+
+    fn take_peer(&mut self, slot: u32) -> Option<SocketAddr> {
+        let peer = self.inner.take_peer(slot);
+        match self.is(Canary::PeerStale) {
+            true => self.last_peer.replace(peer?).or(peer),
+            false => peer,
         }
     }
 

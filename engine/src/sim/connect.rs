@@ -139,6 +139,16 @@ impl World {
         Ok(socket)
     }
 
+    /// Where the peer of an accepted socket connected from. One that was not bound has one of few addresses.
+    pub(super) fn source_of_peer(&self, socket: u32) -> SocketAddr {
+        let peer = self
+            .socket(socket)
+            .peer
+            .expect("an accepted one has a peer");
+        let unbound = ([10, 0, 9, (peer % 4) as u8], 1_024 + (peer % 60_000) as u16);
+        self.socket(peer).source.unwrap_or(unbound.into())
+    }
+
     /// Begins to connect: `Err` when that fails at once.
     pub(super) fn connect(&mut self, id: u32, target: SocketAddr) -> Result<(), i32> {
         if self.strikes(Fault::PairTaken) {

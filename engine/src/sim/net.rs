@@ -18,6 +18,7 @@ impl World {
             stage: Stage::New,
             peer: None,
             target: None,
+            source: None,
             unsent: VecDeque::new(),
             received: VecDeque::new(),
             is_ended: false,

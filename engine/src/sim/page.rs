@@ -4,6 +4,8 @@
 //! was begun last; newcomers are refused in spare slots, and nothing else is done there.
 //! Must not depend on: what requests do.
 
+use std::net::SocketAddr;
+
 use crate::ring::Request;
 use crate::token::{Op, Token};
 
@@ -19,6 +21,8 @@ pub(super) struct Page {
     generation: Option<u32>,
     /// The socket in the direct-descriptor table.
     pub socket: Option<u32>,
+    /// The peer of the accept that completed, until it is asked for.
+    pub peer: Option<SocketAddr>,
 }
 
 impl Page {

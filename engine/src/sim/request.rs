@@ -52,7 +52,11 @@ impl SimRing {
                 plan_worker(world, self.number);
                 true
             }
-            Request::Accept { listener, slot } => {
+            Request::Accept {
+                listener,
+                slot,
+                tells_peer,
+            } => {
                 let page = &mut self.pages[slot as usize];
                 assert!(
                     page.socket.is_none(),
@@ -61,6 +65,7 @@ impl SimRing {
                 match world.accept(listener, self.number) {
                     Ok(socket) => {
                         page.socket = Some(socket);
+                        page.peer = tells_peer.then(|| world.source_of_peer(socket));
                         self.complete(token, 0);
                     }
                     Err(result) => self.complete(token, result),
@@ -104,7 +109,8 @@ impl SimRing {
                 world.socket_mut(socket).resets_on_close = true;
                 self.end(token, 0)
             }
-            Request::Bind { .. } => {
+            Request::Bind { source, .. } => {
+                world.socket_mut(socket).source = Some(source);
                 let result = if world.strikes(Fault::AddressTaken) {
                     -libc::EADDRINUSE
                 } else if world.strikes(Fault::AddrNotAvailable) {

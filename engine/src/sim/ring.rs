@@ -7,6 +7,7 @@
 //! Must not depend on: slots, phases, handlers.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -385,6 +386,10 @@ impl Ring for SimRing {
 
     fn unstage(&mut self, half: usize) {
         self.memory.unstage(half);
+    }
+
+    fn take_peer(&mut self, slot: u32) -> Option<SocketAddr> {
+        self.pages[slot as usize].peer.take()
     }
 
     fn accept_queue_len(&self, listener: RawFd) -> u32 {

@@ -35,6 +35,8 @@ pub(super) struct Socket {
     pub stage: Stage,
     pub peer: Option<u32>,
     pub target: Option<SocketAddr>,
+    /// Where it connects from, if it was bound.
+    pub source: Option<SocketAddr>,
     /// Sent by the program, not arrived.
     pub unsent: VecDeque<u8>,
     /// Arrived, not read by the program.

@@ -209,6 +209,12 @@ impl<H: Handler> Handler for Watched<H> {
             let ledger = &mut world.socket_mut(socket).ledger;
             assert!(ledger.is_none(), "on_open twice");
             *ledger = Some(Box::default());
+            if conn.listener().is_some()
+                && let Some(peer) = conn.peer_addr()
+            {
+                let source = world.source_of_peer(socket);
+                assert_eq!(peer, source, "the address of another peer");
+            }
             conn.state.socket = socket;
         }
         self.end_attempt(conn.state.attempt);

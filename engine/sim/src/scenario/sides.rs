@@ -31,6 +31,7 @@ const fn address(ip: [u8; 4], port: u16) -> SocketAddr {
 /// Sizes of an engine, small.
 pub(super) fn config(random: &mut Random) -> Config {
     Config::builder()
+        .peer_addresses(true)
         .capacity(random.magnitude(1, 70))
         .ring_slots(64 + random.below(8) as u32)
         .buffer_bytes(random.magnitude(1, 2_048) as u32)
@@ -117,6 +118,7 @@ impl Sides<'_> {
             threads[place].1.push(CoreListener {
                 fd,
                 is_shared: false,
+                address: Some(SERVER),
             });
         }
         threads
@@ -154,6 +156,7 @@ impl Sides<'_> {
             let listeners = (0..threads).map(|_| CoreListener {
                 fd: world.listen(SERVER),
                 is_shared: false,
+                address: Some(SERVER),
             });
             let predecessor: Vec<_> = listeners.map(|l| (server_orders, l)).collect();
             (predecessor, client_orders)
