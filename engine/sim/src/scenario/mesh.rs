@@ -119,10 +119,11 @@ impl Handler for Mesh {
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, u32>) {
+        assert!(conn.peer_addr().is_some(), "the peer is known");
         assert_eq!(
-            conn.peer_addr().is_some(),
+            conn.listener().is_none(),
             conn.dial_id().is_some(),
-            "who dials knows whom"
+            "dialled or accepted"
         );
         remember(&mut self.ids, &mut self.random, conn.id());
         self.babbler.on_open(conn);
