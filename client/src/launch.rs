@@ -7,7 +7,6 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -107,7 +106,7 @@ pub struct EngineSetup {
     /// Where connections come from and go to.
     pub plan: DialPlan,
     /// How many users, how fast.
-    pub load: Arc<Load>,
+    pub load: Load,
 }
 
 /// Parses users per second; gives thousandths.
@@ -211,7 +210,7 @@ impl ClientFlags {
         for warning in checked.warnings(users) {
             console.say(warning);
         }
-        let load = Arc::new(Load::new(users, quantity.spawn_rate));
+        let load = Load::new(users, quantity.spawn_rate);
         Ok(EngineSetup { config, plan, load })
     }
 

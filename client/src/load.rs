@@ -9,68 +9,62 @@
 //! nobody starts again because others come or go.
 //! Must not depend on: what a user does, connections.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// How many users there are to be, and how fast; may change while running.
-#[derive(Debug)]
+/// How many users there are to be, and how fast they come or go. The command that changes it while
+/// users run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
     /// Where the number of users is coming from.
-    from: AtomicU64,
-    /// When it leaves there, microseconds of engine time, or [`Load::FIRST_LOOK`].
-    since_us: AtomicU64,
+    from: u64,
+    /// When it leaves there, microseconds of engine time; `None` when a thread first looks.
+    since_us: Option<u64>,
     /// Users over all threads.
-    users: AtomicU64,
+    users: u64,
     /// Users to start or to end a second over all threads, in thousandths; [`Load::MAX`] for as
     /// fast as it goes.
-    rate_milli: AtomicU64,
+    rate_milli: u64,
 }
 
 impl Load {
     /// As fast as it goes.
     pub const MAX: u64 = u64::MAX;
-    /// A thread begins when it first looks.
-    const FIRST_LOOK: u64 = u64::MAX;
 
     /// `users` to be started from none, `rate_milli` thousandths a second.
     pub fn new(users: u64, rate_milli: u64) -> Self {
         Load {
-            from: AtomicU64::new(0),
-            since_us: AtomicU64::new(Self::FIRST_LOOK),
-            users: AtomicU64::new(users),
-            rate_milli: AtomicU64::new(rate_milli),
+            from: 0,
+            since_us: None,
+            users,
+            rate_milli,
         }
     }
 
     /// The number of users goes from `from`, which is about how many there are, to `users`, leaving
     /// at `since_us`, microseconds of engine time; that may be a little later than now.
-    pub fn order(&self, from: u64, users: u64, rate_milli: u64, since_us: u64) {
-        // A thread that sees the new number sees the rest too, because it reads them in the
-        // opposite order.
-        self.from.store(from, Ordering::Relaxed);
-        self.since_us.store(since_us, Ordering::Relaxed);
-        self.rate_milli.store(rate_milli, Ordering::Relaxed);
-        self.users.store(users, Ordering::Release);
+    pub fn change(from: u64, users: u64, rate_milli: u64, since_us: u64) -> Self {
+        Load {
+            from,
+            since_us: Some(since_us),
+            users,
+            rate_milli,
+        }
     }
 
     /// Users to start a second, over all threads; `None` for as fast as it goes.
     pub fn spawn_rate(&self) -> Option<f64> {
-        match self.rate_milli.load(Ordering::Relaxed) {
+        match self.rate_milli {
             Self::MAX => None,
             milli => Some(milli as f64 / 1e3),
         }
     }
 }
 
-/// How long after an order the next one is looked for at short intervals: a master that ramps
-/// orders about once a second.
-const ALERT_US: u64 = 2_500_000;
-const ALERT_INTERVAL_US: u64 = 1_000;
+/// How long until users that could not be ended yet are looked for again, microseconds.
+const LATER_US: u64 = 1_000;
 
 /// One thread's share of a load: who is to start or to end when.
 #[derive(Debug)]
 pub struct Spawn {
-    load: Arc<Load>,
+    load: Load,
     share: u64,
     share_count: u64,
     /// Users started and not ended.
@@ -90,12 +84,11 @@ pub struct Due {
     now_us: u64,
     since_us: u64,
     from: u64,
-    is_order: bool,
 }
 
 impl Spawn {
     /// The part of thread `share` of `share_count`.
-    pub fn new(load: Arc<Load>, share: usize, share_count: usize) -> Self {
+    pub fn new(load: Load, share: usize, share_count: usize) -> Self {
         Spawn {
             load,
             share: share as u64,
@@ -104,6 +97,11 @@ impl Spawn {
             first_us: None,
             allowed: 0,
         }
+    }
+
+    /// Changes the load.
+    pub fn set_load(&mut self, load: Load) {
+        self.load = load;
     }
 
     /// Users started and not ended.
@@ -127,7 +125,7 @@ impl Spawn {
 
     /// This thread's share of all users.
     fn target(&self) -> u64 {
-        self.share_of(self.load.users.load(Ordering::Acquire))
+        self.share_of(self.load.users)
     }
 
     /// True if there are as many users as were ordered.
@@ -137,13 +135,14 @@ impl Spawn {
 
     /// Who is due at a time.
     pub fn due(&mut self, now_us: u64) -> Due {
-        let users = self.load.users.load(Ordering::Acquire);
-        let rate_milli = self.load.rate_milli.load(Ordering::Relaxed);
-        let since_us = self.load.since_us.load(Ordering::Relaxed);
-        let from = self.load.from.load(Ordering::Relaxed);
-        let is_order = since_us != Load::FIRST_LOOK;
+        let Load {
+            from,
+            since_us,
+            users,
+            rate_milli,
+        } = self.load;
         let first_us = *self.first_us.get_or_insert(now_us);
-        let since_us = if is_order { since_us } else { first_us };
+        let since_us = since_us.unwrap_or(first_us);
         let passed = match (now_us.checked_sub(since_us), rate_milli) {
             (None, _) => 0,
             (_, Load::MAX) => u64::MAX,
@@ -168,7 +167,6 @@ impl Spawn {
             now_us,
             since_us,
             from,
-            is_order,
         }
     }
 
@@ -195,7 +193,7 @@ impl Spawn {
         self.present -= 1;
     }
 
-    /// When to look again: the next user is due to start or to end, or an order is likely.
+    /// When to look again: the next user is due to start or to end.
     pub fn next_us(&self, due: &Due) -> Option<u64> {
         let target = self.target();
         if self.present < target {
@@ -206,10 +204,9 @@ impl Spawn {
             // later.
             let last = self.number(self.present - 1);
             let due_us = due.at_us(due.from.saturating_sub(last + 1));
-            return Some(due_us.max(due.now_us + ALERT_INTERVAL_US));
+            return Some(due_us.max(due.now_us + LATER_US));
         }
-        let is_alert = due.is_order && due.now_us < due.since_us + ALERT_US;
-        is_alert.then_some(due.now_us + ALERT_INTERVAL_US)
+        None
     }
 }
 
@@ -231,8 +228,8 @@ impl Due {
 
 /// A load for tests of what runs under it.
 #[cfg(test)]
-pub fn fixed(users: u64, spawn_rate_milli: u64) -> Arc<Load> {
-    Arc::new(Load::new(users, spawn_rate_milli))
+pub fn fixed(users: u64, spawn_rate_milli: u64) -> Load {
+    Load::new(users, spawn_rate_milli)
 }
 
 #[cfg(test)]
@@ -270,7 +267,7 @@ mod tests {
     fn threads_share_all_users_and_nobody_comes_twice() {
         let load = fixed(10, Load::MAX);
         let counts: Vec<_> = (0..3)
-            .map(|share| started(&mut Spawn::new(Arc::clone(&load), share, 3), 0).len())
+            .map(|share| started(&mut Spawn::new(load, share, 3), 0).len())
             .collect();
         assert_eq!(counts, [4, 3, 3]);
     }
@@ -278,9 +275,10 @@ mod tests {
     #[test]
     fn fewer_users_end_one_after_the_other_and_more_come_after_them() {
         let load = fixed(100, Load::MAX);
-        let mut spawns = [0, 1].map(|share| Spawn::new(Arc::clone(&load), share, 2));
+        let mut spawns = [0, 1].map(|share| Spawn::new(load, share, 2));
         assert_eq!(spawns.each_mut().map(|s| started(s, 0).len()), [50, 50]);
-        load.order(100, 90, 10_000, 1_000_000);
+        let fewer = Load::change(100, 90, 10_000, 1_000_000);
+        spawns.iter_mut().for_each(|spawn| spawn.set_load(fewer));
         let mut left = Vec::new();
         for ms in 0..=1_000 {
             for spawn in &mut spawns {
@@ -297,7 +295,8 @@ mod tests {
             (90..100).rev().collect::<Vec<_>>(),
             "the newest first"
         );
-        load.order(90, 94, 4_000, 3_000_000);
+        let more = Load::change(90, 94, 4_000, 3_000_000);
+        spawns.iter_mut().for_each(|spawn| spawn.set_load(more));
         let [even, odd] = &mut spawns;
         assert_eq!(started(even, 3_000_000), [3_000_000]);
         assert!(started(odd, 3_000_000).is_empty());
@@ -309,13 +308,13 @@ mod tests {
     #[test]
     fn nobody_ends_for_more_nor_starts_for_fewer() {
         let load = fixed(100, Load::MAX);
-        let mut spawn = Spawn::new(Arc::clone(&load), 0, 1);
+        let mut spawn = Spawn::new(load, 0, 1);
         started(&mut spawn, 0);
         // The orders come from somebody whose clock is a little behind, or ahead.
-        load.order(97, 200, 100_000, 1_000_000);
+        spawn.set_load(Load::change(97, 200, 100_000, 1_000_000));
         assert!(started(&mut spawn, 1_000_000).is_empty());
         assert_eq!(spawn.excess(), 0);
-        load.order(120, 90, 30_000, 2_000_000);
+        spawn.set_load(Load::change(120, 90, 30_000, 2_000_000));
         assert!(started(&mut spawn, 2_000_000).is_empty());
         assert_eq!(spawn.excess(), 0);
     }
@@ -323,11 +322,12 @@ mod tests {
     #[test]
     fn an_order_may_begin_later_and_is_the_same_for_all_threads() {
         let load = fixed(0, Load::MAX);
-        let mut spawns = [0, 1].map(|share| Spawn::new(Arc::clone(&load), share, 2));
+        let mut spawns = [0, 1].map(|share| Spawn::new(load, share, 2));
         for spawn in &mut spawns {
             started(spawn, 0);
         }
-        load.order(0, 100, 100_000, 1_300_000);
+        let more = Load::change(0, 100, 100_000, 1_300_000);
+        spawns.iter_mut().for_each(|spawn| spawn.set_load(more));
         let [even, odd] = &mut spawns;
         assert!(started(even, 1_299_999).is_empty());
         let due = even.due(1_299_999);
@@ -341,10 +341,10 @@ mod tests {
     #[test]
     fn an_order_after_a_long_rest_is_no_burst() {
         let load = fixed(10, 1_000_000);
-        let mut spawn = Spawn::new(Arc::clone(&load), 0, 1);
+        let mut spawn = Spawn::new(load, 0, 1);
         started(&mut spawn, 0);
         assert_eq!(started(&mut spawn, 60_000_000).len(), 9);
-        load.order(10, 1_000, 1_000_000, 120_000_000);
+        spawn.set_load(Load::change(10, 1_000, 1_000_000, 120_000_000));
         assert_eq!(started(&mut spawn, 120_000_000).len(), 1);
         assert_eq!(started(&mut spawn, 120_005_000).len(), 5);
     }

@@ -269,9 +269,12 @@ impl<C> Mailbox<C> {
     fn wake_sleeper(&self) {
         fence(Ordering::SeqCst);
         // One of several senders wakes it.
-        if self.is_sleeping.load(Ordering::Relaxed)
-            && self.is_sleeping.swap(false, Ordering::Relaxed)
-        {
+        let is_sleeping = self.is_sleeping.load(Ordering::Relaxed)
+            && self
+                .is_sleeping
+                .compare_exchange(true, false, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if is_sleeping {
             self.waker.wake();
         }
     }
@@ -317,7 +320,9 @@ impl<C> Mailbox<C> {
 
     /// Says that the thread is awake.
     pub(crate) fn has_woken(&self) {
-        self.is_sleeping.store(false, Ordering::Relaxed);
+        // A swap where a store would do: loom does not order a store behind an exchange of another
+        // thread.
+        self.is_sleeping.swap(false, Ordering::Relaxed);
     }
 
     /// Takes no more commands; returns those that wait.

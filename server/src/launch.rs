@@ -212,7 +212,7 @@ impl Server {
         reporter: &mut R,
     ) -> Result<(), anyhow::Error>
     where
-        H: Handler<Report = R::Counters, Command = ()> + 'static,
+        H: Handler<Report = R::Counters, Command = R::Command> + 'static,
         R: Reporter,
     {
         let ready = format!(

@@ -219,7 +219,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         (flags.rate.is_none() && wait_us.1 > 0).then_some(wait_us.0.midpoint(wait_us.1));
     let params = RunParams {
         title: format!("client http {}", url.host_port),
-        load: Arc::clone(&ready.load),
+        load: ready.load,
         rate_per_second: flags.rate.map(|milli| milli as f64 / 1e3),
     };
     let request_limit = Arc::clone(&config.request_limit);
@@ -240,10 +240,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         load,
     } = ready;
     target::keep_resolved(names, &launch.resolve, plan.targets());
-    let handler = |share| {
-        let (config, load) = (config.clone(), Arc::clone(&load));
-        Users::new(config, load, share, thread_count, warm_up_us)
-    };
+    let handler = |share| Users::new(config.clone(), load, share, thread_count, warm_up_us);
     let last = supervisor.run(
         control,
         || Engine::start(engine_config, Vec::new(), Some(plan), handler),

@@ -34,7 +34,7 @@ pub struct RunParams {
     /// What asks whom.
     pub title: String,
     /// How many users, how fast.
-    pub load: Arc<Load>,
+    pub load: Load,
     /// Open model: requests a second.
     pub rate_per_second: Option<f64>,
 }
@@ -99,11 +99,12 @@ impl HttpReporter {
 
 impl Reporter for HttpReporter {
     type Counters = Counters;
+    type Command = Load;
     type Report = HttpClientReport;
 
     fn report(
         &mut self,
-        engine: &Engine<Counters>,
+        engine: &Engine<Counters, Load>,
         is_final: bool,
     ) -> (HttpClientReport, Intervals) {
         let mut all = Counters::default();
@@ -171,7 +172,7 @@ impl Reporter for HttpReporter {
         (report, intervals)
     }
 
-    fn is_over_now(&self, engine: &Engine<Counters>) -> bool {
+    fn is_over_now(&self, engine: &Engine<Counters, Load>) -> bool {
         // Requests are given out long before their threads report them as ended.
         if self.requests_asked.is_none() || !self.request_limit.is_exhausted() {
             return false;

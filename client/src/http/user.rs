@@ -125,7 +125,7 @@ impl Users {
     /// The users of thread `share` of `share_count`; what ends before `warm_up_us` is not measured.
     pub fn new(
         config: UserConfig,
-        load: Arc<Load>,
+        load: Load,
         share: usize,
         share_count: usize,
         warm_up_us: u64,
@@ -331,7 +331,11 @@ impl Users {
 impl Handler for Users {
     type State = User;
     type Report = Counters;
-    type Command = ();
+    type Command = Load;
+
+    fn on_command(&mut self, _: &mut Context<'_, User>, load: Load) {
+        self.spawn.set_load(load);
+    }
 
     fn on_turn(&mut self, cx: &mut Context<'_, User>) -> Option<u64> {
         let now_us = cx.now_us();
@@ -374,7 +378,8 @@ impl Handler for Users {
                 Model::Open(schedule) => {
                     // The schedule starts with the load, not with the engine: the first turns are
                     // nobody's else.
-                    let turn = schedule.first_turn(number, intended_us - due.started_us());
+                    let turn =
+                        schedule.first_turn(number, intended_us.saturating_sub(due.started_us()));
                     self.counters.turns_skipped += turn / schedule.users;
                     turn
                 }

@@ -90,7 +90,7 @@ pub fn start(
         spawn_rate: Load::MAX,
         run_time: None,
     };
-    let load = Arc::new(Load::new(0, Load::MAX));
+    let load = Load::new(0, Load::MAX);
     let title = format!("client worker {}", class.name());
     match class {
         UserClass::LongConn => {
@@ -100,14 +100,14 @@ pub fn start(
             let thread_count = ready.config.thread_count();
             let asked = longconn::RunParams {
                 title,
-                load: Arc::clone(&load),
+                load,
                 interval_us: config.interval_us,
                 lateness_limit_us: 0,
             };
             let view = LongconnReporter::new(asked, thread_count, 0, true);
-            let make = move |share, load| LongconnUsers::new(config, load, share, thread_count);
+            let make = move |share| LongconnUsers::new(config, load, share, thread_count);
             Ok(Box::new(EnginePool::start(
-                (ready, load),
+                ready,
                 view,
                 users_max,
                 make,
@@ -126,15 +126,14 @@ pub fn start(
             };
             let asked = http::reporter::RunParams {
                 title,
-                load: Arc::clone(&load),
+                load,
                 rate_per_second: None,
             };
             let request_limit = Arc::clone(&config.request_limit);
             let view = HttpReporter::new(base, asked, 0, wait_mean_us, request_limit);
-            let make =
-                move |share, load| HttpUsers::new(config.clone(), load, share, thread_count, 0);
+            let make = move |share| HttpUsers::new(config.clone(), load, share, thread_count, 0);
             Ok(Box::new(EnginePool::start(
-                (ready, load),
+                ready,
                 view,
                 users_max,
                 make,
@@ -164,9 +163,8 @@ impl UserCount for http::counters::Counters {
 }
 
 struct EnginePool<V: Reporter, R> {
-    engine: Engine<V::Counters>,
+    engine: Engine<V::Counters, Load>,
     view: V,
-    load: Arc<Load>,
     users_max: u64,
     ramp: RampSmoother,
     is_stopping: bool,
@@ -176,23 +174,20 @@ struct EnginePool<V: Reporter, R> {
 
 impl<V, R> EnginePool<V, R>
 where
-    V: Reporter<Counters: UserCount, Report: Default>,
+    V: Reporter<Counters: UserCount, Command = Load, Report: Default>,
     R: FnMut(&V::Report, &V::Report, Intervals) -> Vec<Row>,
 {
-    fn start<H: Handler<Report = V::Counters, Command = ()> + 'static>(
-        (ready, load): (EngineSetup, Arc<Load>),
+    fn start<H: Handler<Report = V::Counters, Command = Load> + 'static>(
+        ready: EngineSetup,
         view: V,
         users_max: u64,
-        mut make: impl FnMut(usize, Arc<Load>) -> H,
+        make: impl FnMut(usize) -> H,
         rows: R,
     ) -> Result<Self, anyhow::Error> {
-        let engine = Engine::start(ready.config, Vec::new(), Some(ready.plan), |share| {
-            make(share, Arc::clone(&load))
-        })?;
+        let engine = Engine::start(ready.config, Vec::new(), Some(ready.plan), make)?;
         Ok(EnginePool {
             engine,
             view,
-            load,
             users_max,
             ramp: RampSmoother::default(),
             is_stopping: false,
@@ -204,7 +199,7 @@ where
 
 impl<V, R> UserPool for EnginePool<V, R>
 where
-    V: Reporter<Counters: UserCount, Report: Serialize + Default>,
+    V: Reporter<Counters: UserCount, Command = Load, Report: Serialize + Default>,
     R: FnMut(&V::Report, &V::Report, Intervals) -> Vec<Row>,
 {
     fn set_target_users(&mut self, users: u64) -> u64 {
@@ -215,7 +210,9 @@ where
                 .set_target(users, self.engine.now_us() as f64 / 1e6);
             let rate_milli = ((segment.rate * 1e3) as u64).max(1);
             let since_us = (segment.since * 1e6) as u64;
-            self.load.order(segment.from, users, rate_milli, since_us);
+            let load = Load::change(segment.from, users, rate_milli, since_us);
+            // A thread that has ended has no users; a mailbox holds the orders of hours.
+            let _ = self.engine.handle().broadcast(load);
         }
         users
     }

@@ -7,7 +7,6 @@
 pub mod user;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -151,7 +150,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let thread_count = ready.config.thread_count();
     let params = RunParams {
         title: format!("client longconn {}", flags.target.join(",")),
-        load: Arc::clone(&ready.load),
+        load: ready.load,
         interval_us: users_config.interval_us,
         lateness_limit_us,
     };
@@ -169,7 +168,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     };
     let EngineSetup { config, plan, load } = ready;
     target::keep_resolved(&flags.target, &launch.resolve, plan.targets());
-    let handler = |share| Users::new(users_config, Arc::clone(&load), share, thread_count);
+    let handler = |share| Users::new(users_config, load, share, thread_count);
     let last = supervisor.run(
         control,
         || Engine::start(config, Vec::new(), Some(plan), handler),
@@ -192,7 +191,7 @@ pub(crate) struct RunParams {
     /// What runs, and on what.
     pub title: String,
     /// How many users, how fast.
-    pub load: Arc<Load>,
+    pub load: Load,
     /// The interval messages are expected at, microseconds; 0 expects none.
     pub interval_us: u64,
     /// Largest 99.9th percentile of lateness of a run that did not fall short, microseconds; 0:
@@ -227,9 +226,14 @@ impl LongconnReporter {
 
 impl Reporter for LongconnReporter {
     type Counters = UserReport;
+    type Command = Load;
     type Report = ClientReport;
 
-    fn report(&mut self, engine: &Engine<UserReport>, is_final: bool) -> (ClientReport, Intervals) {
+    fn report(
+        &mut self,
+        engine: &Engine<UserReport, Load>,
+        is_final: bool,
+    ) -> (ClientReport, Intervals) {
         let mut all = UserReport {
             is_ramped: true,
             ..UserReport::default()

@@ -13,8 +13,6 @@
 //! [`Ended`]; memory of a user is its slot, except for users that wait to reconnect.
 //! Must not depend on: rings, threads, clocks, output.
 
-use std::sync::Arc;
-
 use hdrhistogram::Histogram;
 use holdfast_engine::{CloseReason, Conn, ConnId, Context, DialId, Handler, OpenFailure};
 
@@ -192,7 +190,7 @@ pub struct Users {
 
 impl Users {
     /// The users of thread `share` of `share_count`.
-    pub fn new(config: UserConfig, load: Arc<Load>, share: usize, share_count: usize) -> Self {
+    pub fn new(config: UserConfig, load: Load, share: usize, share_count: usize) -> Self {
         Users {
             config,
             spawn: Spawn::new(load, share, share_count),
@@ -281,7 +279,11 @@ fn step(us: u64) -> Step {
 impl Handler for Users {
     type State = User;
     type Report = UserReport;
-    type Command = ();
+    type Command = Load;
+
+    fn on_command(&mut self, _: &mut Context<'_, User>, load: Load) {
+        self.spawn.set_load(load);
+    }
 
     fn on_turn(&mut self, cx: &mut Context<'_, User>) -> Option<u64> {
         let now_us = cx.now_us();

@@ -30,13 +30,15 @@ const REPORT_INTERVAL_US: u64 = 1_000_000;
 pub trait Reporter {
     /// What the handler of one core thread counts.
     type Counters: Default + Send + 'static;
+    /// The commands its handlers take.
+    type Command: Send + 'static;
     /// The report that is printed.
     type Report: Serialize + ExposeMetrics;
 
     /// The report as of now, and the histograms of the time since the last one.
     fn report(
         &mut self,
-        engine: &Engine<Self::Counters>,
+        engine: &Engine<Self::Counters, Self::Command>,
         is_final: bool,
     ) -> (Self::Report, Intervals);
     /// True when the report shows that nothing is left to do, whatever the clock says.
@@ -44,7 +46,7 @@ pub trait Reporter {
         false
     }
     /// The same, asked ten times a second.
-    fn is_over_now(&self, _engine: &Engine<Self::Counters>) -> bool {
+    fn is_over_now(&self, _engine: &Engine<Self::Counters, Self::Command>) -> bool {
         false
     }
     /// The report for the live view, except for its times and the time left, which the supervisor
@@ -82,7 +84,7 @@ impl Supervisor {
     pub fn run<R: Reporter>(
         mut self,
         control: Control,
-        start: impl FnOnce() -> Result<Engine<R::Counters>, SetupError>,
+        start: impl FnOnce() -> Result<Engine<R::Counters, R::Command>, SetupError>,
         reporter: &mut R,
     ) -> Result<R::Report, anyhow::Error> {
         let Control { runtime, events } = control;
@@ -94,7 +96,7 @@ impl Supervisor {
 
     async fn supervise<R: Reporter>(
         mut self,
-        engine: Engine<R::Counters>,
+        engine: Engine<R::Counters, R::Command>,
         mut events: Events,
         reporter: &mut R,
     ) -> Result<R::Report, anyhow::Error> {
@@ -202,7 +204,10 @@ impl Supervisor {
 
     /// Looks after an upgrade. True once the new process serves and connections were kept long
     /// enough.
-    fn upgrade_is_over<P: Default + Send + 'static>(&mut self, engine: &Engine<P>) -> bool {
+    fn upgrade_is_over<P: Default + Send + 'static, C: Send + 'static>(
+        &mut self,
+        engine: &Engine<P, C>,
+    ) -> bool {
         let Some(upgrade) = &mut self.upgrade else {
             return false;
         };
@@ -249,8 +254,8 @@ fn last_second((name, histogram): &(&'static str, Histogram<u64>)) -> Percentile
 
 /// Merges the engine's statistics of all threads, and calls `each` with the counters of each
 /// thread's handler.
-pub fn merge_threads<P: Default + Send + 'static>(
-    engine: &Engine<P>,
+pub fn merge_threads<P: Default + Send + 'static, C: Send + 'static>(
+    engine: &Engine<P, C>,
     mut each: impl FnMut(&mut P),
 ) -> Stats {
     let mut stats = Stats::default();

@@ -217,6 +217,7 @@ struct HttpReporter {
 
 impl Reporter for HttpReporter {
     type Counters = ResponderReport;
+    type Command = ();
     type Report = HttpServerReport;
 
     fn report(

@@ -100,6 +100,7 @@ struct LongconnReporter {
 
 impl Reporter for LongconnReporter {
     type Counters = HeartbeatReport;
+    type Command = ();
     type Report = ServerReport;
 
     fn report(

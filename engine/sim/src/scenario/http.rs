@@ -18,7 +18,7 @@ use holdfast_http1::Limits;
 use holdfast_server::http::responder::{REFUSALS, Responder, ResponderReport, Timeouts};
 use holdfast_server::http::response::{Responses, Template, WallClock};
 
-use super::shifting::Shifting;
+use super::shifting;
 use super::sides::{Sides, add_hostile, config, plan, world};
 use crate::run::{Outcome, Run};
 
@@ -165,7 +165,7 @@ pub(super) fn run(run: Run) -> Outcome {
         };
         let users = random.magnitude(1, 40);
         let load = Load::new(users, random.pick(&[Load::MAX, 20_000, 500_000]));
-        let load = (Arc::new(load), users);
+        let load = (load, users);
         let timeouts = timeouts(random);
         let user = user(random, users, body);
         let plan = plan(random, has_hostile);
@@ -180,6 +180,8 @@ pub(super) fn run(run: Run) -> Outcome {
             has_hostile,
         )
     };
+    let (load, users) = load;
+    let now_us = world.lock().expect("nobody panicked with it").now_us();
     let sides = Sides {
         world: &world,
         server: &server,
@@ -188,16 +190,14 @@ pub(super) fn run(run: Run) -> Outcome {
         canary: run.canary,
         seed: run.seed,
     };
-    sides.run(
+    sides.run_commanded(
         || {
             let responses = Responses::new(template.clone(), WallClock::default());
             Responder::new(responses, LIMITS, timeouts)
         },
-        {
-            let (load, users) = load;
-            let handler = Users::new(user, Arc::clone(&load), 0, 1, 0);
-            Shifting::new(handler, load, users, run.seed)
-        },
+        Users::new(user, load, 0, 1, 0),
+        |_| Vec::new(),
+        shifting::changes(now_us, users, run.seed),
         |coverage, servers, client| {
             let mut tally = Counters::default();
             client.handler().report(&mut tally);

@@ -1,14 +1,12 @@
 //! `holdfast-server longconn` against `holdfast-client longconn`, with scripted peers among both.
 
-use std::sync::Arc;
-
 use holdfast_client::load::Load;
 use holdfast_client::longconn::user::{Ended, UserConfig, UserReport, Users};
 use holdfast_client::reconnect::Backoff;
 use holdfast_engine::Handler;
 use holdfast_server::longconn::heartbeat::{HeartbeatConfig, HeartbeatServer};
 
-use super::shifting::Shifting;
+use super::shifting;
 use super::sides::{Sides, add_hostile, config, plan, world};
 use crate::run::{Outcome, Run};
 
@@ -50,10 +48,12 @@ pub(super) fn run(run: Run) -> Outcome {
         };
         let users = random.magnitude(1, 60);
         let load = Load::new(users, random.pick(&[Load::MAX, 20_000, 500_000]));
-        let load = (Arc::new(load), users);
+        let load = (load, users);
         let plan = plan(random, has_hostile);
         (server, client, plan, heartbeat, user, load, has_hostile)
     };
+    let (load, users) = load;
+    let now_us = world.lock().expect("nobody panicked with it").now_us();
     let sides = Sides {
         world: &world,
         server: &server,
@@ -62,13 +62,11 @@ pub(super) fn run(run: Run) -> Outcome {
         canary: run.canary,
         seed: run.seed,
     };
-    sides.run(
+    sides.run_commanded(
         || HeartbeatServer::new(heartbeat),
-        {
-            let (load, users) = load;
-            let handler = Users::new(user, Arc::clone(&load), 0, 1);
-            Shifting::new(handler, load, users, run.seed)
-        },
+        Users::new(user, load, 0, 1),
+        |_| Vec::new(),
+        shifting::changes(now_us, users, run.seed),
         |coverage, _, client| {
             let mut report = UserReport::default();
             client.handler().report(&mut report);
