@@ -1,4 +1,4 @@
-//! Histograms and counts of a run: merging them, and saying them.
+//! Histograms and counts of a run: merge them, put them into reports, write them as text.
 //!
 //! Invariants: all histograms here have the same bounds, so any two can be added.
 //! Must not depend on: what is measured.
@@ -18,12 +18,12 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds are valid")
 }
 
-/// Adds what one histogram has recorded to another.
+/// Adds the values of one histogram to another.
 pub fn add(into: &mut Histogram<u64>, from: &Histogram<u64>) {
     into.add(from).expect("all have the same bounds");
 }
 
-/// Moves what one histogram has recorded into another.
+/// Moves the values of one histogram into another.
 pub fn drain_into(from: &mut Histogram<u64>, into: &mut Histogram<u64>) {
     if !from.is_empty() {
         add(into, from);
@@ -42,7 +42,7 @@ pub fn latency(histogram: &Histogram<u64>) -> Latency {
     }
 }
 
-/// Percentiles for people.
+/// Percentiles as text.
 fn percentiles(l: &Latency) -> String {
     format!(
         "p50 {} us, p99 {} us, p99.9 {} us, max {} us",
@@ -53,14 +53,14 @@ fn percentiles(l: &Latency) -> String {
     )
 }
 
-/// Counts by name, those that occurred.
+/// Counts by name, without zeros.
 pub fn named<C: FromIterator<(String, u64)>>(
     pairs: impl IntoIterator<Item = (&'static str, u64)>,
 ) -> C {
     counts_by_name(pairs.into_iter().filter(|(_, n)| *n > 0))
 }
 
-/// Counts by name, those that did not occur too.
+/// Counts by name, zeros included.
 pub fn counts_by_name<C: FromIterator<(String, u64)>>(
     pairs: impl IntoIterator<Item = (&'static str, u64)>,
 ) -> C {
@@ -68,7 +68,7 @@ pub fn counts_by_name<C: FromIterator<(String, u64)>>(
     pairs.map(|(name, n)| (name.to_owned(), n)).collect()
 }
 
-/// Latencies for people, a line for each that was measured, each on a new one.
+/// Appends a line for each latency that was measured.
 pub fn write_latencies(text: &mut String, latencies: &[(&str, Latency)]) {
     for (what, latency) in latencies.iter().filter(|(_, l)| l.count > 0) {
         *text += &format!("\n{what}: {}", percentiles(latency));
@@ -88,7 +88,7 @@ pub fn merge_spans(a: Option<(u64, u64)>, b: Option<(u64, u64)>) -> Option<(u64,
     }
 }
 
-/// The head of a client's reports, before anything has happened.
+/// The head of a client's reports before the run.
 pub fn head(schema: &str, thread_count: usize, users_asked: u64) -> ClientHead {
     ClientHead {
         schema: schema.to_owned(),
@@ -98,7 +98,7 @@ pub fn head(schema: &str, thread_count: usize, users_asked: u64) -> ClientHead {
     }
 }
 
-/// The head now: what does not change, of `base`, and what the engine counts.
+/// The head during the run: the constant fields of `base` and the engine's counts.
 pub fn head_now(
     base: &ClientHead,
     is_final: bool,
@@ -124,7 +124,7 @@ pub fn head_now(
     }
 }
 
-/// These targets for people, each on a new line.
+/// Appends a line for each of these targets.
 pub fn write_first_targets(text: &mut String, targets: &BTreeMap<String, String>) {
     for (kind, target) in targets {
         *text += &format!("\nconnecting failed: first {kind} by {target}");

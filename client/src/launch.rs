@@ -201,14 +201,14 @@ impl ClientFlags {
             .connect_timeout(self.connect_timeout)
             .drain_timeout(spec.drain_timeout);
         let config = checked.config(&self.engine, users, spec.connections_per_user, base)?;
-        console.say(format_args!(
+        console.note(format_args!(
             "{}; {} address and port combinations for {} users",
             checked.summary(&config),
             grouped(plan.tuple_count()),
             grouped(users),
         ));
         for warning in checked.warnings(users) {
-            console.say(warning);
+            console.note(warning);
         }
         let load = Load::new(users, quantity.spawn_rate);
         Ok(EngineSetup { config, plan, load })

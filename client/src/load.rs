@@ -1,34 +1,32 @@
-//! How many users there are to be and how fast they come and go: the load, and one thread's part of
-//! it.
+//! The load: how many users run, and how fast their number changes; and one thread's share of it.
 //!
-//! Users are numbered over all threads, and those who stay are always the first ones. An order
-//! moves the number of users from one value to another at a rate; user k comes, or goes, when the
-//! number passes k.
-//! Invariants: each user has a due time of its own, smooth inside each second, and threads take
-//! turns; a late turn starts everybody who is due, each with the time it was meant to start at;
-//! nobody starts again because others come or go.
+//! Users are numbered over all threads, and the first ones always stay. A target moves the number
+//! of users from one value to another at a rate; user k starts, or stops, when the number passes k.
+//! Invariants: each user has a due time of its own, evenly spread inside each second and over the
+//! threads; a late turn starts every user that is due, each with its intended start time; changes
+//! of the target restart no user.
 //! Must not depend on: what a user does, connections.
 
-/// How many users there are to be, and how fast they come or go. The command that changes it while
-/// users run.
+/// Target number of users and the rate of change. Sent as a command while users run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
-    /// Where the number of users is coming from.
+    /// Number of users at the start of the change.
     from: u64,
-    /// When it leaves there, microseconds of engine time; `None` when a thread first looks.
+    /// Start of the change, microseconds of engine time; `None`: when a thread first calls
+    /// [`Spawn::due`].
     since_us: Option<u64>,
-    /// Users over all threads.
+    /// Target number of users over all threads.
     users: u64,
-    /// Users to start or to end a second over all threads, in thousandths; [`Load::MAX`] for as
-    /// fast as it goes.
+    /// Users to start or to stop per second over all threads, in thousandths; [`Load::MAX`]: as
+    /// fast as possible.
     rate_milli: u64,
 }
 
 impl Load {
-    /// As fast as it goes.
+    /// As fast as possible.
     pub const MAX: u64 = u64::MAX;
 
-    /// `users` to be started from none, `rate_milli` thousandths a second.
+    /// Starts at no users and goes to `users`, `rate_milli` thousandths per second.
     pub fn new(users: u64, rate_milli: u64) -> Self {
         Load {
             from: 0,
@@ -38,8 +36,8 @@ impl Load {
         }
     }
 
-    /// The number of users goes from `from`, which is about how many there are, to `users`, leaving
-    /// at `since_us`, microseconds of engine time; that may be a little later than now.
+    /// Moves the number of users from `from`, about the current number, to `users`. The change
+    /// starts at `since_us`, microseconds of engine time, which may be slightly in the future.
     pub fn change(from: u64, users: u64, rate_milli: u64, since_us: u64) -> Self {
         Load {
             from,
@@ -49,7 +47,7 @@ impl Load {
         }
     }
 
-    /// Users to start a second, over all threads; `None` for as fast as it goes.
+    /// Users to start per second, over all threads; `None`: as fast as possible.
     pub fn spawn_rate(&self) -> Option<f64> {
         match self.rate_milli {
             Self::MAX => None,
@@ -58,27 +56,27 @@ impl Load {
     }
 }
 
-/// How long until users that could not be ended yet are looked for again, microseconds.
+/// Delay before another attempt to stop users that could not be stopped yet, microseconds.
 const LATER_US: u64 = 1_000;
 
-/// One thread's share of a load: who is to start or to end when.
+/// One thread's share of a load: which user starts or stops when.
 #[derive(Debug)]
 pub struct Spawn {
     load: Load,
     share: u64,
     share_count: u64,
-    /// Users started and not ended.
+    /// Users started and not stopped.
     present: u64,
-    /// The first look at the load.
+    /// Engine time of the first call of [`Spawn::due`].
     first_us: Option<u64>,
-    /// Users there are to be by now, by the last look at the order.
+    /// Users that should run now, as of the last call of [`Spawn::due`].
     allowed: u64,
 }
 
 /// What is due now, from [`Spawn::due`].
 #[derive(Debug, Clone, Copy)]
 pub struct Due {
-    /// This thread's first look at the load.
+    /// Engine time of this thread's first call of [`Spawn::due`].
     first_us: u64,
     rate_milli: u64,
     now_us: u64,
@@ -104,12 +102,12 @@ impl Spawn {
         self.load = load;
     }
 
-    /// Users started and not ended.
+    /// Users started and not stopped.
     pub fn present(&self) -> u64 {
         self.present
     }
 
-    /// The number the next user has among all users of all threads.
+    /// The number of the next user among the users of all threads.
     pub fn next_number(&self) -> u64 {
         self.number(self.present)
     }
@@ -128,12 +126,12 @@ impl Spawn {
         self.share_of(self.load.users)
     }
 
-    /// True if there are as many users as were ordered.
+    /// True if this thread has as many users as its share of the target.
     pub fn is_settled(&self) -> bool {
         self.present == self.target()
     }
 
-    /// Who is due at a time.
+    /// The users due at a time.
     pub fn due(&mut self, now_us: u64) -> Due {
         let Load {
             from,
@@ -156,8 +154,8 @@ impl Spawn {
         } else {
             users.max(from.saturating_sub(passed))
         };
-        // The order's start is only about where this thread is: nobody ends because there are to be
-        // more, nor starts for fewer.
+        // `from` is only about this thread's number of users: a rising target stops none, a falling
+        // one starts none.
         let target = self.share_of(users);
         let (least, most) = (self.present.min(target), self.present.max(target));
         self.allowed = self.share_of(count).clamp(least, most);
@@ -170,26 +168,25 @@ impl Spawn {
         }
     }
 
-    /// Starts the next user who is due: the time it was meant to start at. `None` when nobody is
-    /// left.
+    /// Starts the next due user and returns its intended start time; `None` when no user is due.
     pub fn start_next(&mut self, due: &Due) -> Option<u64> {
         if self.present >= self.allowed {
             return None;
         }
-        // The intended start of this very user, not of the batch.
+        // The intended start of this user, not of the batch.
         let intended_us = due.at_us(self.next_number().saturating_sub(due.from));
         self.present += 1;
         Some(intended_us)
     }
 
-    /// Users who are to end now.
+    /// Users to stop now.
     pub fn excess(&self) -> u64 {
         self.present.saturating_sub(self.allowed)
     }
 
-    /// A user has ended because there are to be fewer.
+    /// Counts a user that stopped because the target fell.
     pub fn leave(&mut self) {
-        assert!(self.excess() > 0, "nobody leaves who may stay");
+        assert!(self.excess() > 0, "only users over the target stop");
         self.present -= 1;
     }
 
@@ -200,8 +197,7 @@ impl Spawn {
             return Some(due.at_us(self.next_number().saturating_sub(due.from)));
         }
         if self.present > target {
-            // Of those who are over and could not be ended yet, the next one is looked for a little
-            // later.
+            // Users over the target that could not be stopped yet are retried shortly.
             let last = self.number(self.present - 1);
             let due_us = due.at_us(due.from.saturating_sub(last + 1));
             return Some(due_us.max(due.now_us + LATER_US));
@@ -211,12 +207,12 @@ impl Spawn {
 }
 
 impl Due {
-    /// When the thread of this share began, engine time.
+    /// When this thread first looked at the load, engine time.
     pub fn started_us(&self) -> u64 {
         self.first_us
     }
 
-    /// When the number of users has moved by `place`.
+    /// When the number of users has changed by `place`.
     fn at_us(&self, place: u64) -> u64 {
         if self.rate_milli == Load::MAX {
             return self.now_us.max(self.since_us);
@@ -242,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn pacing_is_smooth_inside_the_second() {
+    fn users_start_evenly_inside_a_second() {
         let mut spawn = Spawn::new(fixed(1_000, 100_000), 0, 1);
         let mut total = 0;
         for ms in 0..=1_000 {
@@ -254,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_turn_starts_everybody_due_with_their_own_intended_time() {
+    fn late_turn_starts_all_due_users_at_their_intended_times() {
         let mut spawn = Spawn::new(fixed(1_000, 100_000), 0, 1);
         started(&mut spawn, 0);
         assert_eq!(
@@ -264,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_share_all_users_and_nobody_comes_twice() {
+    fn threads_share_the_users_without_overlap() {
         let load = fixed(10, Load::MAX);
         let counts: Vec<_> = (0..3)
             .map(|share| started(&mut Spawn::new(load, share, 3), 0).len())
@@ -273,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_users_end_one_after_the_other_and_more_come_after_them() {
+    fn falling_target_stops_the_newest_one_by_one_then_rising_starts_more() {
         let load = fixed(100, Load::MAX);
         let mut spawns = [0, 1].map(|share| Spawn::new(load, share, 2));
         assert_eq!(spawns.each_mut().map(|s| started(s, 0).len()), [50, 50]);
@@ -306,11 +302,11 @@ mod tests {
     }
 
     #[test]
-    fn nobody_ends_for_more_nor_starts_for_fewer() {
+    fn rising_target_stops_no_user_and_falling_target_starts_none() {
         let load = fixed(100, Load::MAX);
         let mut spawn = Spawn::new(load, 0, 1);
         started(&mut spawn, 0);
-        // The orders come from somebody whose clock is a little behind, or ahead.
+        // The targets' start values are slightly behind, or ahead.
         spawn.set_load(Load::change(97, 200, 100_000, 1_000_000));
         assert!(started(&mut spawn, 1_000_000).is_empty());
         assert_eq!(spawn.excess(), 0);
@@ -320,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_may_begin_later_and_is_the_same_for_all_threads() {
+    fn change_may_start_later_and_is_the_same_for_all_threads() {
         let load = fixed(0, Load::MAX);
         let mut spawns = [0, 1].map(|share| Spawn::new(load, share, 2));
         for spawn in &mut spawns {
@@ -333,13 +329,13 @@ mod tests {
         let due = even.due(1_299_999);
         assert_eq!(even.next_us(&due), Some(1_300_000));
         assert_eq!(started(even, 1_301_000), [1_300_000]);
-        // A thread that hears of it late still starts everybody at the time of the order.
+        // A thread that reads it late still starts users at their intended times.
         assert_eq!(started(odd, 1_330_000), [1_310_000, 1_330_000]);
         assert_eq!(started(even, 1_330_000), [1_320_000]);
     }
 
     #[test]
-    fn an_order_after_a_long_rest_is_no_burst() {
+    fn target_set_after_a_long_rest_causes_no_burst() {
         let load = fixed(10, 1_000_000);
         let mut spawn = Spawn::new(load, 0, 1);
         started(&mut spawn, 0);

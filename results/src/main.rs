@@ -169,7 +169,7 @@ fn main() -> ExitCode {
         What::Proxy(flags) => Proxy::new(*flags).and_then(bench),
         What::Locust(flags) => Locust::new(*flags).and_then(bench),
         What::CliDocs(command) => return command.run::<Cli>(),
-        What::Report(flags) => report::again(&flags.run, flags.results_dir.as_deref()),
+        What::Report(flags) => report::rebuild(&flags.run, flags.results_dir.as_deref()),
         What::Compare(flags) => compare::compare(&(&flags).into(), flags.json),
         What::List(flags) => list::list(flags.results_dir.as_deref(), flags.json),
         What::Show(flags) => list::show(&flags.run, flags.results_dir.as_deref(), flags.json),

@@ -118,7 +118,7 @@ impl Prefaulting {
     /// Begins, for so many users, and says so.
     pub fn start(users: u64, live: &mut Live) -> Self {
         let bytes = bytes_for(users);
-        live.say(format_args!(
+        live.note(format_args!(
             "prefaulting {:.1} GiB: the host of this virtual machine backs memory only when it is touched",
             bytes as f64 / f64::from(1 << 30)
         ));

@@ -10,7 +10,7 @@ use holdfast_telemetry::report_line::passed_on;
 use holdfast_testbed::child::Child;
 
 use crate::run_control::Aborted;
-use crate::run_harness::leave_report;
+use crate::run_harness::write_final_report;
 
 /// Looks that `child` still runs. One that exits with 2 before its first report was asked for
 /// something it cannot do: its words stand.
@@ -43,11 +43,11 @@ pub fn still_runs<R: Report>(child: Option<&Child<R>>, phase: &str) -> Result<()
     }))
 }
 
-/// Leaves the final report of `child` beside the record, shows the last lines of one that failed,
-/// and removes its empty log.
-pub fn leave<R: Report>(child: Option<&Child<R>>, folder: &RunFolder, file: &str) {
+/// Writes the final report of `child` beside the record, logs the last lines of one that failed,
+/// and removes an empty log.
+pub fn write_final_report_of<R: Report>(child: Option<&Child<R>>, folder: &RunFolder, file: &str) {
     let Some(child) = child else { return };
-    leave_report(child, folder, file);
+    write_final_report(child, folder, file);
     if child.exit().is_none_or(|status| !status.success()) {
         for line in child.stderr_tail(10) {
             output::log(format_args!("{}: {line}", child.name));

@@ -114,7 +114,7 @@ impl RunControl {
         self.ignored_count = 1;
         if self.interrupt_count == 1 {
             self.live
-                .say("shutting down gracefully; interrupt once more: at once");
+                .note("shutting down gracefully; interrupt once more: at once");
         }
     }
 
@@ -189,7 +189,7 @@ impl RunControl {
             self.interrupt_count += 1;
             if self.interrupt_count == 1 {
                 self.interrupted_at = Some(Instant::now());
-                self.live.say("interrupted: stopping the run");
+                self.live.note("interrupted: stopping the run");
             }
         }
     }

@@ -89,7 +89,7 @@ pub fn signals() -> io::Result<Signals> {
 
 /// Writes the record and points `latest` at it; false if the record is not on disk.
 #[must_use]
-pub fn leave(run: &impl Serialize, folder: &RunFolder, runs: &Path) -> bool {
+pub fn write_record(run: &impl Serialize, folder: &RunFolder, runs: &Path) -> bool {
     if let Err(e) = folder.write_json("run.json", run) {
         output::log(format_args!(
             "error: {}: {e}; next: free space there, or choose another folder with --results-dir DIR",
@@ -107,7 +107,7 @@ pub fn leave(run: &impl Serialize, folder: &RunFolder, runs: &Path) -> bool {
 }
 
 /// Writes the final report of `child` into `folder`, as it was printed.
-pub fn leave_report<R: Report>(child: &Child<R>, folder: &RunFolder, file: &str) {
+pub fn write_final_report<R: Report>(child: &Child<R>, folder: &RunFolder, file: &str) {
     if let Some(raw) = &child.heard().final_raw
         && let Err(e) = folder.write_json(file, raw)
     {

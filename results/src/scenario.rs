@@ -100,10 +100,10 @@ pub fn bench<S: Scenario>(mut scenario: S) -> Result<u8, SetupError> {
         measure(&mut scenario, head, live, &folder).inspect_err(|_| folder.discard())?;
     scenario.record(&folder, &mut record);
     S::judge(&mut record);
-    let is_written = run_harness::leave(&record, &folder, &results_dir);
+    let is_written = run_harness::write_record(&record, &folder, &results_dir);
     let is_printed =
         print::print_result(&record, flags.json, || S::summarise(&record, folder.path()));
-    report::leave(folder.path());
+    report::write_or_warn(folder.path());
     Ok(run_harness::exit_code(
         S::head(&mut record).verdict,
         is_interrupted,

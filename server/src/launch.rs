@@ -156,9 +156,9 @@ impl Server {
         )?;
         let all = listeners.iter().flatten();
         let copies: Result<_, _> = all.map(Listener::try_clone).collect();
-        console.say(checked.summary(&config));
+        console.note(checked.summary(&config));
         for warning in checked.warnings(capacity) {
-            console.say(warning);
+            console.note(warning);
         }
         Ok(Server {
             console,
@@ -315,7 +315,7 @@ fn without_covered(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     kept
 }
 
-/// The head of a report: what does not change, of `base`, and what the engine counts.
+/// The head of a report: the constant fields of `base` and the engine's counts.
 pub fn head(base: &ServerHead, is_final: bool, at_us: u64, stats: &Stats) -> ServerHead {
     ServerHead {
         is_final,

@@ -106,7 +106,7 @@ fn bind(
         }
         if patience == WAIT_MAX && !was_said {
             was_said = true;
-            console.say(format_args!(
+            console.note(format_args!(
                 "port {port}: waiting for the listeners of a process that is ending"
             ));
         }

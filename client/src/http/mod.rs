@@ -206,7 +206,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         .into_iter()
         .find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
     {
-        console.say(format_args!(
+        console.note(format_args!(
             "{name} is set and ignored: users connect to the server itself"
         ));
     }

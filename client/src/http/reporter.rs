@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 use holdfast_engine::Engine;
 use holdfast_http1::Oddity;
 use holdfast_sysctl::grouped;
-use holdfast_telemetry::console::say_counts;
+use holdfast_telemetry::console::write_counts;
 use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::wire::{ClientHead, HttpClientReport};
 
@@ -214,7 +214,7 @@ impl Reporter for HttpReporter {
             grouped(report.opened),
             grouped(report.failed.values().sum()),
         );
-        say_counts(
+        write_counts(
             &mut text,
             &[
                 ("outcome", &report.outcomes),

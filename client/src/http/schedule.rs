@@ -1,10 +1,10 @@
 //! The open model's schedule: when each request is due, whatever the server does.
 //!
-//! Turns are numbered over all users, `rate / batch` a second from engine time 0; user k of N takes
-//! turns k, k + N, k + 2N, ... So each user has an even schedule of its own, and all of them
-//! together one too. A turn is a batch: all its requests are due together.
-//! Invariants: due times lie on the engine's ticks, rounded up, and never drift; turns that are due
-//! can be counted without asking anybody.
+//! Turns are numbered over all users, `rate / batch` per second from engine time 0; user k of N
+//! takes turns k, k + N, k + 2N, ... So turns are evenly spaced for each user and for all together.
+//! A turn is a batch: all its requests are due together.
+//! Invariants: due times lie on the engine's ticks, rounded up, and never drift; due turns are
+//! counted without visiting users.
 //! Must not depend on: users' connections, what is sent.
 
 use holdfast_engine::config::TICK_US;
@@ -15,16 +15,16 @@ const MILLI_TICKS: u64 = 1_000 * 1_000_000 / TICK_US;
 /// Requests on a fixed schedule.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
-    /// Users there are to be, over all threads.
+    /// Users over all threads.
     pub users: u64,
     /// Requests of a turn.
     pub batch: u64,
-    /// Requests a second over all users, in thousandths.
+    /// Requests per second over all users, in thousandths.
     pub rate_milli: u64,
 }
 
 impl Schedule {
-    /// When a turn is due, engine time. Holds for the first 18 million million requests.
+    /// When a turn is due, engine time. Exact for the first 18e12 requests.
     pub fn due_us(&self, turn: u64) -> u64 {
         (turn * self.batch * MILLI_TICKS).div_ceil(self.rate_milli) * TICK_US
     }
@@ -44,8 +44,7 @@ impl Schedule {
         (elapsed / u128::from(self.batch * MILLI_TICKS)) as u64 + 1
     }
 
-    /// Of the turns due by `now_us`: how many every user has had, and how many of the first users
-    /// had another.
+    /// The turns due by `now_us`: complete rounds over all users, and how many users had one more.
     pub fn rounds(&self, now_us: u64) -> (u64, u64) {
         let due = self.due_count(now_us);
         (due / self.users, due % self.users)
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn counting_agrees_with_asking_each_turn() {
+    fn due_turns_counted_at_once_equal_those_counted_one_by_one() {
         for now_us in (0..500_000).step_by(777) {
             let asked = (0..).take_while(|turn| ODD.due_us(*turn) <= now_us).count() as u64;
             assert_eq!(ODD.due_count(now_us), asked, "{now_us}");

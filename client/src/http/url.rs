@@ -1,8 +1,8 @@
-//! The URL of `--target`: who to connect to, and what to ask for.
+//! The URL of `--target`: where to connect, and what to request.
 //!
 //! As in curl, a fragment is dropped, and `user:password@` becomes Basic credentials.
-//! Invariants: authority, path and credentials are visible ASCII, so they can stand in a request as
-//! they are.
+//! Invariants: authority, path and credentials are visible ASCII, so a request contains them
+//! unchanged.
 //! Must not depend on: sockets, requests.
 
 use base64::Engine;
@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 pub struct Url {
     /// Host and port, to be resolved.
     pub host_port: String,
-    /// What the Host header says: the port only if it was given.
+    /// Value of the Host header: with the port only if one was given.
     pub authority: String,
     /// Path and query, at least `/`.
     pub path: String,
@@ -24,11 +24,11 @@ pub struct Url {
 /// Parses `[http://][USER[:PASSWORD]@]HOST[:PORT][/PATH][?QUERY][#FRAGMENT]`.
 ///
 /// # Errors
-/// What is wrong, and what to give instead.
+/// The invalid part, and what to give instead.
 pub fn parse(text: &str) -> Result<Url, String> {
     let wrong =
         |what: &str| format!("{what}; next: give a URL such as http://192.0.2.1:8080/path?query");
-    // As in curl, http is what is meant where nothing is said.
+    // As in curl, http is the default scheme.
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
     if text.starts_with("unix:") || rest.starts_with("unix:") {
         return Err(
@@ -77,7 +77,7 @@ pub fn parse(text: &str) -> Result<Url, String> {
         Some(port) => &authority[..authority.len() - port.len() - 1],
         None => authority,
     };
-    // RFC 3986, 3.2.3: an empty port is the scheme's own.
+    // RFC 3986, 3.2.3: an empty port is the scheme's default.
     let (port, authority) = match port {
         Some("") => (None, host),
         port => (port, authority),
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_connected_to_and_what_is_asked_for() {
+    fn urls_are_parsed_into_address_host_and_path() {
         for (text, host_port, authority, path) in [
             ("http://a", "a:80", "a", "/"),
             ("HTTP://a.b:8080/", "a.b:8080", "a.b:8080", "/"),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn users_become_basic_credentials() {
+    fn user_and_password_become_basic_credentials() {
         for (text, expected) in [
             ("http://a", None),
             ("http://@a", None),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_named() {
+    fn errors_name_the_invalid_part() {
         for (text, part) in [
             ("https://a", "TLS"),
             ("ftp://a", "scheme"),

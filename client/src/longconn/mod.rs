@@ -18,7 +18,7 @@ use holdfast_supervisor::histogram_log::Intervals;
 use holdfast_supervisor::run_command;
 use holdfast_supervisor::supervise::{Reporter, Supervisor, merge_threads};
 use holdfast_sysctl::grouped;
-use holdfast_telemetry::console::{EXIT_SHORT, say_counts};
+use holdfast_telemetry::console::{EXIT_SHORT, write_counts};
 use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::metrics::LabelValues;
 use holdfast_telemetry::wire::{CLIENT_SCHEMA, ClientHead, ClientReport};
@@ -321,7 +321,7 @@ fn summary(report: &ClientReport) -> String {
         grouped((report.opened as f64 / report.ramp_seconds.max(0.001)) as u64),
         grouped(report.failed.values().sum()),
     );
-    say_counts(
+    write_counts(
         &mut text,
         &[
             ("failed", &report.failed),
@@ -354,7 +354,7 @@ fn summary(report: &ClientReport) -> String {
             if is_kept { "kept" } else { "exceeded" }
         );
         if !is_kept {
-            say_counts(&mut text, &[("turns", &report.turns)]);
+            write_counts(&mut text, &[("turns", &report.turns)]);
         }
     }
     text

@@ -1,4 +1,5 @@
-//! The server's responder, called as the engine calls it: any bytes in any pieces get the answers that the reference expects.
+//! The server's responder, called as the engine calls it: any bytes in any pieces get the answers
+//! that the reference expects.
 
 use holdfast_engine::{Conn, Handler, Recorder};
 use holdfast_http1::{Body, EMPTY_LINES_MAX, Limits};
@@ -114,7 +115,7 @@ struct Connection<'r> {
 }
 
 impl Connection<'_> {
-    fn say(&mut self, piece: &[u8]) {
+    fn note(&mut self, piece: &[u8]) {
         self.carried.extend_from_slice(piece);
         let mut recorder = Recorder::default();
         loop {
@@ -132,7 +133,8 @@ impl Connection<'_> {
     }
 }
 
-/// The answers in what was heard, those with 100 apart. Each has to be framed as its request has it.
+/// The answers in what was heard, those with 100 apart. Each has to be framed as its request has
+/// it.
 fn answers(mut heard: &[u8], are_head: &[bool], body_bytes: usize) -> (Vec<Answer>, usize) {
     let mut all = Vec::new();
     let mut continue_count = 0;
@@ -199,7 +201,7 @@ pub fn http_responder(data: &[u8]) {
             heard: Vec::new(),
         };
         for piece in pieces(&bytes, seed) {
-            connection.say(piece);
+            connection.note(piece);
         }
         let heard = std::mem::take(&mut connection.heard);
         // Mostly the very same bytes are heard, which need not be read once more.
@@ -209,7 +211,7 @@ pub fn http_responder(data: &[u8]) {
         };
         let is_ended = all.last().is_some_and(|answer| answer.is_last);
         if is_ended {
-            connection.say(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            connection.note(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
             assert!(connection.heard.is_empty(), "an answer after the last one");
         }
         let now = report(&mut responder);
@@ -235,7 +237,8 @@ fn check(all: &[Answer], continue_count: usize, expected: &Expected) {
         [] => assert!(expected.last.is_empty(), "not refused: {:?}", expected.last),
         [refusal] => {
             assert!(refusal.is_last && refusal.status != 200);
-            // A request whose end the reference does not see may be refused before it; empty lines are judged first of all.
+            // A request whose end the reference does not see may be refused before it; empty lines
+            // are judged first of all.
             let is_right = expected.is_open
                 || expected.last.contains(&refusal.status)
                 || refusal.status == 400 && !expected.last.is_empty();

@@ -67,7 +67,7 @@ impl Scenario for Http {
         prepare_go(&mut self.plan, live);
         let plan = &self.plan;
         for notice in &plan.notices {
-            live.say(notice);
+            live.note(notice);
         }
         let mut run = HttpRun {
             header: head,
@@ -95,13 +95,13 @@ impl Scenario for Http {
         };
         run.header.lab = namespace::enter(connections.max().unwrap_or(0), &tuning);
         for note in &run.header.lab.notes {
-            live.say(note);
+            live.note(note);
         }
         if !run.header.lab.is_private() && plan.flags.port.is_none() {
             self.plan.port = namespace::free_port()?;
         }
         let plan = &self.plan;
-        live.say(format_args!(
+        live.note(format_args!(
             "{} slices in {} rounds, about {}: server on cores {:?}, client on {:?}",
             plan.slices.len(),
             plan.flags.rounds,
@@ -142,7 +142,7 @@ impl Scenario for Http {
                     let name = slice.subject.name();
                     let what = format!("{} of {name}", slice.scenario.name);
                     let note = format!("{what}, round {}: {why}", slice.round);
-                    control.live.say(&note);
+                    control.live.note(&note);
                     if slice.subject != Subject::Holdfast {
                         run.notes.push(note);
                         // One that does not start would cost ten seconds each time.
@@ -202,7 +202,7 @@ fn prepare_go(plan: &mut Plan, live: &mut Live) {
     if !plan.slices.iter().any(|s| s.subject == Subject::Go) {
         return;
     }
-    live.say("building the Go competitor");
+    live.note("building the Go competitor");
     let built = match &plan.programs.go {
         Some(go) => subject::build_go(go, &plan.bin_dir),
         None => Err("the Go tool is not here".into()),

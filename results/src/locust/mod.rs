@@ -200,7 +200,7 @@ impl Scenario for Locust {
         network.check()?;
         if let Some(port) = self.plan.flags.web {
             let page = page::publish(network.host(MASTER), port)?;
-            live.say(format_args!("Locust's page: {page}"));
+            live.note(format_args!("Locust's page: {page}"));
         }
         let lab = network.host(BACKEND).lab.clone();
         let run = Run {
@@ -252,7 +252,7 @@ impl Scenario for Locust {
             hold_unix: self.hold_unix,
         }
         .build_record(run);
-        processes::leave(self.server.as_ref(), folder, "server.json");
+        processes::write_final_report_of(self.server.as_ref(), folder, "server.json");
         self.master.tidy();
         if let Some(pdsh) = &self.pdsh {
             if let Some(all) = &pdsh.heard().latest

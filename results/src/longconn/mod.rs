@@ -78,11 +78,11 @@ impl Scenario for Longconn {
 
     fn prepare(&mut self, head: Header, live: &mut Live) -> Result<Run, SetupError> {
         for notice in &self.plan.notices {
-            live.say(notice);
+            live.note(notice);
         }
         let lab = namespace::enter(self.plan.users, &self.plan.tuning);
         for note in &lab.notes {
-            live.say(note);
+            live.note(note);
         }
         self.plan.settle_network(lab.is_private())?;
         let run = Run {
@@ -105,7 +105,7 @@ impl Scenario for Longconn {
                 rings(threads(server)) + rings(threads(client)),
             )?;
             for warning in tune::warnings(&machine, Role::Both, run.asked.users) {
-                live.say(warning);
+                live.note(warning);
             }
         }
         Ok(run)
@@ -143,8 +143,8 @@ impl Scenario for Longconn {
             &End::server(self.server.as_ref(), self.server_report()),
             &End::client(self.client.as_ref(), self.client_report()),
         );
-        processes::leave(self.server.as_ref(), folder, "server.json");
-        processes::leave(self.client.as_ref(), folder, "client.json");
+        processes::write_final_report_of(self.server.as_ref(), folder, "server.json");
+        processes::write_final_report_of(self.client.as_ref(), folder, "client.json");
     }
 
     fn judge(run: &mut Run) {

@@ -62,7 +62,7 @@ impl EngineFlags {
     ) -> Result<(), E> {
         match check {
             Err(error) if self.force => {
-                console.say(format_args!("{error}; started by --force"));
+                console.note(format_args!("{error}; started by --force"));
                 Ok(())
             }
             check => check,

@@ -105,7 +105,7 @@ impl Supervisor {
         }
         let mut next_report_us = REPORT_INTERVAL_US;
         if let Some(ready) = self.ready.take() {
-            self.console.say(ready);
+            self.console.note(ready);
             next_report_us = 0;
         }
         notify("READY=1");

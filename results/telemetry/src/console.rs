@@ -204,22 +204,22 @@ impl Console {
         self.live.is_on_terminal()
     }
 
-    /// A remark before or after a run, for people.
-    pub fn say(&mut self, text: impl Display) {
-        self.live.say(text);
+    /// Prints a note before or after a run.
+    pub fn note(&mut self, text: impl Display) {
+        self.live.note(text);
     }
 
-    /// A remark for who administers the program: also shown where progress is not.
+    /// Logs a message for the administrator, also where progress is not shown.
     pub fn log(&mut self, text: impl Display) {
         if self.live.is_silent() {
             output::log(text);
         } else {
-            self.live.say(text);
+            self.live.note(text);
         }
     }
 
-    /// A report during the run; `snapshot` is what people see of it. Called once a second. Left out
-    /// when nobody reads, since the next one has all counts again.
+    /// Prints a report during the run, or shows its `snapshot`. Called once a second. Skipped while
+    /// the reader is slow: the next report has all counts again.
     pub fn progress(&mut self, report: &impl Serialize, snapshot: impl FnOnce() -> Snapshot) {
         match self.progress {
             Progress::Json => self.lines.write(|| json_line(report)),
@@ -271,7 +271,7 @@ struct Final<'a, R> {
 }
 
 /// Counts for people, a line for each that occurred, each on a new one.
-pub fn say_counts(text: &mut String, groups: &[(&str, &BTreeMap<String, u64>)]) {
+pub fn write_counts(text: &mut String, groups: &[(&str, &BTreeMap<String, u64>)]) {
     for (what, counts) in groups {
         for (name, count) in counts.iter().filter(|(_, n)| **n > 0) {
             *text += &format!("\n{what}: {name} {}", grouped(*count));

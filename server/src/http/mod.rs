@@ -19,7 +19,7 @@ use holdfast_supervisor::run_command;
 use holdfast_supervisor::supervise::{Reporter, merge_threads};
 use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, RECV_PARKED_BYTES, SOCKET_BYTES};
 use holdfast_sysctl::grouped;
-use holdfast_telemetry::console::say_counts;
+use holdfast_telemetry::console::write_counts;
 use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::wire::{HTTP_SERVER_SCHEMA, HttpServerReport, ServerHead};
 use holdfast_units::parse;
@@ -265,7 +265,7 @@ impl Reporter for HttpReporter {
             grouped(report.open_max),
             grouped(report.refused_full),
         );
-        say_counts(
+        write_counts(
             &mut text,
             &[
                 ("responses", &report.responses),

@@ -15,7 +15,7 @@ use holdfast_supervisor::run_command;
 use holdfast_supervisor::supervise::{Reporter, merge_threads};
 use holdfast_sysctl::cost::{DIRECT_DESCRIPTOR_BYTES, POLL_PARKED_BYTES, SOCKET_BYTES};
 use holdfast_sysctl::grouped;
-use holdfast_telemetry::console::say_counts;
+use holdfast_telemetry::console::write_counts;
 use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::wire::{SERVER_SCHEMA, ServerHead, ServerReport};
 use holdfast_units::parse;
@@ -139,7 +139,7 @@ impl Reporter for LongconnReporter {
             grouped(report.refused_full),
             grouped(report.messages_sent),
         );
-        say_counts(
+        write_counts(
             &mut text,
             &[
                 ("ended", &report.closed),

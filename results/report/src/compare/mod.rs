@@ -124,7 +124,7 @@ pub fn compare(options: &Options, is_json: bool) -> Result<u8, SetupError> {
     }
     comparison.settle(before.len() + after.len());
     let is_printed = print_result(&comparison, is_json, || table::page(&comparison));
-    leave_page(options, &comparison, &before, &after)?;
+    write_page(options, &comparison, &before, &after)?;
     Ok(match comparison.outcome {
         Outcome::Regression => REGRESSION,
         _ => u8::from(!is_printed),
@@ -177,8 +177,8 @@ fn check(rule: &Rule, figure: &Figure) -> Result<(bool, String), SetupError> {
     Ok((said.is_empty(), said.join("; ")))
 }
 
-/// The page goes beside the last run after, or where it is wanted; only there it has to be written.
-fn leave_page(
+/// Writes the page beside the last run after, or to --html FILE; only the latter must succeed.
+fn write_page(
     options: &Options,
     comparison: &Comparison,
     before: &[Sample],

@@ -112,20 +112,20 @@ pub fn write(folder: &Path) -> Result<[PathBuf; 2], SetupError> {
     Ok([folder.join(HTML), folder.join(MARKDOWN)])
 }
 
-/// The reports of a run that just ended, and where the page is; one that cannot be made is said,
-/// and the verdict stands.
-pub fn leave(folder: &Path) {
+/// Writes the reports of a run that just ended and logs where; a failure is a warning and leaves
+/// the verdict as it is.
+pub fn write_or_warn(folder: &Path) {
     match write(folder) {
         Ok([page, _]) => output::log(format_args!("report: {}", page.display())),
         Err(error) => output::log(format_args!("warning: no report: {error}")),
     }
 }
 
-/// `holdfast-bench report RUN`: makes both again and prints where they are.
+/// `holdfast-bench report RUN`: writes both again and prints their paths.
 ///
 /// # Errors
 /// Those of [`write()`], and when there is no such run.
-pub fn again(run: &str, runs: Option<&Path>) -> Result<u8, SetupError> {
+pub fn rebuild(run: &str, runs: Option<&Path>) -> Result<u8, SetupError> {
     let [page, text] = write(&folder::find(run, runs)?)?;
     let is_printed = print_page(&format!("{}\n{}\n", page.display(), text.display()));
     Ok(u8::from(!is_printed))

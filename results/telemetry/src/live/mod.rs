@@ -105,12 +105,12 @@ impl Live {
         matches!(self.out, Out::Nothing)
     }
 
-    /// A remark that stays.
-    pub fn say(&mut self, text: impl Display) {
+    /// Prints a note above the figures.
+    pub fn note(&mut self, text: impl Display) {
         match &mut self.out {
             Out::Nothing => {}
             Out::Lines(..) => output::log(text),
-            Out::Screen(screen) => screen.say(text),
+            Out::Screen(screen) => screen.note(text),
         }
     }
 

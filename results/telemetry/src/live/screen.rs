@@ -71,8 +71,8 @@ impl Screen {
         }
     }
 
-    /// A remark that stays.
-    pub fn say(&mut self, text: impl Display) {
+    /// Prints a note above the figures, or keeps it for the end of the page.
+    pub fn note(&mut self, text: impl Display) {
         if self.shown == Some(Mode::Page) {
             self.notes.push(text.to_string());
         } else {
