@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use crate::context::ConnId;
+
 /// Names one attempt to connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DialId {
@@ -48,6 +50,7 @@ pub enum Source {
 pub struct Dial {
     pub(crate) target: SocketAddr,
     pub(crate) source: Source,
+    pub(crate) link: Option<ConnId>,
 }
 
 impl Dial {
@@ -56,6 +59,7 @@ impl Dial {
         Dial {
             target,
             source: Source::Kernel,
+            link: None,
         }
     }
 
@@ -63,6 +67,18 @@ impl Dial {
     #[must_use]
     pub fn from(mut self, source: Source) -> Self {
         self.source = source;
+        self
+    }
+}
+
+impl Dial {
+    /// The same as the partner of connection `id`: see [`Conn::forward`](crate::Conn::forward). The source must not be
+    /// [`Source::Plan`]. The attempt fails with [`OpenFailure::Cancelled`](crate::OpenFailure::Cancelled) if the connection has closed,
+    /// is closing or has a partner by the time it starts, and with [`OpenFailure::NoDescriptor`](crate::OpenFailure::NoDescriptor) if
+    /// its ring is full: see [`ConfigBuilder::pairs`](crate::ConfigBuilder::pairs).
+    #[must_use]
+    pub fn linked_to(mut self, id: ConnId) -> Self {
+        self.link = Some(id);
         self
     }
 }

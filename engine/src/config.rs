@@ -64,6 +64,8 @@ pub struct Config {
     pub(crate) pending_bytes_max: usize,
     pub(crate) shared_bytes_max: usize,
     pub(crate) commands_max: usize,
+    pub(crate) forward_bytes_max: usize,
+    pub(crate) pairs: bool,
     pub(crate) batch_delay_us: u64,
     pub(crate) connect_timeout: Duration,
     pub(crate) drain_timeout: Duration,
@@ -160,6 +162,8 @@ impl Default for ConfigBuilder {
                 pending_bytes_max: 16_384,
                 shared_bytes_max: 1 << 20,
                 commands_max: 16_384,
+                forward_bytes_max: 65_536,
+                pairs: false,
                 batch_delay_us: 1_000,
                 connect_timeout: Duration::from_secs(30),
                 drain_timeout: Duration::from_secs(10),
@@ -275,6 +279,23 @@ impl ConfigBuilder {
     #[must_use]
     pub fn commands_max(mut self, commands: usize) -> Self {
         self.config.commands_max = commands;
+        self
+    }
+
+    /// Bytes that may wait for one side of a linked pair while its socket still takes bytes, before reading of the other side pauses
+    /// (default: 65,536). When the socket takes no more, reading pauses at once. What one delivery brings may come on top.
+    #[must_use]
+    pub fn forward_bytes_max(mut self, bytes: usize) -> Self {
+        self.config.forward_bytes_max = bytes;
+        self
+    }
+
+    /// Whether every accepted connection will dial a partner, as in a relay (default: no). Partners live in the same ring, so a ring
+    /// then accepts a connection only if it has room for two, and [`Dial::linked_to`](crate::Dial::linked_to) always finds room.
+    /// Otherwise a linked dial fails with [`OpenFailure::NoDescriptor`](crate::OpenFailure::NoDescriptor) when the ring is full.
+    #[must_use]
+    pub fn pairs(mut self, pairs: bool) -> Self {
+        self.config.pairs = pairs;
         self
     }
 

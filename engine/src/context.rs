@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::attempt::{Attempts, Dial, DialId};
+use crate::attempt::{Attempts, Dial, DialId, Source};
 use crate::bytes::Bytes;
 use crate::error::CloseReason;
 
@@ -99,6 +99,8 @@ pub(crate) struct ThreadRecord {
     pub outgoing: Vec<u8>,
     /// Shared buffers that it sends likewise, each with its place between the copied bytes.
     pub shared: Vec<(usize, Arc<[u8]>)>,
+    /// Bytes that it forwards and that do not lie in the receive buffer.
+    pub forwarded: Vec<u8>,
 }
 
 impl ThreadRecord {
@@ -130,6 +132,7 @@ impl ThreadRecord {
     pub fn clear_sent(&mut self) {
         self.outgoing.clear();
         self.shared.clear();
+        self.forwarded.clear();
     }
 }
 
@@ -277,7 +280,14 @@ impl<S> Context<'_, S> {
     ///
     /// # Errors
     /// [`NoRoom`] without [`Context::dial_room`]: nothing is dialled.
+    ///
+    /// # Panics
+    /// For a linked dial from [`Source::Plan`](crate::Source::Plan).
     pub fn dial(&mut self, dial: Dial, state: S) -> Result<DialId, NoRoom> {
+        assert!(
+            dial.link.is_none() || dial.source != Source::Plan,
+            "a linked dial has no source of the plan"
+        );
         if self.dial_room() == 0 {
             return Err(NoRoom);
         }
@@ -349,6 +359,10 @@ impl<S> Context<'_, S> {
 
     pub(crate) fn outgoing(&mut self) -> &mut Vec<u8> {
         &mut self.thread.outgoing
+    }
+
+    pub(crate) fn forwarded(&mut self) -> &mut Vec<u8> {
+        &mut self.thread.forwarded
     }
 
     pub(crate) fn record(&self) -> &ThreadRecord {

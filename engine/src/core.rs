@@ -464,9 +464,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 // Another thread's accepts hold the last places: look again when it knows whether
                 // it needs them.
                 Admission::Later => return Ok(false),
-                Admission::Granted(granted) => match self.shard_with_room()? {
+                Admission::Granted(granted) => match self.shard_with_room(true)? {
                     Some(shard) => {
-                        let count = granted.min(self.shards[shard].room());
+                        let count = granted.min(self.shards[shard].room_to_accept());
                         self.ctx.limiter.cancel(granted - count);
                         let tells_peer = self.ctx.config.peer_addresses;
                         self.shards[shard].accept(number, fd, count, tells_peer)?;
@@ -494,9 +494,13 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     }
 
     /// A shard with a free slot, made if need be; `None` if none can be made.
-    fn shard_with_room(&mut self) -> Result<Option<usize>, Error> {
-        if self.shards[self.filling].room() == 0 {
-            match self.shards.iter().position(|s| s.room() > 0) {
+    fn shard_with_room(&mut self, to_accept: bool) -> Result<Option<usize>, Error> {
+        let has_room = |shard: &Shard<R, H>| match to_accept {
+            true => shard.room_to_accept() > 0,
+            false => shard.room() > 0,
+        };
+        if !has_room(&self.shards[self.filling]) {
+            match self.shards.iter().position(has_room) {
                 Some(shard) => self.filling = shard,
                 None => match (self.make_ring)() {
                     Ok(ring) => {
@@ -575,9 +579,25 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             }
         };
         let target = named.or(planned).expect("the plan has a target");
-        match self.shard_with_room()? {
+        let link = dial.and_then(|dial| dial.link);
+        let shard = match link {
+            Some(link) if !self.may_link(link) => {
+                self.ctx.stats.stale_ids += 1;
+                self.ctx.fail(id, &state, OpenFailure::Cancelled, named);
+                return Ok(());
+            }
+            Some(link) => {
+                let shard = usize::from(link.shard);
+                (self.shards[shard].room_for_partner() > 0).then_some(shard)
+            }
+            None => self.shard_with_room(false)?,
+        };
+        match shard {
             Some(shard) => {
                 let slot = self.shards[shard].dial(state, tuple, source, target, &mut self.ctx)?;
+                if let Some(link) = link {
+                    self.shards[shard].link(link.slot, slot)?;
+                }
                 if id != DialId::PLANNED {
                     let attempts = &mut self.ctx.recorder.thread.attempts;
                     attempts.place(id, (shard as u16, slot));
@@ -591,6 +611,15 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             }
         }
         Ok(())
+    }
+
+    /// True if the connection of this id may be given a partner.
+    fn may_link(&self, id: ConnId) -> bool {
+        id.thread == self.ctx.recorder.thread.number
+            && self
+                .shards
+                .get(usize::from(id.shard))
+                .is_some_and(|shard| shard.may_link(id.slot, id.generation))
     }
 
     /// Performs what callbacks have asked for beyond their own connections, a bounded share of it, in

@@ -268,6 +268,15 @@ impl CloseReason {
     }
 }
 
+/// How the partner of a linked connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartnerEnd {
+    /// It was open, and closed.
+    Closed(CloseReason),
+    /// It never opened.
+    OpenFailed(OpenFailure),
+}
+
 impl OpenFailure {
     /// The class of a connect error. `errno` is positive.
     pub(crate) fn from_errno(errno: i32) -> Self {

@@ -11,7 +11,7 @@ use crate::attempt::DialId;
 use crate::bytes::Bytes;
 use crate::context::{ConnId, Context, Recorder};
 use crate::dial::Tuples;
-use crate::error::{CloseReason, OpenFailure};
+use crate::error::{CloseReason, OpenFailure, PartnerEnd};
 use crate::mailbox::Handle;
 
 /// A protocol. Each core thread has one value; each connection has a `State` in its slot.
@@ -91,6 +91,20 @@ pub trait Handler: Send {
     fn on_close_requested(&mut self, conn: &mut Conn<'_, Self::State>) {
         conn.close();
     }
+    /// The partner that was dialled for this connection opened ([`Dial::linked_to`](crate::Dial::linked_to)), after its own `on_open`:
+    /// from now on [`Conn::forward`] reaches it. What this connection's peer sent meanwhile follows.
+    fn on_linked(&mut self, _conn: &mut Conn<'_, Self::State>) {}
+    /// The partner closed, or never opened, and this connection has none any more. By default: if the partner closed in order, this
+    /// connection closes when everything forwarded to it is sent; if not, it is reset then. A handler may dial another partner
+    /// instead; until that opens, nothing is read. Not called for a connection that is closing already.
+    fn on_unlinked(&mut self, conn: &mut Conn<'_, Self::State>, end: PartnerEnd) {
+        match end {
+            PartnerEnd::Closed(CloseReason::PeerClosed | CloseReason::LocallyClosed) => {
+                conn.close_after_send();
+            }
+            _ => conn.reset_after_send(),
+        }
+    }
     /// The engine shuts down gracefully, or [`Context::close_newest`] chose this connection: close it now or soon.
     fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {
         conn.close();
@@ -132,6 +146,8 @@ pub(crate) enum CloseMode {
     Graceful,
     /// As soon as everything sent is with the kernel.
     AfterSend,
+    /// With a reset, as soon as everything sent is with the kernel.
+    ResetAfterSend,
     /// Now, with this reason.
     Abort(CloseReason),
 }
@@ -180,12 +196,39 @@ pub struct Conn<'a, S> {
     origin: Origin<'a>,
     is_blocked: bool,
     has_more: bool,
+    link: Link,
+    /// The bytes that the callback was given.
+    delivered: &'a [u8],
     outgoing_static: &'static [u8],
+    forwards: Forwards,
     is_pausing: bool,
     reading: ReadChange,
     shuts_write: bool,
     timer: TimerChange,
     close_mode: Option<CloseMode>,
+}
+
+/// The partner of a connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Link {
+    pub partner: Option<ConnId>,
+    /// It is open, and bytes may be sent on it.
+    pub takes_bytes: bool,
+}
+
+/// What a callback does to the partner.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Forwards {
+    /// There is something below, or copied bytes.
+    pub is_any: bool,
+    /// It was to take bytes and does not: the handler keeps them until it does.
+    pub is_refused: bool,
+    /// Our end is sent to its peer.
+    pub shuts_write: bool,
+    /// Where the bytes to forward begin in those that were delivered, and how many there are. Copied
+    /// ones follow.
+    pub from: u32,
+    pub length: u32,
 }
 
 /// The actions that a callback recorded so far.
@@ -200,6 +243,9 @@ pub(crate) struct ActionsSoFar {
     pub is_pausing: bool,
     pub reading: ReadChange,
     pub shuts_write: bool,
+    /// Bytes for the partner.
+    pub forwarded: Vec<u8>,
+    pub shuts_partner: bool,
 }
 
 /// Static bytes and shared buffers behind others are copied up to this size, bytes: copying them costs less than another send.
@@ -209,6 +255,7 @@ const COPY_BYTES_MAX: usize = 4_096;
 pub(crate) struct Actions {
     /// Sent behind the copied bytes and shared buffers.
     pub outgoing_static: &'static [u8],
+    pub forwards: Forwards,
     pub is_pausing: bool,
     pub reading: ReadChange,
     pub shuts_write: bool,
@@ -233,7 +280,10 @@ impl<'a, S> Conn<'a, S> {
             origin: Origin::Unknown,
             is_blocked,
             has_more: false,
+            link: Link::default(),
+            delivered: &[],
             outgoing_static: &[],
+            forwards: Forwards::default(),
             is_pausing: false,
             reading: ReadChange::Keep,
             shuts_write: false,
@@ -252,6 +302,76 @@ impl<'a, S> Conn<'a, S> {
     pub(crate) fn with_origin(mut self, origin: Origin<'a>) -> Self {
         self.origin = origin;
         self
+    }
+
+    pub(crate) fn with_link(mut self, link: Link) -> Self {
+        self.link = link;
+        self
+    }
+
+    pub(crate) fn with_delivered(mut self, bytes: &'a [u8]) -> Self {
+        self.delivered = bytes;
+        self
+    }
+
+    /// The connection that is linked with this one, if it has opened: the one that was dialled with
+    /// [`Dial::linked_to`](crate::Dial::linked_to), or the one that waited for that.
+    pub fn partner(&self) -> Option<ConnId> {
+        self.link.partner
+    }
+
+    /// Sends bytes on the partner, behind everything sent there before. In [`Handler::on_bytes`], bytes of those delivered are sent
+    /// from the receive buffer, without a copy, if the partner's socket takes them at once; what it does not take is copied, and
+    /// nothing more is read here until it has. So at most
+    /// [`ConfigBuilder::forward_bytes_max`](crate::ConfigBuilder::forward_bytes_max) and one delivery wait.
+    ///
+    /// Returns how many bytes are sent: all, or 0 if the partner has not opened, or may not be sent anything any more. Then nothing is
+    /// read here until a partner opens, or [`Handler::on_unlinked`] is called. So `on_bytes` of a relay is `conn.forward(bytes)`: what
+    /// is not used is delivered again.
+    pub fn forward(&mut self, bytes: &[u8]) -> usize {
+        if !self.link.takes_bytes || self.forwards.shuts_write {
+            self.forwards.is_any = true;
+            self.forwards.is_refused = true;
+            return 0;
+        }
+        if bytes.is_empty() {
+            return 0;
+        }
+        self.forwards.is_any = true;
+        let delivered = self.delivered.as_ptr_range();
+        let is_delivered =
+            delivered.contains(&bytes.as_ptr()) && bytes.as_ptr_range().end <= delivered.end;
+        let from = (bytes.as_ptr() as usize).wrapping_sub(delivered.start as usize) as u32;
+        let Forwards {
+            from: first,
+            length,
+            ..
+        } = self.forwards;
+        let is_next = length == 0 || from == first + length;
+        if is_delivered && is_next && self.context.forwarded().is_empty() {
+            if length == 0 {
+                self.forwards.from = from;
+            }
+            self.forwards.length += bytes.len() as u32;
+        } else {
+            self.context.forwarded().extend_from_slice(bytes);
+        }
+        bytes.len()
+    }
+
+    /// Sends our end (FIN) to the partner's peer, behind everything forwarded, like [`Conn::shutdown_write`] of the partner. A relay
+    /// does this in [`Handler::on_eof`]; the other direction stays open.
+    pub fn forward_eof(&mut self) {
+        if self.link.takes_bytes {
+            self.forwards.is_any = true;
+            self.forwards.shuts_write = true;
+        }
+    }
+
+    /// Resets the connection (RST) when everything sent is with the kernel; nothing of what the peer still sends is handed over. The
+    /// timer is set to the drain timeout: if the peer does not take what was sent by then, [`Handler::on_timer`] is called.
+    pub fn reset_after_send(&mut self) {
+        self.close_mode.get_or_insert(CloseMode::ResetAfterSend);
     }
 
     /// In [`Handler::on_open`], the attempt that the connection was dialled with; `None` if it was accepted.
@@ -439,6 +559,7 @@ impl<'a, S> Conn<'a, S> {
         let state = part(self.state);
         let own = (self.is_blocked, self.has_more, self.id);
         let origin = self.origin;
+        let (link, delivered, forwards) = (self.link, self.delivered, self.forwards);
         let actions = (
             self.outgoing_static,
             self.is_pausing,
@@ -454,7 +575,10 @@ impl<'a, S> Conn<'a, S> {
                 origin,
                 is_blocked: own.0,
                 has_more: own.1,
+                link,
+                delivered,
                 outgoing_static: actions.0,
+                forwards,
                 is_pausing: actions.1,
                 reading: actions.2.0,
                 shuts_write: actions.2.1,
@@ -465,6 +589,7 @@ impl<'a, S> Conn<'a, S> {
             (result, conn.into_actions())
         });
         self.outgoing_static = actions.outgoing_static;
+        self.forwards = actions.forwards;
         self.is_pausing = actions.is_pausing;
         (self.reading, self.shuts_write) = (actions.reading, actions.shuts_write);
         (self.timer, self.close_mode) = (actions.timer, actions.close_mode);
@@ -482,12 +607,21 @@ impl<'a, S> Conn<'a, S> {
             is_pausing: self.is_pausing,
             reading: self.reading,
             shuts_write: self.shuts_write,
+            forwarded: {
+                let Forwards { from, length, .. } = self.forwards;
+                let (from, length) = (from as usize, length as usize);
+                let mut bytes = self.delivered[from..from + length].to_vec();
+                bytes.extend_from_slice(self.context.forwarded());
+                bytes
+            },
+            shuts_partner: self.forwards.shuts_write,
         }
     }
 
     pub(crate) fn into_actions(self) -> Actions {
         Actions {
             outgoing_static: self.outgoing_static,
+            forwards: self.forwards,
             is_pausing: self.is_pausing,
             reading: self.reading,
             shuts_write: self.shuts_write,

@@ -95,7 +95,7 @@ pub use config::{Config, ConfigBuilder};
 pub use context::{ConnId, Context, NoRoom, Recorder};
 pub use dial::{DialPlan, Targets};
 pub use engine::{CoreReport, Engine};
-pub use error::{CloseReason, OpenFailure, SetupError, SetupErrorKind};
+pub use error::{CloseReason, OpenFailure, PartnerEnd, SetupError, SetupErrorKind};
 pub use handler::{Conn, Handler};
 pub use kernel::os::allowed_cores;
 pub use mailbox::{Handle, SendError, Shutdown};

@@ -40,7 +40,9 @@
 //! both directions have ended, the connection closes.
 //!
 //! In `Open` with read `Paused` or `Ended`, delivery waits: until what was sent is with the kernel,
-//! or, with [`Slot::is_reading_paused`], until the handler resumes; then a watch tells of a reset.
+//! or, with [`Slot::is_reading_paused`], until the handler resumes; then a watch tells of a reset;
+//! or, with [`Slot::is_partner_awaited`], until the partner of a linked slot opens or takes bytes;
+//! then there is a watch unless the partner is connecting.
 //! With delivery `Paused`, and in `Flushing` and `Finishing`, something is being sent. A close in
 //! stages is a graceful close whose delivery is `Discarded`. A slot that is `Closing` waits for
 //! what is in flight: a poll, a receive, a shutdown.
@@ -285,6 +287,8 @@ const HAS_SENT: u8 = 1 << 3;
 const READING_PAUSED: u8 = 1 << 4;
 /// Bit of [`Slot::detail`]: our end is to be sent when everything else is.
 const SHUTDOWN_WANTED: u8 = 1 << 5;
+/// Bit of [`Slot::detail`]: it is not read until its partner takes bytes.
+const PARTNER_AWAITED: u8 = 1 << 6;
 /// Bit of [`Slot::detail`], also while closing: a watch is in flight.
 const WATCHED: u8 = 1 << 7;
 
@@ -378,7 +382,9 @@ impl<S: Copy + Default> Slot<S> {
                 && writes.contains(&self.write)
                 && match watch {
                     Watch::No => !is_watched,
-                    Watch::Yes => is_watched,
+                    Watch::Yes => {
+                        is_watched || self.phase == Phase::Open && self.is_partner_awaited()
+                    }
                     Watch::Any => true,
                 }
         });
@@ -483,6 +489,18 @@ impl<S: Copy + Default> Slot<S> {
     pub fn is_reading_paused(&self) -> bool {
         debug_assert!(self.phase.is_open() || self.phase == Phase::Draining);
         self.detail & READING_PAUSED != 0
+    }
+
+    /// True if it is not read until its partner takes bytes, or opens. In `Open` to `Draining`.
+    #[inline]
+    pub fn is_partner_awaited(&self) -> bool {
+        debug_assert!(self.phase.is_open() || self.phase == Phase::Draining);
+        self.detail & PARTNER_AWAITED != 0
+    }
+
+    /// True if its partner's bytes may be sent on it.
+    pub fn takes_forwarded(&self) -> bool {
+        self.phase == Phase::Open && !self.is_shut() && !self.is_shutdown_wanted()
     }
 
     /// True if our end is to be sent when everything else is. In `Open` to `Draining`.
@@ -620,7 +638,6 @@ impl<S: Copy + Default> Slot<S> {
     }
 
     /// Gains a partner. It has no tuple of the plan.
-    #[allow(dead_code)] // Until slots are linked.
     pub fn linked(&mut self, partner: u32) {
         let dialled = match self.tuple {
             NONE => 0,
@@ -631,7 +648,6 @@ impl<S: Copy + Default> Slot<S> {
     }
 
     /// Loses its partner.
-    #[allow(dead_code)] // Until slots are linked.
     pub fn unlinked(&mut self) {
         self.tuple = match self.partner() {
             Some(_) if self.tuple & LINKED_DIALLED == 0 => NONE,
@@ -762,6 +778,23 @@ impl<S: Copy + Default> Slot<S> {
             self.set_delivery(Delivery::Held);
         }
         was_paused
+    }
+
+    /// It is not read until its partner takes bytes.
+    pub fn partner_awaited(&mut self) {
+        assert_eq!(self.phase, Phase::Open);
+        self.detail |= PARTNER_AWAITED;
+    }
+
+    /// Its partner takes bytes, or there is no reason to wait any more. What the handler left may be
+    /// given to it again. True if it waited.
+    pub fn partner_came(&mut self) -> bool {
+        let was_awaited = self.is_partner_awaited();
+        self.detail &= !PARTNER_AWAITED;
+        if was_awaited && self.delivery() == Delivery::Partial {
+            self.set_delivery(Delivery::Held);
+        }
+        was_awaited
     }
 
     // The watch.

@@ -68,6 +68,10 @@ pub struct Stats {
     pub bytes_received: u64,
     /// Commands given to the handler.
     pub commands: u64,
+    /// Bytes that linked connections forwarded to their partners.
+    pub bytes_forwarded: u64,
+    /// Those of them that had to be copied, because the partner was being sent something or did not take them.
+    pub bytes_forwarded_copied: u64,
     /// Completions for an earlier connection of their slot, dropped.
     pub stale_completions: u64,
     /// Actions by id, as [`Context::send`](crate::Context::send), whose connection had closed; dropped.
@@ -105,6 +109,8 @@ impl Stats {
         self.sends_short += other.sends_short;
         self.bytes_received += other.bytes_received;
         self.commands += other.commands;
+        self.bytes_forwarded += other.bytes_forwarded;
+        self.bytes_forwarded_copied += other.bytes_forwarded_copied;
         self.stale_completions += other.stale_completions;
         self.stale_ids += other.stale_ids;
         self.queue_overflows += other.queue_overflows;

@@ -122,6 +122,20 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
         equal("timers", u64::from(self.wheel.count()), timed)?;
         let buffers = self.ring.buffer_count();
         equal("buffers", u64::from(self.buffers_count), u64::from(buffers))?;
+        if !self.link_events.is_empty() {
+            return Err("slots were not told of their partners".to_owned());
+        }
+        let unpaired = |slot: &u32| {
+            let entry = &self.slots[*slot];
+            let is_accepting = self.ring.under_way(Op::Accept, *slot) > 0;
+            self.pairs && entry.partner().is_none() && (is_accepting || entry.is_accepted())
+        };
+        let unpaired_count = (0..self.slots.touched_count()).filter(unpaired).count();
+        equal(
+            "unpaired",
+            u64::from(self.unpaired_count),
+            unpaired_count as u64,
+        )?;
         let sent_from = self.sends.iter().filter(|r| r.received().is_some());
         let sent_from = sent_from.count() as u64;
         equal(
@@ -173,6 +187,12 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
         if records != usize::from(entry.has_send()) {
             return Err(format!("{records} sends on record"));
         }
+        if let Some(partner) = entry.partner() {
+            let other = &self.slots[partner];
+            if phase == Phase::Free || other.partner() != Some(slot) {
+                return Err(format!("its partner {partner} knows another"));
+            }
+        }
         let waits_for_room = self.unstaged.contains(&self.token(Op::Send, slot));
         let has = self.ring.has_descriptor(slot);
         let attempt = under_way(Op::Connect) + under_way(Op::Bind);
@@ -204,13 +224,21 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
                 }
                 let waits = phase == Phase::Open && matches!(read, Read::Paused | Read::Ended);
                 let is_blocked = entry.is_blocked() || entry.delivery() == Delivery::Paused;
-                if waits && !is_blocked && !entry.is_reading_paused() {
+                let is_paused = entry.is_reading_paused() || entry.is_partner_awaited();
+                if waits && !is_blocked && !is_paused {
                     return no("nothing will resume reading");
+                }
+                if phase == Phase::Open
+                    && entry.is_partner_awaited()
+                    && !self.has_busy_partner(slot)
+                {
+                    return no("its partner will not resume reading");
                 }
                 if entry.is_shutdown_wanted() && phase == Phase::Open && write == Write::Idle {
                     return no("nothing will send our end");
                 }
-                if entry.needs_watch() && !entry.is_watched() {
+                let needs_watch = entry.needs_watch() || self.needs_watch_for_partner(slot);
+                if needs_watch && !entry.is_watched() {
                     return no("nothing tells of a reset");
                 }
                 if phase == Phase::Draining && !entry.is_timed() {
@@ -228,6 +256,14 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
             }
         }
         Ok(())
+    }
+
+    /// True if what a slot awaits of its partner will come: or it has none yet.
+    fn has_busy_partner(&self, slot: u32) -> bool {
+        self.slots[slot].partner().is_none_or(|partner| {
+            let entry = &self.slots[partner];
+            !entry.takes_forwarded() || entry.is_blocked()
+        })
     }
 
     /// What is kept of an open connection is what its states say.

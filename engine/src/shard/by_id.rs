@@ -50,6 +50,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 self.call(ctx, slot, |handler, conn| handler.on_close_requested(conn))?;
             }
         }
+        self.tell_partners(ctx)?;
         Ok(true)
     }
 }

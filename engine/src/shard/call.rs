@@ -49,13 +49,15 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     ) -> Result<(), Error> {
         let is_blocked = self.slots[slot].is_blocked();
         let id = self.id(ctx, slot);
+        let link = self.link_of(ctx, slot);
         let mut conn = Conn::new(
             &mut self.slots[slot].state,
             ctx.now_us,
             is_blocked,
             &mut ctx.recorder,
         )
-        .with_id(id);
+        .with_id(id)
+        .with_link(link);
         ctx.has_called = true;
         callback(&mut ctx.handler, &mut conn);
         let actions = conn.into_actions();
@@ -71,6 +73,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         mut actions: Actions,
         has_unread: bool,
     ) -> Result<(), Error> {
+        if actions.forwards.is_any && !self.perform_forwards(ctx, slot, actions.forwards)? {
+            ctx.recorder.thread.clear_sent();
+            return self.close(ctx, slot, CloseReason::BufferLimit);
+        }
         if !self.slots[slot].phase().is_open() {
             // Draining: what arrives still counts, but nothing more is sent, and the timer is the
             // drain's.
@@ -125,6 +131,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             Some(CloseMode::Graceful) => self.close_gracefully(ctx, slot),
             Some(CloseMode::AfterSend) if is_last => self.close_after_sent(ctx, slot),
             Some(CloseMode::AfterSend) => self.close_in_stages(ctx, slot),
+            Some(CloseMode::ResetAfterSend) => self.reset_after_sent(ctx, slot),
             Some(CloseMode::Abort(reason)) => self.close(ctx, slot, reason),
         }
     }

@@ -6,7 +6,7 @@
 
 use super::receive::Wait;
 use super::turn::{Context, Shard};
-use crate::error::{CloseReason, Error};
+use crate::error::{CloseReason, Error, PartnerEnd};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring};
 use crate::slot::{Delivery, Phase, Read, Write};
@@ -35,7 +35,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 Phase::Free | Phase::Closing => {}
             }
         }
-        Ok(())
+        self.tell_partners(ctx)
     }
 
     /// Asks up to `count` open connections to end in order, from the last slot backwards. Gives how
@@ -50,6 +50,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 asked += 1;
             }
         }
+        self.tell_partners(ctx)?;
         Ok(asked)
     }
 
@@ -96,6 +97,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     ) -> Result<(), Error> {
         let entry = &mut self.slots[slot];
         entry.reading_resumed();
+        entry.partner_came();
         if entry.read() == Read::EndDelivered {
             // The handler's timer counts on: nothing of the peer's is waited for.
             return match entry.is_shut() {
@@ -170,6 +172,32 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
+    /// Resets it as soon as what was sent is with the kernel.
+    pub(super) fn reset_after_sent(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+    ) -> Result<(), Error> {
+        let option = self.token(Op::Option, slot);
+        self.ring.push(option, Request::ResetOnClose { slot })?;
+        if let Some(pending) = self.pending.get_mut(&slot) {
+            pending.incoming = Vec::new();
+            self.drop_pending_if_empty(slot);
+        }
+        let entry = &mut self.slots[slot];
+        entry.reading_resumed();
+        entry.partner_came();
+        entry.delivery_discarded();
+        if !entry.is_sending() {
+            let reason = entry.reason_of_ends();
+            return self.close(ctx, slot, reason);
+        }
+        entry.start_finishing();
+        self.must_settle = true;
+        self.set_drain_timer(ctx, slot);
+        Ok(())
+    }
+
     /// Closes a connection at once: when nothing of it is in flight now, else when that has come
     /// back.
     pub(super) fn close(
@@ -216,7 +244,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         let state = self.slots[slot].state;
         let id = self.id(ctx, slot);
-        self.release(ctx, slot);
+        self.release(ctx, slot, PartnerEnd::Closed(reason));
         ctx.has_called = true;
         let mut cx = ctx.recorder.context(ctx.now_us);
         ctx.handler.on_close(&mut cx, id, &state, reason);
@@ -245,7 +273,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Frees the slot. Safe before the close is submitted: requests run in order (but for
     /// shutdowns, which are awaited), so whatever takes the slot next comes after it.
-    pub(super) fn release(&mut self, ctx: &mut Context<'_, H>, slot: u32) {
+    pub(super) fn release(&mut self, ctx: &mut Context<'_, H>, slot: u32, end: PartnerEnd) {
+        self.unlink(slot, end);
         if !self.pending.is_empty() {
             self.pending.remove(&slot);
         }

@@ -11,10 +11,10 @@ use super::receive::Wait;
 use super::turn::{Context, Shard};
 use crate::attempt::{Dial, DialId, Source};
 use crate::config::Config;
-use crate::error::{CloseReason, Error, OpenFailure};
+use crate::error::{CloseReason, Error, OpenFailure, PartnerEnd};
 use crate::handler::{Conn, Handler, Origin};
 use crate::ring::{Request, Ring};
-use crate::slot::{Phase, UNPLANNED};
+use crate::slot::Phase;
 use crate::token::{Op, Token};
 
 impl<R: Ring, H: Handler> Shard<R, H> {
@@ -55,6 +55,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 .take()
                 .expect("the caller asked for no more than there is room");
             self.slots[slot].accept_from(number as u32);
+            self.unpaired_count += u32::from(self.pairs);
             let token = self.token(Op::Accept, slot);
             let request = Request::Accept {
                 listener,
@@ -135,6 +136,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             false => None,
         };
         if result < 0 {
+            self.unpaired_count -= u32::from(self.pairs);
             self.slots.release(slot);
             ctx.limiter.cancel(1);
             // A connection that was reset while it waited leaves the queue, and an accept without
@@ -177,7 +179,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             self.slots[slot].connected();
             ctx.stats.opened += 1;
             let dialled = id.zip(attempt.map(|attempt| attempt.dial));
-            return self.on_open(ctx, slot, dialled, Origin::Unknown);
+            self.on_open(ctx, slot, dialled, Origin::Unknown)?;
+            if self.slots[slot].phase() == Phase::Open {
+                self.tell_opened(slot);
+            }
+            return Ok(());
         }
         let is_taken = earlier.is_none()
             && (result == -libc::EADDRINUSE
@@ -197,13 +203,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             (None, Some(tuples)) => Some(tuples.addresses(own_tuple).1),
             (None, None) => None,
         };
-        self.release(ctx, slot);
-        let id = id.unwrap_or(DialId::PLANNED);
-        if is_taken && !is_cancelled && own_tuple != UNPLANNED {
-            ctx.stats.address_in_use += 1;
-            ctx.redial.push((id, state));
-            return Ok(());
-        }
+        let has_tuple = self.slots[slot].has_tuple();
         let failure = earlier.unwrap_or_else(|| match (op, -result) {
             _ if is_cancelled => OpenFailure::Cancelled,
             // A blackhole route.
@@ -212,6 +212,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             (Op::Connect, libc::EADDRNOTAVAIL) => OpenFailure::AddrExhausted,
             (_, errno) => OpenFailure::from_errno(errno),
         });
+        self.release(ctx, slot, PartnerEnd::OpenFailed(failure));
+        let id = id.unwrap_or(DialId::PLANNED);
+        if is_taken && !is_cancelled && has_tuple {
+            ctx.stats.address_in_use += 1;
+            ctx.redial.push((id, state));
+            return Ok(());
+        }
         ctx.fail(id, &state, failure, target);
         Ok(())
     }
@@ -228,10 +235,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         ctx.stats.open_max = ctx.stats.open_max.max(ctx.stats.open_now);
         self.newest = self.newest.max(slot + 1);
         let id = self.id(ctx, slot);
-        let entry = &mut self.slots[slot];
+        let entry = &self.slots[slot];
         let planned = ctx.tuples.as_ref().filter(|_| entry.has_tuple());
         let origin = match (dialled, planned) {
-            (Some((dial, Dial { target, source })), _) => Origin::Dialled {
+            (Some((dial, Dial { target, source, .. })), _) => Origin::Dialled {
                 dial,
                 source: match source {
                     Source::Kernel => None,
@@ -243,8 +250,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             (None, Some(tuples)) => Origin::Planned(tuples, entry.tuple),
             (None, None) => accepted,
         };
+        let link = self.link_of(ctx, slot);
+        let entry = &mut self.slots[slot];
         let mut conn = Conn::new(&mut entry.state, ctx.now_us, false, &mut ctx.recorder)
             .with_id(id)
+            .with_link(link)
             .with_origin(origin);
         ctx.has_called = true;
         ctx.handler.on_open(&mut conn);

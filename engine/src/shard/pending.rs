@@ -81,12 +81,17 @@ impl Outgoing {
         self.pieces.front()
     }
 
-    /// True if more is kept than one connection may keep. A single shared buffer may be of any size:
+    /// True if more is kept than one connection may keep, `extra_bytes` included. A single shared buffer may be of any size:
     /// whoever made it has the memory; those that queue up behind it may not.
-    pub fn is_too_much(&self, config: &Config) -> bool {
+    pub fn is_too_much(&self, config: &Config, extra_bytes: usize) -> bool {
         let first = self.pieces.front().map_or(0, Piece::shared_bytes);
-        self.own_bytes > config.pending_bytes_max
+        self.own_bytes > config.pending_bytes_max + extra_bytes
             || self.shared_bytes - first > config.shared_bytes_max
+    }
+
+    /// Our memory that waits for the peer.
+    pub fn own_bytes(&self) -> usize {
+        self.own_bytes
     }
 
     fn count(&mut self, piece: &Piece) {
@@ -285,11 +290,11 @@ mod tests {
         outgoing.push_back(shared(1 << 20));
         outgoing.take(1_000);
         outgoing.push_back(shared(400));
-        assert!(!outgoing.is_too_much(&config()));
+        assert!(!outgoing.is_too_much(&config(), 0));
         outgoing.push_back(shared(101));
-        assert!(outgoing.is_too_much(&config()), "501 bytes queue up");
+        assert!(outgoing.is_too_much(&config(), 0), "501 bytes queue up");
         outgoing.take((1 << 20) - 1_000);
-        assert!(!outgoing.is_too_much(&config()), "101 bytes queue up");
+        assert!(!outgoing.is_too_much(&config(), 0), "101 bytes queue up");
     }
 
     #[test]
@@ -297,9 +302,9 @@ mod tests {
         let mut outgoing = Outgoing::default();
         let count = 1_000 / PIECE_BYTES;
         (0..count).for_each(|_| outgoing.push_back(shared(1)));
-        assert!(!outgoing.is_too_much(&config()));
+        assert!(!outgoing.is_too_much(&config(), 0));
         outgoing.push_back(shared(1));
-        assert!(outgoing.is_too_much(&config()));
+        assert!(outgoing.is_too_much(&config(), 0));
     }
 
     #[test]
@@ -310,7 +315,7 @@ mod tests {
             if outgoing.front().expect("a piece").len() > 200 {
                 outgoing.take(100);
             }
-            assert!(!outgoing.is_too_much(&config()));
+            assert!(!outgoing.is_too_much(&config(), 0));
         }
     }
 

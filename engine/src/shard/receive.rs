@@ -9,6 +9,7 @@
 //! what arrives meanwhile is kept, bounded.
 //! Must not depend on: what the bytes mean.
 
+use super::link::Forwarded;
 use super::turn::{Context, Shard};
 use crate::config::Config;
 use crate::error::{CloseReason, Error};
@@ -79,7 +80,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         match entry.delivery() {
             Delivery::Paused => true,
             Delivery::Discarded => false,
-            _ => entry.is_reading_paused() || entry.is_blocked() && !config.reads_while_blocked,
+            _ => {
+                entry.is_reading_paused()
+                    || entry.is_partner_awaited()
+                    || entry.is_blocked() && !config.reads_while_blocked
+            }
         }
     }
 
@@ -269,6 +274,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         // The bytes are lent to the handler from the ring's memory, so the rest of the shard is
         // borrowed apart from it.
         let id = self.id(ctx, slot);
+        let link = self.link_of(ctx, slot);
         let entry = &mut self.slots[slot];
         let is_blocked = entry.is_blocked();
         let mut joined = Vec::new();
@@ -290,6 +296,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             &mut ctx.recorder,
         )
         .with_id(id)
+        .with_link(link)
+        .with_delivered(bytes)
         .with_more(has_left);
         ctx.has_called = true;
         let used = ctx.handler.on_bytes(&mut conn, bytes);
@@ -298,12 +306,17 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             used <= bytes.len(),
             "a handler cannot use more than it was given"
         );
+        let mut is_lent = false;
         if is_joined {
+            self.forward(ctx, slot, actions.forwards, Forwarded::Kept(&joined))?;
             joined.drain(..used);
         } else {
             joined.extend_from_slice(&fresh[used..]);
+            is_lent = self.forward(ctx, slot, actions.forwards, Forwarded::Received(buffer))?;
         }
-        self.ring.recycle(buffer);
+        if !is_lent {
+            self.ring.recycle(buffer);
+        }
         self.keep_rest(ctx, slot, joined, is_joined, has_left, actions)
     }
 
@@ -336,7 +349,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         has_left: bool,
         actions: Actions,
     ) -> Result<(), Error> {
-        let bytes_max = if actions.is_pausing || actions.reading == ReadChange::Pause {
+        let is_to_wait = actions.is_pausing || actions.forwards.is_refused;
+        let bytes_max = if is_to_wait || actions.reading == ReadChange::Pause {
             held_bytes_max(ctx.config)
         } else {
             ctx.config.pending_bytes_max
@@ -383,6 +397,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let pending = self.pending.get_mut(&slot).expect("bytes are held");
         let mut kept = std::mem::take(&mut pending.incoming);
         let id = self.id(ctx, slot);
+        let link = self.link_of(ctx, slot);
         let mut conn = Conn::new(
             &mut self.slots[slot].state,
             ctx.now_us,
@@ -390,10 +405,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             &mut ctx.recorder,
         )
         .with_id(id)
+        .with_link(link)
+        .with_delivered(&kept)
         .with_more(!is_all);
         ctx.has_called = true;
         let used = ctx.handler.on_bytes(&mut conn, &kept);
         let actions = conn.into_actions();
+        self.forward(ctx, slot, actions.forwards, Forwarded::Kept(&kept))?;
         kept.drain(..used);
         self.keep_rest(ctx, slot, kept, true, !is_all, actions)
     }
@@ -415,6 +433,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
 /// Most bytes kept of a connection whose handler is given none: what may already be on its way when
 /// its receive is stopped.
-fn held_bytes_max(config: &Config) -> usize {
+pub(super) fn held_bytes_max(config: &Config) -> usize {
     config.pending_bytes_max + usize::from(config.buffer_count_max) * config.buffer_bytes as usize
 }

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use super::pending::{Pending, Piece, SendRecord, SendSource};
+use super::receive::held_bytes_max;
 use super::stream::is_peer_end_only;
 use super::turn::{Context, Shard};
 use crate::error::{CloseReason, Error};
@@ -129,7 +130,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     fn check_pending(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
-        if self.pending_mut(slot).outgoing.is_too_much(ctx.config) {
+        // What a partner forwards has a bound of its own, and comes on top.
+        let forwarded_max = match self.slots[slot].partner() {
+            None => 0,
+            Some(_) => ctx.config.forward_bytes_max + held_bytes_max(ctx.config),
+        };
+        let outgoing = &self.pending_mut(slot).outgoing;
+        if outgoing.is_too_much(ctx.config, forwarded_max) {
             return self.close(ctx, slot, CloseReason::Stalled);
         }
         Ok(())
@@ -262,9 +269,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 pending.outgoing.push_front(rest);
             }
             SendSource::Received(received) => {
-                let end = received.offset as usize + received.length as usize;
-                let bytes = self.ring.bytes(received.buffer, end);
-                let rest = Piece::copied(&bytes[received.offset as usize + taken..]);
+                let rest = Self::rest_of(&self.ring, received, taken);
+                ctx.stats.bytes_forwarded_copied += rest.len() as u64;
                 pending.outgoing.push_front(rest);
             }
             SendSource::Shared(shared) => {
@@ -293,6 +299,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             };
             self.ring.push(self.token(Op::Writable, slot), poll)?;
         }
+        self.on_partner_blocked(slot)?;
         // Word of it only when something moved: a peer that reads slowly is another than one that
         // does not read.
         if taken > 0 || !was_blocked {
@@ -352,6 +359,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.drop_pending_if_empty(slot);
         let entry = &mut self.slots[slot];
         let was_blocked = entry.all_sent();
+        self.tell_sent(slot);
+        let entry = &mut self.slots[slot];
         entry.delivery_resumed(is_kept);
         if was_blocked && entry.phase() == Phase::Open {
             self.call(ctx, slot, |handler, conn| handler.on_writable(conn))?;
@@ -361,7 +370,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Sends the first piece of what is pending.
-    fn send_pending(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    pub(super) fn send_pending(
+        &mut self,
+        ctx: &mut Context<'_, H>,
+        slot: u32,
+    ) -> Result<(), Error> {
         self.must_settle = true;
         let half = self.half;
         let is_last = false;

@@ -32,8 +32,9 @@ pub(super) fn is_peer_end_only(result: i32) -> bool {
 impl<R: Ring, H: Handler> Shard<R, H> {
     /// Starts a watch if the connection needs one and has none.
     pub(super) fn arm_watch(&mut self, slot: u32) -> Result<(), Error> {
+        let needs_watch = self.slots[slot].needs_watch() || self.needs_watch_for_partner(slot);
         let entry = &mut self.slots[slot];
-        if !entry.needs_watch() || entry.is_watched() {
+        if !needs_watch || entry.is_watched() {
             return Ok(());
         }
         entry.watch_started();

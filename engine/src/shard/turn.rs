@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::link::LinkEvent;
 use super::pending::{Pending, SendRecords};
 use super::sweep::Sweep;
 use crate::attempt::DialId;
@@ -94,6 +95,12 @@ pub(crate) struct Shard<R, H: Handler> {
     pub(super) buffers_count: u16,
     /// Receives that must not wait and may still be started, so that each finds a buffer.
     pub(super) buffers_free: u16,
+    /// What slots are to be told of their partners; empty between turns.
+    pub(super) link_events: VecDeque<(u32, u32, LinkEvent)>,
+    /// Every accepted connection is to have a partner.
+    pub(super) pairs: bool,
+    /// Accepted connections that are to have a partner and have none: each may need a slot.
+    pub(super) unpaired_count: u32,
     /// Receive buffers that sends under way read.
     pub(super) lent_count: u16,
     pub(super) sweep: Sweep,
@@ -119,6 +126,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             readable: VecDeque::new(),
             buffers_count: BUFFER_COUNT,
             buffers_free: BUFFER_COUNT,
+            link_events: VecDeque::new(),
+            pairs: config.pairs,
+            unpaired_count: 0,
             lent_count: 0,
             sweep: Sweep::default(),
             sends: SendRecords::default(),
@@ -131,8 +141,17 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
     }
 
+    /// Slots that nobody will need.
     pub fn room(&self) -> u32 {
-        self.slots.room()
+        self.slots.room() - self.unpaired_count
+    }
+
+    /// Connections that may be accepted.
+    pub fn room_to_accept(&self) -> u32 {
+        match self.pairs {
+            true => self.room() / 2,
+            false => self.room(),
+        }
     }
 
     pub fn used_count(&self) -> u32 {
@@ -181,6 +200,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     ) -> Result<bool, Error> {
         self.drain_some(ctx, share as u32)?;
         self.expire(ctx, share)?;
+        self.tell_partners(ctx)?;
         self.sweep_some(ctx)?;
         let mut worked = false;
         let mut left = share;
@@ -251,6 +271,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         // may have failed.
         if !has_send && !is_overflowing {
             self.settle(ctx)?;
+            self.tell_partners(ctx)?;
         }
         // Sends are settled only when each of these has been seen: then all of them are handled,
         // which the size of the queue bounds.
@@ -268,9 +289,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             };
             handled += 1;
             self.on_completion(ctx, completion)?;
+            if !self.link_events.is_empty() {
+                self.tell_partners(ctx)?;
+            }
         }
         if has_send && !is_overflowing {
             self.settle(ctx)?;
+            self.tell_partners(ctx)?;
         }
         Ok(handled)
     }

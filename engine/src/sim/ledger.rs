@@ -86,11 +86,29 @@ impl Ledger {
         }
         match (self.close_mode, close_mode) {
             // A later, harder close replaces the first.
-            (None, Some(_)) | (_, Some(CloseMode::Abort(_) | CloseMode::AfterSend)) => {
+            (None, Some(_))
+            | (_, Some(CloseMode::Abort(_) | CloseMode::AfterSend | CloseMode::ResetAfterSend)) => {
                 self.close_mode = close_mode;
             }
             _ => {}
         }
+    }
+
+    /// The partner's handler forwarded bytes to this connection, and perhaps its peer's end.
+    pub fn forwarded(&mut self, bytes: &[u8], is_end: bool) {
+        assert!(
+            !self.is_closed,
+            "bytes are forwarded to a closed connection"
+        );
+        assert!(
+            !self.is_write_shut || bytes.is_empty(),
+            "bytes behind our end"
+        );
+        self.promised.extend(bytes);
+        if self.close_mode.is_none() && !self.is_write_shut {
+            self.owed = self.promised.len();
+        }
+        self.is_write_shut |= is_end;
     }
 
     /// The kernel accepted bytes to send; of an aborted connection also after `on_close`, in the same entry.

@@ -4,6 +4,8 @@
 //! opened and failed; a handler is given nothing while its peer does not take what was sent; see also [`Ledger`].
 //! Must not depend on: what the inner handler does.
 
+use std::collections::HashMap;
+
 use super::addressed::Addressed;
 use super::broken::Canary;
 use super::ledger::Ledger;
@@ -12,7 +14,7 @@ use super::world::{Shared, lock};
 use crate::attempt::DialId;
 use crate::bytes::Bytes;
 use crate::context::{ConnId, Context};
-use crate::error::{CloseReason, OpenFailure};
+use crate::error::{CloseReason, OpenFailure, PartnerEnd};
 use crate::handler::{Conn, Handler, TimerChange};
 use crate::mailbox::Handle;
 use crate::slot::Phase;
@@ -36,6 +38,8 @@ pub struct Watched<H: Handler> {
     canary: Option<Canary>,
     /// By attempt: whether it has ended in a class.
     attempts: Vec<bool>,
+    /// The sockets of open connections.
+    sockets: HashMap<ConnId, u32>,
     open_count: u64,
     /// Commands given to it.
     command_count: u64,
@@ -63,6 +67,7 @@ impl<H: Handler> Watched<H> {
             reads_while_blocked,
             canary,
             attempts: Vec::new(),
+            sockets: HashMap::new(),
             open_count: 0,
             command_count: 0,
             canary_count: 0,
@@ -153,6 +158,13 @@ impl<H: Handler> Watched<H> {
         let ledger = world.socket_mut(socket).ledger.as_mut();
         let asked = conn.actions();
         ledger.expect("it was opened").asked(now_us, &asked);
+        if !asked.forwarded.is_empty() || asked.shuts_partner {
+            let partner = conn.partner().expect("it takes bytes");
+            let socket = self.sockets[&partner];
+            let ledger = world.socket_mut(socket).ledger.as_mut();
+            let ledger = ledger.expect("the partner was opened");
+            ledger.forwarded(&asked.forwarded, asked.shuts_partner);
+        }
         if let (TimerChange::At(at_us), None) = (asked.timer, asked.close_mode) {
             // The shard is told another time, as if it filed the timer wrongly.
             match self.canary {
@@ -216,6 +228,7 @@ impl<H: Handler> Handler for Watched<H> {
                 assert_eq!(peer, source, "the address of another peer");
             }
             conn.state.socket = socket;
+            self.sockets.insert(conn.id(), socket);
         }
         self.end_attempt(conn.state.attempt);
         self.addressed.opened(conn.id(), conn.dial_id());
@@ -289,6 +302,14 @@ impl<H: Handler> Handler for Watched<H> {
         self.call(conn, |inner, conn| inner.on_close_requested(conn));
     }
 
+    fn on_linked(&mut self, conn: &mut Conn<'_, Self::State>) {
+        self.call(conn, |inner, conn| inner.on_linked(conn));
+    }
+
+    fn on_unlinked(&mut self, conn: &mut Conn<'_, Self::State>, end: PartnerEnd) {
+        self.call(conn, |inner, conn| inner.on_unlinked(conn, end));
+    }
+
     fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {
         self.call(conn, |inner, conn| inner.on_stop(conn));
     }
@@ -301,6 +322,7 @@ impl<H: Handler> Handler for Watched<H> {
         reason: CloseReason,
     ) {
         self.ledger(state.socket, |_, ledger| ledger.closed(reason));
+        self.sockets.remove(&id);
         self.open_count -= 1;
         self.has_called = true;
         self.addressed.closed(id);
