@@ -26,6 +26,7 @@
 //! Open                EndDelivered                        sends                         any   any
 //! Open                EndDelivered                        Idle                          yes   any
 //! Flushing Finishing  any but EndDelivered                sends                         any   any
+//! Finishing           EndDelivered                        sends                         any   any
 //! Draining            Parked Receiving Hot Quiet Cooling  shut                          any   on
 //! Closing             Idle                                Blocked ShuttingDown          any   off
 //! Closing             Idle                                Idle Sending ShutDown         yes   off
@@ -251,6 +252,12 @@ pub const LEGAL: &[LegalRow] = &[
     (
         &[Phase::Flushing, Phase::Finishing],
         WAITING,
+        SENDS,
+        Watch::Any,
+    ),
+    (
+        &[Phase::Finishing],
+        &[Read::EndDelivered],
         SENDS,
         Watch::Any,
     ),

@@ -19,16 +19,19 @@ pub enum Scenario {
     Streams,
     /// Random handlers that act on each other's connections by their ids, and dial and cancel in every callback.
     Mesh,
+    /// The `relay` example between clients and a backend that keep accounts of each pair.
+    Relay,
 }
 
 impl Scenario {
     /// Every one.
-    pub const ALL: [Scenario; 5] = [
+    pub const ALL: [Scenario; 6] = [
         Scenario::Echo,
         Scenario::Longconn,
         Scenario::Http,
         Scenario::Streams,
         Scenario::Mesh,
+        Scenario::Relay,
     ];
 
     /// The one that a seed runs when they alternate.
@@ -44,6 +47,7 @@ impl Scenario {
             Scenario::Http => "http",
             Scenario::Streams => "streams",
             Scenario::Mesh => "mesh",
+            Scenario::Relay => "relay",
         }
     }
 }

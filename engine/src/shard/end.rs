@@ -189,8 +189,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         entry.partner_came();
         entry.delivery_discarded();
         if !entry.is_sending() {
-            let reason = entry.reason_of_ends();
-            return self.close(ctx, slot, reason);
+            return self.close(ctx, slot, CloseReason::LocallyClosed);
         }
         entry.start_finishing();
         self.must_settle = true;

@@ -9,6 +9,7 @@ mod http;
 mod longconn;
 mod mesh;
 mod notes;
+mod relay;
 mod shifting;
 mod sides;
 mod streams;
@@ -27,6 +28,7 @@ impl Run {
             Scenario::Http => http::run(self),
             Scenario::Streams => streams::run(self),
             Scenario::Mesh => mesh::run(self),
+            Scenario::Relay => relay::run(self),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) const NOBODY: SocketAddr = address([10, 0, 0, 3], 80);
 /// An address that never answers.
 pub(super) const SILENT: SocketAddr = address([10, 0, 0, 4], 80);
 
-const fn address(ip: [u8; 4], port: u16) -> SocketAddr {
+pub(super) const fn address(ip: [u8; 4], port: u16) -> SocketAddr {
     let ip = std::net::Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3]);
     SocketAddr::V4(std::net::SocketAddrV4::new(ip, port))
 }
@@ -50,7 +50,7 @@ pub(super) fn config(random: &mut Random) -> Config {
 }
 
 /// When one side is told to shut down: gracefully, at once, or the one after the other.
-fn orders(world: &mut World, last_us: u64) -> Orders {
+pub(super) fn orders(world: &mut World, last_us: u64) -> Orders {
     let now_us = world.now_us();
     let random = world.random();
     let first_us = now_us + random.magnitude(1, last_us);
