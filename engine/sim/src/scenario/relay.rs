@@ -405,6 +405,7 @@ pub(super) fn run(run: Run) -> Outcome {
         let listeners = [super::sides::SERVER, BACKEND].map(|address| CoreListener {
             fd: world.listen(address),
             is_shared: false,
+            address: Some(address),
         });
         (
             configs, plan, tempers, target, dials, orders, listeners, randoms,
