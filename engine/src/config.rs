@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::error::{SetupError, SetupErrorKind};
-use crate::share::EVENTS_PER_TURN;
+use crate::share::Shares;
 
 /// Bits of a slot index in a token; a direct-descriptor table has at most 2^20 entries (io_uring/rsrc.c).
 pub(crate) const SLOT_INDEX_BITS: u32 = 24;
@@ -31,8 +31,6 @@ pub const BUFFER_COUNT: u16 = 64;
 pub const BUFFER_COUNT_MAX: u16 = 32_768;
 /// Most combinations of addresses in a plan: their numbers fit 31 bits of a slot.
 pub(crate) const TUPLE_COUNT_MAX: u64 = 1 << 31;
-/// Most accepts one thread submits from one listener in one turn.
-pub(crate) const ACCEPT_BATCH_MAX: u32 = 1_024;
 /// Timer granularity, microseconds: a timer is never early, and at most one tick late while the shard keeps up.
 pub const TICK_US: u64 = 1_000;
 /// How often a core thread publishes its counters, microseconds.
@@ -46,7 +44,7 @@ const _: () = assert!(RING_SLOTS_MAX <= 1 << SLOT_INDEX_BITS);
 const _: () = assert!(RING_SLOTS_MIN > SPARE_SLOTS);
 const _: () = assert!(SQ_ENTRIES.is_power_of_two() && CQ_ENTRIES.is_power_of_two());
 const _: () = assert!(BUFFER_COUNT.is_power_of_two() && (BUFFER_COUNT as u32) < SQ_ENTRIES);
-const _: () = assert!(ACCEPT_BATCH_MAX <= CQ_ENTRIES && CQ_ENTRIES >= SQ_ENTRIES);
+const _: () = assert!(CQ_ENTRIES >= SQ_ENTRIES);
 
 /// What an [`Engine`](crate::Engine) is built like. Made by a [`ConfigBuilder`], checked, and immutable from then on.
 #[derive(Debug, Clone)]
@@ -69,7 +67,7 @@ pub struct Config {
     pub(crate) batch_delay_us: u64,
     pub(crate) connect_timeout: Duration,
     pub(crate) drain_timeout: Duration,
-    pub(crate) events_per_turn: u32,
+    pub(crate) shares: Shares,
 }
 
 impl Config {
@@ -167,7 +165,7 @@ impl Default for ConfigBuilder {
                 batch_delay_us: 1_000,
                 connect_timeout: Duration::from_secs(30),
                 drain_timeout: Duration::from_secs(10),
-                events_per_turn: EVENTS_PER_TURN,
+                shares: Shares::default(),
             },
             ring_slots: None,
         }
@@ -322,12 +320,12 @@ impl ConfigBuilder {
         self
     }
 
-    /// Timers, and completions, that a thread handles in one turn before new connections have theirs; each ring handles at least 64.
+    /// How much of each kind of work a thread does in one turn.
     #[cfg(feature = "sim")]
     #[doc(hidden)]
     #[must_use]
-    pub fn events_per_turn(mut self, events: u32) -> Self {
-        self.config.events_per_turn = events;
+    pub fn shares(mut self, shares: Shares) -> Self {
+        self.config.shares = shares;
         self
     }
 

@@ -11,7 +11,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use crate::attempt::{DialId, Source};
-use crate::config::{ACCEPT_BATCH_MAX, Config, SPARE_SLOTS};
+use crate::config::{Config, SPARE_SLOTS};
 use crate::context::{Action, ConnId, Recorder};
 use crate::dial::{DialPlan, Tuples};
 use crate::error::{Error, OpenFailure};
@@ -20,17 +20,12 @@ use crate::limiter::{Admission, ConnectionLimiter};
 use crate::mailbox::{Handle, Mailbox, Ordered, Shutdown};
 use crate::ring::Ring;
 use crate::shard::{ById, Context, Shard};
-use crate::share::{RampShare, events_per_ring};
+use crate::share::RampShare;
 use crate::slot::UNPLANNED;
 use crate::stats::{Stats, Work};
 
 /// Most attempts one thread has under way.
 const CONNECTING_MAX: usize = 2_048;
-/// Least and most attempts one thread starts in one turn: a tenth of a long turn, and enough that
-/// a thread with nothing else to do ramps in large batches.
-const DIALS_PER_TURN: (u32, u32) = (128, 1_024);
-/// Least and most connections one thread accepts from one listener in one turn, likewise.
-const ACCEPTS_PER_TURN: (u32, u32) = (256, ACCEPT_BATCH_MAX);
 /// Most connections a handler may end in one turn by [`crate::Context::close_newest`].
 const ENDS_PER_TURN_MAX: u64 = 256;
 
@@ -41,8 +36,7 @@ const ACTIONS_PER_CLOCK: usize = 64;
 /// Most commands that are given to the handler in one turn.
 const COMMANDS_PER_TURN_MAX: usize = 1_024;
 
-/// Rounds of accepting before the listeners are closed; each takes up to [`ACCEPT_BATCH_MAX`] from
-/// each.
+/// Rounds of accepting before the listeners are closed; each takes the full share of each.
 const LAST_ROUNDS_MAX: usize = 128;
 
 /// One core thread: its shards and its handler, over any ring.
@@ -152,8 +146,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             filling: 0,
             dials: Vec::new(),
             taken_in_a_row: 0,
-            accepts: RampShare::new(ACCEPTS_PER_TURN.0, ACCEPTS_PER_TURN.1),
-            attempts: RampShare::new(DIALS_PER_TURN.0, DIALS_PER_TURN.1),
+            accepts: RampShare::new(config.shares.accepts),
+            attempts: RampShare::new(config.shares.dials),
             stopping: None,
             next_call_us: None,
         })
@@ -286,7 +280,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     /// is there.
     pub fn turn(&mut self, now_us: u64) -> Result<Next, Error> {
         self.ctx.now_us = now_us;
-        let share = events_per_ring(self.ctx.config.events_per_turn, self.shards.len());
+        let share = self.ctx.config.shares.events_per_ring(self.shards.len());
+        self.ctx.postponed = [false; Work::ALL.len()];
         let mut worked = false;
         if self.waits_in_the_ring() {
             // Before the accepts, so that what completions cause and the accepts share an entry
@@ -368,7 +363,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         self.attempts.adapt(turn_us);
         let stats = &mut self.ctx.stats;
         stats.turn_us_max = stats.turn_us_max.max(turn_us);
-        let postponed = std::mem::take(&mut self.ctx.postponed);
+        let postponed = self.ctx.postponed;
         for (count, is_postponed) in stats.postponed.iter_mut().zip(postponed) {
             *count += u64::from(is_postponed);
         }

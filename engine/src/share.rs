@@ -5,13 +5,11 @@
 //! thread: together they bound a turn to some tens of milliseconds. New connections come last:
 //! accepts and dials get what long turns leave, down to a least share, so a ramp slows down before
 //! messages are late, and never stands still.
-//! Invariants: every share is at least one clock's worth of work, so every kind makes progress.
+//! Invariants: no share is zero, so every kind makes progress.
 //! Must not depend on: rings, slots, clocks.
 
-/// Timers, and completions, that one thread handles in one turn, unless the config says otherwise:
-/// 10 to 25 ms of each at the prices of a loaded machine.
-pub(crate) const EVENTS_PER_TURN: u32 = 4_096;
-/// Events between two looks at the clock. Also the least share of a ring.
+/// Events between two looks at the clock. Also the least share of a ring, so that rings work in
+/// batches.
 pub(crate) const EVENTS_PER_CLOCK: u32 = 64;
 /// A turn that takes longer than this has too many new connections in it, microseconds.
 const LONG_TURN_US: u64 = 20_000;
@@ -19,10 +17,38 @@ const LONG_TURN_US: u64 = 20_000;
 /// kernel's default of 4,096: it is emptied at the full share, whatever waits behind it.
 const ACCEPT_QUEUE_LONG: u32 = 2_048;
 
-/// The share of each ring of a thread that has `ring_count`: a multiple of [`EVENTS_PER_CLOCK`].
-pub(crate) fn events_per_ring(events_per_turn: u32, ring_count: usize) -> usize {
-    let clock = EVENTS_PER_CLOCK as usize;
-    (events_per_turn as usize / ring_count / clock).max(1) * clock
+/// How much of each kind of work a thread does in one turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Shares {
+    /// Timers, and as many completions.
+    pub events: u32,
+    /// Connections accepted from one listener, least and most.
+    pub accepts: (u32, u32),
+    /// Attempts to connect that start, least and most.
+    pub dials: (u32, u32),
+}
+
+impl Default for Shares {
+    /// 10 to 25 ms of timers and of completions at the prices of a loaded machine; the least number
+    /// of new connections is a tenth of a long turn, the most makes large batches of a pure ramp.
+    fn default() -> Self {
+        Shares {
+            events: 4_096,
+            accepts: (256, 1_024),
+            dials: (128, 1_024),
+        }
+    }
+}
+
+impl Shares {
+    /// The timers, and the completions, that each ring of a thread that has `ring_count` handles.
+    pub(crate) fn events_per_ring(&self, ring_count: usize) -> usize {
+        let even = self.events / ring_count as u32;
+        match even {
+            EVENTS_PER_CLOCK.. => (even - even % EVENTS_PER_CLOCK) as usize,
+            _ => self.events.min(EVENTS_PER_CLOCK) as usize,
+        }
+    }
 }
 
 /// How many new connections a turn may start: fewer after long turns, more when that was too few.
@@ -34,9 +60,9 @@ pub(crate) struct RampShare {
 }
 
 impl RampShare {
-    /// Between `least` and `most`, beginning with `most`.
-    pub fn new(least: u32, most: u32) -> Self {
-        let now = most;
+    /// Between these, beginning with the least.
+    pub fn new((least, most): (u32, u32)) -> Self {
+        let now = least;
         RampShare { now, least, most }
     }
 
@@ -73,31 +99,34 @@ mod tests {
 
     #[test]
     fn shares_of_rings_are_bounded_both_ways() {
+        let shares = Shares::default();
         for rings in [1, 2, 27, 53, 64, 100, 10_000] {
-            let share = events_per_ring(EVENTS_PER_TURN, rings);
+            let share = shares.events_per_ring(rings);
             assert!(share >= 64 && share.is_multiple_of(64), "{share}");
-            assert!(share == 64 || share * rings <= EVENTS_PER_TURN as usize);
+            assert!(share == 64 || share * rings <= 4_096);
         }
-        assert_eq!(events_per_ring(1, 1), 64);
+        let few = Shares {
+            events: 3,
+            ..shares
+        };
+        assert_eq!([1, 2, 9].map(|rings| few.events_per_ring(rings)), [3; 3]);
     }
 
     #[test]
     fn ramp_share_shrinks_to_its_least_and_recovers() {
-        let mut share = RampShare::new(128, 1_024);
-        assert_eq!(share.now(), 1_024);
+        let mut share = RampShare::new((128, 1_024));
+        assert_eq!(share.now(), 128);
+        for expected in [256, 512, 1_024, 1_024] {
+            share.adapt(1_000);
+            assert_eq!(share.now(), expected);
+        }
         for expected in [512, 256, 128, 128] {
             share.adapt(LONG_TURN_US + 1);
             assert_eq!(share.now(), expected);
         }
         assert_eq!(share.of_queue(100), 128);
-        assert_eq!(
-            share.of_queue(5_000),
-            1_024,
-            "the queue is about to overflow"
-        );
-        for expected in [256, 512, 1_024, 1_024] {
-            share.adapt(1_000);
-            assert_eq!(share.now(), expected);
-        }
+        assert_eq!(share.of_queue(5_000), 1_024, "about to overflow");
+        share.restore();
+        assert_eq!(share.now(), 1_024);
     }
 }

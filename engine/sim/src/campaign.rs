@@ -62,7 +62,10 @@ pub fn seeds_until_caught(canary: Canary, seeds_max: u64) -> Option<(u64, Run, S
     name_failures();
     IS_QUIET.set(true);
     let caught = (0..seeds_max).find_map(|seed| {
-        let scenario = Scenario::of_seed(seed);
+        let scenario = match canary {
+            Canary::SharesUnbounded => Scenario::Overload,
+            _ => Scenario::of_seed(seed),
+        };
         let run = Run {
             scenario,
             seed,

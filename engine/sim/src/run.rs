@@ -21,22 +21,27 @@ pub enum Scenario {
     Mesh,
     /// The `relay` example between clients and a backend that keep accounts of each pair.
     Relay,
+    /// More work than a turn has time for. Does not alternate with the others: it takes longer.
+    Overload,
 }
 
 impl Scenario {
     /// Every one.
-    pub const ALL: [Scenario; 6] = [
+    pub const ALL: [Scenario; 7] = [
         Scenario::Echo,
         Scenario::Longconn,
         Scenario::Http,
         Scenario::Streams,
         Scenario::Mesh,
         Scenario::Relay,
+        Scenario::Overload,
     ];
+    /// Of these, the first ones alternate.
+    const ALTERNATING: usize = 6;
 
     /// The one that a seed runs when they alternate.
     pub fn of_seed(seed: u64) -> Scenario {
-        Scenario::ALL[(seed % Scenario::ALL.len() as u64) as usize]
+        Scenario::ALL[(seed % Scenario::ALTERNATING as u64) as usize]
     }
 
     /// Its name.
@@ -48,6 +53,7 @@ impl Scenario {
             Scenario::Streams => "streams",
             Scenario::Mesh => "mesh",
             Scenario::Relay => "relay",
+            Scenario::Overload => "overload",
         }
     }
 }

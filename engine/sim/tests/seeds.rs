@@ -17,15 +17,22 @@ fn run(scenario: Scenario, seed: u64) -> Run {
     }
 }
 
-fn campaign(from: u64, count: u64) -> Coverage {
-    let campaign = Campaign {
+fn all(from: u64, count: u64) -> Campaign {
+    Campaign {
         from,
         count,
         scenario: None,
         canary: None,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         is_told: false,
-    };
+    }
+}
+
+fn campaign(from: u64, count: u64) -> Coverage {
+    passed(all(from, count))
+}
+
+fn passed(campaign: Campaign) -> Coverage {
     match campaign.run() {
         Ok(coverage) => coverage,
         Err(failures) => panic!("{}: {}", failures[0].0.command(), failures[0].1),
@@ -64,6 +71,19 @@ fn invariants_hold_and_every_fault_occurs() {
         );
     }
     assert!(coverage.stats.refused_full > 0 && coverage.stats.stale_completions > 0);
+}
+
+/// Calm runs bound lateness and the listen queue; the others have shares of one piece of work.
+#[test]
+fn work_beyond_a_turn_is_shared_and_postponed() {
+    let overload = Campaign {
+        scenario: Some(Scenario::Overload),
+        ..all(0, 200)
+    };
+    let coverage = passed(overload);
+    for (name, turns) in coverage.stats.turns() {
+        assert!(turns > 0, "no run met {name}");
+    }
 }
 
 /// Each fails when a fix of the engine is undone; the fixes are in the history.

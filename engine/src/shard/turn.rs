@@ -60,7 +60,7 @@ pub(crate) struct Context<'a, H: Handler> {
     pub is_aborting: bool,
     /// A callback ran since the handler's last `on_turn`: it may have asked for another deadline.
     pub has_called: bool,
-    /// Work that this turn postponed, by [`Work`].
+    /// Work that the turn postponed, by [`Work`].
     pub postponed: [bool; Work::ALL.len()],
     /// What callbacks record.
     pub recorder: Recorder<H::State>,

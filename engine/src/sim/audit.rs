@@ -15,6 +15,7 @@ use crate::limiter::ConnectionLimiter;
 use crate::ring::Ring;
 use crate::shard::audit::{Census, RingAudit};
 use crate::slot::Phase;
+use crate::stats::Work;
 
 /// How long an attempt may last over its limit: the cancel has to be submitted, and to be heard of.
 const CONNECT_GRACE_US: u64 = 20_000_000;
@@ -28,6 +29,8 @@ pub(super) fn check_core<R: Ring + RingAudit, H: Handler, M: FnMut() -> Result<R
 ) -> Result<Census, String> {
     let (shards, ctx) = core.parts();
     let mut census = Census::default();
+    // The oldest come first, so only those that exceeded the share may be late.
+    let may_be_late = ctx.postponed[Work::Timers as usize];
     let shared = ctx.handler.world();
     let mut world = lock(&shared);
     for shard in shards {
@@ -36,6 +39,7 @@ pub(super) fn check_core<R: Ring + RingAudit, H: Handler, M: FnMut() -> Result<R
             let socket = slot.state.socket;
             let is_calm = slot.phase() == Phase::Open;
             if is_calm {
+                let turn_us = if may_be_late { u64::MAX } else { turn_us };
                 check_timer(&world, socket, slot.is_timed(), turn_us)?;
             }
             if is_calm && slot.needs_watch() {

@@ -107,6 +107,8 @@ canaries! {
     CancelUntold "cancel_untold",
     /// The rest of a queue that was submitted in part counts as submitted.
     RestUnsubmitted "rest_unsubmitted",
+    /// A turn does everything at hand.
+    SharesUnbounded "shares_unbounded",
     /// The poll that wakes a thread is not armed again.
     WakeupLost "wakeup_lost",
     /// A command is not given to the handler.

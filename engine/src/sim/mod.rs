@@ -34,6 +34,7 @@ mod world;
 
 pub use crate::core::CoreListener;
 pub use crate::limiter::ConnectionLimiter;
+pub use crate::share::Shares;
 pub use broken::{Broken, Canary};
 pub use fault::{Fault, Faults};
 pub use node::{Node, Steps, drive};

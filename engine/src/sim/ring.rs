@@ -54,8 +54,12 @@ impl SimRing {
     pub fn new(world: &Shared, config: &Config) -> Self {
         let mut own = lock(world);
         let number = own.add_ring();
-        let queue_max = own.random.pick(&[4, 8, 32, 256]);
-        let completions_max = own.random.pick(&[2, 8, 32, 2_048, 2_048]);
+        let mut queue_max = own.random.pick(&[4, 8, 32, 256]);
+        let mut completions_max = own.random.pick(&[2, 8, 32, 2_048, 2_048]);
+        if own.request_us > 0 {
+            // What small queues make a turn do would count as slowness.
+            (queue_max, completions_max) = (256, 2_048);
+        }
         drop(own);
         SimRing {
             world: world.clone(),
@@ -181,9 +185,10 @@ impl SimRing {
         } else {
             world.random.below(20)
         };
-        let until_us = world.now_us() + spent_us;
+        let begun_us = world.now_us();
         let mut is_link_broken = false;
         let taken = self.taken_count(&mut world);
+        let until_us = begun_us + spent_us + taken as u64 * world.request_us;
         for (token, request) in self.queue.drain(..taken).collect::<Vec<_>>() {
             if let Request::Connect { .. } = request {
                 // Linked to the bind before it. It starts when that has completed, behind what was submitted with it.

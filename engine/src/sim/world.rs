@@ -85,6 +85,8 @@ pub struct World {
     event_count: u64,
     trace: u64,
     is_told: bool,
+    /// What one request costs the thread that submits it, microseconds.
+    pub(super) request_us: u64,
     /// The ring that gave the last completion, and the socket it was about: a connection that opens is this one.
     pub(super) last_reaped: Option<u32>,
     /// Shared buffers that were sent, without keeping them.
@@ -97,6 +99,22 @@ impl World {
         let mut random = Random::new(seed);
         let faults = Faults::draw(&mut random);
         Self::with_faults(random, faults)
+    }
+
+    /// A world without faults and with a fast network, where all threads share one processor and each request costs `request_us`
+    /// microseconds.
+    pub fn with_cost(seed: u64, request_us: u64) -> Shared {
+        let world = Self::with_faults(Random::new(seed), Faults::none());
+        let mut own = lock(&world);
+        own.request_us = request_us;
+        own.link.delay_us_max = 50;
+        own.link.syn_again_us = 1_000_000;
+        own.link.give_up_us = 130_000_000;
+        own.link.unsent_max = 4_096;
+        own.link.received_max = 4_096;
+        own.link.backlog = 512;
+        drop(own);
+        world
     }
 
     /// A world with its faults given.
@@ -118,6 +136,7 @@ impl World {
             event_count: 0,
             trace: 0xCBF2_9CE4_8422_2325,
             is_told: false,
+            request_us: 0,
             last_reaped: None,
             shared: Vec::new(),
         }))

@@ -6,9 +6,10 @@ use holdfast_client::reconnect::Backoff;
 use holdfast_engine::Handler;
 use holdfast_server::longconn::heartbeat::{HeartbeatConfig, HeartbeatServer};
 
+use super::overload::SMALLEST;
 use super::shifting;
 use super::sides::{Sides, add_hostile, config, plan, world};
-use crate::run::{Outcome, Run};
+use crate::run::{Outcome, Run, Scenario};
 
 static MESSAGES: [&[u8]; 3] = [b"ok", b"k", &[b'm'; 900]];
 
@@ -54,6 +55,10 @@ pub(super) fn run(run: Run) -> Outcome {
     };
     let (load, users) = load;
     let now_us = world.lock().expect("nobody panicked with it").now_us();
+    let [server, client] = [server, client].map(|config| match run.scenario {
+        Scenario::Overload => config.to_builder().shares(SMALLEST).build().expect("valid"),
+        _ => config,
+    });
     let sides = Sides {
         world: &world,
         server: &server,

@@ -9,6 +9,7 @@ mod http;
 mod longconn;
 mod mesh;
 mod notes;
+mod overload;
 mod relay;
 mod shifting;
 mod sides;
@@ -29,6 +30,7 @@ impl Run {
             Scenario::Streams => streams::run(self),
             Scenario::Mesh => mesh::run(self),
             Scenario::Relay => relay::run(self),
+            Scenario::Overload => overload::run(self),
         }
     }
 }
