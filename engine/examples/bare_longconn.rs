@@ -1,8 +1,10 @@
-//! The baseline of a long-connection benchmark: the least a program can do to hold N loopback pairs and send 2 bytes to each at an
-//! interval. Its cost is the kernel's; the difference to Holdfast is Holdfast's.
+//! The baseline of a long-connection benchmark: the least a program can do to hold N loopback pairs
+//! and send 2 bytes to each at an interval. Its cost is the kernel's; the difference to Holdfast is
+//! Holdfast's.
 //!
-//! `cargo build --release -p holdfast-engine --example bare_longconn`, then, with a connection table of its own as
-//! `holdfast-bench longconn` has it (see `results/testbed/src/namespace.rs`; two buckets for each socket, a power of two):
+//! `cargo build --release -p holdfast-engine --example bare_longconn`, then, with a connection
+//! table of its own as `holdfast-bench longconn` has it (see `results/testbed/src/namespace.rs`;
+//! two buckets for each socket, a power of two):
 //!
 //! ```sh
 //! unshare -n sh -c 'sysctl -qw net.ipv4.tcp_child_ehash_entries=2097152 && exec unshare -n sh -c "ip link set lo up &&
@@ -10,14 +12,17 @@
 //!   exec target/release/examples/bare_longconn --connections 300000 --interval 6s --seconds 10"'
 //! ```
 //!
-//! `--interval` is the time between two messages to a connection, such as `6s`, `500ms` or `1us` (as often as the cores can); 0 sends
-//! nothing. Sending starts when all pairs are open, so ramp and heartbeats are measured separately; give `holdfast-bench` an
-//! interval longer than its ramp to compare ramps. `--stream` has the client receive with one request that stays (864 bytes in the
-//! kernel) instead of a poll and a receive each time (256). The server is the thread on core 0, the client that on core 1.
+//! `--interval` is the time between two messages to a connection, such as `6s`, `500ms` or `1us`
+//! (as often as the cores can); 0 sends nothing. Sending starts when all pairs are open, so ramp
+//! and heartbeats are measured separately; give `holdfast-bench` an interval longer than its ramp
+//! to compare ramps. `--stream` has the client receive with one request that stays (864 bytes in
+//! the kernel) instead of a poll and a receive each time (256). The server is the thread on core 0,
+//! the client that on core 1.
 //!
-//! Invariants: the ramp ends after [`RAMP_MAX`] and the pushing after `--seconds`, whatever happens; nobody is connected to
-//! outside 127.0.0.0/8. There are no slots, no timers and no accounts beyond counts: connections are numbered in the order they
-//! come, a place in a ring's table is never used twice but for an attempt that met a taken address.
+//! Invariants: the ramp ends after [`RAMP_MAX`] and the pushing after `--seconds`, whatever
+//! happens; nobody is connected to outside 127.0.0.0/8. There are no slots, no timers and no
+//! accounts beyond counts: connections are numbered in the order they come, a place in a ring's
+//! table is never used twice but for an attempt that met a taken address.
 //! Must not depend on: the engine's shards, slots, handlers.
 
 use std::os::fd::AsRawFd;
@@ -35,22 +40,23 @@ use nix::unistd::{Pid, gettid};
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const MESSAGE: &[u8] = b"ok";
-/// As `holdfast-bench` has it: below 1024, so that no client sits on it, and as many targets, which share a client's ports.
+/// As in `holdfast-bench`: below 1024, so that no client port collides with it; and the same number
+/// of targets, which share a client's ports.
 const PORT: u16 = 997;
 const TARGET_COUNT: u8 = 16;
-/// As the engine: a longer turn would keep the other side waiting.
+/// As in the engine: a longer turn would delay the other side.
 const DIALS_PER_TURN: usize = 1_024;
 const CONNECTING_MAX: u64 = 2_048;
 const ACCEPT_BATCH: u32 = 256;
 const SENDS_PER_TURN: u64 = 8_192;
-/// Completions taken before what they caused is submitted: no more receives than a ring has buffers.
+/// Completions handled before the next submission: no more receives than a ring has buffers.
 const REAP_BATCH: usize = 256;
-/// Work gathers for as long as this, as in the engine.
+/// Batch delay, as in the engine.
 const TURN: Duration = Duration::from_millis(1);
 const RAMP_MAX: Duration = Duration::from_secs(120);
 const SECONDS_MAX: u64 = 600;
 
-/// What the threads tell and what they are told.
+/// State shared between the threads.
 #[derive(Default)]
 struct Shared {
     accepted: AtomicU64,
@@ -74,7 +80,7 @@ struct Flags {
     streams: bool,
 }
 
-/// One side: its rings, each filled up before the next is made.
+/// One side: its rings; the next one is made when the last one is full.
 struct Side {
     rings: Vec<KernelRing>,
     /// Places taken in the newest ring.
@@ -92,7 +98,7 @@ enum Receive {
     Streamed,
 }
 
-/// What a completion asks the side's own loop to do.
+/// What the side's loop must do after a completion.
 enum Event {
     /// This listener has connections.
     Listening(usize),
@@ -146,7 +152,7 @@ impl Side {
         Ok(self.config.ring_slots() - self.used)
     }
 
-    /// Waits for whatever the peer does next.
+    /// Polls for the peer's next event.
     fn park(&mut self, ring: usize, slot: u32) -> Result<(), SetupError> {
         let (op, request) = match self.receives {
             Some(Receive::Streamed) => (Op::Recv, Request::RecvMultishot { slot }),
@@ -230,7 +236,7 @@ impl Side {
     }
 }
 
-/// Accepts, and pushes to all connections in the order they came, over and over.
+/// Accepts connections and pushes to all of them in order of arrival, repeatedly.
 fn serve(flags: Flags, listeners: &[Listener], shared: &'static Shared) -> Result<(), Failure> {
     let mut side = Side::new(0, None, shared)?;
     let mut readable: Vec<usize> = (0..listeners.len()).collect();
@@ -284,7 +290,8 @@ fn serve(flags: Flags, listeners: &[Listener], shared: &'static Shared) -> Resul
     Ok(())
 }
 
-/// Takes what waits at one listener, a batch at most; watches it again when that was all, else keeps it among the readable ones.
+/// Accepts a batch at most from one listener; polls it again when no more connections wait, else
+/// keeps it among the readable ones.
 fn accept(
     side: &mut Side,
     number: usize,
@@ -310,7 +317,7 @@ fn accept(
     side.turn(|side, _, event| {
         match event {
             Event::Accepted(slot) => {
-                // A connection may come between two accepts: a place before it stays empty then.
+                // A connection may arrive between two accepts; an earlier place then stays empty.
                 side.used = slot + 1;
                 held.push((ring as u32, slot));
                 side.park(ring, slot)?;
@@ -416,7 +423,7 @@ fn main() -> Result<(), Failure> {
         .map(|n| ([127, 0, 0, n], PORT).into())
         .collect();
     let ports_each = 64_000 * u64::from(TARGET_COUNT);
-    // One source more than is needed: a run soon after another finds enough that are free.
+    // One source more than needed, so that a run directly after another finds free ports.
     let sources = (0..=flags.connections / ports_each + 1)
         .map(|n| [127, 1, (n / 250) as u8, (n % 250) as u8 + 1].into())
         .collect();
@@ -466,11 +473,11 @@ fn main() -> Result<(), Failure> {
         shared.lost.load(Relaxed),
     );
     shared.is_over.store(true, Relaxed);
-    // The kernel closes what is open; nobody waits for it in order.
+    // The kernel closes open connections; no graceful shutdown.
     std::process::exit(i32::from(pairs < flags.connections));
 }
 
-/// Waits, but ends with a thread that failed.
+/// Waits; fails when a thread failed.
 fn wait(ended: &Receiver<Result<(), Failure>>, time: Duration) -> Result<(), Failure> {
     match ended.recv_timeout(time) {
         Ok(result) => result,

@@ -163,7 +163,8 @@ fn table_beyond_the_descriptor_limit_is_refused_with_its_cause() {
     assert!(error.to_string().contains("ulimit -n"), "{error}");
 }
 
-/// Opens and echoes until told to stop; returns how many connections it had. Each must be accepted and answered.
+/// Opens and echoes until told to stop; returns how many connections it had. Each must be accepted
+/// and answered.
 fn keep_connecting(
     address: SocketAddr,
     is_over: Arc<std::sync::atomic::AtomicBool>,
@@ -186,7 +187,8 @@ fn shared(listeners: &[Vec<listen::Listener>], thread_count: usize) -> Vec<Vec<l
     listen::spread(all.collect(), thread_count).expect("descriptors")
 }
 
-/// Engines follow each other on the same listeners, with more threads and fewer: nobody is refused or reset.
+/// Engines follow each other on the same listeners, with more threads and fewer: nobody is refused
+/// or reset.
 #[test]
 fn listeners_move_to_successors_without_losing_a_connection() {
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -125,7 +125,8 @@ fn a_connection_that_closes_as_a_request_is_sent_fails_no_idempotent_request() {
 #[test]
 fn one_connection_for_each_user_or_one_for_each_request() {
     let server = HttpServer::saying(HELLO);
-    let args = ["--users", "4", "--requests", "200"];
+    // The waits leave a thread that is scheduled late time to start its users.
+    let args = ["--users", "4", "--requests", "200", "--wait", "20ms"];
     let last = run(server.address(), &args).last();
     assert_eq!((last.opened, server.connections()), (4, 4), "{last:?}");
 

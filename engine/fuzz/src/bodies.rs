@@ -1,11 +1,11 @@
-//! Chunked bodies: in pieces against whole, and whole against the reference.
+//! Chunked bodies: parsed in pieces, whole, and by the reference; all must agree.
 
 use holdfast_http1::{Chunked, Oddities};
 
 use crate::input::{cuts, options, pieces};
 use crate::reference::{self, End};
 
-/// What is longer is cut in two only while fuzzing: it is there for the limits of lines.
+/// Longer inputs test line limits, and are cut in two only while fuzzing.
 const LONG_BYTES: usize = 512;
 
 /// The payload, bytes used, and whether it ended; `None` after an error.
@@ -33,8 +33,8 @@ fn read<'a>(fresh: Chunked, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Read
     (Some((payload, used, is_done)), chunked.oddities())
 }
 
-/// Chunked bodies, incrementally, for servers and for user agents: however they are cut, and as the reference reads them, to the
-/// byte that is wrong.
+/// Chunked bodies, incrementally, for servers and for user agents: however they are cut, and as the
+/// reference reads them, to the byte that is wrong.
 pub fn chunked(data: &[u8]) {
     let Some((seed, bytes)) = options(data) else {
         return;
@@ -63,7 +63,7 @@ fn check(
         End::Open | End::Within(_) => Some((payload, bytes.len(), false)),
         End::At(used) => Some((payload, used, true)),
         End::Wrong(at) => {
-            // Seen with that byte, and not before.
+            // Detected at that byte, not before.
             assert!(read(fresh, [&bytes[..at]]).0.is_some(), "wrong before {at}");
             assert!(
                 read(fresh, [&bytes[..=at]]).0.is_none(),

@@ -1,7 +1,7 @@
-//! The JSON that is read back: records of runs, and the lines that server and client print.
+//! JSON that is read back: records of runs, and report lines of server and client.
 //!
-//! What is read is written and read again without a difference, a record of any numbers can be judged and shown, and a line of
-//! another schema is no report.
+//! A document survives writing and reading, a record with any numbers can be judged and shown, and
+//! lines of another schema are rejected.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -33,7 +33,7 @@ fn round<T: Serialize + DeserializeOwned + PartialEq + Debug>(text: &str) -> Opt
     Some(read)
 }
 
-/// The option byte of a run of `proxy`: it came when the others were in the corpus already.
+/// Option byte of a `proxy` record. Added later, so that existing corpus files keep their meaning.
 const PROXY: u8 = b'p';
 
 fn judge_proxy(run: &mut ProxyRun) {

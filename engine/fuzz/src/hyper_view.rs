@@ -1,13 +1,17 @@
-//! The same bytes to hyper's server and to our parsers: what a request is and where it ends must not depend on who reads it, or a
-//! proxy of one kind in front of a server of the other could be made to see different requests.
+//! The same bytes to hyper's server and to our parsers: what a request is and where it ends must
+//! not depend on who reads it, or a proxy of one kind in front of a server of the other could be
+//! made to see different requests.
 //!
-//! Every request that we would answer, hyper has to have handed over too, with the same method and the same body, in the same
-//! order. Allowed differences, each of which ends the comparison:
-//! - We refuse, hyper goes on: we are stricter on purpose (bare LF, Host, targets, sizes, codings, expectations: the list stands in
-//!   `holdfast-http1`). A refusal ends the connection, so nothing behind it can be taken for a request.
-//! - hyper refuses or gives up, we go on: its URI type knows fewer targets than RFC 9112 lets pass, and after CONNECT or a
-//!   connection it wants to close it reads no more. It must not have served something else instead, which is what is checked.
-//! - We are at the end of the bytes in the middle of a request; hyper may have begun to hand it over, never whole.
+//! Every request that we would answer, hyper has to have handed over too, with the same method and
+//! the same body, in the same order. Allowed differences, each of which ends the comparison:
+//! - We refuse, hyper goes on: we are stricter on purpose (bare LF, Host, targets, sizes, codings,
+//!   expectations: the list stands in `holdfast-http1`). A refusal ends the connection, so nothing
+//!   behind it can be taken for a request.
+//! - hyper refuses or gives up, we go on: its URI type knows fewer targets than RFC 9112 lets pass,
+//!   and after CONNECT or a connection it wants to close it reads no more. It must not have served
+//!   something else instead, which is what is checked.
+//! - We are at the end of the bytes in the middle of a request; hyper may have begun to hand it
+//!   over, never whole.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -127,7 +131,8 @@ fn by_hyper(bytes: &[u8]) -> Vec<Served> {
         .serve_connection(script, service);
     let mut connection = pin!(connection);
     let mut context = Context::from_waker(Waker::noop());
-    // Reading and writing are always ready, so that it is only left waiting for itself; more turns than bytes are not needed.
+    // Reading and writing are always ready, so that it is only left waiting for itself; more turns
+    // than bytes are not needed.
     for _ in 0..=bytes.len() + 16 {
         if connection.as_mut().poll(&mut context).is_ready() {
             break;

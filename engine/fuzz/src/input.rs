@@ -1,22 +1,24 @@
-//! What targets do with their bytes before and while they use them.
+//! How targets interpret, cut and expand their input bytes.
 //!
 //! Must not depend on: what the bytes mean.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
 
-/// How often a longer input is cut while fuzzing, where speed finds more than each single cut does; the tests cut all but the longest everywhere.
+/// How often a longer input is cut while fuzzing, where speed finds more than each single cut does;
+/// the tests cut all but the longest everywhere.
 const CUTS: usize = 16;
 /// What all beginnings of an input may come to together then, bytes.
 const CUT_BYTES: usize = 4_096;
-/// Grows in inputs that may: it and the byte after it stand for 32 times as many `a` as that byte says.
+/// Expansion marker, in inputs that allow it: with the following byte N it stands for 32 * N times
+/// `a`.
 const GROWS: u8 = 0xf5;
 
-/// Nothing grows behind so many bytes, which are more than any limit.
+/// No expansion beyond this size, which exceeds every limit.
 const GROWN_BYTES_MAX: usize = 20_000;
 
-/// The first byte of an input, which says how it is used, and the others. The highest bit lets [`GROWS`] grow, so that a short
-/// input can exceed every limit.
+/// The first byte of an input, which says how it is used, and the others. The highest bit lets
+/// [`GROWS`] grow, so that a short input can exceed every limit.
 pub fn options(data: &[u8]) -> Option<(u8, Cow<'_, [u8]>)> {
     let (first, rest) = data.split_first()?;
     if first & 0x80 == 0 || !rest.contains(&GROWS) {
@@ -36,7 +38,7 @@ pub fn options(data: &[u8]) -> Option<(u8, Cow<'_, [u8]>)> {
     Some((*first, Cow::Owned(grown)))
 }
 
-/// Where to cut `length` bytes in two, ascending.
+/// Positions at which to cut `length` bytes in two, ascending.
 pub fn cuts(length: usize) -> impl Iterator<Item = usize> {
     let count = match cfg!(feature = "libfuzzer") {
         true => (CUT_BYTES / (length + 1)).clamp(2, CUTS),
@@ -44,7 +46,7 @@ pub fn cuts(length: usize) -> impl Iterator<Item = usize> {
         false => CUTS,
     };
     let step = (length / count.max(1)).max(1);
-    // Not always from 0, or some places would never be cut at.
+    // The start varies, so that every position is used.
     (length % step..=length).step_by(step)
 }
 
@@ -57,8 +59,8 @@ pub fn some<T>(choices: &[T], seed: usize) -> impl Iterator<Item = &T> {
     (0..count).map(move |number| &choices[(seed + 5 * number) % choices.len()])
 }
 
-/// What `read` says of `bytes`, having made sure that every beginning of them is either open (`is_open`) or says the same, and
-/// that once one says something the longer ones do.
+/// What `read` says of `bytes`, having made sure that every beginning of them is either open
+/// (`is_open`) or says the same, and that once one says something the longer ones do.
 pub fn read_cut<T: PartialEq + Debug>(
     bytes: &[u8],
     read: impl Fn(&[u8]) -> T,

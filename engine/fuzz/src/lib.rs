@@ -1,15 +1,18 @@
-//! Fuzz targets: one plain function for everything that reads what a peer, a file or a flag supplies.
+//! Fuzz targets: one plain function for everything that reads what a peer, a file or a flag
+//! supplies.
 //!
-//! Purpose: each target takes any bytes and panics if the code under test breaks a promise. "Does not crash" is the least of
-//! them: what was cut anywhere has to mean the same, what is read has to be what a second reader ([`mod@reference`], hyper) reads,
-//! what is written has to be read back.
-//! Invariants: a target depends on nothing but its bytes: no clock, no file, no network, no state of an earlier call; it takes
-//! microseconds. `corpus/TARGET/` holds inputs that together reach what was ever reached; the tests of this package replay them
-//! all, and `make fuzz` begins with them.
+//! Purpose: each target takes any bytes and panics if the code under test breaks a promise. "Does
+//! not crash" is the least of them: input cut anywhere must mean the same, two readers
+//! ([`mod@reference`], hyper) must agree, and what is written must be read back.
+//! Invariants: a target depends on nothing but its bytes: no clock, no file, no network, no state
+//! of an earlier call; it takes microseconds. `corpus/TARGET/` holds inputs that together reach
+//! what was ever reached; the tests of this package replay them all, and `make fuzz` begins with
+//! them.
 //! Must not depend on: libFuzzer. `bin/` does.
 //!
-//! To add a target: a function in a file here, a line in [`TARGETS`], a `[[bin]]` in `Cargo.toml` with its file in `bin/`, a
-//! folder in `corpus/` with a few inputs that are right and a few that are nearly.
+//! To add a target: a function in a file here, a line in [`TARGETS`], a `[[bin]]` in `Cargo.toml`
+//! with its file in `bin/`, a folder in `corpus/` with a few inputs that are right and a few that
+//! are nearly.
 #![forbid(unsafe_code)]
 
 mod bodies;
@@ -44,7 +47,7 @@ pub use sources::sources;
 pub use statuses::statuses;
 pub use urls::urls;
 
-/// A target.
+/// A fuzz target.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its file in `bin/` and of its folder in `corpus/`.

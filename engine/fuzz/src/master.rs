@@ -1,6 +1,7 @@
-//! What a Locust master sends to `holdfast-client worker`, from the first byte of its connection.
+//! Bytes of a Locust master's connection to `holdfast-client worker`, from the first one.
 //!
-//! However the bytes are split, they give the same units; a message that was decoded survives encoding and decoding.
+//! Any split of the bytes gives the same messages; a decoded message survives encoding and
+//! decoding.
 
 use holdfast_client::locust::message::{MasterMessage, Message};
 use holdfast_client::locust::zmtp::{Decoder, Received};

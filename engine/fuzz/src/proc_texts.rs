@@ -1,5 +1,5 @@
-//! Texts of `/proc`, `/sys` and cgroups. They come from the kernel, so they are sound; but from kernels and containers nobody here
-//! has seen, so none may make a program panic, and what is read has to be what is there.
+//! Texts of `/proc`, `/sys` and cgroups. The kernel writes them, but other kernels and containers
+//! may differ: no text may cause a panic, and parsed values must match the text.
 
 use holdfast_sysctl::machine::{
     parse_cgroups, parse_core_count, parse_cpu_model, parse_io_uring_privileged,
@@ -21,13 +21,13 @@ fn kib(text: &str) -> Option<u64> {
     u64::try_from(bytes).ok()
 }
 
-/// The two texts that most parsers take: an input is cut at its first NUL.
+/// Splits an input at its first NUL into the two texts that most parsers take.
 fn two(data: &[u8]) -> Option<(&str, &str)> {
     let text = std::str::from_utf8(data).ok()?;
     Some(text.split_once('\0').unwrap_or((text, "")))
 }
 
-/// What a server or client asks of its machine before it starts.
+/// Files that server and client read before they start.
 pub fn machine(data: &[u8]) {
     let Some((text, other)) = two(data) else {
         return;
@@ -56,7 +56,7 @@ pub fn machine(data: &[u8]) {
         assert!(!is_privileged || !other.is_empty() || group >= 0);
     }
     for cgroup in parse_cgroups(text, other) {
-        // Never outside of what is mounted.
+        // Never outside the mount.
         let is_mounted = text.lines().any(|line| {
             let point = line.split(' ').nth(4);
             point.is_some_and(|point| cgroup.folder.starts_with(point))
@@ -85,7 +85,7 @@ fn check_core_count(status: &str) {
     assert_eq!(parse_core_count(status), expected);
 }
 
-/// What the bench reads once a second.
+/// Files that the bench reads every second.
 pub fn samples(data: &[u8]) {
     let Some((text, other)) = two(data) else {
         return;

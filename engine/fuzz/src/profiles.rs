@@ -1,10 +1,11 @@
-//! Kernel profiles and values of settings: a file the user names with `--profile`, and what the kernel prints.
+//! Kernel profiles and values of settings: a file the user names with `--profile`, and what the
+//! kernel prints.
 
 use holdfast_sysctl::profile::{Profile, joined};
 use holdfast_sysctl::setting::{Kind, Rule};
 use holdfast_sysctl::values::path;
 
-/// The text up to the first NUL is a profile, the rest a present value.
+/// The text before the first NUL is a profile, the rest a current value.
 pub fn profiles(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -23,7 +24,7 @@ pub fn profiles(data: &[u8]) {
         let mut last = 0;
         for connections in [0, 1, 64_511, 1_000_000, u64::MAX] {
             let wanted = setting.wanted(connections);
-            // What is written suffices, and is not lowered by being asked for again.
+            // The merged value satisfies the setting, and merging again does not lower it.
             for rule in [
                 Rule::AtLeast,
                 Rule::AtMost,
@@ -38,7 +39,7 @@ pub fn profiles(data: &[u8]) {
                 );
                 assert_eq!(setting.merged(&written, &wanted, rule), written, "{rule:?}");
             }
-            // More connections never want less.
+            // More connections never need less.
             if let [scale] = &setting.scale[..] {
                 assert!(scale.at(connections) >= last);
                 last = scale.at(connections);
@@ -55,7 +56,7 @@ pub fn profiles(data: &[u8]) {
             "{}",
             file.display()
         );
-        // A key and its value, written as sysctl prints them, are read as the same.
+        // A key and value in the format of sysctl are parsed back.
         let line = format!("{} = {}", setting.key, setting.value);
         let again = Profile::parse("again", &line).expect("a line of its own");
         assert_eq!(
@@ -63,7 +64,7 @@ pub fn profiles(data: &[u8]) {
             (&setting.key, &setting.value)
         );
     }
-    // Both ends on one machine want no less than one.
+    // Both roles on one machine need no less than one role.
     let both = joined(&[profile.clone(), profile.clone()]);
     assert!(both.len() <= profile.settings.len());
 }

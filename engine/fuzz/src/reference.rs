@@ -1,7 +1,9 @@
-//! HTTP/1.1 framing once more, in the slow and obvious way: what the parsers of `holdfast-http1` are compared with.
+//! HTTP/1.1 framing once more, in the slow and obvious way: what the parsers of `holdfast-http1`
+//! are compared with.
 //!
-//! Written from RFC 9112, RFC 9110 and the choices that the documentation of `holdfast-http1` states, line by line over whole
-//! messages: finds the empty line first, splits, and lists every error.
+//! Written from RFC 9112, RFC 9110 and the choices that the documentation of `holdfast-http1`
+//! states, line by line over whole messages: finds the empty line first, splits, and lists every
+//! error.
 //! Invariants: shares no code with `holdfast-http1` but the types of its answers.
 //! Must not depend on: how bytes arrive.
 
@@ -257,7 +259,8 @@ pub fn request(bytes: &[u8], limits: &Limits) -> Said<RequestHead> {
     if lines.len() - 1 > limits.header_count_max {
         faults.push(431);
     } else if faults.contains(&400) {
-        // The parser counts lines that end in a bare LF, which is wrong only when the head has its end.
+        // The parser counts lines that end in a bare LF, which is wrong only when the head has its
+        // end.
         let all = window[start..start + length]
             .iter()
             .filter(|b| **b == b'\n');
@@ -315,7 +318,8 @@ pub fn request(bytes: &[u8], limits: &Limits) -> Said<RequestHead> {
     })
 }
 
-/// The lines of a response's head, without their line ends, its length, and whether any of them ends in a bare LF.
+/// The lines of a response's head, without their line ends, its length, and whether any of them
+/// ends in a bare LF.
 fn lenient_lines(bytes: &[u8]) -> Option<(Vec<&[u8]>, usize, bool)> {
     let mut lines = Vec::new();
     let mut at = 0;
@@ -446,7 +450,8 @@ pub enum End {
     Wrong(usize),
 }
 
-/// The chunked body that `bytes` begin with, as a server reads it: its payload as far as it is there, and its end.
+/// The chunked body that `bytes` begin with, as a server reads it: its payload as far as it is
+/// there, and its end.
 pub fn chunked(bytes: &[u8]) -> (Vec<u8>, End) {
     let mut body = Chunks::default();
     let end = body.read(bytes);
@@ -482,7 +487,8 @@ fn run(bytes: &[u8], at: usize, fits: impl Fn(u8) -> bool) -> Result<usize, End>
     }
 }
 
-/// As `result` says, unless a place past `end_max` was reached without anything wrong before: then that place is wrong.
+/// As `result` says, unless a place past `end_max` was reached without anything wrong before: then
+/// that place is wrong.
 fn bounded(result: Result<usize, End>, bytes: &[u8], end_max: usize) -> Result<usize, End> {
     let reached = match result {
         Ok(at) | Err(End::Wrong(at) | End::At(at)) => at,

@@ -1,4 +1,5 @@
-//! Responses as the client reads them: heads and bodies, one after another, in pieces against whole, and against the reference.
+//! Responses as the client reads them: heads and bodies, one after another, in pieces against
+//! whole, and against the reference.
 
 use holdfast_client::http::response::{
     self, Expectations, Parsed, Position, Progress, ResponseCounts, STATUS_COUNT, Verdict,
@@ -9,7 +10,7 @@ use holdfast_http1::{Body, Limits};
 use crate::input::{options, pieces};
 use crate::reference::{self, End, Said};
 
-/// What was found, one for each whole response, and how it ended.
+/// The verdict of each complete response, and how reading ended.
 #[derive(Debug, PartialEq)]
 struct Story {
     all: Vec<(Verdict, bool)>,
@@ -27,7 +28,8 @@ impl Default for Story {
     }
 }
 
-/// As a user reads: what was not used comes again with what follows; after a last response nothing is read.
+/// Reads as a user does: unused bytes are presented again with the next ones; nothing is read after
+/// the last response.
 fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>, expectations: &Expectations) -> Story {
     let (mut position, mut progress) = (Position::default(), Progress::default());
     let mut story = Story::default();
@@ -89,7 +91,7 @@ fn expected(bytes: &[u8], expectations: &Expectations) -> Option<Story> {
                     story.is_malformed = true;
                     break;
                 }
-                // The parser may see here what the reference does not look for.
+                // The parser may report more here than the reference.
                 Said::Open if at < bytes.len() => return None,
                 Said::Open => break,
             };

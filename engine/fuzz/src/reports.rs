@@ -1,11 +1,13 @@
-//! A run's folder: `run.json`, `series.csv` and `histograms.hlog`, in whatever state a crash, a full disk or a stranger left them.
+//! A run's folder: `run.json`, `series.csv` and `histograms.hlog`, in any state that a crash, a
+//! full disk or another program may leave.
 
 use std::io;
 
 use holdfast_report::report::render;
 use holdfast_report::report::source::Source;
 
-/// The three files one after the other, the byte 0x1e (record separator) between them; an empty one is not there.
+/// The three files one after the other, the byte 0x1e (record separator) between them; an empty one
+/// is not there.
 pub fn reports(data: &[u8]) {
     let mut parts = data.splitn(3, |byte| *byte == 0x1e);
     let mut part = || match parts.next() {

@@ -1,12 +1,14 @@
 //! Heads of requests: cut against whole, and whole against the reference.
 //!
-//! The reference and the parser must agree on every head that has its end: served or not, and on all that is read from it. Allowed
-//! differences, and why:
-//! - Of several faults the parser names the first that it meets, the reference lists all: the parser's has to be among them. What
-//!   is wrong only with what a sound head says has one status, exactly.
-//! - The parser refuses as early as it can, the reference waits for the empty line: an early refusal is right if no way to go on
-//!   makes the reference accept.
-//! - A version that is none of ours is refused at the CR behind it, before it is seen that no LF follows.
+//! The reference and the parser must agree on every head that has its end: served or not, and on
+//! all that is read from it. Allowed differences, and why:
+//! - Of several faults the parser names the first that it meets, the reference lists all: the
+//!   parser's has to be among them. What is wrong only with what a sound head says has one status,
+//!   exactly.
+//! - The parser refuses as early as it can, the reference waits for the empty line: an early
+//!   refusal is right if no way to go on makes the reference accept.
+//! - A version that is none of ours is refused at the CR behind it, before it is seen that no LF
+//!   follows.
 //! - A head longer than the limit is refused, with the first fault or with 431.
 
 use holdfast_http1::{Limits, RequestError, RequestHead, parse_request};
@@ -14,7 +16,7 @@ use holdfast_http1::{Limits, RequestError, RequestHead, parse_request};
 use crate::input::{options, read_cut, some};
 use crate::reference::{self, Said};
 
-/// Small, so that short inputs exceed them.
+/// Small limits, so that short inputs exceed them.
 pub const SMALL: Limits = Limits {
     head_bytes_max: 400,
     target_bytes_max: 40,
@@ -22,7 +24,7 @@ pub const SMALL: Limits = Limits {
     body_bytes_max: 1_000,
 };
 
-/// What heads may be continued with.
+/// Possible continuations of a head.
 const ENDINGS: &[&[u8]] = &[
     b"\r\n\r\n",
     b"\n\r\n",
@@ -67,7 +69,8 @@ pub fn http_request(data: &[u8]) {
         (Err(refusal), Said::Open) => check_early(bytes, refusal, &limits),
         (Err(refusal), Said::Wrong(statuses)) => {
             let is_first_fault = statuses.contains(&refusal.status);
-            // What stands between empty lines and a request that is cut off there is judged before anything else.
+            // What stands between empty lines and a request that is cut off there is judged before
+            // anything else.
             let is_too_many_lines = bytes.starts_with(b"\r") || bytes.starts_with(b"\n");
             assert!(
                 is_first_fault || is_too_many_lines && refusal.status == 400,
@@ -87,7 +90,7 @@ fn check_length(bytes: &[u8], head: &RequestHead, limits: &Limits) {
     assert_eq!(parse_request(&followed, limits), Ok(Some(*head)));
 }
 
-/// No way to go on would have made the head sound.
+/// Asserts that no continuation would have made the head valid.
 fn check_early(bytes: &[u8], refusal: &RequestError, limits: &Limits) {
     if bytes.len() >= limits.head_bytes_max {
         return;

@@ -10,9 +10,9 @@ use crate::input::{options, pieces};
 use crate::reference::{self, End, Said};
 use crate::requests::SMALL;
 
-/// What is sent from where it lies, and fills the queue of a connection soon.
+/// A static body, large enough to fill the queue of a connection soon.
 static LARGE: [u8; 5_000] = [b'l'; 5_000];
-/// More queued than this, and the responder waits for the kernel to take it.
+/// With more bytes queued than this, the responder waits for the kernel.
 const QUEUE_BYTES_MAX: usize = 32 * 1024;
 
 /// An answer: its status, whether it says that the connection ends, and the length of its body.
@@ -32,7 +32,7 @@ struct Expected {
     continue_count_max: usize,
     /// The statuses that the last answer, a refusal, may have.
     last: Vec<u16>,
-    /// Where the reference stopped seeing; the responder may have refused more.
+    /// Where the reference stopped; the responder may have refused more.
     is_open: bool,
 }
 
@@ -248,7 +248,7 @@ fn check(all: &[Answer], continue_count: usize, expected: &Expected) {
     }
 }
 
-/// What was counted is what was said.
+/// The counters equal the responses sent.
 fn check_books(all: &[Answer], earlier: &ResponderReport, now: &ResponderReport) {
     let count = |status: u16| all.iter().filter(|a| a.status == status).count() as u64;
     assert_eq!(now.answered - earlier.answered, count(200));

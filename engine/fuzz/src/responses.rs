@@ -1,6 +1,7 @@
 //! Heads of responses: cut against whole, and whole against the reference.
 //!
-//! As for requests, the parser may refuse before the reference sees the end of the head, if no way to go on would be accepted.
+//! As for requests, the parser may refuse before the reference sees the end of the head, if no way
+//! to go on would be accepted.
 
 use holdfast_http1::{Limits, parse_response};
 

@@ -1,4 +1,5 @@
-//! `--source`, `--ports` and targets that are addresses: read once more by hand, and expanded.
+//! `--source`, `--ports` and targets given as addresses: compared with a second parser, and
+//! expanded.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +18,8 @@ fn bits(address: IpAddr) -> (u128, u32) {
     }
 }
 
-/// First and last, by hand. `None`: no range. A range of networks wants at most three digits.
+/// First and last of a range, parsed by hand. `None`: no range. Numbers of networks have at most
+/// three digits.
 fn expected(text: &str) -> Option<(u128, u128, u32)> {
     if let Some((address, prefix)) = text.split_once('/') {
         let (address, width) = bits(address.parse().ok()?);
@@ -60,13 +62,14 @@ fn check_source(text: &str) -> Option<Source> {
     parsed
 }
 
-/// The expansion has what was asked for: no address twice, each from a source, in order, as many as there are or are needed.
+/// Checks an expansion: no address twice, each from a source, in order, as many as exist or are
+/// needed.
 fn check_addresses(sources: &[Source], is_ipv6: bool, needed: u64) {
     let target: SocketAddr = match is_ipv6 {
         true => ([0, 0, 0, 0, 0, 0, 0, 1], 80).into(),
         false => ([127, 0, 0, 1], 80).into(),
     };
-    // What interfaces have is no business of an input.
+    // The addresses of interfaces do not depend on the input.
     let has_auto = sources.contains(&Source::Auto);
     if has_auto && is_ipv6 {
         return;
@@ -118,7 +121,7 @@ fn check_ports(text: &str) {
     assert_eq!(parse_ports(text).ok(), expected, "{text:?}");
 }
 
-/// Only what names nobody: the others would ask a name server.
+/// Only texts without host names, which would need a name server.
 fn check_targets(texts: &[&str]) {
     let parsed = |text: &&str| text.parse::<SocketAddr>().ok();
     let wanted: Vec<SocketAddr> = texts.iter().filter_map(parsed).collect();

@@ -1,10 +1,12 @@
 //! URLs, methods and headers of the client, and the requests they make.
 //!
-//! Whatever flags say, each request that is sent has to be one request to the server's parser: with the end and the body that the
-//! client means. An input is lines: the URL, the method, headers, an empty line, the body.
+//! Whatever flags say, each request that is sent has to be one request to the server's parser: with
+//! the end and the body that the client means. An input is lines: the URL, the method, headers, an
+//! empty line, the body.
 //!
-//! Allowed differences: the server may refuse a Host that a flag gave (two of them, or one that is no host), a head longer than its
-//! limits, and a target whose host is none to RFC 3986; never may it find another end.
+//! Allowed differences: the server may refuse a Host that a flag gave (two of them, or one that is
+//! no host), a head longer than its limits, and a target whose host is none to RFC 3986; never may
+//! it find another end.
 
 use holdfast_client::http::request::{Parts, parse_header, parse_method, render_bytes};
 use holdfast_client::http::url;
@@ -80,7 +82,7 @@ pub fn urls(data: &[u8]) {
     );
 }
 
-/// Its parts are what they say, and make the same URL again.
+/// Checks a parsed URL: its parts are valid and form the same URL again.
 fn check_url(target: &url::Url) {
     assert!(target.path.starts_with('/'));
     assert!(

@@ -1,7 +1,8 @@
 //! A chunked body (RFC 9112, 7.1), read as it arrives and where it lies.
 //!
-//! Invariants: everything up to the end of the body is used, nothing after it; how the bytes were cut makes no difference; the
-//! lines between the payload are bounded; after an error every further step returns it again.
+//! Invariants: everything up to the end of the body is used, nothing after it; how the bytes were
+//! cut makes no difference; the lines between the payload are bounded; after an error every further
+//! step returns it again.
 //! Must not depend on: what the payload is for, how long it may be, what a trailer means.
 
 use core::mem::size_of;
@@ -10,7 +11,8 @@ use core::ops::Range;
 use crate::head::{is_token_byte, is_value_byte};
 use crate::malformed::{Malformed, Oddities, Oddity};
 
-/// Longest line with a chunk's size and extensions, bytes without its line end. Bounds leading zeros and whitespace too.
+/// Longest line with a chunk's size and extensions, bytes without its line end. Bounds leading
+/// zeros and whitespace too.
 pub const CHUNK_LINE_BYTES_MAX: u16 = 4 << 10;
 /// Longest trailer section, bytes without the empty line that ends it.
 pub const TRAILER_BYTES_MAX: u16 = 8 << 10;
@@ -70,7 +72,8 @@ const _: () = assert!(size_of::<Chunked>() <= 16);
 /// What one step found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Bytes of the input that were used. Fewer than given: the body ended there, or another run of payload begins there.
+    /// Bytes of the input that were used. Fewer than given: the body ended there, or another run of
+    /// payload begins there.
     pub used: usize,
     /// The payload this step found, as a range of the input; may be empty.
     pub data: Range<usize>,
@@ -86,7 +89,8 @@ impl Default for Chunked {
 }
 
 impl Chunked {
-    /// At the beginning of a body, for a server: follows the grammar of RFC 9112, extensions included.
+    /// At the beginning of a body, for a server: follows the grammar of RFC 9112, extensions
+    /// included.
     pub const fn strict() -> Self {
         Chunked {
             left: 0,
@@ -97,8 +101,8 @@ impl Chunked {
         }
     }
 
-    /// At the beginning of a body, for a user agent: tolerates whitespace around sizes, bare LF, folded trailers and malformed
-    /// extensions, and notes what [`Oddity`] lists.
+    /// At the beginning of a body, for a user agent: tolerates whitespace around sizes, bare LF,
+    /// folded trailers and malformed extensions, and notes what [`Oddity`] lists.
     pub const fn tolerant() -> Self {
         Chunked {
             is_tolerant: true,
@@ -106,8 +110,8 @@ impl Chunked {
         }
     }
 
-    /// Payload bytes of the current chunk still to come; 0 between chunks. A chunk may announce up to 2^64-1 bytes: whoever bounds a
-    /// body need not wait for them.
+    /// Payload bytes of the current chunk still to come; 0 between chunks. A chunk may announce up
+    /// to 2^64-1 bytes: whoever bounds a body need not wait for them.
     pub fn chunk_bytes_left(&self) -> u64 {
         match self.state {
             State::Payload => self.left,
@@ -120,11 +124,12 @@ impl Chunked {
         self.oddities
     }
 
-    /// Reads `bytes`, which follow those used before, up to the second run of payload or to the end of the body. Call it again with
-    /// the rest until nothing is used or the body is done.
+    /// Reads `bytes`, which follow those used before, up to the second run of payload or to the end
+    /// of the body. Call it again with the rest until nothing is used or the body is done.
     ///
     /// # Errors
-    /// [`Malformed`], at the first byte that is wrong. The end of the body cannot be found any more.
+    /// [`Malformed`], at the first byte that is wrong. The end of the body cannot be found any
+    /// more.
     pub fn step(&mut self, bytes: &[u8]) -> Result<Step, Malformed> {
         let mut at = 0;
         let mut data = 0..0;

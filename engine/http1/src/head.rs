@@ -1,6 +1,8 @@
-//! What the heads of requests and responses have in common: line ends, lists, numbers and persistence, read one way for both.
+//! What the heads of requests and responses have in common: line ends, lists, numbers and
+//! persistence, read one way for both.
 //!
-//! Invariants: a slice given to [`line_ends_are_crlf`] passed httparse, so each CR in it is followed by LF.
+//! Invariants: a slice given to [`line_ends_are_crlf`] passed httparse, so each CR in it is
+//! followed by LF.
 //! Must not depend on: the direction of a message, the status an error gets.
 
 use core::mem::MaybeUninit;
@@ -33,7 +35,8 @@ impl Body {
     }
 }
 
-/// Room for the headers of one head. Not initialised: 4 KiB of writes a message would cost more than the parsing.
+/// Room for the headers of one head. Not initialised: 4 KiB of writes a message would cost more
+/// than the parsing.
 pub(crate) type HeaderSpace<'b> = [MaybeUninit<Header<'b>>; HEADER_COUNT_CEILING];
 
 /// A fresh [`HeaderSpace`].
@@ -48,8 +51,9 @@ pub(crate) fn header_count_max(limits: &Limits) -> usize {
     limits.header_count_max.min(HEADER_COUNT_CEILING)
 }
 
-/// The part of `bytes` a head may occupy. Nothing behind it is read: otherwise an error behind the limit would hide the limit from
-/// a reader that got all bytes at once, but not from one that got them piece by piece.
+/// The part of `bytes` a head may occupy. Nothing behind it is read: otherwise an error behind the
+/// limit would hide the limit from a reader that got all bytes at once, but not from one that got
+/// them piece by piece.
 #[inline]
 pub(crate) fn window<'b>(bytes: &'b [u8], limits: &Limits) -> &'b [u8] {
     &bytes[..bytes.len().min(limits.head_bytes_max)]
@@ -61,8 +65,8 @@ pub(crate) fn offset_in(whole: &[u8], part: &str) -> usize {
     part.as_ptr() as usize - whole.as_ptr() as usize
 }
 
-/// Whether every line of a complete head ends in CRLF; httparse takes a bare LF as well. Looks at the bytes before each header's
-/// name and at the end of the head, instead of at all bytes.
+/// Whether every line of a complete head ends in CRLF; httparse takes a bare LF as well. Looks at
+/// the bytes before each header's name and at the end of the head, instead of at all bytes.
 #[inline]
 pub(crate) fn line_ends_are_crlf(head: &[u8], headers: &[Header<'_>]) -> bool {
     head.ends_with(b"\r\n\r\n")
@@ -127,7 +131,8 @@ impl ConnectionOptions {
         }
     }
 
-    /// Whether the connection persists (RFC 9112, 9.3): close wins, HTTP/1.0 persists only with keep-alive.
+    /// Whether the connection persists (RFC 9112, 9.3): close wins, HTTP/1.0 persists only with
+    /// keep-alive.
     #[inline]
     pub(crate) fn keep_alive(self, is_http10: bool) -> bool {
         !self.close && (self.keep_alive || !is_http10)
@@ -150,7 +155,8 @@ pub(crate) enum Coding {
 }
 
 impl Coding {
-    /// The list after one more Transfer-Encoding header: several of them form one list (RFC 9110, 5.3).
+    /// The list after one more Transfer-Encoding header: several of them form one list (RFC 9110,
+    /// 5.3).
     #[inline]
     pub(crate) fn after(earlier: Option<Coding>, value: &[u8]) -> Coding {
         if earlier.is_none() && value.eq_ignore_ascii_case(b"chunked") {

@@ -1,8 +1,10 @@
-//! HTTP/1.1 framing (RFC 9112, RFC 9110): where a message begins, where it ends, and whether another may follow.
+//! HTTP/1.1 framing (RFC 9112, RFC 9110): where a message begins, where it ends, and whether
+//! another may follow.
 //!
-//! Pure functions over bytes: [`parse_request`] and [`parse_response`] read a head, [`Chunked`] finds the payload of a chunked body.
-//! Requests are read strictly, responses tolerantly. Heads are read by httparse; what it tolerates and a server must not (bare LF
-//! above all) is checked after it.
+//! Pure functions over bytes: [`parse_request`] and [`parse_response`] read a head, [`Chunked`]
+//! finds the payload of a chunked body. Requests are read strictly, responses tolerantly. Heads are
+//! read by httparse; what it tolerates and a server must not (bare LF above all) is checked after
+//! it.
 //!
 //! ```
 //! use holdfast_http1::{Body, Chunked, Limits, parse_response};
@@ -25,8 +27,9 @@
 //! # Ok::<(), holdfast_http1::Malformed>(())
 //! ```
 //!
-//! Invariants: nothing is allocated and nothing panics, whatever the bytes; what a message means never depends on how its bytes were
-//! cut into pieces; a request that two readers could frame differently is refused.
+//! Invariants: nothing is allocated and nothing panics, whatever the bytes; what a message means
+//! never depends on how its bytes were cut into pieces; a request that two readers could frame
+//! differently is refused.
 //! Must not depend on: sockets, clocks, connections, what is served.
 #![forbid(unsafe_code)]
 

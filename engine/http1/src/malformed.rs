@@ -1,4 +1,5 @@
-//! What can be wrong with a message, and what is odd but tolerated: two bounded lists with stable labels.
+//! What can be wrong with a message, and what is odd but tolerated: two bounded lists with stable
+//! labels.
 //!
 //! Invariants: every label is unique and stays as it is, since reports and metrics use it.
 //! Must not depend on: parsers.
@@ -37,7 +38,8 @@ macro_rules! classes {
 }
 
 classes! {
-    /// The rule that a response or a chunked body breaks. Nothing more can be read from its connection.
+    /// The rule that a response or a chunked body breaks. Nothing more can be read from its
+    /// connection.
     Malformed {
         HeadTooLong = "head_too_long", "the head is longer than the limit";
         TooManyHeaders = "too_many_headers", "the head has more header lines than the limit";
@@ -63,14 +65,16 @@ classes! {
 impl core::error::Error for Malformed {}
 
 classes! {
-    /// What a response has that no sender may produce but user agents tolerate. Requests never have any: servers refuse them.
+    /// What a response has that no sender may produce but user agents tolerate. Requests never have
+    /// any: servers refuse them.
     Oddity {
         /// RFC 9112, 5.2: its line breaks are replaced by spaces.
         FoldedLine = "folded_line", "a header's value is folded over several lines";
         BareLf = "bare_lf", "a line ends in LF without CR";
         /// RFC 9110, 2.5: read as HTTP/1.1.
         MinorVersion = "minor_version", "the version is HTTP/1.2 to 1.9";
-        /// RFC 9112, 6.3: Transfer-Encoding overrides Content-Length, and the connection closes afterwards.
+        /// RFC 9112, 6.3: Transfer-Encoding overrides Content-Length, and the connection closes
+        /// afterwards.
         LengthBesideEncoding = "length_beside_encoding", "there are both Content-Length and Transfer-Encoding";
         /// RFC 9112, 6.1: the connection closes afterwards.
         EncodingInHttp10 = "encoding_in_http10", "there is a Transfer-Encoding in HTTP/1.0";

@@ -1,20 +1,26 @@
 //! The head of a request, read strictly: what two readers might frame differently is refused.
 //!
-//! Invariants: bytes that come later never change an answer other than "incomplete"; the first error in the order of the bytes
-//! decides, and what can be judged only at the end of the head (bare LF, Host, framing) comes after all of those.
+//! Invariants: bytes that come later never change an answer other than "incomplete"; the first
+//! error in the order of the bytes decides, and what can be judged only at the end of the head
+//! (bare LF, Host, framing) comes after all of those.
 //!
 //! Where the RFCs leave a choice:
 //! - A bare LF ends no line (RFC 9112, 2.2 lets a recipient accept it): 400.
 //! - Empty lines before a request are skipped (2.2), at most [`EMPTY_LINES_MAX`] of them.
 //! - A method longer than [`METHOD_BYTES_MAX`] is none that anybody implements: 501 (3).
-//! - HTTP/1.2 to 1.9 get 505 as other majors do. RFC 9110, 2.5 would have them read as 1.1, but none was ever defined.
-//!   What is not `HTTP/` digit dot digit is 400, except `HTTP/2` and `HTTP/3`. `PRI * HTTP/2.0` is 505 by that rule.
-//! - Transfer-Encoding: several lines form one list (RFC 9110, 5.3). Anything but chunked before a final chunked is 501 (RFC 9112,
-//!   6.1); a list that does not end in chunked ("gzip", "identity", "chunked, gzip") has no reliable end and is 400 (6.3), and
-//!   so are chunked twice or with parameters, an empty element, and any Transfer-Encoding in HTTP/1.0.
-//! - Host, and the host of a target, is a URI host (RFC 3986, 3.2.2): brackets contain an IPv6 address or an IPvFuture.
-//! - A target with a fragment or bytes outside ASCII is 400 (3.2), and so is user information in one (RFC 9110, 4.2.4).
-//! - If several things are wrong at the end of a head, 400 wins over 501, that over 417, that over 413.
+//! - HTTP/1.2 to 1.9 get 505 as other majors do. RFC 9110, 2.5 would have them read as 1.1, but
+//!   none was ever defined. What is not `HTTP/` digit dot digit is 400, except `HTTP/2` and
+//!   `HTTP/3`. `PRI * HTTP/2.0` is 505 by that rule.
+//! - Transfer-Encoding: several lines form one list (RFC 9110, 5.3). Anything but chunked before a
+//!   final chunked is 501 (RFC 9112, 6.1); a list that does not end in chunked ("gzip", "identity",
+//!   "chunked, gzip") has no reliable end and is 400 (6.3), and so are chunked twice or with
+//!   parameters, an empty element, and any Transfer-Encoding in HTTP/1.0.
+//! - Host, and the host of a target, is a URI host (RFC 3986, 3.2.2): brackets contain an IPv6
+//!   address or an IPvFuture.
+//! - A target with a fragment or bytes outside ASCII is 400 (3.2), and so is user information in
+//!   one (RFC 9110, 4.2.4).
+//! - If several things are wrong at the end of a head, 400 wins over 501, that over 417, that over
+//!   413.
 //!
 //! Must not depend on: what the target or the method mean.
 
@@ -36,7 +42,8 @@ pub const METHOD_BYTES_MAX: usize = 64;
 /// What framing needs of the head of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestHead {
-    /// Bytes of the head, empty lines before it and the one that ends it included. The body begins here.
+    /// Bytes of the head, empty lines before it and the one that ends it included. The body begins
+    /// here.
     pub length: usize,
     /// Whether the method is HEAD: the response has the head of a GET's, and no body.
     pub is_head: bool,
@@ -46,13 +53,15 @@ pub struct RequestHead {
     pub is_http10: bool,
     /// Whether another request may follow. Never after CONNECT: what follows is not HTTP.
     pub keep_alive: bool,
-    /// Whether the peer waits for `100 Continue` before it sends the body. Never without a body or in HTTP/1.0.
+    /// Whether the peer waits for `100 Continue` before it sends the body. Never without a body or
+    /// in HTTP/1.0.
     pub expects_continue: bool,
     /// How the end of the body is found.
     pub body: Body,
 }
 
-/// Why a request is refused. The connection has to close after the response: where the next request begins is unknown.
+/// Why a request is refused. The connection has to close after the response: where the next request
+/// begins is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestError {
     /// The status of the response.
@@ -143,7 +152,8 @@ fn incomplete<T>(window: &[u8], limits: &Limits) -> Result<Option<T>, RequestErr
     Ok(None)
 }
 
-/// What is wrong with a head that httparse refuses, or whose end has not arrived. `Ok`: nothing so far.
+/// What is wrong with a head that httparse refuses, or whose end has not arrived. `Ok`: nothing so
+/// far.
 #[cold]
 fn unfinished(
     bytes: &[u8],
@@ -182,8 +192,9 @@ fn unfinished(
     }
 }
 
-/// Tells an unsupported version from a malformed one. httparse gives up as soon as it is not 1.0 or 1.1; this waits for the
-/// end of the line, or the answer would depend on how the bytes were cut. `Ok`: it has not arrived.
+/// Tells an unsupported version from a malformed one. httparse gives up as soon as it is not 1.0 or
+/// 1.1; this waits for the end of the line, or the answer would depend on how the bytes were cut.
+/// `Ok`: it has not arrived.
 fn check_version(rest: &[u8]) -> Result<(), RequestError> {
     const PATTERN: &[u8; 9] = b"HTTP/d.d\r";
     for (at, expected) in PATTERN.iter().enumerate() {
@@ -256,7 +267,8 @@ fn is_absolute(target: &[u8]) -> bool {
         && split_host(host).is_some()
 }
 
-/// The port of `host[:port]` (RFC 3986, 3.2.2 and 3.2.3), empty if there is none; `None` if the whole is malformed.
+/// The port of `host[:port]` (RFC 3986, 3.2.2 and 3.2.3), empty if there is none; `None` if the
+/// whole is malformed.
 fn split_host(value: &[u8]) -> Option<&[u8]> {
     let after = if let [b'[', literal @ ..] = value {
         let end = literal.iter().position(|byte| *byte == b']')?;
@@ -288,7 +300,8 @@ fn split_host(value: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Whether brackets may contain this: an IPv6 address, or `v`, a hexadecimal version, a dot and an address of that version.
+/// Whether brackets may contain this: an IPv6 address, or `v`, a hexadecimal version, a dot and an
+/// address of that version.
 fn is_ip_literal(address: &[u8]) -> bool {
     if let [b'v' | b'V', future @ ..] = address {
         let Some(dot) = future.iter().position(|byte| *byte == b'.') else {
@@ -322,7 +335,8 @@ struct Said {
     body: Body,
 }
 
-/// Reads the headers that matter, in one pass: comparing lengths first, since almost none has the right one.
+/// Reads the headers that matter, in one pass: comparing lengths first, since almost none has the
+/// right one.
 #[inline]
 fn read_headers(
     headers: &[Header<'_>],

@@ -1,19 +1,23 @@
-//! The head of a response, as a user agent reads it: tolerant where RFC 9112 lets it be or other agents are, and explicit about it.
+//! The head of a response, as a user agent reads it: tolerant where RFC 9112 lets it be or other
+//! agents are, and explicit about it.
 //!
-//! Invariants: as in a request, bytes that come later never change an answer other than "incomplete".
+//! Invariants: as in a request, bytes that come later never change an answer other than
+//! "incomplete".
 //!
 //! What is tolerated is noted in [`ResponseHead::oddities`]:
-//! - A bare LF ends a line (RFC 9112, 2.2). Line breaks of a folded value count as spaces (5.2). HTTP/1.2 to 1.9 are read as 1.1
-//!   (RFC 9110, 2.5).
-//! - Transfer-Encoding overrides Content-Length, and the connection closes afterwards (RFC 9112, 6.3). So it does after a
-//!   Transfer-Encoding in HTTP/1.0 (6.1).
+//! - A bare LF ends a line (RFC 9112, 2.2). Line breaks of a folded value count as spaces (5.2).
+//!   HTTP/1.2 to 1.9 are read as 1.1 (RFC 9110, 2.5).
+//! - Transfer-Encoding overrides Content-Length, and the connection closes afterwards (RFC 9112,
+//!   6.3). So it does after a Transfer-Encoding in HTTP/1.0 (6.1).
 //!
 //! Where RFC 9112 leaves a choice:
 //! - No empty line comes before a response.
 //! - Equal Content-Lengths count as one, repeated or as a list (6.3); different ones are malformed.
-//! - These rules hold for responses without a body as well: their framing is then ignored, but it has to be valid.
+//! - These rules hold for responses without a body as well: their framing is then ignored, but it
+//!   has to be valid.
 //!
-//! Must not depend on: requests, other than whether one was HEAD. Responses to CONNECT are not for this parser.
+//! Must not depend on: requests, other than whether one was HEAD. Responses to CONNECT are not for
+//! this parser.
 
 use httparse::{Error, Header, ParserConfig, Response, Status};
 
@@ -39,8 +43,9 @@ pub struct ResponseHead {
     pub oddities: Oddities,
 }
 
-/// Reads the head at the beginning of `bytes`, the response to a HEAD request if `was_head`. `Ok(None)`: it is incomplete.
-/// Heads with a status below 200 are returned too, without a body; the caller skips them, except 101.
+/// Reads the head at the beginning of `bytes`, the response to a HEAD request if `was_head`.
+/// `Ok(None)`: it is incomplete. Heads with a status below 200 are returned too, without a body;
+/// the caller skips them, except 101.
 ///
 /// # Errors
 /// [`Malformed`], as early as the bytes show it; the connection cannot be used any more.
@@ -103,7 +108,8 @@ fn unfinished(
     })
 }
 
-/// Reads a head line by line, slowly, with folded lines and versions from 1.0 to 1.9. `Ok(None)`: it is incomplete.
+/// Reads a head line by line, slowly, with folded lines and versions from 1.0 to 1.9. `Ok(None)`:
+/// it is incomplete.
 fn parse_lines(
     window: &[u8],
     was_head: bool,

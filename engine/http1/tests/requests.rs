@@ -1,6 +1,8 @@
-//! Requests: a table of those refused, with the status each gets, and one of those served, with what is read from them.
+//! Requests: a table of those refused, with the status each gets, and one of those served, with
+//! what is read from them.
 //!
-//! Every row is also cut at every byte. Expected values come from RFC 9112 and RFC 9110, whose sections stand beside the rows.
+//! Every row is also cut at every byte. Expected values come from RFC 9112 and RFC 9110, whose
+//! sections stand beside the rows.
 //! Must not depend on: how the parser works.
 #![forbid(unsafe_code)]
 
@@ -19,7 +21,8 @@ const LIMITS: Limits = Limits {
     body_bytes_max: 1_000,
 };
 
-/// What is refused: the status, the bytes. A head is left open where it has to be refused before it ends.
+/// What is refused: the status, the bytes. A head is left open where it has to be refused before it
+/// ends.
 #[rustfmt::skip]
 const REFUSED: &[(u16, &[u8])] = &[
     // Content-Length (RFC 9110, 8.6; RFC 9112, 6.3).
@@ -250,8 +253,8 @@ fn served() -> Vec<(&'static [u8], RequestHead)> {
     rows.iter().map(|(bytes, head)| (*bytes, RequestHead { length: bytes.len(), ..*head })).collect()
 }
 
-/// Reads every beginning of `bytes`: until one says something else than "incomplete", and from then on all say the same.
-/// Returns that, and how many bytes it took.
+/// Reads every beginning of `bytes`: until one says something else than "incomplete", and from then
+/// on all say the same. Returns that, and how many bytes it took.
 fn read_cut(bytes: &[u8], limits: &Limits) -> (Result<Option<RequestHead>, RequestError>, usize) {
     let mut said = (Ok(None), 0);
     for end in 0..=bytes.len() {

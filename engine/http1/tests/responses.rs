@@ -1,6 +1,8 @@
-//! Responses: tables of those that are malformed, valid, and odd but tolerated, with what is read from them.
+//! Responses: tables of those that are malformed, valid, and odd but tolerated, with what is read
+//! from them.
 //!
-//! Every row is also cut at every byte. Expected values come from RFC 9112, 2.2, 5.2, 6.1, 6.3 and 9.3.
+//! Every row is also cut at every byte. Expected values come from RFC 9112, 2.2, 5.2, 6.1, 6.3 and
+//! 9.3.
 //! Must not depend on: how the parser works.
 #![forbid(unsafe_code)]
 
@@ -23,7 +25,8 @@ const LIMITS: Limits = Limits {
 
 use Malformed as M;
 
-/// What is malformed, and the rule it breaks. A head is left open where it has to be refused before it ends.
+/// What is malformed, and the rule it breaks. A head is left open where it has to be refused before
+/// it ends.
 #[rustfmt::skip]
 const MALFORMED: &[(Malformed, &[u8])] = &[
     (M::ContentLengths, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n"),

@@ -1,6 +1,7 @@
 //! Many runs: seed after seed, on several threads, until one fails or all are done.
 //!
-//! Invariants: a failure names its run and the command that repeats it, also where a panic ends the process (release builds).
+//! Invariants: a failure names its run and the command that repeats it, also where a panic ends the
+//! process (release builds).
 //! Must not depend on: what a run does.
 
 use std::cell::Cell;

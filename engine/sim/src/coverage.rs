@@ -1,4 +1,5 @@
-//! What runs have met: each fault, close reason, open failure and event, to prove that none is dead code.
+//! What runs have met: each fault, close reason, open failure and event, to prove that none is dead
+//! code.
 //!
 //! Must not depend on: scenarios.
 

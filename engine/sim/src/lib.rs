@@ -1,4 +1,5 @@
-//! Runs of the simulator: the engine with test handlers and with those of `holdfast-server` and `holdfast-client`, one run per seed.
+//! Runs of the simulator: the engine with test handlers and with those of `holdfast-server` and
+//! `holdfast-client`, one run per seed.
 //!
 //! Invariants: a run depends on nothing but its scenario, its seed and its canary.
 //! Must not depend on: how the simulator works; that is `holdfast_engine::sim`.

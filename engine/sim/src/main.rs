@@ -13,7 +13,8 @@ use holdfast_sim::{Run, Scenario};
 /// Seeds a canary may need at most.
 const CANARY_SEEDS_MAX: u64 = 10_000;
 
-/// Run the engine and its protocols in a simulated world, one run per seed, and check the invariants
+/// Run the engine and its protocols in a simulated world, one run per seed, and check the
+/// invariants
 #[derive(Parser)]
 #[command(name = "holdfast-sim", version)]
 struct Flags {

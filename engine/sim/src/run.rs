@@ -11,13 +11,15 @@ use crate::coverage::Coverage;
 pub enum Scenario {
     /// Random handlers on both sides, which do whatever a handler may do.
     Echo,
-    /// The heartbeat server of `holdfast-server longconn` and the users of `holdfast-client longconn`.
+    /// The heartbeat server of `holdfast-server longconn` and the users of `holdfast-client
+    /// longconn`.
     Longconn,
     /// The responder of `holdfast-server http` and the users of `holdfast-client http`.
     Http,
     /// Random handlers on both sides, which end either direction, pause and resume.
     Streams,
-    /// Random handlers that act on each other's connections by their ids, and dial and cancel in every callback.
+    /// Random handlers that act on each other's connections by their ids, and dial and cancel in
+    /// every callback.
     Mesh,
     /// The `relay` example between clients and a backend that keep accounts of each pair.
     Relay,

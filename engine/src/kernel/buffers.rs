@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::types::BufRingEntry;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
-/// The smallest page there is; where pages are larger, a range that is not aligned to them is
-/// refused, and kept.
+/// The smallest page size. Where pages are larger, the kernel refuses a range that is not aligned
+/// to them, and the memory is kept.
 const PAGE: usize = 4_096;
 
 /// A private anonymous mapping.
@@ -56,11 +56,11 @@ impl Region {
                 .checked_add(length)
                 .is_some_and(|end| end <= self.length.get())
         );
-        // SAFETY: asserted to lie inside the mapping.
+        // SAFETY: the assertion above keeps it inside the mapping.
         unsafe { self.base.as_ptr().add(offset) }
     }
 
-    /// Bytes for reading. The kernel must not be writing them: see the callers.
+    /// Bytes for reading. Callers ensure that the kernel is not writing them.
     pub fn slice(&self, offset: usize, length: usize) -> &[u8] {
         // SAFETY: inside the mapping (checked), initialised (mapped zeroed), and by the ring's rule
         // not written meanwhile: a buffer belongs to the program between its completion and its

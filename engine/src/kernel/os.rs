@@ -25,8 +25,7 @@ pub fn allowed_cores() -> Vec<usize> {
     }
 }
 
-/// Keeps the calling thread on `core`. A core that is not there is left alone: speed suffers,
-/// nothing else.
+/// Pins the calling thread to `core`. A missing core is ignored: that costs speed only.
 pub fn pin_to(core: usize) {
     let mut set = CpuSet::new();
     if set.set(core).is_ok() {
@@ -34,8 +33,8 @@ pub fn pin_to(core: usize) {
     }
 }
 
-/// Takes the descriptors that this process was started with, and keeps them from being inherited further.
-/// The first call gets them; later ones get none.
+/// Takes the descriptors that this process was started with, and keeps them from being inherited
+/// further. The first call gets them; later ones get none.
 ///
 /// # Errors
 /// One of them is not open.
@@ -54,15 +53,15 @@ pub fn take_inherited(numbers: &[RawFd]) -> std::io::Result<Vec<OwnedFd>> {
         }
     }
     let take = |number: &RawFd| {
-        // SAFETY: it is open. Whoever started this process gave it away under this number, so nothing
-        // else in this process owns it, and no number is taken twice.
+        // SAFETY: it is open. Whoever started this process gave it away under this number, so
+        // nothing else in this process owns it, and no number is taken twice.
         unsafe { OwnedFd::from_raw_fd(*number) }
     };
     Ok(numbers.iter().map(take).collect())
 }
 
-/// Connections that wait at a listener: its TCP_INFO tells their number as `tcpi_unacked`. 1 if it
-/// cannot be told, so that the caller tries.
+/// Connections that wait at a listener, from `tcpi_unacked` of TCP_INFO. 1 if unknown, so that the
+/// caller tries to accept.
 pub fn accept_queue_len(listener: RawFd) -> u32 {
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
@@ -86,21 +85,18 @@ pub fn accept_queue_len(listener: RawFd) -> u32 {
 }
 
 /// An event descriptor that wakes one thread. Each thread has two.
-///
-/// One its rings signal when they have work, and a thread with several rings sleeps on it alone. A
-/// ring whose work is deferred to its thread (DEFER_TASKRUN) does not become readable for `poll`
-/// when work is queued, so such a thread cannot sleep on the rings themselves; their event
-/// descriptor is signalled even so.
-///
-/// The other one other threads signal, and the thread's first ring polls it: so it ends a sleep in a
-/// single ring as well, whose descriptor of the first kind nobody looks at.
+/// The first is signalled by the thread's rings when they have work; a thread with several rings
+/// sleeps on it alone. It cannot poll the rings themselves: with DEFER_TASKRUN a ring does not
+/// become readable when work is queued, but its event descriptor is signalled.
+/// The second is signalled by other threads and polled by the thread's first ring, so that it also
+/// ends the sleep of a thread with a single ring, which does not use the first.
 #[derive(Debug)]
 pub struct Waker {
     event: EventFd,
 }
 
 impl Waker {
-    /// A waker nobody has signalled.
+    /// A waker that is not signalled.
     ///
     /// # Errors
     /// [`Error`] when no descriptor is left.
@@ -116,17 +112,17 @@ impl Waker {
         Ok(Waker { event })
     }
 
-    /// What a ring is told to signal.
+    /// The descriptor that rings signal.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
 
-    /// Sleeps until it is signalled or `timeout` is over, and clears it. [`Duration::MAX`] never is.
+    /// Sleeps until a signal or until `timeout` has passed, and clears the signal.
+    /// [`Duration::MAX`]: no timeout.
     pub fn wait(&self, timeout: Duration) {
         let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
         let timeout = (timeout < Duration::MAX).then(|| TimeSpec::from_duration(timeout));
-        // An error here is a signal or a lack of memory; both end the sleep, and the next turn goes
-        // on.
+        // Errors are EINTR and ENOMEM: both end the sleep, and the next turn continues.
         let _ = ppoll(&mut fds, timeout, None);
         self.clear();
     }
@@ -138,12 +134,12 @@ impl Wake for Waker {
     }
 
     fn wake(&self) {
-        // It fails only at 2^64 - 1 signals that nobody cleared.
+        // Fails only after 2^64 - 2 signals that were not cleared.
         let _ = self.event.write(1);
     }
 
     fn clear(&self) {
-        // It fails if there was no signal.
+        // Fails if there was no signal.
         let _ = self.event.read();
     }
 }

@@ -1,7 +1,7 @@
 //! Where the kernel writes the addresses of accepted peers: a place for each accept under way.
 //!
-//! Places that were used last are used first, so memory follows how many accepts are under way at once, not how many connections
-//! there are.
+//! Places that were used last are used first, so memory follows how many accepts are under way at
+//! once, not how many connections there are.
 //! Invariants: a place belongs to one accept from its submission until its completion is reaped.
 //! Must not depend on: slots' meaning, handlers.
 
@@ -58,7 +58,8 @@ impl PeerAddresses {
         )
     }
 
-    /// The address that the accept into `slot` has found, whose completion was reaped; its place is free again.
+    /// The address that the accept into `slot` has found, whose completion was reaped; its place is
+    /// free again.
     pub fn take(&mut self, slot: u32) -> Option<SocketAddr> {
         let place = self.by_slot.remove(&slot)?;
         self.free.push(place);

@@ -26,7 +26,7 @@ use crate::refusal;
 use crate::ring::{AtHand, Completion, Request, Ring, SharedBuffers, Staged};
 use crate::token::{Op, Token};
 
-/// Bytes from one address to the next: a sockaddr_in6 takes 28.
+/// Distance of two addresses, bytes: a sockaddr_in6 has 28.
 const ADDRESS_STRIDE: usize = 32;
 /// A place for the address of every queued request.
 const ADDRESSES_BYTES: usize = SQ_ENTRIES as usize * ADDRESS_STRIDE;
@@ -34,7 +34,7 @@ const BUFFER_GROUP: u16 = 0;
 /// Bit of the kernel's `user_data` that no token has: the request installs a slot's socket as a
 /// descriptor of the process, so that it can be shut down.
 const INSTALLS: u64 = 1 << 63;
-/// Most sockets that have a descriptor of the process at once; more are shut down by a worker.
+/// Most sockets that have a process descriptor at once; workers shut down the others.
 const INSTALLED_MAX: usize = 512;
 /// The option values requests point to: they must outlive the requests, so they live for ever.
 static ONE: libc::c_int = 1;
@@ -45,7 +45,7 @@ const _: () = assert!(size_of::<libc::linger>() == size_of::<[libc::c_int; 2]>()
 
 /// A ring of the kernel with its direct-descriptor table and its memory.
 pub struct KernelRing {
-    // The order matters: the ring goes first, then the memory it knows.
+    // Drop order: the ring before the memory that it refers to.
     ring: IoUring,
     region: Region,
     buffers: BufferRing,
@@ -53,7 +53,7 @@ pub struct KernelRing {
     peers: Option<PeerAddresses>,
     addresses_offset: usize,
     staging_offset: usize,
-    /// Of one half.
+    /// Bytes of one staging half.
     staging_bytes: usize,
     staged_bytes: [usize; 2],
     shared: SharedBuffers,
@@ -94,7 +94,7 @@ impl KernelRing {
         Ok(own)
     }
 
-    /// Likewise, for a thread that sleeps in this ring alone: no waker, so none is paid for.
+    /// Likewise, for a thread that sleeps in this ring alone and needs no waker.
     ///
     /// # Errors
     /// As for [`KernelRing::new`].
@@ -250,7 +250,7 @@ impl KernelRing {
         )
     }
 
-    /// Copies a socket address of the C kind into the region; returns its length.
+    /// Copies a C socket address into the region; returns its length.
     fn write_plain<A: Copy>(&mut self, offset: usize, address: &A) -> usize {
         let length = size_of::<A>();
         // A longer one would run into its neighbour, which may still wait for its submission.
@@ -424,7 +424,7 @@ fn install(slot: u32, token: Token) -> Entry {
 }
 
 impl Drop for KernelRing {
-    /// Gives up the descriptors whose completions nobody reaps.
+    /// Closes the descriptors whose completions are never reaped.
     fn drop(&mut self) {
         while self.installed > 0 && self.reap().is_some() {}
     }
@@ -459,11 +459,11 @@ impl Ring for KernelRing {
             _ => self.entry(request).user_data(token.to_bits()),
         };
         self.pushed += 1;
-        // SAFETY: `entry` points only to static bytes, to this ring's region, to a shared buffer, or
-        // to nothing; the region outlives the ring, staged bytes are kept until `enter` and addresses
-        // until the queue has gone round once, by which time the kernel copied them. A shared buffer
-        // is owned by `self.shared`, and `unstage` gives it up only when all requests that read it
-        // were submitted: they do not wait, so the kernel is done with them.
+        // SAFETY: `entry` points only to static bytes, to this ring's region, to a shared buffer,
+        // or to nothing; the region outlives the ring, staged bytes are kept until `enter` and
+        // addresses until the queue has gone round once, by which time the kernel copied them. A
+        // shared buffer is owned by `self.shared`, and `unstage` gives it up only when all requests
+        // that read it were submitted: they do not wait, so the kernel is done with them.
         unsafe { self.ring.submission().push(&entry) }
             .expect("the queue was emptied if it was full");
         Ok(())
@@ -506,7 +506,7 @@ impl Ring for KernelRing {
         let has_send = queue.by_ref().any(|cqe| {
             Token::from_bits(cqe.user_data()).is_some_and(|token| token.op() == Op::Send)
         });
-        // Only looked at: dropped, it would tell the kernel that these are consumed.
+        // Forgotten: dropping it would mark these completions as consumed.
         std::mem::forget(queue);
         AtHand {
             count,
@@ -624,7 +624,7 @@ impl Ring for KernelRing {
         };
         if let Err(e) = result
             && !matches!(
-                // Time is over, a signal came, or there is no memory for a request.
+                // Timeout, signal, or no memory for a request.
                 e.raw_os_error(),
                 Some(libc::ETIME | libc::EINTR | libc::EAGAIN)
             )

@@ -1,7 +1,8 @@
-//! Listeners, and how connections come to be.
+//! Listeners, and how connections are established.
 //!
-//! Invariants: a connection that was made waits at a listener, belongs to somebody, or was ended with the listener.
-//! Must not depend on: rings' requests, what is said on a connection.
+//! Invariants: an established connection waits at a listener, belongs to a program, or was reset
+//! with the listener.
+//! Must not depend on: rings' requests, the bytes on a connection.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,11 +13,11 @@ use super::listener::{Host, Listener};
 use super::socket::{Owner, Stage};
 use super::world::{Event, World};
 
-/// The number of the first listener, as a descriptor: none that a process has by accident.
+/// Descriptor of the first listener: a number that no real descriptor of the process has.
 const FIRST_FD: RawFd = 1_000;
 
 impl World {
-    /// A listener at `address`, in a group with others there. Its number, as a descriptor.
+    /// Adds a listener at `address`, in a group with others there; returns its descriptor.
     pub fn listen(&mut self, address: SocketAddr) -> RawFd {
         self.add_listener(address, Host::Queue)
     }
@@ -34,12 +35,12 @@ impl World {
         FIRST_FD + self.listeners.len() as RawFd - 1
     }
 
-    /// An address that answers nothing.
+    /// Makes an address answer nothing.
     pub fn be_silent(&mut self, address: SocketAddr) {
         self.link.silent.push(address);
     }
 
-    /// Which listener a descriptor is.
+    /// The listener of a descriptor.
     pub(super) fn listener_index(&self, fd: RawFd) -> u32 {
         let index = fd - FIRST_FD;
         assert!(
@@ -49,14 +50,15 @@ impl World {
         index as u32
     }
 
-    /// Another descriptor of a listener, for another node.
+    /// Duplicates a listener's descriptor for another node.
     pub fn share_listener(&mut self, fd: RawFd) -> RawFd {
         let index = self.listener_index(fd);
         self.listeners[index as usize].descriptor_count += 1;
         fd
     }
 
-    /// Closes a descriptor of a listener. The last one ends it: it takes no more, and what waits there is reset.
+    /// Closes a descriptor of a listener. Closing the last one ends the listener and resets the
+    /// connections that wait there.
     pub(super) fn close_listener(&mut self, fd: RawFd) {
         let index = self.listener_index(fd);
         let listener = &mut self.listeners[index as usize];
@@ -66,7 +68,7 @@ impl World {
         }
     }
 
-    /// What shutdown(2) does to a listener, for all who have it.
+    /// shutdown(2) on a listener: acts on all its descriptors.
     pub(super) fn shut_listener(&mut self, fd: RawFd) {
         let index = self.listener_index(fd);
         let count = self.listeners[index as usize].descriptor_count;
@@ -93,24 +95,24 @@ impl World {
         }
     }
 
-    /// True if a poll of the listener says so.
+    /// True if a poll reports the listener as readable.
     pub(super) fn is_acceptable(&self, index: u32) -> bool {
         let listener = &self.listeners[index as usize];
         !listener.is_open || !listener.queue.is_empty()
     }
 
-    /// How many wait at a listener.
+    /// Connections that wait at a listener.
     pub(super) fn waiting(&mut self, fd: RawFd) -> u32 {
         let index = self.listener_index(fd);
         let count = self.listeners[index as usize].queue.len() as u32;
         if self.strikes(Fault::WaitingWrong) {
-            // Some came, or were reset, since it was asked; or it cannot be asked, and is to be tried.
+            // The count may be stale by then, or unknown: then the caller has to try.
             return self.random.between(1, u64::from(count) + 3) as u32;
         }
         count
     }
 
-    /// Takes a connection from a listener: the socket, or minus errno.
+    /// Accepts a connection: the socket, or minus errno.
     pub(super) fn accept(&mut self, fd: RawFd, ring: u32) -> Result<u32, i32> {
         let index = self.listener_index(fd) as usize;
         if !self.listeners[index].is_open {
@@ -139,7 +141,8 @@ impl World {
         Ok(socket)
     }
 
-    /// Where the peer of an accepted socket connected from. One that was not bound has one of few addresses.
+    /// Where the peer of an accepted socket connected from. One that was not bound has one of few
+    /// addresses.
     pub(super) fn source_of_peer(&self, socket: u32) -> SocketAddr {
         let peer = self
             .socket(socket)
@@ -149,7 +152,7 @@ impl World {
         self.socket(peer).source.unwrap_or(unbound.into())
     }
 
-    /// Begins to connect: `Err` when that fails at once.
+    /// Starts to connect; `Err` if that fails at once.
     pub(super) fn connect(&mut self, id: u32, target: SocketAddr) -> Result<(), i32> {
         if self.strikes(Fault::PairTaken) {
             return Err(-libc::EADDRNOTAVAIL);
@@ -191,7 +194,7 @@ impl World {
         self.plan(delay_us, Event::Syn(id));
     }
 
-    /// The first packet of a connect arrives.
+    /// A SYN arrives.
     pub(super) fn on_syn(&mut self, id: u32) {
         let socket = self.socket(id);
         if socket.stage != Stage::Connecting || socket.peer.is_some() {
@@ -221,7 +224,8 @@ impl World {
             return;
         }
         let own = self.add_socket(Owner::Nobody);
-        // The peer may send before it knows: its end counts as open when the answer has arrived.
+        // The accepting side may send before the connecting one is open, which is when the SYN-ACK
+        // arrives.
         self.socket_mut(own).stage = Stage::Open;
         self.socket_mut(own).peer = Some(id);
         self.socket_mut(id).peer = Some(own);
@@ -241,13 +245,13 @@ impl World {
         }
     }
 
-    /// A connect is answered.
+    /// The answer to a SYN arrives.
     pub(super) fn on_answer(&mut self, id: u32, errno: i32) {
         let socket = self.socket(id);
         let peer = socket.peer;
         if socket.stage != Stage::Connecting {
             if let (0, Some(peer), Stage::Dead) = (errno, peer, socket.stage) {
-                // Given up meanwhile: the other side thinks it open.
+                // The attempt was given up meanwhile; the other side believes the connection open.
                 self.send_reset_to(peer);
             }
             return;
@@ -259,7 +263,7 @@ impl World {
                     return self.fail_connect(id, libc::ECONNRESET);
                 }
                 self.join(id, peer);
-                // What the peer has sent already comes behind.
+                // Bytes the peer has sent already follow.
                 self.deliver(peer);
                 self.wake(id);
             }
@@ -282,7 +286,7 @@ impl World {
         if let Some(peer) = socket.peer
             && self.socket(peer).stage == Stage::Open
         {
-            // The other side had thought it open.
+            // The other side believed it open.
             let delay_us = self.delay_us();
             self.plan(delay_us, Event::Error(peer, libc::ECONNRESET));
         }

@@ -1,8 +1,9 @@
-//! A simulated ring's memory: receive buffers, the staging region and shared buffers, with who has each part.
+//! A simulated ring's memory: receive buffers, the staging region and shared buffers, and the owner
+//! of each part.
 //!
-//! Invariants checked here: a buffer is with the ring, named by a completion, or lent to the program, one at a time; it is given back
-//! once; a half is emptied only when no request that has not run uses it. What is given back or emptied is overwritten, so that
-//! whoever still reads it reads something else.
+//! Invariants checked here: a buffer is in the ring, named by a completion, or lent to the program,
+//! never two of these; it is given back once; a half is emptied only when no pending request uses
+//! it. Memory that is given back or emptied is overwritten, so that a use after that is detected.
 //! Must not depend on: sockets, requests.
 
 use std::collections::VecDeque;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use crate::config::{BUFFER_COUNT, Config};
 use crate::ring::{Request, Shared, SharedBuffers, Staged};
 
-/// What memory holds that is nobody's.
+/// Content of memory that has no owner.
 const NOBODYS: u8 = 0xDB;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +36,9 @@ pub(super) struct Memory {
     staging_bytes: usize,
     staged_bytes: [usize; 2],
     shared: SharedBuffers,
-    /// Requests that were pushed and have not run, by the half they use.
+    /// Pending requests, by the half they use.
     waiting: [usize; 2],
-    /// Likewise, by the receive buffer they read.
+    /// Pending requests, by the receive buffer they read.
     reading: Vec<u8>,
 }
 
@@ -97,14 +98,14 @@ impl Memory {
         &mut self.buffers[range]
     }
 
-    /// That buffer was filled, and is named by a completion.
+    /// Marks that buffer as filled and named by a completion.
     pub fn fill(&mut self) -> u16 {
         let buffer = self.free.pop_front().expect("the caller saw a free one");
         self.holders[usize::from(buffer)] = Holder::Completion;
         buffer
     }
 
-    /// The completion that names a buffer is with the program.
+    /// Marks the buffer of a reaped completion as lent to the program.
     pub fn lend(&mut self, buffer: u16) {
         let holder = &mut self.holders[usize::from(buffer)];
         assert_eq!(*holder, Holder::Completion);
@@ -134,13 +135,13 @@ impl Memory {
         self.buffers[range].fill(NOBODYS);
     }
 
-    /// Receive buffers that the program has.
+    /// Receive buffers lent to the program.
     pub fn lent_count(&self) -> u16 {
         let lent = self.holders.iter().filter(|h| **h == Holder::Program);
         lent.count() as u16
     }
 
-    /// The buffers that the program does not have are all there.
+    /// Asserts that all other buffers are in the ring.
     pub fn audit(&self) -> Result<(), String> {
         let with_ring = self.holders.iter().filter(|h| **h == Holder::Ring).count();
         match with_ring == self.free.len() {
@@ -197,12 +198,12 @@ impl Memory {
         self.shared.bytes(shared)
     }
 
-    /// Shared buffers kept for requests.
+    /// Shared buffers that pending requests read.
     pub fn shared_count(&self) -> usize {
         self.shared.count()
     }
 
-    /// The half that a request reads, if it reads one.
+    /// The half that a request reads, if any.
     fn half_of(&self, request: &Request) -> Option<usize> {
         match request {
             Request::SendStaged { staged, .. } => Some(staged.offset as usize / self.staging_bytes),
@@ -211,7 +212,7 @@ impl Memory {
         }
     }
 
-    /// A request was pushed: what it reads is kept until it has run.
+    /// A request was pushed: keeps the memory it reads until it has run.
     pub fn hold(&mut self, request: &Request) {
         if let Request::SendReceived { received, .. } = request {
             let buffer = usize::from(received.buffer);
@@ -227,7 +228,7 @@ impl Memory {
         }
     }
 
-    /// It has run.
+    /// The request has run: releases the memory it reads.
     pub fn release(&mut self, request: &Request) {
         if let Request::SendReceived { received, .. } = request {
             self.reading[usize::from(received.buffer)] -= 1;

@@ -1,8 +1,10 @@
 //! Simulated sockets, and how bytes travel between two of them.
 //!
-//! As TCP does it: bytes arrive in order and once, or the connection ends with an error; a socket takes bytes while its buffer has room,
-//! and the network while the peer's has; an end arrives behind all bytes; closing with unread bytes resets.
-//! Invariants: a socket is never used again for another connection, so its number says which one it was.
+//! As in TCP: bytes arrive once and in order, or the connection ends with an error; a socket
+//! accepts bytes while its buffer has room, the network while the peer's buffer has; the end of the
+//! stream arrives after all bytes; closing with unread bytes resets.
+//! Invariants: a socket is never reused for another connection, so its number identifies the
+//! connection.
 //! Must not depend on: rings, requests.
 
 use std::collections::VecDeque;
@@ -56,7 +58,7 @@ impl World {
         self.random.below(longest)
     }
 
-    /// Tells who waits for a socket that it changed.
+    /// Notifies the requests that wait for a socket that its state changed.
     pub(super) fn wake(&mut self, id: u32) {
         match self.socket(id).owner {
             Owner::Nobody => {}
@@ -65,7 +67,7 @@ impl World {
         }
     }
 
-    /// Two sockets are connected from now on. What the network will do to them is decided now.
+    /// Connects two sockets and draws the faults that the network will inject.
     pub(super) fn join(&mut self, one: u32, other: u32) {
         for (id, peer) in [(one, other), (other, one)] {
             let socket = self.socket_mut(id);
@@ -74,7 +76,7 @@ impl World {
         }
     }
 
-    /// Trouble may come to a connection each time something is sent on it.
+    /// May inject a fault; called each time something is sent.
     fn trouble(&mut self, id: u32) {
         for (fault, errno) in [
             (Fault::Reset, libc::ECONNRESET),
@@ -95,7 +97,7 @@ impl World {
         }
     }
 
-    /// Takes bytes to send: how many, or minus errno.
+    /// Accepts bytes to send; returns their number, or minus errno.
     pub(super) fn send(&mut self, id: u32, bytes: &[u8], is_last: bool) -> i32 {
         let socket = self.socket_mut(id);
         if let Some(errno) = socket.error.take() {
@@ -167,7 +169,7 @@ impl World {
         mask
     }
 
-    /// What sending nothing gives: 0, or minus errno.
+    /// Result of sending nothing: 0, or minus errno.
     pub(super) fn probe(&mut self, id: u32) -> i32 {
         let socket = self.socket_mut(id);
         match socket.error.take() {
@@ -192,7 +194,7 @@ impl World {
         }
     }
 
-    /// A segment arrives: some bytes, or the end.
+    /// A segment arrives: bytes, or the end of the stream.
     pub(super) fn deliver(&mut self, id: u32) {
         let socket = self.socket_mut(id);
         socket.is_delivering = false;
@@ -202,7 +204,7 @@ impl World {
         let waiting = socket.unsent.len();
         if socket.is_cut {
             if waiting > 0 {
-                // Sent again and again, until the kernel gives up.
+                // Retransmitted until the kernel gives up.
                 let after_us = self.random.magnitude(100_000, 10_000_000);
                 self.plan(after_us, Event::Error(id, libc::ETIMEDOUT));
             }
@@ -215,14 +217,14 @@ impl World {
             (is_gone, peer.received.len())
         };
         if is_gone {
-            // Nobody is there any more: a reset comes back.
+            // The socket is closed: it answers with a reset.
             self.send_reset_to(id);
             return;
         }
         let room = self.link.received_max.saturating_sub(has);
         let mut count = waiting.min(room);
         if waiting > 0 && room == 0 {
-            // Goes on when the program has read.
+            // Continues when the program has read.
             self.faults.count(Fault::WindowClosed);
             return;
         }
@@ -252,7 +254,7 @@ impl World {
         self.wake(peer);
     }
 
-    /// Takes up to `into.len()` received bytes: how many, 0 at the end, or minus errno.
+    /// Receives up to `into.len()` bytes; returns their number, 0 at the end, or minus errno.
     pub(super) fn recv(&mut self, id: u32, into: &mut [u8]) -> i32 {
         let available = self.socket(id).received.len();
         if available == 0 {
@@ -274,7 +276,7 @@ impl World {
         if let Some(ledger) = &mut socket.ledger {
             ledger.received(&into[..count]);
         }
-        // There is room for what the peer has sent.
+        // Now there is room for bytes the peer has sent.
         if let (Some(peer), Stage::Open) = (socket.peer, socket.stage)
             && !self.socket(peer).unsent.is_empty()
             && !self.socket(peer).is_corked
@@ -303,12 +305,12 @@ impl World {
                 && socket.unsent.len() <= max / 3 * 2)
     }
 
-    /// True if more can be received, or the end.
+    /// True if bytes or the end can be received.
     pub(super) fn has_left(&self, id: u32) -> bool {
         !self.socket(id).received.is_empty() || self.socket(id).has_peer_end
     }
 
-    /// An engine sends no more: 0, or minus errno.
+    /// Shuts down an engine's sending side: 0, or minus errno.
     pub(super) fn shut_down(&mut self, id: u32) -> i32 {
         if let Some(ledger) = &mut self.socket_mut(id).ledger {
             ledger.ended();
@@ -316,7 +318,7 @@ impl World {
         self.end_sending(id)
     }
 
-    /// The program sends no more: 0, or minus errno.
+    /// Shuts down the sending side: 0, or minus errno.
     pub(super) fn end_sending(&mut self, id: u32) -> i32 {
         let socket = self.socket_mut(id);
         if socket.stage != Stage::Open {
@@ -329,7 +331,7 @@ impl World {
         0
     }
 
-    /// The program is done with a socket.
+    /// The program closes a socket.
     pub(super) fn close(&mut self, id: u32) {
         self.note("close", [i64::from(id), 0, 0, 0], None);
         let socket = self.socket_mut(id);
@@ -347,7 +349,7 @@ impl World {
         self.socket_mut(id).owner = Owner::Nobody;
     }
 
-    /// Ends a socket at once, and lets its peer know.
+    /// Aborts a socket; its peer gets a reset.
     pub(super) fn abort(&mut self, id: u32) {
         let socket = self.socket_mut(id);
         let was_open = socket.stage == Stage::Open;
@@ -368,7 +370,7 @@ impl World {
         self.plan(delay_us, Event::Error(id, libc::ECONNRESET));
     }
 
-    /// An error has come to a socket.
+    /// Sets an error on a socket.
     pub(super) fn fail(&mut self, id: u32, errno: i32) {
         let socket = self.socket_mut(id);
         if socket.stage != Stage::Open {
@@ -381,7 +383,7 @@ impl World {
         self.wake(id);
     }
 
-    /// A connection carries nothing from now on.
+    /// Cuts a connection: it carries nothing from now on.
     pub(super) fn cut(&mut self, id: u32) {
         let peer = self.socket(id).peer;
         for id in [Some(id), peer].into_iter().flatten() {

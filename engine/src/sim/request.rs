@@ -1,8 +1,9 @@
-//! What a simulated ring does with each request, and with those that waited.
+//! How a simulated ring executes requests, at once and after they waited.
 //!
-//! Invariants: a request that must not wait is done when `start` returns; one that waits completes when its socket or listener says so,
-//! when it is cancelled, or for no reason where the kernel has been seen to do that.
-//! Must not depend on: slots' meaning, handlers.
+//! Invariants: a request that must not wait is complete when `start` returns; a waiting one
+//! completes when its socket or listener becomes ready, when it is cancelled, or spuriously where
+//! the kernel has been seen to do so.
+//! Must not depend on: the meaning of slots, handlers.
 
 use super::fault::Fault;
 use super::ring::SimRing;
@@ -12,7 +13,7 @@ use super::world::{Event, World};
 use crate::ring::{Completion, Request};
 use crate::token::{Op, Token};
 
-/// Receives of one stream in one go: the kernel's bound.
+/// Receives of one multishot request in one go: the kernel's bound.
 const STREAM_RECEIVES_MAX: u64 = 32;
 
 impl SimRing {
@@ -20,7 +21,7 @@ impl SimRing {
         self.pages[slot as usize].socket
     }
 
-    /// Starts a request. True if what is linked to it may start.
+    /// Starts a request. True if the request linked to it may start.
     pub(super) fn start(&mut self, world: &mut World, token: Token, request: Request) -> bool {
         world.note("start", [i64::from(self.number), 0, 0, 0], Some(token));
         match request {
@@ -207,7 +208,8 @@ impl SimRing {
         }
     }
 
-    /// The kernel would close a slot with requests under way; the engine must not want it.
+    /// Checks that no request uses the slot that is closed: the kernel would allow it, the engine
+    /// must not do it.
     fn check_close(&self, slot: u32) {
         let waiting = self.waiting.iter().map(|w| w.token);
         let shutting = self.shutdowns.iter().map(|(token, _)| *token);
@@ -221,7 +223,7 @@ impl SimRing {
         );
     }
 
-    /// Ends a request that is silent when it succeeds.
+    /// Completes a request that posts no completion on success.
     fn end(&mut self, token: Token, result: i32) -> bool {
         if result < 0 {
             self.complete(token, result);
@@ -240,7 +242,7 @@ impl SimRing {
         true
     }
 
-    /// Lets a request wait, unless it is done already.
+    /// Queues a request as waiting unless it completes now.
     fn wait_for(&mut self, world: &mut World, token: Token, what: For) {
         let waiting = Waiting { token, what };
         if !self.try_now(world, waiting) {
@@ -248,7 +250,7 @@ impl SimRing {
         }
     }
 
-    /// Does what a request waited for, if that has come. True if it is over.
+    /// Executes a waiting request if it can proceed. True if it is complete.
     fn try_now(&mut self, world: &mut World, waiting: Waiting) -> bool {
         let Waiting { token, what } = waiting;
         let is_ready = match what {
@@ -285,7 +287,7 @@ impl SimRing {
         is_ready
     }
 
-    /// Tells a watch what is new. True if it is over.
+    /// Reports new events to a poll. True if the poll is complete.
     fn watch(&mut self, world: &mut World, token: Token, socket: u32) -> bool {
         let mask = world.poll_mask(socket);
         let room = libc::POLLOUT as i32;
@@ -316,7 +318,7 @@ impl SimRing {
         !has_more
     }
 
-    /// Receives into a buffer. `None` when there is nothing; else whether more may come of it.
+    /// Receives into a buffer. `None` if nothing is there; else whether the request continues.
     fn recv(
         &mut self,
         world: &mut World,
@@ -356,7 +358,7 @@ impl SimRing {
         Some(has_more)
     }
 
-    /// Receives as much as a stream does in one go. True if it is over.
+    /// Receives as much as a multishot request does in one go. True if it is complete.
     fn recv_stream(&mut self, world: &mut World, token: Token, socket: u32) -> bool {
         let most = world.random.between(1, STREAM_RECEIVES_MAX);
         for _ in 0..most {
@@ -366,7 +368,7 @@ impl SimRing {
                 Some(false) => return true,
             }
         }
-        // It goes on by itself.
+        // The request continues by itself.
         world.mail[self.number as usize].sockets.push(socket);
         false
     }
@@ -374,7 +376,7 @@ impl SimRing {
     /// Cancels a request: 0, or minus errno.
     fn cancel(&mut self, world: &mut World, token: Token) -> i32 {
         if self.linked.iter().any(|(t, _)| *t == token) {
-            // Not started, so not to be found; it will start.
+            // Not started yet, so it cannot be found; it will start.
             world.faults.count(Fault::CancelBeforeStart);
             return -libc::ENOENT;
         }
@@ -391,7 +393,7 @@ impl SimRing {
         0
     }
 
-    /// What has come to be done since the last entry: by the network, and by workers.
+    /// Handles what network and workers did since the last entry.
     pub(super) fn work(&mut self, world: &mut World) {
         let number = self.number as usize;
         if world.mail[number].is_empty() {
@@ -451,7 +453,7 @@ impl SimRing {
     }
 }
 
-/// A worker is to run, later.
+/// Schedules a worker.
 fn plan_worker(world: &mut World, ring: u32) {
     let after_us = if world.strikes(Fault::ShutdownLate) {
         world.random.magnitude(10, 2_000_000)

@@ -1,9 +1,10 @@
-//! A simulated ring: what was pushed, what is under way, what has completed, and the books over it.
+//! A simulated ring: pushed, pending and completed requests, and the ledger of all of them.
 //!
-//! As with DEFER_TASKRUN, completions come only while the program is inside `enter`: those of requests that were done at
-//! once in the order of the requests, then those of requests that had waited, in any order. What the completion queue has no
-//! room for waits in a list, in order.
-//! Invariants: those of [`Ring`]; the books count each request from its push to the reaping of its last completion.
+//! As with DEFER_TASKRUN, completions are posted only inside `enter`: first those of requests that
+//! completed at once, in request order, then those of requests that had waited, in any order.
+//! Completions that do not fit into the queue wait in a list, in order.
+//! Invariants: those of [`Ring`]; the ledger tracks each request from its push until its last
+//! completion is reaped.
 //! Must not depend on: slots, phases, handlers.
 
 use std::collections::VecDeque;
@@ -31,7 +32,7 @@ pub struct SimRing {
     pub(super) pages: Vec<Page>,
     queue: VecDeque<(Token, Request)>,
     queue_max: usize,
-    /// In the kernel, until something happens.
+    /// Requests that wait in the kernel.
     pub(super) waiting: Vec<Waiting>,
     /// Shutdowns that wait for a worker.
     pub(super) shutdowns: VecDeque<(Token, u32)>,
@@ -42,15 +43,15 @@ pub struct SimRing {
     completions: VecDeque<Completion>,
     completions_max: usize,
     overflow: VecDeque<Completion>,
-    /// Completions at hand that no request brought.
+    /// Completions that belong to no request.
     echoes: Vec<Token>,
     overflow_count: u64,
-    /// The thread sleeps in this ring: what has happened is completed before it is back.
+    /// The thread sleeps in this ring: completions are posted before it returns.
     is_asleep: bool,
 }
 
 impl SimRing {
-    /// A ring as `config` has it. Its queues are small, so that they are full now and then.
+    /// A ring for `config`. Its queues are small, so that they fill up sometimes.
     pub fn new(world: &Shared, config: &Config) -> Self {
         let mut own = lock(world);
         let number = own.add_ring();
@@ -86,7 +87,7 @@ impl SimRing {
         self.overflow.is_empty() && self.completions.len() + self.done.len() < self.completions_max
     }
 
-    /// A silent request has succeeded, or a link was cancelled: nobody will hear of it.
+    /// A silent request succeeded, or a linked one was cancelled: no completion is posted.
     pub(super) fn finish_silently(&mut self, token: Token) {
         self.note_end(token);
     }
@@ -109,7 +110,7 @@ impl SimRing {
         }
     }
 
-    /// Writes a request into the books, and checks that it may be made.
+    /// Records a request in the ledger and checks that it is allowed.
     fn note_push(&mut self, token: Token, request: &Request) {
         if token.op().has_slot() {
             let is_spare = token.slot() >= self.pages.len() as u32 - SPARE_SLOTS;
@@ -137,8 +138,8 @@ impl SimRing {
         }
     }
 
-    /// Completes a request of a slot's earlier life once more. The kernel does not; that the engine need not believe it is worth a
-    /// generation in every token.
+    /// Posts a stale completion of an earlier connection in the slot. The kernel does not do this;
+    /// the generation in each token protects the engine even so.
     fn echo(&mut self, world: &mut World) {
         if !world.strikes(Fault::Stale) {
             return;
@@ -176,7 +177,7 @@ impl SimRing {
         }
     }
 
-    /// Inside the kernel: starts what was pushed, then does what has come to be done.
+    /// Inside the kernel: starts pushed requests, then executes those that became ready.
     fn run(&mut self) {
         let world = self.world.clone();
         let mut world = lock(&world);
@@ -191,7 +192,8 @@ impl SimRing {
         let until_us = begun_us + spent_us + taken as u64 * world.request_us;
         for (token, request) in self.queue.drain(..taken).collect::<Vec<_>>() {
             if let Request::Connect { .. } = request {
-                // Linked to the bind before it. It starts when that has completed, behind what was submitted with it.
+                // Linked to the bind before it: starts when that has completed, after the requests
+                // submitted with it.
                 if std::mem::take(&mut is_link_broken) {
                     world.faults.count(Fault::LinkCancelled);
                     self.finish_silently(token);
@@ -215,8 +217,9 @@ impl SimRing {
         self.take_up_overflow();
     }
 
-    /// How many of the queued requests the kernel takes now. It never parts a connect from its bind here. The kernel may: then a
-    /// connect whose bind had failed would go on without it, which client and server would count differently.
+    /// How many of the queued requests the kernel takes now. Never separates a connect from its
+    /// bind. The real kernel may; a connect whose bind failed would then proceed, and client and
+    /// server would count it differently.
     fn taken_count(&self, world: &mut World) -> usize {
         let count = self.queue.len();
         if count == 0 || !world.strikes(Fault::SubmittedPart) {
@@ -226,7 +229,7 @@ impl SimRing {
         taken - usize::from(matches!(self.queue[taken].1, Request::Connect { .. }))
     }
 
-    /// Shuts the connection in `slot` down now, whatever is to be sent before.
+    /// Shuts down the connection in `slot` now, even if bytes are still to be sent.
     pub(super) fn shut_down_early(&mut self, slot: u32) {
         let socket = self.pages[slot as usize].socket;
         lock(&self.world).shut_down(socket.expect("a connection has a socket"));
@@ -242,8 +245,8 @@ impl SimRing {
         }
     }
 
-    /// The ring is given up with its thread: nothing may be left but closes that were not submitted, since descriptors are closed
-    /// with the ring.
+    /// The ring is dropped with its thread: only closes may be unsubmitted, since dropping the ring
+    /// closes its descriptors.
     pub(super) fn give_up(&self) -> Result<(), String> {
         for (slot, page) in self.pages.iter().enumerate() {
             let is_closing = self
@@ -266,19 +269,19 @@ impl SimRing {
         Ok(())
     }
 
-    /// True if a listener is polled, or will be.
+    /// True if a poll of a listener is pending or queued.
     pub(super) fn polls_listener(&self) -> bool {
         let waiting = self.waiting.iter().map(|w| w.token);
         let mut all = waiting.chain(self.queue.iter().map(|(token, _)| *token));
         all.any(|token| token.op() == Op::PollListener)
     }
 
-    /// True if the thread was to sleep in this ring when it entered last.
+    /// True if the last entry was allowed to sleep.
     pub(super) fn is_asleep(&self) -> bool {
         self.is_asleep
     }
 
-    /// True if the thread may sleep: everything was submitted, and nothing waits to be reaped.
+    /// True if the thread may sleep: all requests are submitted, all completions reaped.
     pub(super) fn may_sleep(&self) -> bool {
         self.queue.is_empty() && self.completions.is_empty() && self.overflow.is_empty()
     }

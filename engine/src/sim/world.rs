@@ -1,7 +1,7 @@
-//! The world of one run: its time, its chances, and the events to come.
+//! The world of one run: its clock, its random choices and its pending events.
 //!
-//! Invariants: events happen in the order of their times, those of one time in the order they were made; time never goes back; whatever
-//! is decided by chance is decided by the run's own numbers.
+//! Invariants: events happen in order of time, those of one time in order of creation; time never
+//! goes back; every random choice is drawn from the run's own generator.
 //! Must not depend on: engines, handlers.
 
 use std::cmp::Reverse;
@@ -17,30 +17,30 @@ use super::socket::Socket;
 use super::waker::WakerState;
 use crate::token::Token;
 
-/// What is to happen at a time.
+/// A future event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Event {
-    /// A socket's bytes arrive at its peer.
+    /// Bytes of a socket arrive at its peer.
     Deliver(u32),
-    /// A socket's bytes no longer wait for others.
+    /// A socket's bytes are no longer held back.
     Uncork(u32),
-    /// An error comes to a socket from the network.
+    /// The network reports an error to a socket.
     Error(u32, i32),
     /// A connection carries nothing from now on.
     Cut(u32),
-    /// A connect's first packet arrives.
+    /// A SYN arrives.
     Syn(u32),
-    /// A connect is answered.
+    /// The answer to a SYN arrives.
     Answer(u32, i32),
-    /// The kernel gives up a connect.
+    /// The kernel gives up an attempt to connect.
     GiveUp(u32),
     /// A worker of a ring runs.
     Worker(u32),
-    /// A scripted peer acts.
+    /// A scripted peer takes its next step.
     Raw(u32),
 }
 
-/// What waits for a ring to be entered.
+/// Work that waits until a ring is entered.
 #[derive(Debug, Default)]
 pub(super) struct Mail {
     /// Sockets that changed.
@@ -49,7 +49,7 @@ pub(super) struct Mail {
     pub listeners: Vec<u32>,
     /// Wakers that were signalled.
     pub wakers: Vec<u32>,
-    /// Workers that are to run.
+    /// Workers that are due.
     pub workers: u32,
 }
 
@@ -62,10 +62,11 @@ impl Mail {
     }
 }
 
-/// One world, shared by what lives in it. Never contended: a run has one thread. Handlers must be `Send`, hence no `Rc`.
+/// A world, shared by its nodes and peers. Never contended: a run has one thread. Handlers must be
+/// `Send`, so it is no `Rc`.
 pub type Shared = Arc<Mutex<World>>;
 
-/// Looks at a shared world.
+/// Locks a shared world.
 pub(super) fn lock(world: &Shared) -> MutexGuard<'_, World> {
     world.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -87,22 +88,22 @@ pub struct World {
     is_told: bool,
     /// What one request costs the thread that submits it, microseconds.
     pub(super) request_us: u64,
-    /// The ring that gave the last completion, and the socket it was about: a connection that opens is this one.
+    /// Ring and socket of the last completion: a connection that opens now is this one.
     pub(super) last_reaped: Option<u32>,
-    /// Shared buffers that were sent, without keeping them.
+    /// Shared buffers that were sent, as weak references.
     shared: Vec<Weak<[u8]>>,
 }
 
 impl World {
-    /// A world that behaves as `seed` says, with as many faults.
+    /// A world whose behaviour and faults are drawn from `seed`.
     pub fn new(seed: u64) -> Shared {
         let mut random = Random::new(seed);
         let faults = Faults::draw(&mut random);
         Self::with_faults(random, faults)
     }
 
-    /// A world without faults and with a fast network, where all threads share one processor and each request costs `request_us`
-    /// microseconds.
+    /// A world without faults and with a fast network, where all threads share one processor and
+    /// each request costs `request_us` microseconds.
     pub fn with_cost(seed: u64, request_us: u64) -> Shared {
         let world = Self::with_faults(Random::new(seed), Faults::none());
         let mut own = lock(&world);
@@ -117,10 +118,10 @@ impl World {
         world
     }
 
-    /// A world with its faults given.
+    /// A world with these faults.
     pub fn with_faults(mut random: Random, faults: Faults) -> Shared {
         let link = Link::draw(&mut random);
-        // A start other than zero, so that nothing is right only there; below what 32 bits of steps wrap at.
+        // Not zero, to catch code that works only there; near the wrap-around of 32-bit steps.
         let now_us = random.pick(&[0, 0, 1_000, 999_999, 77_777_777]);
         Arc::new(Mutex::new(World {
             random,
@@ -152,7 +153,7 @@ impl World {
         self.now_us
     }
 
-    /// The run's numbers.
+    /// The run's random generator.
     pub fn random(&mut self) -> &mut Random {
         &mut self.random
     }
@@ -167,7 +168,7 @@ impl World {
         self.trace
     }
 
-    /// Notes something that happened.
+    /// Adds an event to digest and trace.
     pub(super) fn note(&mut self, what: &'static str, values: [i64; 4], token: Option<Token>) {
         for word in [
             self.now_us,
@@ -196,19 +197,19 @@ impl World {
         self.faults.strikes(fault, &mut self.random)
     }
 
-    /// Makes `event` happen in `after_us`.
+    /// Schedules `event` in `after_us`.
     pub(super) fn plan(&mut self, after_us: u64, event: Event) {
         self.event_count += 1;
         let at_us = self.now_us + after_us;
         self.events.push(Reverse((at_us, self.event_count, event)));
     }
 
-    /// When the next event is to happen.
+    /// Time of the next event.
     pub(super) fn next_event_us(&self) -> Option<u64> {
         self.events.peek().map(|Reverse((at_us, ..))| *at_us)
     }
 
-    /// Lets time pass until `until_us`, and everything happen by then.
+    /// Advances time to `until_us`, executing all events until then.
     pub(super) fn pass(&mut self, until_us: u64) {
         while let Some(Reverse((at_us, _, event))) = self.events.peek().copied() {
             if at_us > until_us {
@@ -242,13 +243,14 @@ impl World {
         }
     }
 
-    /// Shared buffers that were sent and that somebody still has: none at the end of a run, unless a handler keeps some.
+    /// Shared buffers that were sent and that somebody still has: none at the end of a run, unless
+    /// a handler keeps some.
     pub fn shared_count(&self) -> usize {
         let is_alive = |buffer: &&Weak<[u8]>| buffer.strong_count() > 0;
         self.shared.iter().filter(is_alive).count()
     }
 
-    /// A place for a ring's mail; its number.
+    /// Adds an inbox for a ring; returns its number.
     pub(super) fn add_ring(&mut self) -> u32 {
         self.mail.push(Mail::default());
         self.mail.len() as u32 - 1

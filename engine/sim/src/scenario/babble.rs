@@ -1,5 +1,6 @@
-//! A handler that does, at random, whatever a handler may do: uses part of the bytes, sends copies, static and shared bytes, pauses,
-//! sets and clears timers, and closes connections in every way, in every callback.
+//! A handler that does, at random, whatever a handler may do: uses part of the bytes, sends copies,
+//! static and shared bytes, pauses, sets and clears timers, and closes connections in every way, in
+//! every callback.
 //!
 //! It checks nothing itself: the simulator checks that the engine keeps its promises to it.
 //! Must not depend on: rings.

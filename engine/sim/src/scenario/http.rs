@@ -1,5 +1,5 @@
-//! `holdfast-server http` against `holdfast-client http`, with scripted peers among both: requests and responses cut anywhere, broken
-//! anywhere, never read, never finished.
+//! `holdfast-server http` against `holdfast-client http`, with scripted peers among both: requests
+//! and responses cut anywhere, broken anywhere, never read, never finished.
 
 use std::sync::{Arc, OnceLock};
 

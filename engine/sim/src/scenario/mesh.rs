@@ -1,5 +1,6 @@
-//! Connections that address each other: handlers that send to, close, abort, pause and resume any connection they have ever known by
-//! its id, dial from every callback with every kind of source, and cancel attempts at any step.
+//! Connections that address each other: handlers that send to, close, abort, pause and resume any
+//! connection they have ever known by its id, dial from every callback with every kind of source,
+//! and cancel attempts at any step.
 //!
 //! Besides, they do what a [`Babbler`] does. The simulator checks that ids reach whom they name.
 

@@ -1,5 +1,5 @@
-//! What runs in a simulated world. Each scenario draws small sizes for its engines from the seed, so that everything is full at
-//! times.
+//! What runs in a simulated world. Each scenario draws small sizes for its engines from the seed,
+//! so that everything is full at times.
 //!
 //! Must not depend on: how many runs there are.
 

@@ -1,7 +1,9 @@
-//! The `relay` example between clients and a backend that keep accounts of each pair: what one side sent is what the other received, in
-//! order and once; a FIN comes behind all of it, and a reset never comes as a FIN.
+//! The `relay` example between clients and a backend that keep accounts of each pair: what one side
+//! sent is what the other received, in order and once; a FIN comes behind all of it, and a reset
+//! never comes as a FIN.
 //!
-//! Peers send at random times, stop reading, end one direction or both, or vanish; scripted peers do worse.
+//! Peers send at random times, stop reading, end one direction or both, or vanish; scripted peers
+//! do worse.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -5,8 +5,8 @@
 use holdfast_client::load::Load;
 use holdfast_engine::sim::Random;
 
-/// Changes of a load that begins with `from` users, and their times after `now_us`. They come from a source of
-/// their own: what is drawn elsewhere stays.
+/// Changes of a load that begins with `from` users, and their times after `now_us`. They come from
+/// a source of their own: what is drawn elsewhere stays.
 pub(super) fn changes(now_us: u64, from: u64, seed: u64) -> Vec<(u64, Load)> {
     let mut random = Random::new(seed ^ 0x5349_4655);
     let count = if random.once_in(2) {

@@ -94,8 +94,9 @@ pub(super) struct Sides<'a> {
 }
 
 impl Sides<'_> {
-    /// The successor of the server, in some runs: its orders and the listeners of each of its threads. It takes over the listeners of
-    /// `servers` at any time, with fewer threads, as many, or more.
+    /// The successor of the server, in some runs: its orders and the listeners of each of its
+    /// threads. It takes over the listeners of `servers` at any time, with fewer threads, as many,
+    /// or more.
     fn successor(
         &self,
         servers: &mut [(Orders, CoreListener)],
@@ -280,7 +281,8 @@ fn hostile(random: &mut Random, content: &[Vec<u8>]) -> Script {
     }
 }
 
-/// Adds scripted peers to a run: those that connect to the server, and with `to_client` those the client connects to.
+/// Adds scripted peers to a run: those that connect to the server, and with `to_client` those the
+/// client connects to.
 pub(super) fn add_hostile(world: &mut World, to_server: &[Vec<u8>], to_client: Option<&[Vec<u8>]>) {
     let count = match world.random().below(3) {
         0 => 0,

@@ -1,5 +1,6 @@
-//! Streams by themselves: handlers that end either direction, pause and resume reading, and close or abort, at random, in every
-//! phase and every order. What they send and use is as random as a [`Babbler`]'s.
+//! Streams by themselves: handlers that end either direction, pause and resume reading, and close
+//! or abort, at random, in every phase and every order. What they send and use is as random as a
+//! [`Babbler`]'s.
 //!
 //! They check nothing themselves: the simulator checks the order of bytes, ends and callbacks.
 

@@ -51,9 +51,12 @@ pub fn run(stage: &Stage) {
         since.elapsed().as_secs()
     ));
     server.ended(seconds(ALL_MAX));
-    let mut third = client(10_000);
-    until_open(&next, 10_000);
-    saw("a server started beside the dying one serves 10,000".into());
+    let some = users.min(10_000);
+    let mut third = client(some);
+    until_open(&next, some);
+    saw(format!(
+        "a server started beside the dying one serves {some}"
+    ));
     stop(&mut third);
     stop(&mut next);
 
