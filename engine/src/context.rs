@@ -95,44 +95,81 @@ pub(crate) struct ThreadRecord {
     /// What is to be done beyond the connections of callbacks, in order.
     pub actions: VecDeque<Action>,
     pub attempts: Attempts,
-    /// Copied bytes that the callback under way sends on its own connection.
-    pub outgoing: Vec<u8>,
-    /// Shared buffers that it sends likewise, each with its place between the copied bytes.
-    pub shared: Vec<(usize, Arc<[u8]>)>,
+    /// What the callback under way sends on its own connection.
+    pub sent: Sent,
+    /// The memory of one that was applied, for the next inner callback.
+    pub spare: Sent,
     /// Bytes that it forwards and that do not lie in the receive buffer.
     pub forwarded: Vec<u8>,
 }
 
 impl ThreadRecord {
-    /// True if the callback under way has sent nothing that [`ThreadRecord`] holds.
-    pub fn is_unsent(&self) -> bool {
+    /// Forgets what the callback under way has sent.
+    pub fn clear_sent(&mut self) {
+        self.sent.clear();
+        self.forwarded.clear();
+    }
+}
+
+/// Bytes that a callback sends on its own connection.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    /// Copied bytes.
+    pub outgoing: Vec<u8>,
+    /// Shared buffers, each with its place between the copied bytes.
+    pub shared: Vec<(usize, Arc<[u8]>)>,
+}
+
+/// Bytes of [`Sent`] that lie together.
+pub(crate) enum Piece<'a> {
+    Copied(&'a [u8]),
+    Shared(&'a Arc<[u8]>),
+}
+
+impl Sent {
+    /// True if nothing was sent.
+    pub fn is_empty(&self) -> bool {
         self.outgoing.is_empty() && self.shared.is_empty()
     }
 
-    /// Bytes that the callback under way has sent.
-    pub fn sent_bytes(&self) -> usize {
+    /// Bytes sent.
+    pub fn len(&self) -> usize {
         let shared = self.shared.iter().map(|(_, bytes)| bytes.len());
         self.outgoing.len() + shared.sum::<usize>()
     }
 
-    /// All bytes that the callback under way has sent, in order.
-    pub fn sent(&self) -> Vec<u8> {
-        let mut sent = Vec::with_capacity(self.sent_bytes());
+    /// All of it in order.
+    pub fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        let last = (self.outgoing.len(), None);
+        let shared = self
+            .shared
+            .iter()
+            .map(|(place, bytes)| (*place, Some(bytes)));
         let mut from = 0;
-        for (place, bytes) in &self.shared {
-            sent.extend_from_slice(&self.outgoing[from..*place]);
-            sent.extend_from_slice(bytes);
-            from = *place;
+        shared.chain([last]).flat_map(move |(place, bytes)| {
+            let copied = &self.outgoing[from..place];
+            from = place;
+            let copied = (!copied.is_empty()).then_some(Piece::Copied(copied));
+            copied.into_iter().chain(bytes.map(Piece::Shared))
+        })
+    }
+
+    /// All of it in order, copied.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut sent = Vec::with_capacity(self.len());
+        for piece in self.pieces() {
+            sent.extend_from_slice(match piece {
+                Piece::Copied(bytes) => bytes,
+                Piece::Shared(bytes) => bytes,
+            });
         }
-        sent.extend_from_slice(&self.outgoing[from..]);
         sent
     }
 
-    /// Forgets what the callback under way has sent.
-    pub fn clear_sent(&mut self) {
+    /// Forgets it.
+    pub fn clear(&mut self) {
         self.outgoing.clear();
         self.shared.clear();
-        self.forwarded.clear();
     }
 }
 
@@ -174,8 +211,8 @@ impl<S> Recorder<S> {
 
     /// The copied bytes and the shared buffers that were sent on the connection of the last callback.
     pub fn take_sent(&mut self) -> Vec<u8> {
-        let sent = self.thread.sent();
-        self.thread.clear_sent();
+        let sent = self.thread.sent.to_vec();
+        self.thread.sent.clear();
         sent
     }
 }
@@ -358,20 +395,44 @@ impl<S> Context<'_, S> {
     }
 
     pub(crate) fn outgoing(&mut self) -> &mut Vec<u8> {
-        &mut self.thread.outgoing
+        &mut self.thread.sent.outgoing
     }
 
     pub(crate) fn forwarded(&mut self) -> &mut Vec<u8> {
         &mut self.thread.forwarded
     }
 
-    pub(crate) fn record(&self) -> &ThreadRecord {
-        self.thread
+    /// What the callback under way has sent on its own connection.
+    pub(crate) fn sent(&self) -> &Sent {
+        &self.thread.sent
+    }
+
+    /// Sets aside what was sent, so that a callback of an inner handler starts with nothing.
+    pub(crate) fn begin_inner(&mut self) -> Sent {
+        let empty = std::mem::take(&mut self.thread.spare);
+        std::mem::replace(&mut self.thread.sent, empty)
+    }
+
+    /// Ends [`Context::begin_inner`]: returns what the inner handler has sent.
+    pub(crate) fn end_inner(&mut self, own: Sent) -> Sent {
+        std::mem::replace(&mut self.thread.sent, own)
+    }
+
+    /// Sends what an inner handler has sent, when nothing else was.
+    pub(crate) fn adopt(&mut self, sent: Sent) {
+        debug_assert!(self.thread.sent.is_empty());
+        self.thread.spare = std::mem::replace(&mut self.thread.sent, sent);
+    }
+
+    /// Keeps the memory for the next inner callback.
+    pub(crate) fn recycle(&mut self, mut sent: Sent) {
+        sent.clear();
+        self.thread.spare = sent;
     }
 
     pub(crate) fn push_shared(&mut self, bytes: Arc<[u8]>) {
-        let place = self.thread.outgoing.len();
-        self.thread.shared.push((place, bytes));
+        let place = self.thread.sent.outgoing.len();
+        self.thread.sent.shared.push((place, bytes));
     }
 
     /// The same context, for a shorter time.

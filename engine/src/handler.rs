@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::attempt::DialId;
 use crate::bytes::Bytes;
-use crate::context::{ConnId, Context, Recorder};
+use crate::context::{ConnId, Context, Piece, Recorder, Sent};
 use crate::dial::Tuples;
 use crate::error::{CloseReason, OpenFailure, PartnerEnd};
 use crate::mailbox::Handle;
@@ -141,7 +141,7 @@ pub trait Handler: Send {
 
 /// How to close a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CloseMode {
+pub enum CloseMode {
     /// Send FIN, then read until the peer's.
     Graceful,
     /// As soon as everything sent is with the kernel.
@@ -153,18 +153,26 @@ pub(crate) enum CloseMode {
 }
 
 /// What happens to the connection's timer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TimerChange {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimerChange {
+    /// Nothing.
+    #[default]
     Keep,
+    /// It is cleared.
     Off,
+    /// It is set to this time, microseconds of engine time.
     At(u64),
 }
 
 /// What happens to the delivery of received bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReadChange {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadChange {
+    /// Nothing.
+    #[default]
     Keep,
+    /// It is paused.
     Pause,
+    /// It is resumed.
     Resume,
 }
 
@@ -263,6 +271,41 @@ pub(crate) struct Actions {
     pub close_mode: Option<CloseMode>,
 }
 
+/// What an inner handler asked for in a callback that [`Conn::inner`] ran: for its layer to look at, change, and [`Conn::apply`].
+#[derive(Debug, Default)]
+pub struct InnerActions {
+    sent: Sent,
+    /// Sent behind the others.
+    outgoing_static: &'static [u8],
+    /// [`Conn::pause_until_sent`].
+    pub pauses_until_sent: bool,
+    /// [`Conn::pause_reading`], [`Conn::resume_reading`].
+    pub reading: ReadChange,
+    /// [`Conn::shutdown_write`].
+    pub shuts_write: bool,
+    /// [`Conn::set_timer`], [`Conn::clear_timer`].
+    pub timer: TimerChange,
+    /// [`Conn::close`], [`Conn::close_after_send`], [`Conn::abort`].
+    pub close: Option<CloseMode>,
+}
+
+impl InnerActions {
+    /// The bytes that were sent, in pieces, in order.
+    pub fn sends(&self) -> impl Iterator<Item = &[u8]> {
+        let pieces = self.sent.pieces().map(|piece| match piece {
+            Piece::Copied(bytes) => bytes,
+            Piece::Shared(bytes) => bytes,
+        });
+        pieces.chain((!self.outgoing_static.is_empty()).then_some(self.outgoing_static))
+    }
+
+    /// Sends nothing of it.
+    pub fn clear_sends(&mut self) {
+        self.sent.clear();
+        self.outgoing_static = &[];
+    }
+}
+
 impl<'a, S> Conn<'a, S> {
     /// A connection for one callback, which records in `recorder`. Public for tests of handlers.
     pub fn new(
@@ -272,7 +315,7 @@ impl<'a, S> Conn<'a, S> {
         recorder: &'a mut Recorder<S>,
     ) -> Self {
         let context = recorder.context(now_us);
-        debug_assert!(context.record().is_unsent());
+        debug_assert!(context.sent().is_empty());
         Conn {
             state,
             context,
@@ -458,7 +501,7 @@ impl<'a, S> Conn<'a, S> {
 
     /// Sends static bytes. They are copied only if they are few and others precede them.
     pub fn send_static(&mut self, bytes: &'static [u8]) {
-        let is_alone = self.context.record().is_unsent() || bytes.len() > COPY_BYTES_MAX;
+        let is_alone = self.context.sent().is_empty() || bytes.len() > COPY_BYTES_MAX;
         if is_alone && self.outgoing_static.is_empty() {
             self.outgoing_static = bytes;
         } else {
@@ -469,7 +512,7 @@ impl<'a, S> Conn<'a, S> {
     /// Sends a buffer that any number of connections may be sent, without a copy for each. The buffer is released when the last send
     /// that reads it has completed, or its connection has closed. It is copied only if it is small and other bytes precede it.
     pub fn send_shared(&mut self, bytes: Arc<[u8]>) {
-        let is_first = self.context.record().is_unsent() && self.outgoing_static.is_empty();
+        let is_first = self.context.sent().is_empty() && self.outgoing_static.is_empty();
         if bytes.is_empty() {
             return;
         }
@@ -499,7 +542,7 @@ impl<'a, S> Conn<'a, S> {
 
     /// Bytes this callback has sent so far.
     pub fn sent_bytes(&self) -> usize {
-        self.context.record().sent_bytes() + self.outgoing_static.len()
+        self.context.sent().len() + self.outgoing_static.len()
     }
 
     /// Delivers no more bytes until everything sent is with the kernel; then those that [`Handler::on_bytes`] left, again.
@@ -596,11 +639,91 @@ impl<'a, S> Conn<'a, S> {
         result
     }
 
+    /// As [`Conn::with_part`], but nothing of what the inner handler asks for on this connection happens: it is returned. Actions
+    /// on the [`Context`] are the thread's, and happen; so does what it forwards to a partner.
+    pub fn inner<T, U>(
+        &mut self,
+        part: impl FnOnce(&mut S) -> &mut T,
+        wrap: impl FnMut(T) -> S,
+        call: impl FnOnce(&mut Conn<'_, T>) -> U,
+    ) -> (U, InnerActions) {
+        let state = part(self.state);
+        let (is_blocked, has_more, id, origin) =
+            (self.is_blocked, self.has_more, self.id, self.origin);
+        let (link, delivered, forwards) = (self.link, self.delivered, self.forwards);
+        let own = self.context.begin_inner();
+        let (result, actions) = self.context.inner(wrap, |context| {
+            let mut conn = Conn {
+                state,
+                context: context.reborrow(),
+                id,
+                origin,
+                is_blocked,
+                has_more,
+                outgoing_static: &[],
+                is_pausing: false,
+                reading: ReadChange::Keep,
+                shuts_write: false,
+                timer: TimerChange::Keep,
+                close_mode: None,
+                link,
+                delivered,
+                forwards,
+            };
+            let result = call(&mut conn);
+            (result, conn.into_actions())
+        });
+        self.forwards = actions.forwards;
+        let actions = InnerActions {
+            sent: self.context.end_inner(own),
+            outgoing_static: actions.outgoing_static,
+            pauses_until_sent: actions.is_pausing,
+            reading: actions.reading,
+            shuts_write: actions.shuts_write,
+            timer: actions.timer,
+            close: actions.close_mode,
+        };
+        (result, actions)
+    }
+
+    /// Does what an inner handler asked for, behind what was asked for before.
+    pub fn apply(&mut self, actions: InnerActions) {
+        if self.context.sent().is_empty() && self.outgoing_static.is_empty() {
+            self.context.adopt(actions.sent);
+        } else {
+            for piece in actions.sent.pieces() {
+                match piece {
+                    Piece::Copied(bytes) => self.send_copy(bytes),
+                    Piece::Shared(bytes) => self.send_shared(Arc::clone(bytes)),
+                }
+            }
+            self.context.recycle(actions.sent);
+        }
+        if !actions.outgoing_static.is_empty() {
+            self.send_static(actions.outgoing_static);
+        }
+        self.is_pausing |= actions.pauses_until_sent;
+        self.shuts_write |= actions.shuts_write;
+        if actions.reading != ReadChange::Keep {
+            self.reading = actions.reading;
+        }
+        if actions.timer != TimerChange::Keep {
+            self.timer = actions.timer;
+        }
+        match actions.close {
+            Some(CloseMode::Abort(reason)) => self.abort(reason),
+            Some(mode) => {
+                self.close_mode.get_or_insert(mode);
+            }
+            None => {}
+        }
+    }
+
     /// The actions recorded so far.
     #[cfg(feature = "sim")]
     pub(crate) fn actions(&mut self) -> ActionsSoFar {
         ActionsSoFar {
-            copied: self.context.record().sent(),
+            copied: self.context.sent().to_vec(),
             fixed: self.outgoing_static,
             timer: self.timer,
             close_mode: self.close_mode,

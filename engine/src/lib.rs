@@ -72,6 +72,7 @@ mod engine;
 mod error;
 mod handler;
 mod kernel;
+mod layer;
 mod limiter;
 pub mod listen;
 mod mailbox;
@@ -96,8 +97,9 @@ pub use context::{ConnId, Context, NoRoom, Recorder};
 pub use dial::{DialPlan, Targets};
 pub use engine::{CoreReport, Engine};
 pub use error::{CloseReason, OpenFailure, PartnerEnd, SetupError, SetupErrorKind};
-pub use handler::{Conn, Handler};
+pub use handler::{CloseMode, Conn, Handler, InnerActions, ReadChange, TimerChange};
 pub use kernel::os::allowed_cores;
+pub use layer::{InnerState, Layer, LayerConn, LayerContext, LayerState};
 pub use mailbox::{Handle, SendError, Shutdown};
 pub use stats::{Stats, Work};
 

@@ -103,11 +103,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             && self.slots[slot].write() == Write::Idle
             && !self.slots[slot].has_sent()
             && !has_unread
-            && ctx.recorder.thread.sent_bytes() + actions.outgoing_static.len()
+            && ctx.recorder.thread.sent.len() + actions.outgoing_static.len()
                 <= CLOSE_AT_ONCE_BYTES_MAX;
         // The end that follows is pushed as soon as the send is settled, so what waits for it waits
         // no longer than a turn.
-        if !ctx.recorder.thread.is_unsent() {
+        if !ctx.recorder.thread.sent.is_empty() {
             let is_last = is_last && actions.outgoing_static.is_empty();
             self.send_recorded(ctx, slot, is_last)?;
         }
@@ -160,10 +160,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         slot: u32,
         is_last: bool,
     ) -> Result<(), Error> {
-        let mut outgoing = std::mem::take(&mut ctx.recorder.thread.outgoing);
+        let mut outgoing = std::mem::take(&mut ctx.recorder.thread.sent.outgoing);
         let mut from = 0;
-        if !ctx.recorder.thread.shared.is_empty() {
-            let mut shared = std::mem::take(&mut ctx.recorder.thread.shared);
+        if !ctx.recorder.thread.sent.shared.is_empty() {
+            let mut shared = std::mem::take(&mut ctx.recorder.thread.sent.shared);
             let count = shared.len();
             for (number, (place, bytes)) in shared.drain(..).enumerate() {
                 if place > from && self.slots[slot].phase().is_open() {
@@ -175,13 +175,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     self.send_shared(ctx, slot, bytes, is_last)?;
                 }
             }
-            ctx.recorder.thread.shared = shared;
+            ctx.recorder.thread.sent.shared = shared;
         }
         if from < outgoing.len() && self.slots[slot].phase().is_open() {
             self.send_copy(ctx, slot, &outgoing[from..], is_last)?;
         }
         outgoing.clear();
-        ctx.recorder.thread.outgoing = outgoing;
+        ctx.recorder.thread.sent.outgoing = outgoing;
         Ok(())
     }
 
