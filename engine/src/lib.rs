@@ -47,6 +47,10 @@
 //! }
 //! ```
 //!
+//! `GUIDE.md` writes a protocol step by step. Beyond its own connection, a callback acts through its thread's [`Context`]: it sends to,
+//! closes and aborts other connections by their [`ConnId`], and connects to any address ([`Dial`]). A [`Layer`] wraps a handler in
+//! another protocol.
+//!
 //! # What it costs
 //!
 //! A connection takes a slot of 24 bytes plus the handler's state, and in the kernel a socket, a direct descriptor and, while it is
@@ -125,6 +129,11 @@ pub mod internals {
     pub use crate::token::*;
     pub use crate::wheel::*;
 }
+
+/// Tests the code of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../GUIDE.md")]
+struct Guide;
 
 /// Tests the example of the readme.
 #[cfg(doctest)]
