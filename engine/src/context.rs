@@ -407,6 +407,10 @@ impl<S> Context<'_, S> {
         &self.thread.sent
     }
 
+    pub(crate) fn sent_mut(&mut self) -> &mut Sent {
+        &mut self.thread.sent
+    }
+
     /// Sets aside what was sent, so that a callback of an inner handler starts with nothing.
     pub(crate) fn begin_inner(&mut self) -> Sent {
         let empty = std::mem::take(&mut self.thread.spare);

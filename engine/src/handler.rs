@@ -545,6 +545,14 @@ impl<'a, S> Conn<'a, S> {
         self.context.sent().len() + self.outgoing_static.len()
     }
 
+    /// Takes back what this callback has sent so far, for tests of handlers.
+    pub fn take_sent(&mut self) -> Vec<u8> {
+        let mut sent = self.context.sent().to_vec();
+        sent.extend_from_slice(std::mem::take(&mut self.outgoing_static));
+        self.context.sent_mut().clear();
+        sent
+    }
+
     /// Delivers no more bytes until everything sent is with the kernel; then those that [`Handler::on_bytes`] left, again.
     pub fn pause_until_sent(&mut self) {
         self.is_pausing = true;
