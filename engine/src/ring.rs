@@ -36,6 +36,9 @@ pub enum Request {
     /// Let the socket's address be used beside connections that have it or had it (SO_REUSEADDR).
     /// Silent.
     ReuseAddress { slot: u32 },
+    /// Let the ACK that ends the handshake wait for the first bytes that are sent (TCP_QUICKACK 0).
+    /// Silent.
+    DelayFirstAck { slot: u32 },
     /// Make closing send a reset at once (SO_LINGER 0). Silent.
     ResetOnClose { slot: u32 },
     /// Give the socket its source address. Silent. Linked: the next request, which must be pushed

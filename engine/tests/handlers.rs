@@ -3,6 +3,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_engine::{
@@ -260,6 +262,85 @@ fn deadline_asked_for_in_a_callback_does_not_wait_for_the_next_event() {
         assert!(started.elapsed() < PATIENCE / 4, "600 reconnects");
         std::thread::sleep(Duration::from_millis(10));
     }
+    engine.stop(Shutdown::Immediate);
+    engine.join().expect("an end");
+}
+
+/// One connection after the other, each reported through `opened` at once.
+struct Opens {
+    opened: Arc<AtomicU64>,
+    is_connected: bool,
+}
+
+impl Handler for Opens {
+    type State = ();
+    type Report = ();
+    type Command = ();
+
+    fn on_open(&mut self, _: &mut Conn<'_, ()>) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn on_bytes(&mut self, _: &mut Conn<'_, ()>, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+
+    fn on_timer(&mut self, _: &mut Conn<'_, ()>) {}
+
+    fn on_close(&mut self, _: &mut Context<'_, ()>, _: ConnId, (): &(), _: CloseReason) {
+        self.is_connected = false;
+    }
+
+    fn on_turn(&mut self, cx: &mut Context<'_, ()>) -> Option<u64> {
+        if !self.is_connected && cx.dial_room() > 0 {
+            self.is_connected = true;
+            cx.dial_planned(());
+        }
+        None
+    }
+}
+
+#[test]
+fn connection_that_sends_on_open_acknowledges_the_handshake_with_what_it_sends() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let target = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let config = Config::builder().capacity(10).ring_slots(100);
+    let config = config.sends_on_open(true).build();
+    let sources = vec![Ipv4Addr::LOCALHOST.into()];
+    let plan = DialPlan::new(sources, 30_000..=30_999, vec![target], u64::MAX).expect("a plan");
+    let opened = Arc::new(AtomicU64::new(0));
+    let engine = Engine::start(config.unwrap(), vec![], Some(plan), |_| Opens {
+        opened: Arc::clone(&opened),
+        is_connected: false,
+    })
+    .expect("an engine");
+    // Nothing is sent, so the kernel acknowledges by itself after up to 200 ms. A test that is not
+    // run for as long comes too late to see that.
+    let mut was_delayed = false;
+    for number in 1..=20 {
+        let started = Instant::now();
+        while opened.load(Ordering::Relaxed) < number {
+            assert!(started.elapsed() < PATIENCE);
+            std::thread::yield_now();
+        }
+        let started = Instant::now();
+        let accepted = loop {
+            let waited = started.elapsed();
+            match listener.accept() {
+                Ok((accepted, _)) => break accepted,
+                Err(e) => assert_eq!(e.kind(), ErrorKind::WouldBlock),
+            }
+            was_delayed |= waited > Duration::from_millis(10);
+            assert!(waited < PATIENCE, "accepted in the end");
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        if was_delayed {
+            break;
+        }
+        drop(accepted);
+    }
+    assert!(was_delayed, "no ACK of its own follows the handshake");
     engine.stop(Shutdown::Immediate);
     engine.join().expect("an end");
 }

@@ -38,6 +38,7 @@ const INSTALLS: u64 = 1 << 63;
 const INSTALLED_MAX: usize = 512;
 /// The option values requests point to: they must outlive the requests, so they live for ever.
 static ONE: libc::c_int = 1;
+static ZERO: libc::c_int = 0;
 static LINGER_ZERO: [libc::c_int; 2] = [1, 0];
 
 const _: () = assert!(size_of::<libc::sockaddr_in6>() <= ADDRESS_STRIDE);
@@ -306,6 +307,15 @@ impl KernelRing {
                 libc::SO_REUSEADDR as u32,
                 (&raw const ONE).cast(),
                 size_of_val(&ONE) as u32,
+            )
+            .build()
+            .flags(SILENT),
+            Request::DelayFirstAck { slot } => opcode::SetSockOpt::new(
+                Fixed(slot),
+                libc::IPPROTO_TCP as u32,
+                libc::TCP_QUICKACK as u32,
+                (&raw const ZERO).cast(),
+                size_of_val(&ZERO) as u32,
             )
             .build()
             .flags(SILENT),

@@ -106,10 +106,14 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             .expect("the caller asked a shard with room");
         self.slots[slot].start_connecting(state, own_tuple);
         ctx.stats.connecting_now += 1;
-        self.ring.reserve(4)?;
+        self.ring.reserve(5)?;
         let is_ipv6 = target.is_ipv6();
         let socket = self.token(Op::Socket, slot);
         self.ring.push(socket, Request::Socket { slot, is_ipv6 })?;
+        if ctx.config.sends_on_open {
+            let option = self.token(Op::Option, slot);
+            self.ring.push(option, Request::DelayFirstAck { slot })?;
+        }
         if let Some(source) = source {
             let option = self.token(Op::Option, slot);
             self.ring.push(option, Request::ReuseAddress { slot })?;

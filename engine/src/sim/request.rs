@@ -105,7 +105,7 @@ impl SimRing {
             return false;
         };
         match request {
-            Request::ReuseAddress { .. } => self.end(token, 0),
+            Request::ReuseAddress { .. } | Request::DelayFirstAck { .. } => self.end(token, 0),
             Request::ResetOnClose { .. } => {
                 world.socket_mut(socket).resets_on_close = true;
                 self.end(token, 0)

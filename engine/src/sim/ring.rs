@@ -55,7 +55,7 @@ impl SimRing {
     pub fn new(world: &Shared, config: &Config) -> Self {
         let mut own = lock(world);
         let number = own.add_ring();
-        let mut queue_max = own.random.pick(&[4, 8, 32, 256]);
+        let mut queue_max = own.random.pick(&[5, 8, 32, 256]);
         let mut completions_max = own.random.pick(&[2, 8, 32, 2_048, 2_048]);
         if own.request_us > 0 {
             // What small queues make a turn do would count as slowness.

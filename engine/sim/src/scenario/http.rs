@@ -4,6 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use holdfast_client::http::counters::Counters;
+use holdfast_client::http::mix::Mix;
 use holdfast_client::http::outcome::Outcome as Ended;
 use holdfast_client::http::request::{Batch, Parts, render};
 use holdfast_client::http::request_limit::RequestLimit;
@@ -123,7 +124,7 @@ fn user(random: &mut Random, users: u64, body: &'static [u8]) -> UserConfig {
     };
     UserConfig {
         model,
-        batch,
+        mix: Mix::one(batch),
         expectations: Expectations {
             was_head,
             limits: Limits::default(),
@@ -131,6 +132,7 @@ fn user(random: &mut Random, users: u64, body: &'static [u8]) -> UserConfig {
             body: (!was_head).then_some(body),
         },
         is_reconnecting,
+        is_connecting_timed: is_reconnecting,
         is_retrying: random.once_in(2),
         timeout_us: random.magnitude(5_000, 3_000_000),
         request_limit: Arc::new(RequestLimit::new(Some(random.magnitude(1, 400)))),

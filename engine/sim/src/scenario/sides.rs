@@ -40,6 +40,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         .park_after(Duration::from_micros(
             random.pick(&[0, 0, 2_000, 50_000, 1_000_000]),
         ))
+        .sends_on_open(true)
         .pending_bytes_max(random.magnitude(64, 65_536) as usize)
         .commands_max(4)
         .batch_delay(Duration::from_micros(random.pick(&[0, 0, 200, 1_000])))
