@@ -64,6 +64,8 @@ pub struct Counters {
     pub requests: u64,
     /// Requests ended, by [`Outcome`] number.
     pub outcomes: [u64; OUTCOME_COUNT],
+    /// The same for each of several URLs; empty for a single one.
+    pub by_url: Vec<[u64; OUTCOME_COUNT]>,
     /// Responses by status, and what was odd about them.
     pub responses: ResponseCounts,
     /// Measured requests that were ok.
@@ -119,6 +121,7 @@ impl Counters {
             warm_up_us,
             requests: 0,
             outcomes: [0; OUTCOME_COUNT],
+            by_url: Vec::new(),
             responses: ResponseCounts::default(),
             measured_ok: 0,
             measured_failed: 0,
@@ -178,11 +181,26 @@ impl Counters {
         self.outcomes[Outcome::Stopped as usize] += count;
     }
 
+    /// Some requests of one of several URLs ended.
+    #[inline]
+    pub fn count_url(&mut self, url: u16, outcome: Outcome, count: u64) {
+        if let Some(outcomes) = self.by_url.get_mut(usize::from(url)) {
+            outcomes[outcome as usize] += count;
+        }
+    }
+
     /// Adds what another thread counts, and takes over its histograms.
     pub fn merge(&mut self, thread: &mut Counters) {
         self.requests += thread.requests;
         let counts = self.outcomes.iter_mut().zip(thread.outcomes);
         counts.for_each(|(sum, part)| *sum += part);
+        if self.by_url.len() < thread.by_url.len() {
+            self.by_url.resize(thread.by_url.len(), [0; OUTCOME_COUNT]);
+        }
+        for (sums, parts) in self.by_url.iter_mut().zip(&thread.by_url) {
+            let counts = sums.iter_mut().zip(parts);
+            counts.for_each(|(sum, part)| *sum += part);
+        }
         self.responses.merge(&thread.responses);
         self.measured_ok += thread.measured_ok;
         self.measured_failed += thread.measured_failed;
@@ -206,6 +224,7 @@ impl Counters {
     pub fn publish(&mut self, into: &mut Counters) {
         into.requests = self.requests;
         into.outcomes = self.outcomes;
+        into.by_url.clone_from(&self.by_url);
         *into.responses.statuses = *self.responses.statuses;
         into.responses.oddities = self.responses.oddities;
         into.measured_ok = self.measured_ok;

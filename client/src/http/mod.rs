@@ -5,6 +5,7 @@
 //! Must not depend on: rings, slots, how users work.
 
 pub mod counters;
+pub mod mix;
 pub mod outcome;
 pub(crate) mod reporter;
 pub mod request;
@@ -14,6 +15,7 @@ pub mod schedule;
 pub mod url;
 pub mod user;
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -38,6 +40,7 @@ use crate::launch::{
     ClientFlags, ClientSpec, EngineSetup, LoadFlags, check_duration, metric_kinds,
 };
 use crate::{interned, target};
+use mix::Mix;
 use outcome::Outcome;
 use reporter::{HttpReporter, RunParams};
 use request::Parts;
@@ -55,10 +58,15 @@ const LOG_COMMENT: &str = "holdfast-client http; microseconds; tags: connect, la
 #[derive(Args)]
 #[command(group = ArgGroup::new("content").args(["body", "body_file"]))]
 pub struct Flags {
-    /// Request this URL, http://[USER:PASSWORD@]HOST[:PORT][/PATH]; users rotate over all addresses
-    /// of the host. A user name is sent as Basic credentials
-    #[arg(long, value_name = "URL", required = true, value_parser = url::parse)]
+    /// Request this URL, http://[USER:PASSWORD@]HOST[:PORT][/PATH]; repeat: each request has the
+    /// next one in turn. Users rotate over all addresses of the host; several hosts must lead to
+    /// the same server. A user name is sent as Basic credentials
+    #[arg(long, value_name = "URL", required_unless_present = "targets_file", value_parser = url::parse)]
     target: Vec<Url>,
+    /// Request the URLs in this file, each in its share of the turns. A line for each: URL
+    /// [WEIGHT], the weight 1 if it has none; - is standard input [default: none]
+    #[arg(long, value_name = "FILE", conflicts_with = "target")]
+    targets_file: Option<PathBuf>,
     /// Closed model: wait this long between a response and the user's next request, or a random
     /// time of a range such as 100ms..1s [default: 0]
     #[arg(long, value_name = "TIME", value_parser = parse_wait, conflicts_with = "rate")]
@@ -70,11 +78,11 @@ pub struct Flags {
     /// Stop after this many requests in total [default: no limit]
     #[arg(short = 'n', long, value_name = "COUNT", value_parser = parse::count_in::<u64>(1..=1_000_000_000_000))]
     requests: Option<u64>,
-    /// Open a new connection for each request (with --pipeline: for each batch)
+    /// Open a new connection for each request (with --pipeline: for each batch). The ACK of the handshake travels with the request
     #[arg(long)]
     no_keepalive: bool,
-    /// Send this many requests at once, and the next ones when all are answered. The requests of a
-    /// batch are due together
+    /// Send this many requests at once, of the same URL, and the next ones when all are answered.
+    /// The requests of a batch are due together
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = parse::count_in::<u8>(1..=128))]
     pipeline: u8,
     /// Use this request method
@@ -167,12 +175,6 @@ pub fn main(flags: Flags) -> ExitCode {
 
 fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let launch = &flags.launch;
-    let [url] = &flags.target[..] else {
-        anyhow::bail!(
-            "{} URLs are given, and users request one; next: run holdfast-client http once for each --target",
-            flags.target.len()
-        );
-    };
     launch.engine.tie_to_parent()?;
     let timeout_us = check_duration("--timeout", flags.timeout, false)?;
     let warm_up_us = check_duration("--warm-up", flags.warm_up, true)?;
@@ -188,7 +190,8 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             rate_milli,
         }),
     };
-    let config = user_config(&flags, url, model, timeout_us)?;
+    let urls = urls(&flags)?;
+    let config = user_config(&flags, &urls, model, timeout_us)?;
     let kinds = LabelValues {
         outcomes: Outcome::ALL.iter().map(|(_, name)| *name).collect(),
         malformed: Malformed::ALL
@@ -202,6 +205,12 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let metrics = launch.engine.open_metrics(kinds, None)?;
     let mut console = launch.open_console()?;
     let histogram_log = launch.open_histogram_log(LOG_COMMENT)?;
+    if flags.target.len() > 1 {
+        console.note(format_args!(
+            "{} URLs in turn, with equal shares; next: for other shares give --targets-file FILE with lines of URL WEIGHT",
+            flags.target.len()
+        ));
+    }
     if let Some(name) = ["http_proxy", "all_proxy", "ALL_PROXY"]
         .into_iter()
         .find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
@@ -210,15 +219,16 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             "{name} is set and ignored: users connect to the server itself"
         ));
     }
-    let names = std::slice::from_ref(&url.host_port);
-    let targets = target::resolve(names, &launch.resolve)?;
+    let names = one_server(&urls, &launch.resolve)?;
+    let targets = target::resolve(&names, &launch.resolve)?;
     let ready = prepare(launch, &flags.quantity, &targets, &config, &mut console)?;
     let thread_count = ready.config.thread_count();
     let base = head(HTTP_CLIENT_SCHEMA, thread_count, flags.quantity.users);
     let wait_mean_us =
         (flags.rate.is_none() && wait_us.1 > 0).then_some(wait_us.0.midpoint(wait_us.1));
     let params = RunParams {
-        title: format!("client http {}", url.host_port),
+        title: format!("client http {}", names.join(", ")),
+        urls: urls.iter().map(|(url, _)| url.to_string()).collect(),
         load: ready.load,
         rate_per_second: flags.rate.map(|milli| milli as f64 / 1e3),
     };
@@ -239,7 +249,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         plan,
         load,
     } = ready;
-    target::keep_resolved(names, &launch.resolve, plan.targets());
+    target::keep_resolved(&names, &launch.resolve, plan.targets());
     let handler = |share| Users::new(config.clone(), load, share, thread_count, warm_up_us);
     let last = supervisor.run(
         control,
@@ -270,6 +280,7 @@ pub(crate) fn prepare(
     let config = ready.config.to_builder().buffer_count_max(1_024);
     // A server may answer a batch before it has read all of it.
     let config = config.park_after(PARK_AFTER).reads_while_blocked(true);
+    let config = config.sends_on_open(users.is_reconnecting);
     // The engine keeps a head that is not complete.
     let head_bytes_max = users.expectations.limits.head_bytes_max.max(16_384);
     let config = config.pending_bytes_max(head_bytes_max);
@@ -277,30 +288,88 @@ pub(crate) fn prepare(
     Ok(ready)
 }
 
-/// The whole file; `-` is standard input.
-fn read_body(path: &Path) -> io::Result<Vec<u8>> {
-    if path != Path::new("-") {
-        return std::fs::read(path);
+/// The URLs and their weights.
+///
+/// # Errors
+/// One line naming what is wrong.
+fn urls(flags: &Flags) -> Result<Vec<(Url, u64)>, anyhow::Error> {
+    let Some(path) = &flags.targets_file else {
+        return Ok(flags.target.iter().map(|url| (url.clone(), 1)).collect());
+    };
+    if path == Path::new("-") && flags.body_file.as_deref() == Some(path) {
+        anyhow::bail!(
+            "standard input is both the URLs and the body; next: give one of them in a file"
+        );
     }
-    let mut body = Vec::new();
-    io::stdin().lock().read_to_end(&mut body)?;
-    Ok(body)
+    let text = read_file(path)?;
+    let text = String::from_utf8_lossy(&text);
+    mix::parse_targets(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
+}
+
+/// The different `HOST:PORT` of the URLs, which must lead to the same addresses: a connection serves requests of every URL.
+///
+/// # Errors
+/// One line naming two that do not.
+fn one_server(
+    urls: &[(Url, u64)],
+    overrides: &[target::Override],
+) -> Result<Vec<String>, anyhow::Error> {
+    let mut names: Vec<String> = Vec::new();
+    for (url, _) in urls {
+        if !names.iter().any(|n| n.eq_ignore_ascii_case(&url.host_port)) {
+            names.push(url.host_port.clone());
+        }
+    }
+    if let [first, others @ ..] = &names[..]
+        && !others.is_empty()
+    {
+        let addresses = |name: &String| -> Result<BTreeSet<SocketAddr>, anyhow::Error> {
+            let found = target::resolve(std::slice::from_ref(name), overrides)?;
+            Ok(found.into_iter().collect())
+        };
+        let expected = addresses(first)?;
+        for other in others {
+            if addresses(other)? != expected {
+                anyhow::bail!(
+                    "{first} and {other} are different servers, and a user keeps its connection to one; next: run holdfast-client http \
+                     once for each server, or give --resolve {other}:ADDRESS if they are the same"
+                );
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// The whole file; `-` is standard input.
+///
+/// # Errors
+/// One line naming the file and the cause.
+fn read_file(path: &Path) -> Result<Vec<u8>, anyhow::Error> {
+    let read = || -> io::Result<Vec<u8>> {
+        if path != Path::new("-") {
+            return std::fs::read(path);
+        }
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().map_err(|e| {
+        anyhow::anyhow!(
+            "cannot read {} ({e}); next: name a file that can be read",
+            path.display()
+        )
+    })
 }
 
 fn user_config(
     flags: &Flags,
-    url: &Url,
+    urls: &[(Url, u64)],
     model: Model,
     timeout_us: u64,
 ) -> Result<UserConfig, anyhow::Error> {
     let body = match (&flags.body, &flags.body_file) {
         (Some(text), _) => Some(text.clone().into_bytes()),
-        (None, Some(path)) => Some(read_body(path).map_err(|e| {
-            anyhow::anyhow!(
-                "cannot read {} ({e}); next: name a file that can be read",
-                path.display()
-            )
-        })?),
+        (None, Some(path)) => Some(read_file(path)?),
         (None, None) => None,
     };
     let parts = Parts {
@@ -310,9 +379,11 @@ fn user_config(
         is_last: flags.no_keepalive,
         count: flags.pipeline,
     };
+    let batch = |(url, weight): &(Url, u64)| Ok((request::render(url, &parts)?, *weight));
+    let batches: Result<_, anyhow::Error> = urls.iter().map(batch).collect();
     Ok(UserConfig {
         model,
-        batch: request::render(url, &parts)?,
+        mix: Mix::new(batches?)?,
         expectations: Expectations {
             was_head: flags.method == "HEAD",
             limits: Limits {
@@ -327,6 +398,7 @@ fn user_config(
                 .map(|text| interned::keep(text.clone().into_bytes())),
         },
         is_reconnecting: flags.no_keepalive,
+        is_connecting_timed: flags.no_keepalive,
         is_retrying: !flags.no_retry && request::is_idempotent(&flags.method),
         timeout_us,
         request_limit: Arc::new(RequestLimit::new(flags.requests)),

@@ -4,10 +4,13 @@
 //! the closed model HdrHistogram fills in what a user kept waiting did not ask. A user that is not
 //! kept waiting asks once in a mean wait and a median answer, so that is the interval expected.
 //! Without a wait there is no interval anybody intended, and nothing is filled in.
+//! A user of the closed model asks once it is connected: connecting is timed apart, except with a
+//! connection for each request, where it belongs to the request.
 //! Invariants: the correction is a function of the whole run's histograms, so that when a report
 //! was made does not show in it.
 //! Must not depend on: connections, rings, flags.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
@@ -33,6 +36,8 @@ use holdfast_supervisor::supervise::{Reporter, merge_threads};
 pub struct RunParams {
     /// What asks whom.
     pub title: String,
+    /// The URLs, by their numbers in the mix.
+    pub urls: Vec<String>,
     /// How many users, how fast.
     pub load: Load,
     /// Open model: requests a second.
@@ -125,6 +130,17 @@ impl Reporter for HttpReporter {
         let left = self.request_limit.left().unwrap_or(u64::MAX);
         let responses = all.responses.statuses.iter().enumerate();
         let corrected = self.corrected();
+        let mut targets: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for (url, counts) in self.params.urls.iter().zip(&all.by_url) {
+            // The same one may be given twice.
+            let sums = targets.entry(url.clone()).or_default();
+            for (outcome, name) in Outcome::ALL {
+                let count = counts[*outcome as usize];
+                if count > 0 {
+                    *sums.entry((*name).to_owned()).or_default() += count;
+                }
+            }
+        }
         let mut with_failed = corrected.clone();
         add(&mut with_failed, &self.failed_us);
         let report = HttpClientReport {
@@ -143,6 +159,7 @@ impl Reporter for HttpReporter {
                 .filter(|(_, n)| **n > 0)
                 .map(|(status, n)| (status.to_string(), *n))
                 .collect(),
+            targets,
             retried: all.retried,
             unsolicited: all.unsolicited,
             oddities: named(

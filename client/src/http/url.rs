@@ -5,6 +5,8 @@
 //! unchanged.
 //! Must not depend on: sockets, requests.
 
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -19,6 +21,13 @@ pub struct Url {
     pub path: String,
     /// Base64 of `user:password`, if the URL names a user (RFC 7617).
     pub credentials: Option<String>,
+}
+
+/// As in a report: without credentials.
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.authority, self.path)
+    }
 }
 
 /// Parses `[http://][USER[:PASSWORD]@]HOST[:PORT][/PATH][?QUERY][#FRAGMENT]`.

@@ -27,10 +27,10 @@ use holdfast_engine::{CloseReason, Conn, ConnId, Context, DialId, Handler, OpenF
 use holdfast_http1::Malformed;
 
 use super::counters::Counters;
-use super::outcome::Outcome;
-use super::request::Batch;
+use super::mix::Mix;
+use super::outcome::{OUTCOME_COUNT, Outcome};
 use super::request_limit::RequestLimit;
-use super::response::{self, Expectations, Parsed, Position, Progress};
+use super::response::{self, Expectations, Parsed, Position, Progress, Verdict};
 use super::schedule::Schedule;
 use crate::load::{Load, Spawn};
 use crate::reconnect::{Backoff, Random, ReconnectQueue};
@@ -63,11 +63,14 @@ pub struct UserConfig {
     /// When to ask.
     pub model: Model,
     /// What to send.
-    pub batch: Batch,
+    pub mix: Mix,
     /// What is right.
     pub expectations: Expectations,
     /// A new connection for each batch.
     pub is_reconnecting: bool,
+    /// Closed model: the first request of a user is due when the user starts, not when it is
+    /// connected.
+    pub is_connecting_timed: bool,
     /// Send unanswered requests again on another connection: the method is idempotent, and
     /// `--no-retry` was not given.
     pub is_retrying: bool,
@@ -95,8 +98,9 @@ const RESPONSE_STARTED: u8 = 32;
 pub struct User {
     /// The batch under way or next: closed model its due time, engine time; open model its turn.
     due: u64,
-    /// When the batch under way was sent. While connecting: when the attempt was due.
-    sent_us: u64,
+    /// Lower 48 bits: when the batch under way was sent, engine time; while connecting, when the attempt was due. The others: the
+    /// number of the batch in the mix.
+    sent: u64,
     position: Position,
     progress: Progress,
     /// Responses outstanding.
@@ -109,6 +113,32 @@ pub struct User {
 }
 
 const _: () = assert!(size_of::<User>() <= 40);
+
+/// The bits of [`User::sent`] that are a time: nine years.
+const TIME_MASK: u64 = (1 << 48) - 1;
+
+impl User {
+    #[inline]
+    fn sent_us(&self) -> u64 {
+        self.sent & TIME_MASK
+    }
+
+    #[inline]
+    fn set_sent_us(&mut self, at_us: u64) {
+        self.sent = self.sent & !TIME_MASK | at_us;
+    }
+
+    /// The number of the batch under way or to be sent again, in the mix.
+    #[inline]
+    fn url(&self) -> u16 {
+        (self.sent >> 48) as u16
+    }
+
+    #[inline]
+    fn set_url(&mut self, number: u16) {
+        self.sent = self.sent & TIME_MASK | u64::from(number) << 48;
+    }
+}
 
 /// One thread's users.
 pub struct Users {
@@ -124,19 +154,24 @@ pub struct Users {
 impl Users {
     /// The users of thread `share` of `share_count`; what ends before `warm_up_us` is not measured.
     pub fn new(
-        config: UserConfig,
+        mut config: UserConfig,
         load: Load,
         share: usize,
         share_count: usize,
         warm_up_us: u64,
     ) -> Self {
+        config.mix.start_at(share, share_count);
+        let mut counters = Counters::new(warm_up_us);
+        if config.mix.batch_count() > 1 {
+            counters.by_url = vec![[0; OUTCOME_COUNT]; config.mix.batch_count()];
+        }
         Users {
             config,
             spawn: Spawn::new(load, share, share_count),
             waiting: ReconnectQueue::default(),
             first_attempts: 0,
             random: Random::new(share),
-            counters: Counters::new(warm_up_us),
+            counters,
         }
     }
 
@@ -173,15 +208,15 @@ impl Users {
             return conn.set_timer(due_us);
         }
         let count = match std::mem::take(&mut conn.state.resend) {
-            0 => self.begin_batch(),
+            0 => self.begin_batch(conn.state),
             again => again,
         };
         if count == 0 {
             return;
         }
-        conn.send_static(self.config.batch.last(count));
+        conn.send_static(self.config.mix.batch(conn.state.url()).last(count));
         let user = &mut *conn.state;
-        user.sent_us = now_us;
+        user.set_sent_us(now_us);
         user.awaited = count;
         user.position = Position::Head;
         if user.flags & TIMER_SET == 0 {
@@ -193,18 +228,40 @@ impl Users {
     /// Takes the requests of the next batch from the limit, and counts them. 0: the limit is
     /// reached.
     #[inline]
-    fn begin_batch(&mut self) -> u8 {
-        let count = self.config.request_limit.take(self.config.batch.count());
+    fn begin_batch(&mut self, user: &mut User) -> u8 {
+        let count = self.config.request_limit.take(self.config.mix.count());
+        user.set_url(self.config.mix.take_turn());
         self.counters.requests += u64::from(count);
         self.counters.turns_taken += u64::from(count > 0);
         count
     }
 
-    /// All outstanding requests fail.
-    fn fail_awaited(&mut self, user: &mut User, outcome: Outcome, now_us: u64) {
+    /// One outstanding request was answered.
+    #[inline]
+    fn on_answered(&mut self, user: &User, verdict: Verdict, now_us: u64) {
         let due_us = self.due_us(user);
         self.counters
-            .failed(outcome, u64::from(user.awaited), due_us, now_us);
+            .answered(verdict, due_us, user.sent_us(), now_us);
+        self.counters.count_url(user.url(), verdict.into(), 1);
+    }
+
+    /// Some outstanding requests failed.
+    fn on_failed(&mut self, user: &User, outcome: Outcome, count: u64, now_us: u64) {
+        let due_us = self.due_us(user);
+        self.counters.failed(outcome, count, due_us, now_us);
+        self.counters.count_url(user.url(), outcome, count);
+    }
+
+    /// The run ends, or the user, with requests that were begun and not answered.
+    fn on_stopped(&mut self, user: &User) {
+        let count = u64::from(user.awaited) + u64::from(user.resend);
+        self.counters.stopped(count);
+        self.counters.count_url(user.url(), Outcome::Stopped, count);
+    }
+
+    /// All outstanding requests fail.
+    fn fail_awaited(&mut self, user: &mut User, outcome: Outcome, now_us: u64) {
+        self.on_failed(user, outcome, u64::from(user.awaited), now_us);
         user.awaited = 0;
         self.schedule_next(user, now_us);
     }
@@ -223,8 +280,7 @@ impl Users {
     fn on_unanswered(&mut self, user: &mut User, outcome: Outcome, now_us: u64) {
         if user.flags & RESPONSE_STARTED != 0 {
             // The server has acted on the first one.
-            let due_us = self.due_us(user);
-            self.counters.failed(outcome, 1, due_us, now_us);
+            self.on_failed(user, outcome, 1, now_us);
             user.awaited -= 1;
             if user.awaited == 0 {
                 return self.schedule_next(user, now_us);
@@ -243,7 +299,7 @@ impl Users {
     fn close_outcome(&self, user: &User, reason: CloseReason) -> Outcome {
         let is_race = matches!(reason, CloseReason::PeerClosed | CloseReason::Reset)
             && user.flags & (ANSWERED | RESPONSE_STARTED) == ANSWERED
-            && user.awaited == self.config.batch.count();
+            && user.awaited == self.config.mix.count();
         match is_race {
             true => Outcome::ClosedIdle,
             false => Outcome::from_close(reason),
@@ -253,7 +309,7 @@ impl Users {
     /// Queues a user without a connection for another one.
     fn reconnect(&mut self, mut user: User, now_us: u64) {
         if user.flags & RETIRING != 0 {
-            return self.counters.stopped(u64::from(user.resend));
+            return self.on_stopped(&user);
         }
         let mut dial_us = now_us;
         if user.flags & ANSWERED != 0 {
@@ -269,6 +325,7 @@ impl Users {
         }
         let again = User {
             due: user.due,
+            sent: user.sent,
             retries: user.retries,
             resend: user.resend,
             ..User::default()
@@ -306,12 +363,10 @@ impl Users {
     /// Connects the waiting users whose time has come.
     fn dial_waiting(&mut self, cx: &mut Context<'_, User>) {
         while cx.dial_room() > 0
-            && let Some((dial_us, user)) = self.waiting.pop_due(cx.now_us())
+            && let Some((dial_us, mut user)) = self.waiting.pop_due(cx.now_us())
         {
-            cx.dial_planned(User {
-                sent_us: dial_us,
-                ..user
-            });
+            user.set_sent_us(dial_us);
+            cx.dial_planned(user);
         }
     }
 
@@ -341,8 +396,9 @@ impl Handler for Users {
         let now_us = cx.now_us();
         if cx.is_stopping() {
             self.counters.stopped_us.get_or_insert(now_us);
-            let unanswered = self.waiting.drain().map(|user| u64::from(user.resend));
-            self.counters.stopped(unanswered.sum());
+            for user in std::mem::take(&mut self.waiting).drain() {
+                self.on_stopped(&user);
+            }
             return None;
         }
         if self.config.request_limit.is_exhausted() {
@@ -361,7 +417,7 @@ impl Handler for Users {
         while self.spawn.excess() > 0
             && let Some(user) = self.waiting.pop_first()
         {
-            self.counters.stopped(u64::from(user.resend));
+            self.on_stopped(&user);
             self.spawn.leave();
         }
         cx.close_newest(self.spawn.excess());
@@ -386,7 +442,7 @@ impl Handler for Users {
             };
             cx.dial_planned(User {
                 due: first,
-                sent_us: intended_us,
+                sent: intended_us,
                 flags: FIRST_ATTEMPT,
                 ..User::default()
             });
@@ -402,13 +458,17 @@ impl Handler for Users {
             if let Some((_, last_us)) = &mut self.counters.ramp_us {
                 *last_us = now_us;
             }
+            if matches!(self.config.model, Model::Closed(..)) && !self.config.is_connecting_timed {
+                // Of thousands of users that start at once, most wait for the others' connections: that is in `connect_us`.
+                conn.state.due = now_us;
+            }
         }
         conn.state.flags = 0;
-        let took_us = now_us.saturating_sub(conn.state.sent_us);
+        let took_us = now_us.saturating_sub(conn.state.sent_us());
         self.counters.connect_us.saturating_record(took_us);
         if self.spawn.excess() > 0 && self.counters.stopped_us.is_none() {
             self.spawn.leave();
-            self.counters.stopped(u64::from(conn.state.resend));
+            self.on_stopped(conn.state);
             return Self::retire(conn);
         }
         if self.counters.stopped_us.is_none() {
@@ -430,13 +490,13 @@ impl Handler for Users {
             user.flags = 0;
         }
         if failure == OpenFailure::Cancelled || self.counters.stopped_us.is_some() {
-            return self.counters.stopped(u64::from(user.resend));
+            return self.on_stopped(&user);
         }
         // In the open model the connection is made ahead of the request, which fails only if it is
         // due.
         if user.resend > 0 || self.due_us(&user) <= now_us {
             user.awaited = match std::mem::take(&mut user.resend) {
-                0 => self.begin_batch(),
+                0 => self.begin_batch(&mut user),
                 again => again,
             };
             self.fail_awaited(&mut user, Outcome::from_open(failure), now_us);
@@ -508,9 +568,8 @@ impl Handler for Users {
             }
             user.awaited -= 1;
             user.flags = user.flags & !RESPONSE_STARTED | ANSWERED;
-            let (user, due_us) = (*conn.state, self.due_us(conn.state));
-            self.counters
-                .answered(verdict, due_us, user.sent_us, now_us);
+            let user = *conn.state;
+            self.on_answered(&user, verdict, now_us);
             if user.awaited == 0 {
                 self.on_batch_answered(conn, is_last);
                 return at;
@@ -534,7 +593,7 @@ impl Handler for Users {
         if conn.state.awaited == 0 {
             return self.send_or_wait(conn);
         }
-        let deadline_us = conn.state.sent_us + self.config.timeout_us;
+        let deadline_us = conn.state.sent_us() + self.config.timeout_us;
         if deadline_us > conn.now_us() {
             conn.state.flags |= TIMER_SET;
             return conn.set_timer(deadline_us);
@@ -556,8 +615,7 @@ impl Handler for Users {
             return;
         }
         if self.counters.stopped_us.is_some() || reason == CloseReason::Aborted {
-            let unanswered = u64::from(user.awaited) + u64::from(user.resend);
-            return self.counters.stopped(unanswered);
+            return self.on_stopped(&user);
         }
         if user.awaited > 0
             && reason == CloseReason::PeerClosed
@@ -566,9 +624,7 @@ impl Handler for Users {
         {
             user.awaited -= 1;
             user.flags = user.flags & !RESPONSE_STARTED | ANSWERED;
-            let due_us = self.due_us(&user);
-            self.counters
-                .answered(verdict, due_us, user.sent_us, now_us);
+            self.on_answered(&user, verdict, now_us);
             if user.awaited == 0 {
                 self.schedule_next(&mut user, now_us);
             }

@@ -14,6 +14,7 @@ use holdfast_telemetry::units::parse;
 use rmpv::Value;
 
 use super::user_class::UserClass;
+use crate::http::mix::Mix;
 use crate::http::parse_wait;
 use crate::http::request::{self, Parts};
 use crate::http::request_limit::RequestLimit;
@@ -202,7 +203,7 @@ impl Options {
         };
         let config = HttpConfig {
             model: Model::Closed(shortest_us, longest_us),
-            batch: request::render(&url, &parts)?,
+            mix: Mix::one(request::render(&url, &parts)?),
             expectations: Expectations {
                 was_head: method == "HEAD",
                 limits: Limits::RESPONSE,
@@ -210,6 +211,8 @@ impl Options {
                 body: expected.map(|text| interned::keep(text.into_bytes())),
             },
             is_reconnecting: !keepalive,
+            // As Locust's own users: it has no other place for it.
+            is_connecting_timed: true,
             is_retrying: request::is_idempotent(&method),
             timeout_us: self.time_us("http_timeout", "30s", false)?,
             request_limit: Arc::new(RequestLimit::new(None)),
@@ -290,7 +293,7 @@ mod tests {
             ("longconn_expect", "right too".into()),
         ]);
         let body = || given.http().unwrap().0.expectations.body.unwrap().as_ptr();
-        let request = || given.http().unwrap().0.batch.last(1).as_ptr();
+        let request = || given.http().unwrap().0.mix.batch(0).last(1).as_ptr();
         let message = || given.longconn().unwrap().0.expect.as_ptr();
         assert_eq!(
             (body(), request(), message()),

@@ -126,6 +126,7 @@ pub fn start(
             };
             let asked = http::reporter::RunParams {
                 title,
+                urls: Vec::new(),
                 load,
                 rate_per_second: None,
             };

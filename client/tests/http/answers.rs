@@ -290,3 +290,40 @@ fn a_server_that_only_accepts_and_closes_is_not_hammered() {
     // Pauses of at least 50, 100, 200, 400 and 800 ms: a sixth attempt starts after 1.5 s.
     assert!(last.attempts <= 10 * 6, "{last:?}");
 }
+
+#[test]
+fn several_urls_take_turns_and_are_accounted_for_apart() {
+    let server = HttpServer::start(|asked, stream| {
+        let is_there = asked.bytes.starts_with(b"GET /there ");
+        assert!(is_there || asked.bytes.starts_with(b"GET /missing "));
+        let missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+        let answer = if is_there { HELLO } else { &missing[..] };
+        stream.write_all(answer).is_ok()
+    });
+    let url = |path: &str| format!("http://{}/{path}", server.address());
+    let (there, missing) = (url("there"), url("missing"));
+    let own = own_address().to_string();
+    let common = [
+        "--source",
+        &own,
+        "--requests",
+        "40",
+        "--users",
+        "2",
+        "--threads",
+        "1",
+    ];
+    let turns = [&["--target", &there, "--target", &missing], &common[..]];
+    let file = std::env::temp_dir().join(format!("holdfast-targets-{}", std::process::id()));
+    std::fs::write(&file, format!("{there} 3\n\n# less\n{missing}\n")).unwrap();
+    let path = file.display().to_string();
+    let weights = [&["--targets-file", &path], &common[..]];
+    for (args, found) in [(turns.concat(), 20), (weights.concat(), 30)] {
+        let done = run_with(&args);
+        let last = done.last();
+        assert_outcomes(&last, [("ok", found), ("wrong_status", 40 - found)]);
+        assert_eq!(count(&last.targets[&there], "ok"), found, "{last:?}");
+        assert_eq!(count(&last.targets[&missing], "wrong_status"), 40 - found);
+    }
+    std::fs::remove_file(file).unwrap();
+}

@@ -241,6 +241,9 @@ pub struct HttpClientReport {
     /// folded_line, bare_lf, ...
     #[serde(default)]
     pub oddities: BTreeMap<String, u64>,
+    /// Of several URLs: what became of the requests of each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub targets: BTreeMap<String, BTreeMap<String, u64>>,
     /// Requests with the outcome malformed, by reason: head_too_long, too_many_headers,
     /// status_line, excess_bytes, ...
     #[serde(default)]

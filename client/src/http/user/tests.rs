@@ -23,7 +23,7 @@ fn users(model: Model, pipeline: u8, requests: Option<u64>) -> Users {
     };
     let config = UserConfig {
         model,
-        batch: request::render(&url::parse("http://a").unwrap(), &parts).unwrap(),
+        mix: Mix::one(request::render(&url::parse("http://a").unwrap(), &parts).unwrap()),
         expectations: Expectations {
             was_head: false,
             limits: holdfast_http1::Limits::default(),
@@ -31,6 +31,7 @@ fn users(model: Model, pipeline: u8, requests: Option<u64>) -> Users {
             body: None,
         },
         is_reconnecting: false,
+        is_connecting_timed: false,
         is_retrying: true,
         timeout_us: 1_000_000,
         request_limit: Arc::new(RequestLimit::new(requests)),
@@ -73,7 +74,7 @@ fn call(
     now_us: u64,
     callback: impl FnOnce(&mut Users, &mut Conn<'_, User>),
 ) -> usize {
-    let request_bytes = users.config.batch.last(1).len();
+    let request_bytes = users.config.mix.batch(0).last(1).len();
     let mut recorder = Recorder::default();
     let mut conn = Conn::new(user, now_us, false, &mut recorder);
     callback(users, &mut conn);
@@ -110,10 +111,11 @@ fn without_a_wait_an_answer_brings_the_next_request() {
         (users.counters.requests, count(&users, Outcome::Ok)),
         (6, 5)
     );
-    // The first was due when the user came, before it was connected.
+    // The first was due when the user was connected, which is timed apart.
     let mut tally = Counters::default();
     users.report(&mut tally);
-    assert_eq!((tally.due_us.max(), tally.raw_us.max()), (400, 100));
+    assert_eq!((tally.due_us.max(), tally.raw_us.max()), (100, 100));
+    assert_eq!(tally.connect_us.max(), 300);
     assert_eq!((tally.due_us.len(), tally.raw_us.len()), (5, 5));
 }
 
@@ -135,6 +137,25 @@ fn a_wait_lies_between_its_bounds_and_latency_counts_from_its_end() {
         (tally.due_us.max() / 1_000, tally.raw_us.max() / 1_000),
         (10, 3)
     );
+}
+
+#[test]
+fn connecting_is_no_latency_unless_it_is_to_be() {
+    for (is_timed, latency_us) in [(false, 500), (true, 90_500)] {
+        let mut users = users(Model::Closed(0, 0), 1, None);
+        users.config.is_connecting_timed = is_timed;
+        let mut user = dialled(&mut users, 0).remove(0);
+        opened(&mut users, &mut user, 90_000);
+        received(&mut users, &mut user, 90_500, HELLO);
+        let mut all = Counters::default();
+        users.report(&mut all);
+        let longest = |histogram: &hdrhistogram::Histogram<u64>, us| {
+            assert!(histogram.equivalent(histogram.max(), us), "{is_timed}");
+        };
+        longest(&all.due_us, latency_us);
+        longest(&all.raw_us, 500);
+        longest(&all.connect_us, 90_000);
+    }
 }
 
 #[test]
