@@ -72,7 +72,32 @@ pub trait Handler: Send {
     /// A handler that does not close may go on sending for any length of time (half-open). The connection closes when it calls
     /// [`Conn::shutdown_write`] or [`Conn::close`], when it has called `shutdown_write` before, or when the peer resets it. A peer
     /// that closed instead of ending one side answers the next bytes with a reset. Set a timer: a half-open connection whose peer
-    /// vanishes stays until something is sent.
+    /// vanishes stays until something is sent, since the engine sets no TCP keep-alive.
+    ///
+    /// ```
+    /// use holdfast_engine::{Conn, Handler};
+    ///
+    /// /// Tells a peer that has sent everything how much that was.
+    /// struct Count;
+    ///
+    /// impl Handler for Count {
+    ///     type State = u64;
+    ///     type Report = ();
+    ///     type Command = ();
+    ///
+    ///     fn on_open(&mut self, _: &mut Conn<'_, u64>) {}
+    ///     fn on_bytes(&mut self, conn: &mut Conn<'_, u64>, bytes: &[u8]) -> usize {
+    ///         *conn.state += bytes.len() as u64;
+    ///         bytes.len()
+    ///     }
+    ///     fn on_eof(&mut self, conn: &mut Conn<'_, u64>) {
+    ///         let answer = format!("{} bytes\n", conn.state);
+    ///         conn.send_copy(answer.as_bytes());
+    ///         conn.close();
+    ///     }
+    ///     fn on_timer(&mut self, _: &mut Conn<'_, u64>) {}
+    /// }
+    /// ```
     fn on_eof(&mut self, conn: &mut Conn<'_, Self::State>) {
         conn.close();
     }
