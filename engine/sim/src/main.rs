@@ -29,7 +29,7 @@ struct Flags {
     /// Run only this seed and print everything that happens
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
-    /// Run only this scenario: echo, longconn, http, streams, mesh, relay or overload [default: alternate]
+    /// Run only this scenario: echo, longconn, http, streams, mesh, relay, chat or overload [default: alternate]
     #[arg(long, value_name = "NAME", value_parser = parse_scenario)]
     scenario: Option<Scenario>,
     /// Make this deliberate mistake; holdfast-sim canaries lists them
@@ -52,7 +52,7 @@ enum Command {
 fn parse_scenario(text: &str) -> Result<Scenario, String> {
     let found = Scenario::ALL.into_iter().find(|s| s.label() == text);
     found.ok_or_else(|| {
-        "not a scenario; next: give echo, longconn, http, streams, mesh, relay or overload"
+        "not a scenario; next: give echo, longconn, http, streams, mesh, relay, chat or overload"
             .to_owned()
     })
 }

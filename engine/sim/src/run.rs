@@ -23,23 +23,26 @@ pub enum Scenario {
     Mesh,
     /// The `relay` example between clients and a backend that keep accounts of each pair.
     Relay,
+    /// The example `chat`.
+    Chat,
     /// More work than a turn has time for. Does not alternate with the others: it takes longer.
     Overload,
 }
 
 impl Scenario {
     /// Every one.
-    pub const ALL: [Scenario; 7] = [
+    pub const ALL: [Scenario; 8] = [
         Scenario::Echo,
         Scenario::Longconn,
         Scenario::Http,
         Scenario::Streams,
         Scenario::Mesh,
         Scenario::Relay,
+        Scenario::Chat,
         Scenario::Overload,
     ];
     /// Of these, the first ones alternate.
-    const ALTERNATING: usize = 6;
+    const ALTERNATING: usize = 7;
 
     /// The one that a seed runs when they alternate.
     pub fn of_seed(seed: u64) -> Scenario {
@@ -55,6 +58,7 @@ impl Scenario {
             Scenario::Streams => "streams",
             Scenario::Mesh => "mesh",
             Scenario::Relay => "relay",
+            Scenario::Chat => "chat",
             Scenario::Overload => "overload",
         }
     }

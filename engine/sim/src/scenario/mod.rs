@@ -4,6 +4,7 @@
 //! Must not depend on: how many runs there are.
 
 mod babble;
+mod chat;
 mod echo;
 mod http;
 mod longconn;
@@ -29,6 +30,7 @@ impl Run {
             Scenario::Http => http::run(self),
             Scenario::Streams => streams::run(self),
             Scenario::Mesh => mesh::run(self),
+            Scenario::Chat => chat::run(self),
             Scenario::Relay => relay::run(self),
             Scenario::Overload => overload::run(self),
         }
