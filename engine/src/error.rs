@@ -223,6 +223,10 @@ labelled! {
         LocallyClosed = "by_us",
         /// We closed it, and the peer's FIN did not follow in time; or the engine shut down at once.
         Aborted = "cut",
+        /// An access list does not allow its source address. It was reset.
+        Denied = "denied",
+        /// Its source address has all the connections that it may have. It was reset.
+        SourceLimit = "source_limit",
         /// Any other error of the socket.
         Other = "other",
     }

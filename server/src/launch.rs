@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -24,6 +25,7 @@ use holdfast_telemetry::metrics::{LabelValues, Metrics};
 use holdfast_telemetry::units::parse;
 use holdfast_telemetry::wire::ServerHead;
 
+use crate::access::{Access, AccessControl, AccessFlags};
 use crate::port;
 
 /// Capacity where memory allows it and `--connections` is not given.
@@ -52,6 +54,8 @@ pub struct ServerFlags {
     #[arg(long, alias = "local-accept")]
     accept_on_rx_cpu: bool,
     #[command(flatten)]
+    access: AccessFlags,
+    #[command(flatten)]
     engine: EngineFlags,
 }
 
@@ -76,6 +80,7 @@ pub struct Server {
     control: Control,
     inherited: Option<Inherited>,
     upgrade: Upgrade,
+    access: Option<AccessControl>,
     /// The engine's config.
     pub config: Config,
     /// Listeners of each thread.
@@ -121,7 +126,9 @@ impl Server {
             true => Vec::new(),
             false => addresses(&flags.listen, spec.port)?,
         };
+        let access = AccessControl::of(&flags.access)?;
         let base = spec.config.drain_timeout(DRAIN_TIMEOUT);
+        let base = base.peer_addresses(access.is_some());
         let config = checked.config(engine, capacity, 1, base)?;
         let refusal = if engine.die_with_parent {
             Some(
@@ -165,6 +172,7 @@ impl Server {
             metrics,
             control,
             inherited,
+            access,
             upgrade: Upgrade {
                 program,
                 listeners: copies?,
@@ -231,8 +239,19 @@ impl Server {
             upgrade: Some(self.upgrade),
         };
         let (config, listeners) = (self.config, self.listeners);
-        let start = || Engine::start(config, listeners, None, handler);
-        supervisor.run(self.control, start, reporter)?;
+        let control = self.control;
+        match self.access.map(Arc::new) {
+            None => {
+                let start = || Engine::start(config, listeners, None, handler);
+                supervisor.run(control, start, reporter)?;
+            }
+            Some(access) => {
+                let mut handler = handler;
+                let handler = |thread| Access::new(handler(thread), Arc::clone(&access));
+                let start = || Engine::start(config, listeners, None, handler);
+                supervisor.run(control, start, reporter)?;
+            }
+        }
         Ok(())
     }
 }

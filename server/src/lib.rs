@@ -4,6 +4,7 @@
 //! Must not depend on: how it is started; the table of subcommands is `main.rs`.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod http;
 mod launch;
 pub mod longconn;

@@ -234,6 +234,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return Ok(());
         }
         let reason = self.slots[slot].close_reason();
+        if matches!(reason, CloseReason::Denied | CloseReason::SourceLimit) {
+            // Nothing of it is to linger in the kernel.
+            let option = self.token(Op::Option, slot);
+            self.ring.push(option, Request::ResetOnClose { slot })?;
+        }
         self.ring
             .push(self.token(Op::Close, slot), Request::Close { slot })?;
         ctx.stats.open_now -= 1;

@@ -1,9 +1,14 @@
 //! `holdfast-server longconn` against `holdfast-client longconn`, with scripted peers among both.
 
+use std::sync::Arc;
+
 use holdfast_client::load::Load;
 use holdfast_client::longconn::user::{Ended, UserConfig, UserReport, Users};
 use holdfast_client::reconnect::Backoff;
 use holdfast_engine::Handler;
+use holdfast_engine::sim::Random;
+use holdfast_server::access::list::AccessList;
+use holdfast_server::access::{Access, AccessControl};
 use holdfast_server::longconn::heartbeat::{HeartbeatConfig, HeartbeatServer};
 
 use super::overload::SMALLEST;
@@ -67,8 +72,9 @@ pub(super) fn run(run: Run) -> Outcome {
         canary: run.canary,
         seed: run.seed,
     };
-    sides.run_commanded(
-        || HeartbeatServer::new(heartbeat),
+    let access = Arc::new(access(run.seed));
+    let outcome = sides.run_commanded(
+        || Access::new(HeartbeatServer::new(heartbeat), Arc::clone(&access)),
         Users::new(user, load, 0, 1),
         |_| Vec::new(),
         shifting::changes(now_us, users, run.seed),
@@ -92,5 +98,25 @@ pub(super) fn run(run: Run) -> Outcome {
             }
             coverage.count("messages", report.received);
         },
-    )
+    );
+    let counted = access.counted();
+    assert_eq!(counted, 0, "places of sources that were not given back");
+    outcome
+}
+
+/// Who may connect: in some runs not everybody, and not any number from one address.
+fn access(seed: u64) -> AccessControl {
+    if seed % 8 != 3 {
+        return AccessControl::new(AccessList::default(), None);
+    }
+    // Numbers of its own: other runs are what they were before there were access lists.
+    let mut random = Random::new(seed ^ 0xACCE_5501);
+    let networks = ["10.0.9.0/31", "10.0.9.2", "10.0.1.0/24", "10.0.0.0/8"];
+    let allow = random.once_in(3).then(|| random.pick(&networks).to_owned());
+    let deny = random.once_in(2).then(|| random.pick(&networks).to_owned());
+    let allow: Vec<String> = allow.into_iter().collect();
+    let deny: Vec<String> = deny.into_iter().collect();
+    let list = AccessList::parse(&allow, &deny).expect("networks");
+    let max = random.once_in(2).then(|| random.magnitude(1, 40) as u32);
+    AccessControl::new(list, max)
 }
