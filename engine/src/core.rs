@@ -236,7 +236,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let how = ordered.shutdown;
         if (ordered.releases_listeners || how.is_some()) && !self.listeners.is_empty() {
             if how == Some(Shutdown::Graceful) {
-                self.accept_waiting(now_us)?;
+                self.accept_waiting()?;
             }
             self.release_listeners()?;
             close_listeners();
@@ -384,9 +384,10 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     ///
     /// # Errors
     /// [`Error`] as of a turn.
-    fn accept_waiting(&mut self, now_us: u64) -> Result<(), Error> {
+    fn accept_waiting(&mut self) -> Result<(), Error> {
         for _ in 0..LAST_ROUNDS_MAX {
             let ring = self.shards[0].ring();
+            let now_us = ring.now_us();
             let mut is_over = true;
             for listener in self.listeners.iter_mut().filter(|l| !l.is_shared) {
                 is_over &= ring.accept_queue_len(listener.fd) == 0;
