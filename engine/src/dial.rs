@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_tuple_comes_last() {
+    fn released_tuple_is_reused_last() {
         let plan = plan(&["127.0.0.1"], 2000..=2002, &["127.0.0.1:80"]).unwrap();
         let mut tuples = Tuples::new(&plan, 0, 1);
         let first = tuples.take().unwrap().0;

@@ -68,7 +68,7 @@ fn accepted_connection_knows_its_peer_and_its_listener() {
 }
 
 #[test]
-fn addresses_that_nobody_asked_for_are_not_known() {
+fn addresses_are_unknown_unless_requested() {
     let (_engine, bound) = engine(&["0.0.0.0:0".parse().unwrap()], false);
     let target = ([127, 0, 0, 1], bound[0].port()).into();
     let unknown: (Option<SocketAddr>, Option<SocketAddr>, _) = (None, None, Some(0));

@@ -57,7 +57,7 @@ impl Handler for PingPong {
 }
 
 #[test]
-fn answers_are_served_in_order_with_sends_at_once_and_a_clock_that_goes_on() {
+fn responses_are_in_order_with_immediate_sends_and_moving_clock() {
     let config = Config::builder()
         .capacity(u64::from(CONNECTIONS))
         .ring_slots(CONNECTIONS + 64)

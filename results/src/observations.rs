@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_counts_from_the_baseline_and_keeps_the_odd_socket() {
+    fn kernel_count_starts_at_the_baseline_and_keeps_odd_sockets() {
         let mut observed = Observations::new(KernelSample::default());
         observed.baseline = Some(mark(4, 0));
         let counts = observed.counts_at(&mark(19, 0), 6);

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_codes_say_what_became_of_it() {
+    fn exit_codes_tell_the_outcome() {
         assert_eq!(exit_code(Verdict::Pass, false, true), 0);
         assert_eq!(exit_code(Verdict::Pass, false, false), 1);
         assert_eq!(exit_code(Verdict::Fail, false, true), 1);

@@ -142,7 +142,7 @@ fn a_process_that_refuses_is_quoted_and_leaves_no_run() {
 }
 
 #[test]
-fn a_process_that_dies_is_named_with_its_last_words() {
+fn dead_process_is_named_with_its_last_error_line() {
     let stage = staged("dying", "echo 'thread panicked' >&2; exit 3", CLIENT);
     let output = stage.bench(&[]).output().expect("runs");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
@@ -196,7 +196,7 @@ fn counts_that_the_kernel_denies_do_not_pass() {
 }
 
 #[test]
-fn an_interrupt_ends_all_and_leaves_a_record() {
+fn interrupt_stops_all_and_leaves_a_record() {
     let stage = staged("interrupt", SERVER, CLIENT);
     let output = interrupted(&stage, &[Signal::SIGINT]);
     let run: Run = stage.record();
@@ -229,7 +229,7 @@ fn a_run_under_nohup_outlives_its_terminal() {
 }
 
 #[test]
-fn a_second_interrupt_kills_what_will_not_end() {
+fn second_interrupt_kills_hanging_processes() {
     let stage = staged(
         "stubborn",
         &SERVER.replace("trap 'line true; exit 0' TERM", "trap '' TERM"),
@@ -319,7 +319,7 @@ fn without_a_namespace_the_server_listens_on_loopback_and_an_unprivileged_port()
 
 #[test]
 #[ignore = "needs namespaces: make test"]
-fn where_namespaces_are_forbidden_the_run_stays_in_the_hosts_network_and_says_so() {
+fn without_namespaces_the_run_uses_the_host_network_and_reports_it() {
     let stage = staged("forbidden", &noting_server(), CLIENT);
     let bench = stage.bench(&[]);
     let mut command = std::process::Command::new("unshare");

@@ -118,7 +118,7 @@ fn counts_that_agree_pass_and_others_do_not() {
 }
 
 #[test]
-fn a_program_that_dies_is_named_with_its_last_words() {
+fn dead_program_is_named_with_its_last_error_line() {
     for (name, server, client, kind) in [
         (
             "server",
@@ -152,7 +152,7 @@ fn a_program_that_dies_is_named_with_its_last_words() {
 }
 
 #[test]
-fn an_interrupt_ends_all_and_leaves_a_record() {
+fn interrupt_stops_all_and_leaves_a_record() {
     let stage = staged("interrupt", SERVER, CLIENT);
     let bench = stage.start(&["--slice", "60s"]);
     std::thread::sleep(Duration::from_secs(2));

@@ -141,7 +141,7 @@ fn an_interrupted_run_has_a_report() {
 }
 
 #[test]
-fn a_report_that_cannot_be_written_is_said_and_changes_no_verdict() {
+fn unwritable_report_is_a_warning_and_keeps_the_verdict() {
     // The client puts a folder where the page belongs.
     let client = format!(
         "mkdir -p \"$(ls -d \"$(dirname \"$0\")\"/../runs/*-longconn)/report.html\"\n{CLIENT}"
@@ -389,7 +389,7 @@ fn assert_stays_text(folder: &Path) {
 }
 
 #[test]
-fn a_damaged_folder_is_a_report_of_the_rest_or_one_line() {
+fn damaged_run_folder_gives_partial_report_or_one_error_line() {
     let source = references()
         .into_iter()
         .find(|f| f.ends_with("reference-1m"))

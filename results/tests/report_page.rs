@@ -181,7 +181,7 @@ fn assert_longconn(page: &Page, charts: &BTreeMap<String, Chart>) {
 
 #[test]
 #[ignore = "needs Chromium: make test"]
-fn a_million_connections_are_drawn_as_they_were_counted() {
+fn charts_of_a_million_connections_match_the_counts() {
     let browser = Browser::start("million");
     let page = Page::of_reference("reference-1m", "million");
     let charts = page.charts(&browser);
@@ -266,7 +266,7 @@ fn http_scenarios_are_drawn_as_they_were_measured() {
 /// The real programs, small: what a run leaves today is what is drawn.
 #[test]
 #[ignore = "needs Chromium: make test"]
-fn a_real_run_is_drawn_with_its_own_numbers() {
+fn report_of_a_real_run_shows_its_figures() {
     const FLAGS: &[&str] = &[
         "longconn", "--users", "400", "--rate", "200", "--every", "1s", "--hold", "3s",
     ];
@@ -305,7 +305,7 @@ fn a_real_run_is_drawn_with_its_own_numbers() {
 
 #[test]
 #[ignore = "needs Chromium: make test"]
-fn what_stands_between_is_drawn_beside_what_does_not() {
+fn proxied_and_direct_figures_are_drawn_side_by_side() {
     let browser = Browser::start("proxy");
     let page = Page::of_reference("reference-proxy", "proxy");
     let charts = page.charts(&browser);

@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_is_malformed_cut_anywhere() {
+    fn non_http_bytes_are_malformed_however_split() {
         for bytes in [
             &b"SSH-2.0-OpenSSH_9.9\r\n"[..],
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",

@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_only_closes_is_come_back_to_ever_later() {
+    fn pauses_grow_while_the_server_only_closes() {
         let mut users = users(0);
         users.config.reconnect = Some(Backoff {
             first_us: 1_000_000,
@@ -599,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn how_the_close_went_is_not_how_the_connection_was_held() {
+    fn close_class_is_independent_of_hold_class() {
         let mut users = users(1_000_000);
         let all: Vec<User> = dialled(&mut users, 0);
         stop(&mut users, 1_000_000);
@@ -634,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_message_answers_what_was_sent() {
+    fn next_message_answers_the_sent_one() {
         let mut users = users(0);
         users.config.send = Some((b"ping", 200_000));
         let mut user = opened(&mut users, 0);

@@ -77,7 +77,7 @@ fn another_status_or_body_is_wrong() {
 }
 
 #[test]
-fn what_is_no_http_or_more_than_was_asked_for_is_malformed() {
+fn non_http_and_excess_bytes_are_malformed() {
     let shell = b"SSH-2.0-OpenSSH_9.9\r\n";
     assert_all(&HttpServer::saying(shell), "malformed", &[]);
     let long = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhello";
@@ -94,7 +94,7 @@ fn what_is_no_http_or_more_than_was_asked_for_is_malformed() {
 }
 
 #[test]
-fn a_response_without_a_request_is_no_request() {
+fn unsolicited_response_counts_as_no_request() {
     let is_told = AtomicBool::new(false);
     let server = HttpServer::start(move |_, stream| {
         stream.write_all(HELLO).unwrap();
@@ -205,7 +205,7 @@ fn an_end_before_the_answer_is_complete_is_closed_early() {
 }
 
 #[test]
-fn a_reset_is_reset() {
+fn reset_of_the_connection_is_counted_as_reset() {
     let server = HttpServer::start(|_, stream| {
         reset(stream.try_clone().expect("a descriptor"));
         false
@@ -214,7 +214,7 @@ fn a_reset_is_reset() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_refused_and_found_when_it_is() {
+fn missing_server_is_refused_and_found_once_it_starts() {
     let address = (own_address(), 8_080).into();
     let users = client(address, &["--users", "3", "--timeout", "20s"]);
     users.until("each refused", |r| count(&r.outcomes, "refused") >= 3);
@@ -238,7 +238,7 @@ fn a_server_that_is_not_there_is_refused_and_found_when_it_is() {
 }
 
 #[test]
-fn a_source_that_is_not_ours_is_named() {
+fn foreign_source_address_is_named() {
     let server = HttpServer::saying(HELLO);
     let target = format!("http://{}", server.address());
     let args = [
@@ -279,7 +279,7 @@ fn what_is_under_way_at_the_end_is_stopped_and_no_failure() {
 }
 
 #[test]
-fn a_server_that_only_accepts_and_closes_is_not_hammered() {
+fn server_that_only_accepts_and_closes_gets_backed_off_attempts() {
     let peer = Peer::start(|_, _| None);
     let outcome = run(peer.address, &["--users", "10", "--run-time", "1500ms"]);
     let last = outcome.last();

@@ -41,7 +41,7 @@ fn as_many_as_were_asked_for_over_any_number_of_threads() {
 }
 
 #[test]
-fn a_batch_is_sent_at_once_and_the_next_when_all_is_answered() {
+fn batch_is_sent_at_once_and_the_next_after_all_responses() {
     let server = HttpServer::saying(HELLO);
     let args = ["--users", "2", "--pipeline", "128", "--requests", "1000"];
     let last = run(
@@ -147,7 +147,7 @@ fn one_connection_for_each_user_or_one_for_each_request() {
 }
 
 #[test]
-fn a_server_that_closes_without_saying_so_costs_no_request() {
+fn server_closing_without_notice_loses_no_request() {
     let server = HttpServer::start(|asked, stream| {
         stream.write_all(HELLO).unwrap();
         asked.number < 4
@@ -196,7 +196,7 @@ fn answers_split_at_every_byte_are_the_same() {
 }
 
 #[test]
-fn a_large_answer_and_a_large_request_are_whole() {
+fn large_response_and_large_request_are_complete() {
     const BYTES: usize = 3_000_000;
     let server = HttpServer::start(|asked, stream| {
         let body = &asked.bytes[asked.bytes.len() - BYTES..];
@@ -223,7 +223,7 @@ fn a_large_answer_and_a_large_request_are_whole() {
 }
 
 #[test]
-fn requests_say_what_the_flags_say() {
+fn requests_match_the_flags() {
     let server = HttpServer::start(|asked, stream| {
         let text = std::str::from_utf8(asked.bytes).unwrap();
         let is_right = text.starts_with("PUT /a/b?c=d HTTP/1.1\r\nHost: 127.0.0.1:")
@@ -250,7 +250,7 @@ fn requests_say_what_the_flags_say() {
 
 #[test]
 #[ignore = "needs python3: make test"]
-fn the_server_of_python_is_understood() {
+fn responses_of_pythons_http_server_are_parsed() {
     let folder = Folder::new("http-python");
     std::fs::write(folder.file("path"), "hello").unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -47,7 +47,7 @@ fn without_a_wait_there_is_nothing_to_correct() {
 }
 
 #[test]
-fn a_stalled_server_is_charged_with_what_was_not_asked_meanwhile() {
+fn stall_counts_for_requests_not_sent_meanwhile() {
     let has_stalled = AtomicBool::new(false);
     let server = HttpServer::start(move |asked, stream| {
         if asked.number == 20 && !has_stalled.swap(true, Ordering::SeqCst) {
@@ -114,7 +114,7 @@ fn what_is_due_and_not_sent_is_reported_as_backlog() {
 }
 
 #[test]
-fn a_schedule_that_is_kept_is_even_over_users_and_threads() {
+fn kept_schedule_is_even_over_users_and_threads() {
     let server = HttpServer::saying(HELLO);
     let args = [
         "--users",
@@ -159,7 +159,7 @@ fn what_ends_in_the_warm_up_is_not_measured() {
 }
 
 #[test]
-fn the_files_have_what_was_printed() {
+fn json_and_histogram_files_equal_the_printed_report() {
     let folder = Folder::new("http-files");
     let (json, log) = (folder.file("client.json"), folder.file("client.hlog"));
     let server = HttpServer::saying(HELLO);

@@ -98,7 +98,7 @@ fn heartbeats_go_on_when_standard_error_has_no_reader() {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn heartbeats_go_on_when_nobody_reads_standard_error() {
+fn heartbeats_continue_when_standard_error_is_not_read() {
     let (reader, writer) = pipe().expect("a pipe");
     heartbeats_go_on(writer, None);
     drop(reader);

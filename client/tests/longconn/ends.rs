@@ -156,7 +156,7 @@ fn wrong_bytes_are_wrong_data() {
 }
 
 #[test]
-fn messages_that_do_not_come_are_missed() {
+fn absent_messages_are_missed() {
     let peer = Peer::silent();
     let running = client(
         peer.address,
@@ -187,7 +187,7 @@ fn messages_that_do_not_come_are_missed() {
 }
 
 #[test]
-fn nobody_listening_is_refused() {
+fn closed_port_is_refused() {
     let (_socket, address) = bound();
     let outcome = run(address, 30, "1s", &[]);
     let last = outcome.last();
@@ -235,7 +235,7 @@ fn an_end_while_connecting_is_cancelled() {
 }
 
 #[test]
-fn an_address_that_is_not_ours_is_named() {
+fn foreign_source_address_is_counted_as_address_not_ours() {
     // TEST-NET-1 of RFC 5737: on no interface.
     let peer = Peer::silent();
     let running = client(
@@ -253,7 +253,7 @@ fn an_address_that_is_not_ours_is_named() {
 }
 
 #[test]
-fn a_killed_server_is_counted_loss_by_loss() {
+fn client_counts_each_loss_of_a_killed_server() {
     let folder = Folder::new("killed-server");
     let json = folder.file("client.json");
     let server = Server::start(&["--connections", "1000", "--every", "300ms"]);
@@ -286,7 +286,7 @@ fn a_killed_server_is_counted_loss_by_loss() {
 }
 
 #[test]
-fn an_end_asked_for_with_the_first_user_leaves_figures() {
+fn early_stop_leaves_figures() {
     for _ in 0..20 {
         let peer = Peer::silent();
         let users = client(peer.address, &["--source", "127.0.0.8"]);

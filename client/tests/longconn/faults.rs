@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use crate::common::{Server, client, count, kept, own_address, sum};
 
 #[test]
-fn a_log_that_cannot_be_written_is_said_and_costs_no_user() {
+fn unwritable_histogram_log_is_reported_and_loses_no_user() {
     let server = Server::start(&["--every", "100ms"]);
     let source = own_address().to_string();
     let args = ["--users", "50", "--every", "100ms", "--run-time", "3s"];
@@ -25,7 +25,7 @@ fn a_log_that_cannot_be_written_is_said_and_costs_no_user() {
 }
 
 #[test]
-fn ports_somebody_sits_on_are_passed_over_and_when_none_is_left_that_is_said() {
+fn ports_in_use_are_skipped_and_exhaustion_is_reported() {
     let server = Server::start(&["--every", "0s"]);
     let source = own_address();
     let squatters: Vec<TcpListener> = (21_000..21_050)
@@ -58,7 +58,7 @@ fn ports_somebody_sits_on_are_passed_over_and_when_none_is_left_that_is_said() {
 }
 
 #[test]
-fn descriptors_that_run_out_fail_attempts_and_nobody_who_is_in() {
+fn exhausted_descriptors_fail_new_attempts_only() {
     let server = Server::start(&["--every", "0s"]);
     let source = own_address().to_string();
     let args = ["--users", "1000", "--spawn-rate", "500", "--threads", "1"];

@@ -17,7 +17,7 @@ fn an_unknown_host_is_named() {
 }
 
 #[test]
-fn too_few_source_addresses_say_how_many_more() {
+fn too_few_source_addresses_report_the_number_missing() {
     let target = [
         "--target",
         "127.0.0.1:7070",
@@ -109,7 +109,7 @@ fn bad_values_are_refused_with_code_2() {
 /// but any beside it.
 #[test]
 #[ignore = "needs namespaces: make test"]
-fn kernel_settings_that_are_small_are_said_with_the_command() {
+fn too_small_kernel_settings_are_reported_with_the_command() {
     let said = crate::common::said_in_a_new_network(
         "holdfast-client",
         &["longconn", "--target", "127.0.0.1:7070", "--users", "20000"],

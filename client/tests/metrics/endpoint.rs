@@ -139,7 +139,7 @@ fn nobody_gets_more_than_a_bounded_part() {
 }
 
 #[test]
-fn a_port_that_cannot_be_had_is_refused_before_anything_starts() {
+fn unavailable_port_is_refused_before_the_start() {
     let (_server, taken) = server::<ServerReport>(&[]);
     let taken = taken.to_string();
     for (address, words) in [

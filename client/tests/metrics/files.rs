@@ -38,7 +38,7 @@ fn promtool_finds_nothing_in_the_pages() {
 
 #[test]
 #[ignore = "needs promtool: make test"]
-fn the_alerts_fire_when_they_should_and_not_otherwise() {
+fn alerts_fire_exactly_when_they_should() {
     let file = |name| results_file(name).to_str().expect("plain text").to_owned();
     promtool(
         &[

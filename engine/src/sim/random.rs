@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_means_the_same_for_ever() {
+    fn random_sequence_of_a_seed_never_changes() {
         let mut random = Random::new(7);
         let first: Vec<u64> = (0..3).map(|_| random.next()).collect();
         let mut again = Random::new(7);

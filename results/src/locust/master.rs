@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_read_and_its_absence_said() {
+    fn table_of_the_master_is_read_and_a_missing_one_is_an_error() {
         let path = std::env::temp_dir().join(format!("holdfast-table-{}", std::process::id()));
         fs::write(
             &path,

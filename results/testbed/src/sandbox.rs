@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_door_of_a_plain_user_is_theirs() {
+    fn nsenter_command_of_an_unprivileged_user_enters_its_user_namespace() {
         let mut inside = Inside {
             pid_outside: 42,
             is_user: false,

@@ -71,7 +71,7 @@ fn faults_need_no_statistics() {
 }
 
 #[test]
-fn one_run_each_cannot_tell_and_says_so() {
+fn single_runs_are_reported_as_inconclusive() {
     let runs = Runs::new("single");
     runs.side("before", 1, 1, |_| {});
     runs.side("after", 1, 2, |r| r.ramp.per_second *= 0.5);
@@ -94,7 +94,7 @@ fn one_run_each_cannot_tell_and_says_so() {
 
 /// What stands between client and server is nobody's regression; our own way is.
 #[test]
-fn a_slower_system_under_test_is_told_and_a_slower_server_is_a_regression() {
+fn slower_proxy_is_reported_and_slower_server_is_a_regression() {
     let runs = Runs::new("proxies");
     for (side, direct, through) in [
         ("before", 1.0, 1.0),

@@ -91,7 +91,7 @@ fn damaged_folders_are_listed_as_such_and_not_shown() {
 }
 
 #[test]
-fn a_run_is_shown_again_as_it_ended() {
+fn show_repeats_the_summary_of_a_run() {
     let runs = Runs::new("show");
     runs.add("longconn", &reference::<Run>("reference-1m"));
     runs.add("http", &reference::<HttpRun>("reference-http"));

@@ -174,7 +174,7 @@ fn failures_show_by_kind_at_the_client_too() {
 
 #[test]
 #[ignore = "needs tmux: make test"]
-fn the_line_never_folds_and_leaves_nothing() {
+fn status_line_never_wraps_and_is_erased() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("line", 200, 24, &[]);
     terminal.type_command(

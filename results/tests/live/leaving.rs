@@ -51,7 +51,7 @@ fn every_end_gives_the_terminal_back() {
 
 #[test]
 #[ignore = "needs tmux: make test"]
-fn an_error_gives_the_terminal_back() {
+fn error_restores_the_terminal() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("errors", 80, 24, &[]);
     page(&server, &terminal, "");
@@ -71,7 +71,7 @@ fn an_error_gives_the_terminal_back() {
 
 #[test]
 #[ignore = "needs tmux: make test"]
-fn a_suspended_program_leaves_the_terminal_and_comes_back() {
+fn suspended_program_restores_the_terminal_and_resumes() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("suspend", 80, 24, &[]);
     page(&server, &terminal, "");
@@ -101,7 +101,7 @@ fn a_suspended_program_leaves_the_terminal_and_comes_back() {
 
 #[test]
 #[ignore = "needs tmux: make test"]
-fn a_terminal_that_is_held_holds_nothing_else() {
+fn paused_terminal_does_not_block_the_run() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("held", 80, 24, &[]);
     let file = terminal.file("client.json");
@@ -128,7 +128,7 @@ fn a_terminal_that_is_held_holds_nothing_else() {
 
 #[test]
 #[ignore = "needs tmux: make test"]
-fn a_server_told_to_end_gives_the_terminal_back() {
+fn server_restores_the_terminal_on_sigterm() {
     let terminal = Tmux::start("server-ends", 80, 24, &[]);
     terminal.type_command("holdfast-server", "http --live --listen 127.0.0.1:0");
     terminal.until_line(&["server http", "listening"]);
@@ -139,7 +139,7 @@ fn a_server_told_to_end_gives_the_terminal_back() {
 
 #[test]
 #[ignore = "needs tmux: make test"]
-fn a_terminal_that_is_closed_ends_the_run_in_order() {
+fn closed_terminal_stops_the_run_gracefully() {
     let server = Server::start(&["--every", "1s"]);
     let folder = Folder::new("closed");
     let file = folder.file("client.json");

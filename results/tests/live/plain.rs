@@ -25,7 +25,7 @@ fn run(server: &Server, more: &[&str]) -> Output {
 }
 
 #[test]
-fn a_pipe_gets_plain_lines_now_and_then() {
+fn pipe_gets_occasional_plain_lines() {
     let server = Server::start(&["--every", "1s"]);
     let output = run(&server, &[]);
     let said = String::from_utf8(output.stderr).expect("UTF-8");
@@ -82,7 +82,7 @@ fn quiet_is_the_final_figures_and_nothing_else() {
 
 #[test]
 #[ignore = "needs tmux: make test"]
-fn a_terminal_that_cannot_be_drawn_on_gets_lines_and_no_page() {
+fn dumb_terminal_gets_lines_and_no_page() {
     let server = Server::start(&["--every", "1s"]);
     let terminal = Tmux::start("dumb", 132, 40, &[("TERM", "dumb")]);
     let args = format!("--target {} --users 20 --run-time 7s", server.address);

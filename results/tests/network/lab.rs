@@ -154,7 +154,7 @@ fn nothing_is_left_after_an_interrupt_and_after_a_kill() {
 
 #[test]
 #[ignore = "needs iproute2: make test"]
-fn a_command_runs_among_hosts_and_its_code_is_ours() {
+fn lab_command_runs_between_hosts_and_returns_its_exit_code() {
     let before = machine();
     let script = "ip -n client2 -o address show dev eth0 to 10.77.0.0/16 | wc -l
         ip netns exec client1 sysctl -n net.ipv4.ip_local_port_range
@@ -185,7 +185,7 @@ fn a_command_runs_among_hosts_and_its_code_is_ours() {
 
 #[test]
 #[ignore = "needs iproute2: make test"]
-fn a_shell_opens_beside_a_picture_that_names_the_way_in() {
+fn lab_shell_shows_the_network_and_how_to_enter_hosts() {
     let shell = std::env::temp_dir().join(format!("holdfast-lab-shell-{}", std::process::id()));
     fs::write(&shell, "#!/bin/sh\nip netns exec client1 sh -c 'echo hello from $(ip -o -4 address show dev eth0)'\n")
         .expect("a script");
@@ -237,7 +237,7 @@ fn another_terminal_enters_by_the_printed_command() {
 
 #[test]
 #[ignore = "needs iproute2: make test"]
-fn a_plain_user_makes_one_in_a_user_namespace() {
+fn unprivileged_user_builds_a_lab_in_a_user_namespace() {
     // Nobody may read the folder the program was built in.
     let folder = std::env::temp_dir().join(format!("holdfast-lab-user-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder");
@@ -281,7 +281,7 @@ fn a_plain_user_makes_one_in_a_user_namespace() {
 
 #[test]
 #[ignore = "needs iproute2: make test"]
-fn what_is_no_lab_is_refused_in_one_line() {
+fn invalid_lab_flags_are_refused_in_one_line() {
     for (args, words) in [
         (&["--clients", "0"][..], "0 client hosts"),
         (

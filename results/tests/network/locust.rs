@@ -241,7 +241,7 @@ fn held(runs: &Runs) -> (Child, i32) {
 
 #[test]
 #[ignore = "needs Locust: make test"]
-fn an_interrupt_ends_all_of_it_and_leaves_a_record() {
+fn interrupt_stops_the_whole_run_and_leaves_a_record() {
     let runs = Runs::new("interrupt");
     let (bench, worker) = held(&runs);
     send(&bench, Signal::SIGINT);

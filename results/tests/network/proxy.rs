@@ -246,7 +246,7 @@ fn nginx_without_its_stream_module_is_refused_in_one_line() {
 
 #[test]
 #[ignore = "needs haproxy and nginx: make test"]
-fn another_system_stands_in_a_lab_of_ones_own() {
+fn external_proxy_in_an_own_lab_is_measured() {
     let runs = Runs::new("target");
     fs::create_dir_all(&runs.0).expect("a folder");
     let config = runs.0.join("mine.cfg");

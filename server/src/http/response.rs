@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_content_says_that_it_is_empty() {
+    fn reset_content_has_content_length_zero() {
         let responses = responses(205, b"ok");
         let (head, tail) = responses.rendered(Persistence::KeepAlive, false);
         assert!(head.ends_with(b"\r\nContent-Length: 0\r\n\r\n") && tail.is_empty());
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_date_follows_the_second() {
+    fn date_header_follows_the_second() {
         let mut responses = responses(200, b"");
         responses.refresh(1_500_000);
         assert!(responses.date.contains("08:49:38"));

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_heartbeat_keeps_its_phase() {
+    fn late_heartbeat_keeps_its_phase() {
         let mut server = server();
         let mut recorder = Recorder::default();
         let mut state = ConnState::default();

@@ -160,7 +160,7 @@ fn idle_ones_are_closed_and_requests_under_way_answered() {
 }
 
 #[test]
-fn a_second_signal_cuts_who_does_not_end() {
+fn second_signal_aborts_open_connections() {
     let server = Server::start(&[]);
     let mut half = Peer::new(&server);
     half.say(HALF_GET);

@@ -91,7 +91,7 @@ fn status_headers_and_body_are_as_asked() {
 }
 
 #[test]
-fn the_date_is_now_and_moves() {
+fn date_header_is_current() {
     let server = Server::start(&[]);
     let mut peer = Peer::new(&server);
     let mut asked = 0;
@@ -123,7 +123,7 @@ fn the_date_is_now_and_moves() {
 }
 
 #[test]
-fn a_connection_lasts_as_long_as_both_want_it_to() {
+fn connection_persists_until_either_side_closes() {
     let server = Server::start(&[]);
     let (close, keep) = (Some("close"), Some("keep-alive"));
     let table: [(&[u8], Option<&str>); 8] = [

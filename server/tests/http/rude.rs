@@ -91,7 +91,7 @@ fn small_peer(address: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn a_thousand_peers_that_never_read_cost_little() {
+fn thousand_peers_that_never_read_use_little_memory() {
     let folder = Folder::new("http-deaf");
     std::fs::write(folder.file("body"), vec![b'x'; BODY_BYTES]).unwrap();
     let server = Server::start(&["--body-file", &folder.file("body")]);
@@ -129,7 +129,7 @@ fn a_thousand_peers_that_never_read_cost_little() {
 }
 
 #[test]
-fn a_flood_of_requests_is_held_back_and_answered_when_it_is_read() {
+fn flood_of_requests_is_paused_and_answered_when_the_peer_reads() {
     let server = Server::start(&[]);
     let mut other = Peer::new(&server);
     let answer_bytes = {

@@ -42,7 +42,7 @@ fn median(mut times: [Duration; 3]) -> Duration {
 
 #[test]
 #[ignore = "compares latencies, needs idle cores: make test"]
-fn ten_thousand_slow_heads_are_cut_and_disturb_nobody() {
+fn ten_thousand_slow_heads_time_out_without_disturbing_others() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     assert!(
         hard >= 12_000,

@@ -61,7 +61,7 @@ fn slow_heads_and_bodies_get_408_and_silent_connections_nothing() {
 }
 
 #[test]
-fn a_body_that_takes_longer_than_a_head_may_is_in_time() {
+fn body_may_take_longer_than_the_head_timeout() {
     let server = Server::start(&["--header-timeout", "100ms", "--idle-timeout", "100ms"]);
     let mut peer = Peer::new(&server);
     peer.say(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n");
@@ -77,7 +77,7 @@ fn a_body_that_takes_longer_than_a_head_may_is_in_time() {
 }
 
 #[test]
-fn who_reads_nothing_is_cut_and_who_reads_slowly_gets_everything() {
+fn stalled_reader_is_closed_and_slow_reader_gets_everything() {
     let folder = Folder::new("http-timeouts");
     let body = Random(7).bytes(20_000_000);
     std::fs::write(folder.file("body"), &body).unwrap();
@@ -111,7 +111,7 @@ fn who_reads_nothing_is_cut_and_who_reads_slowly_gets_everything() {
 
 #[test]
 
-fn who_reads_nothing_of_a_last_answer_is_counted_too() {
+fn stalled_reader_of_a_last_response_is_counted() {
     let folder = Folder::new("http-timeouts-last");
     std::fs::write(folder.file("body"), vec![b'x'; 20_000_000]).unwrap();
     let server = Server::start(&[

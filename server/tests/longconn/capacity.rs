@@ -40,7 +40,7 @@ fn is_served(peer: &mut TcpStream) -> bool {
 }
 
 #[test]
-fn a_hundred_of_150_are_held_and_50_refused_and_places_come_free() {
+fn capacity_of_100_refuses_50_of_150_and_reuses_freed_slots() {
     let server = Server::start(&["--connections", "100", "--every", "200ms"]);
     let mut peers = crowd(&server, 150);
     let report = server

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use crate::common::{Random, Server, client, count, kept, own_address, sum};
 
 #[test]
-fn a_killed_client_leaves_every_place_free_for_the_next() {
+fn killed_client_frees_every_slot() {
     let server = Server::start(&["--connections", "5000", "--every", "1s"]);
     let source = own_address().to_string();
     let args = ["--users", "5000", "--every", "1s", "--source", &source];

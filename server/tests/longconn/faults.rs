@@ -21,7 +21,7 @@ use crate::common::{
 };
 
 #[test]
-fn nobody_reads_what_it_says_and_heartbeats_and_the_end_come_all_the_same() {
+fn unread_standard_output_delays_neither_heartbeats_nor_shutdown() {
     let folder = Folder::new("deaf");
     let file = folder.file("figures.json");
     let (unread, full) = pipe().expect("a pipe");
@@ -111,7 +111,7 @@ fn figures_for_a_full_disk_are_printed_and_the_file_is_named() {
 }
 
 #[test]
-fn a_descriptor_limit_that_falls_costs_newcomers_only_and_one_that_rises_lets_them_in() {
+fn lowered_descriptor_limit_refuses_new_connections_until_raised() {
     let args = ["--connections", "2000", "--every", "500ms"];
     let server = Server::start(&[&args[..], &["--ring-slots", "300", "--threads", "1"]].concat());
     let source = own_address().to_string();
@@ -152,7 +152,7 @@ fn a_descriptor_limit_that_falls_costs_newcomers_only_and_one_that_rises_lets_th
 }
 
 #[test]
-fn a_server_that_stood_still_loses_nobody_and_says_what_it_left_out() {
+fn stopped_server_keeps_connections_and_reports_skipped_heartbeats() {
     let server = Server::start(&["--connections", "300", "--every", "200ms"]);
     let source = own_address().to_string();
     let args = ["--users", "200", "--every", "200ms", "--source", &source];

@@ -57,7 +57,7 @@ fn sigterm_ends_two_thousand_in_order_and_all_counts_agree() {
 }
 
 #[test]
-fn a_peer_that_does_not_answer_the_end_is_cut() {
+fn peer_that_does_not_close_is_aborted() {
     let server = Server::start(&["--every", "0s", "--drain-timeout", "300ms"]);
     let peer = server.connect();
     server.until_open(1);

@@ -24,7 +24,7 @@ fn flood_byte(place: usize) -> u8 {
 }
 
 #[test]
-fn a_flood_that_is_not_read_back_stops_at_the_peer_and_is_whole_when_it_reads() {
+fn unread_echo_flood_stops_at_the_peer_and_is_complete_once_read() {
     let server = Server::start(&["--echo", "--every", "0s"]);
     let mut other = server.connect();
     echoes(&mut other, b"before");
@@ -113,7 +113,7 @@ fn a_peer_that_reads_no_heartbeats_is_closed_as_stalled() {
 }
 
 #[test]
-fn a_deaf_echo_peer_that_dies_frees_its_place() {
+fn slot_of_a_dead_echo_peer_that_never_read_is_freed() {
     let server = Server::start(&["--echo", "--every", "0s"]);
     let mut peer = server.connect();
     peer.set_write_timeout(Some(Duration::from_millis(500)))

@@ -23,7 +23,7 @@ fn a_port_in_use_names_who_has_it() {
 }
 
 #[test]
-fn a_port_of_a_strangers_is_not_shared() {
+fn port_of_another_process_is_not_shared() {
     let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = stranger.local_addr().unwrap().to_string();
     let outcome = refusal("holdfast-server", &["--listen", &address]);
@@ -108,7 +108,7 @@ fn more_than_memory_holds_is_refused_with_what_fits() {
 /// somaxconn is 4096 in a new namespace: too little for so many, and no reason not to start.
 #[test]
 #[ignore = "needs namespaces: make test"]
-fn kernel_settings_that_are_small_are_said_with_the_command() {
+fn too_small_kernel_settings_are_reported_with_the_command() {
     let said = said_in_a_new_network(
         "holdfast-server",
         &[

@@ -120,7 +120,7 @@ fn without_a_wait_an_answer_brings_the_next_request() {
 }
 
 #[test]
-fn a_wait_lies_between_its_bounds_and_latency_counts_from_its_end() {
+fn wait_is_within_its_bounds_and_latency_counts_from_its_end() {
     let mut users = users(Model::Closed(100_000, 200_000), 1, None);
     let mut user = dialled(&mut users, 0)[0];
     opened(&mut users, &mut user, 0);
@@ -211,7 +211,7 @@ fn a_timer_that_fires_early_looks_again() {
 }
 
 #[test]
-fn a_budget_is_spent_to_the_last_request() {
+fn request_budget_is_used_exactly() {
     let mut users = users(Model::Closed(0, 0), 4, Some(6));
     let mut user = dialled(&mut users, 0)[0];
     assert_eq!(opened(&mut users, &mut user, 0), 4);
@@ -225,7 +225,7 @@ fn a_budget_is_spent_to_the_last_request() {
 }
 
 #[test]
-fn an_attempt_that_fails_costs_the_request_that_was_due_and_a_pause() {
+fn failed_attempt_fails_the_due_request_and_pauses() {
     let mut closed = users(Model::Closed(0, 0), 1, None);
     let user = dialled(&mut closed, 0)[0];
     fail(&mut closed, &user, OpenFailure::Refused, 500);
@@ -256,7 +256,7 @@ fn an_attempt_that_fails_costs_the_request_that_was_due_and_a_pause() {
 }
 
 #[test]
-fn what_is_under_way_at_the_stop_is_stopped_whatever_comes() {
+fn requests_pending_at_the_stop_count_as_stopped() {
     let mut users = users(Model::Closed(0, 0), 2, None);
     let mut user = dialled(&mut users, 0)[0];
     opened(&mut users, &mut user, 0);

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_say_first_next_and_others() {
+    fn lines_list_first_next_and_other_bottlenecks() {
         let limit = |what, share| Bottleneck {
             what,
             share,

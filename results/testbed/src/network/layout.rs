@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_names_all() {
+    fn network_diagram_names_every_host() {
         let layout = Layout::new(2, 16).expect("there is room");
         let picture = layout.picture();
         for words in ["10.77.1.1 ", "10.77.12.1 to .16", "balancer", "br0"] {
