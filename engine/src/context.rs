@@ -1,4 +1,4 @@
-//! What a callback may do beyond its own connection, and how connections and attempts are named.
+//! What a callback may do beyond its own connection.
 //!
 //! Invariants: nothing happens during a callback: what it asks for is recorded here and performed by the core thread after the
 //! callback has returned.
@@ -10,25 +10,7 @@ use std::sync::Arc;
 use crate::attempt::{Attempts, Dial, DialId, Source};
 use crate::bytes::Bytes;
 use crate::error::CloseReason;
-
-/// Names one connection of an engine. Copy it, keep it, compare it: a slot that is used again gets another generation, so an id of a
-/// connection that has closed is recognised as stale and never reaches the slot's next connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct ConnId {
-    pub(crate) thread: u16,
-    pub(crate) shard: u16,
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
-}
-
-const _: () = assert!(size_of::<ConnId>() == 12);
-
-impl ConnId {
-    /// The core thread that owns the connection.
-    pub fn thread(self) -> usize {
-        usize::from(self.thread)
-    }
-}
+pub use crate::id::ConnId;
 
 /// There is no room for another action or attempt in this turn. Try again in [`Handler::on_turn`](crate::Handler::on_turn).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

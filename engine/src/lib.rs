@@ -75,6 +75,7 @@ mod dial;
 mod engine;
 mod error;
 mod handler;
+mod id;
 mod kernel;
 mod layer;
 mod limiter;
