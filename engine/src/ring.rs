@@ -166,6 +166,7 @@ impl SharedBuffers {
     }
 
     /// Buffers kept.
+    #[cfg(feature = "sim")]
     pub fn count(&self) -> usize {
         self.halves.iter().map(Vec::len).sum()
     }
