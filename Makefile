@@ -91,7 +91,7 @@ BENCH_LONGCONN = $(strip \
 	$(ARGS))
 
 .PHONY: bench-engine
-bench-engine: ## Microbenchmarks of the engine: wheel, slot table, send path, HTTP heads (ARGS=send for some)
+bench-engine: ## Microbenchmarks of the engine: wheel, slot table, send path, commands, HTTP heads (ARGS=send for some)
 	@bash .ci/need $(NEED_BUILD)
 	$(CARGO) bench --locked -p holdfast-engine --bench engine -- $(ARGS)
 
