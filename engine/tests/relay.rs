@@ -145,13 +145,11 @@ fn each_direction_ends_by_itself_and_behind_its_bytes() {
         second.write_all(&bytes).unwrap();
         drop(second);
         assert!(reader.join().expect("no panic") == bytes);
-        let stats = running.until("closed", |stats| stats.open_now == 0);
-        let orderly = [CloseReason::PeerClosed, CloseReason::LocallyClosed];
-        let orderly: u64 = orderly
-            .map(|reason| stats.closed[reason as usize])
-            .iter()
-            .sum();
-        assert_eq!(orderly, 2, "{stats:?}");
+        running.until("both close in order", |stats| {
+            let orderly = [CloseReason::PeerClosed, CloseReason::LocallyClosed];
+            let count: u64 = orderly.map(|r| stats.closed[r as usize]).iter().sum();
+            stats.open_now == 0 && count == 2
+        });
     }
 }
 
@@ -194,8 +192,9 @@ fn client_of_a_backend_that_refuses_is_reset() {
     let _ = client.write_all(b"hello");
     let error = client.read(&mut [0]).expect_err("a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    let stats = running.until("closed", |stats| stats.open_now == 0);
-    assert_eq!(stats.failed[OpenFailure::Refused as usize], 1);
+    running.until("closed", |stats| {
+        stats.open_now == 0 && stats.failed[OpenFailure::Refused as usize] == 1
+    });
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
 
     /// True if a connection waits for something only the next entry brings: not a time to sleep.
     pub(crate) fn is_waited_for(&self) -> bool {
-        self.must_settle || !self.readable.is_empty()
+        self.must_settle || self.is_settle_due || !self.readable.is_empty()
     }
 
     /// Checks everything, adds to `census`, and shows each slot that is not free to `visit`.

@@ -83,7 +83,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             _ => {
                 entry.is_reading_paused()
                     || entry.is_partner_awaited()
-                    || entry.is_blocked() && !config.reads_while_blocked
+                    // What one side of a pair receives is not sent on itself: both would wait for
+                    // each other.
+                    || entry.is_blocked() && !config.reads_while_blocked && entry.partner().is_none()
             }
         }
     }

@@ -165,6 +165,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// whole.
     pub(super) fn settle(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
         let settled = 1 - self.half;
+        self.is_settle_due = false;
         let mut records = self.sends.take_half(settled);
         for record in records.drain(..).filter(|r| r.slot != NONE) {
             if let SendSource::Received(received) = record.source {

@@ -108,6 +108,8 @@ pub(crate) struct Shard<R, H: Handler> {
     pub(super) half: usize,
     /// Somebody waits for sends to be settled: the next `enter` must not sleep.
     pub(super) must_settle: bool,
+    /// Likewise, and that `enter` was made: the next dispatch settles them.
+    pub(super) is_settle_due: bool,
     pub(super) pending: HashMap<u32, Pending>,
     /// Slots whose pending bytes wait for room in the staging region.
     pub(super) unstaged: VecDeque<Token>,
@@ -134,6 +136,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             sends: SendRecords::default(),
             half: 0,
             must_settle: false,
+            is_settle_due: false,
             pending: HashMap::new(),
             unstaged: VecDeque::new(),
             draining_from: None,
@@ -166,6 +169,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     pub fn has_work(&self, now_us: u64) -> bool {
         self.ring.wants_enter()
             || self.must_settle
+            || self.is_settle_due
             || !self.readable.is_empty()
             || self.ring.has_completion()
             || self.draining_from.is_some()
@@ -229,10 +233,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Submits what is queued, and with `wait` sleeps until something completes.
     pub fn enter(&mut self, wait: Option<Duration>) -> Result<(), Error> {
         // A callback behind this shard's turn may have asked for bytes that are there.
-        let is_idle = !self.must_settle && self.readable.is_empty();
+        // And a turn has a bounded number of rounds, so it may end between an `enter` and the
+        // settling that somebody waits for.
+        let is_idle = !self.must_settle && !self.is_settle_due && self.readable.is_empty();
         self.ring.enter(wait.filter(|_| is_idle))?;
         if self.sends.is_empty(1 - self.half) {
             self.half = 1 - self.half;
+            self.is_settle_due |= self.must_settle;
             self.must_settle = false;
         }
         Ok(())

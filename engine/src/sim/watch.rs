@@ -239,7 +239,7 @@ impl<H: Handler> Handler for Watched<H> {
     fn on_bytes(&mut self, conn: &mut Conn<'_, Self::State>, bytes: &[u8]) -> usize {
         let socket = conn.state.socket;
         assert!(
-            self.reads_while_blocked || !conn.is_blocked(),
+            self.reads_while_blocked || !conn.is_blocked() || conn.partner().is_some(),
             "given bytes while the peer takes none"
         );
         let was_paused = self.ledger(socket, |_, ledger| ledger.take_was_paused());
@@ -260,7 +260,7 @@ impl<H: Handler> Handler for Watched<H> {
     fn on_eof(&mut self, conn: &mut Conn<'_, Self::State>) {
         let socket = conn.state.socket;
         assert!(
-            self.reads_while_blocked || !conn.is_blocked(),
+            self.reads_while_blocked || !conn.is_blocked() || conn.partner().is_some(),
             "told of the peer's end while the peer takes no bytes"
         );
         {
