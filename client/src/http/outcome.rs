@@ -70,7 +70,7 @@ impl From<Verdict> for Outcome {
     fn from(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Expected => Outcome::Ok,
-            Verdict::WrongStatus => Outcome::WrongStatus,
+            Verdict::WrongStatus | Verdict::RequestTimeout => Outcome::WrongStatus,
             Verdict::WrongBody => Outcome::WrongBody,
         }
     }

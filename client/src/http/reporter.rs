@@ -223,7 +223,7 @@ impl Reporter for HttpReporter {
         let mut text = format!(
             "requests {}: ok {}/s ({} in {:.1} s measured), failed {}\nusers {}: connections opened {}, failed {}",
             grouped(report.requests),
-            grouped(per_second as u64),
+            holdfast_units::rate(per_second),
             grouped(report.measured_ok),
             report.measured_seconds,
             grouped(failed(report)),

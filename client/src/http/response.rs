@@ -81,8 +81,10 @@ const WRONG_STATUS: u32 = 1 << 31;
 const WRONG_BODY: u32 = 1 << 30;
 /// No other response follows on the connection.
 const LAST: u32 = 1 << 29;
+/// The status is 408.
+const REQUEST_TIMEOUT: u32 = 1 << 28;
 /// The bits below count bytes. More than any command line, so more than any expected body.
-const POSITION: u32 = LAST - 1;
+const POSITION: u32 = REQUEST_TIMEOUT - 1;
 
 /// How a response was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +93,9 @@ pub enum Verdict {
     Expected,
     /// Another status.
     WrongStatus,
+    /// 408, which was not expected, and no other response follows: the server gave the connection
+    /// up before the request reached it (RFC 9110, 15.5.9).
+    RequestTimeout,
     /// Another body.
     WrongBody,
 }
@@ -134,7 +139,10 @@ impl Progress {
             .body
             .is_some_and(|b| b.len() != (self.0 & POSITION) as usize);
         if self.0 & WRONG_STATUS != 0 {
-            Verdict::WrongStatus
+            match self.0 & (LAST | REQUEST_TIMEOUT) == LAST | REQUEST_TIMEOUT {
+                true => Verdict::RequestTimeout,
+                false => Verdict::WrongStatus,
+            }
         } else if self.0 & WRONG_BODY != 0 || is_short {
             Verdict::WrongBody
         } else {
@@ -211,6 +219,9 @@ pub fn read(
                 counts.add_oddities(head.oddities);
                 *progress =
                     Progress::of_head(expectations.statuses.has(head.status), !head.keep_alive);
+                if head.status == 408 {
+                    progress.0 |= REQUEST_TIMEOUT;
+                }
                 match head.body {
                     Body::None => true,
                     Body::Length(length) => {

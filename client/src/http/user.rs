@@ -295,6 +295,26 @@ impl Users {
         }
     }
 
+    /// True if a 408 is the end of an idle connection that crossed the batch, which is sent again. On
+    /// connections without any other response that happens once in a row.
+    fn may_repeat(&self, user: &User) -> bool {
+        self.config.is_retrying
+            && user.awaited == self.config.mix.count()
+            && (user.flags & ANSWERED != 0 || user.retries == 0)
+    }
+
+    /// Sends the batch again on another connection, instead of taking a 408 as the response.
+    #[cold]
+    fn repeat(&mut self, conn: &mut Conn<'_, User>, byte_count: usize) -> usize {
+        self.counters.responses.statuses[408] -= 1;
+        self.counters.retried += u64::from(conn.state.awaited);
+        conn.state.resend = std::mem::take(&mut conn.state.awaited);
+        self.reconnect(*conn.state, conn.now_us());
+        conn.state.flags |= DETACHED;
+        conn.abort(CloseReason::LocallyClosed);
+        byte_count
+    }
+
     /// The class of outstanding requests whose connection closed.
     fn close_outcome(&self, user: &User, reason: CloseReason) -> Outcome {
         let is_race = matches!(reason, CloseReason::PeerClosed | CloseReason::Reset)
@@ -565,6 +585,9 @@ impl Handler for Users {
             if user.awaited == 1 && at < bytes.len() {
                 self.fail_malformed(conn, EXCESS_BYTES, &bytes[at..]);
                 return bytes.len();
+            }
+            if verdict == Verdict::RequestTimeout && self.may_repeat(user) {
+                return self.repeat(conn, bytes.len());
             }
             user.awaited -= 1;
             user.flags = user.flags & !RESPONSE_STARTED | ANSWERED;

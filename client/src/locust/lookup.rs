@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use crate::target;
+use crate::target::{self, Override};
 
 /// How long a resolver may take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -22,12 +22,12 @@ pub struct TargetLookup {
 }
 
 impl TargetLookup {
-    /// Starts to resolve `HOST:PORT` texts.
-    pub fn start(texts: Vec<String>) -> Self {
+    /// Starts to resolve `HOST:PORT` texts. `overrides` go before the resolver.
+    pub fn start(texts: Vec<String>, overrides: Vec<Override>) -> Self {
         let (sender, answer) = channel();
         let targets = texts.clone();
         // Sending fails if the lookup was dropped.
-        std::thread::spawn(move || sender.send(target::resolve(&targets, &[])));
+        std::thread::spawn(move || sender.send(target::resolve(&targets, &overrides)));
         TargetLookup {
             texts,
             since: Instant::now(),
@@ -55,5 +55,19 @@ impl TargetLookup {
                 ANSWER_MAX.as_secs()
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::parse_override;
+
+    #[test]
+    fn overrides_go_before_the_resolver() {
+        let given = parse_override("nowhere.invalid:80:127.0.0.9").unwrap();
+        let lookup = TargetLookup::start(vec!["nowhere.invalid:80".to_owned()], vec![given]);
+        let found = lookup.answer(ANSWER_MAX).unwrap().unwrap();
+        assert_eq!(found, ["127.0.0.9:80".parse().unwrap()]);
     }
 }

@@ -175,7 +175,7 @@ impl Runner {
         let lookup = self.lookups.remove(&class);
         let lookup = lookup
             .filter(|lookup| lookup.is_of(&texts))
-            .unwrap_or_else(|| TargetLookup::start(texts));
+            .unwrap_or_else(|| TargetLookup::start(texts, self.launch.resolve.clone()));
         let Some(targets) = lookup.answer(lookup_wait)? else {
             self.lookups.insert(class, lookup);
             return Ok(None);

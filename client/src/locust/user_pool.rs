@@ -25,7 +25,7 @@ use crate::launch::{ClientFlags, EngineSetup, LoadFlags};
 use crate::load::Load;
 use crate::longconn::LongconnReporter;
 use crate::longconn::user::Users as LongconnUsers;
-use crate::{http, longconn};
+use crate::{http, longconn, target};
 use holdfast_supervisor::histogram_log::Intervals;
 use holdfast_supervisor::supervise::Reporter;
 
@@ -94,9 +94,10 @@ pub fn start(
     let title = format!("client worker {}", class.name());
     match class {
         UserClass::LongConn => {
-            let (config, _) = options.longconn()?;
+            let (config, names) = options.longconn()?;
             let users_max = launch.users_that_fit(targets, longconn::SPEC, users_max)?;
             let ready = launch.prepare(&quantity(users_max), targets, longconn::SPEC, console)?;
+            target::keep_resolved(&names, &launch.resolve, ready.plan.targets());
             let thread_count = ready.config.thread_count();
             let asked = longconn::RunParams {
                 title,
@@ -116,8 +117,10 @@ pub fn start(
         }
         UserClass::Http => {
             let (config, url, method) = options.http()?;
+            let names = [url.host_port.clone()];
             let users_max = launch.users_that_fit(targets, http::SPEC, users_max)?;
             let ready = http::prepare(launch, &quantity(users_max), targets, &config, console)?;
+            target::keep_resolved(&names, &launch.resolve, ready.plan.targets());
             let thread_count = ready.config.thread_count();
             let base = head(HTTP_CLIENT_SCHEMA, thread_count, 0);
             let wait_mean_us = match config.model {

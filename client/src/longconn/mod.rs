@@ -318,7 +318,7 @@ fn summary(report: &ClientReport) -> String {
         grouped(report.users_asked),
         grouped(report.opened),
         report.ramp_seconds,
-        grouped((report.opened as f64 / report.ramp_seconds.max(0.001)) as u64),
+        holdfast_units::rate(report.opened as f64 / report.ramp_seconds.max(0.001)),
         grouped(report.failed.values().sum()),
     );
     write_counts(

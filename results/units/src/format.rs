@@ -20,6 +20,18 @@ pub fn count(n: u64) -> String {
     out
 }
 
+/// A rate per second: whole from 10 on, with a decimal below, two below 1: `1,234`, `2.5`, `0.25`.
+#[must_use]
+pub fn rate(per_second: f64) -> String {
+    let digits = match per_second {
+        10.0.. => return count(per_second.round() as u64),
+        1.0.. => 1,
+        _ => 2,
+    };
+    let text = format!("{per_second:.digits$}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// A time as it can be typed: `1h30m`, `1.5s`, `500ms`.
 #[must_use]
 pub fn duration(time: Duration) -> String {
@@ -137,6 +149,10 @@ mod tests {
         assert_eq!(micros(2_000_000), "2.00 s");
         assert_eq!(bytes(3 << 30), "3.0 GiB");
         assert_eq!(bytes(512 << 20), "512.0 MiB");
+        assert_eq!(
+            [0.0, 0.2, 0.25, 1.0, 2.54, 9.0, 10.4, 1_234.5].map(rate),
+            ["0", "0.2", "0.25", "1", "2.5", "9", "10", "1,235"]
+        );
         let text = |ms| duration(Duration::from_millis(ms));
         assert_eq!(
             [0, 500, 1_500, 60_000, 5_400_000, 90_000_001].map(text),

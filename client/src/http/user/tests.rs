@@ -159,6 +159,27 @@ fn connecting_is_no_latency_unless_it_is_to_be() {
 }
 
 #[test]
+fn timeout_response_that_crosses_a_request_has_it_sent_again_once() {
+    const TIMEOUT: &[u8] =
+        b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let mut users = users(Model::Closed(0, 0), 1, None);
+    let mut user = dialled(&mut users, 0).remove(0);
+    opened(&mut users, &mut user, 0);
+    received(&mut users, &mut user, 100, TIMEOUT);
+    assert_eq!(users.counters.retried, 1);
+    assert_eq!(users.counters.responses.statuses[408], 0);
+    let mut again = dialled(&mut users, 1_000_000).remove(0);
+    assert_eq!(opened(&mut users, &mut again, 1_000_000), 1, "sent again");
+    received(&mut users, &mut again, 1_000_100, TIMEOUT);
+    assert_eq!(
+        (users.counters.requests, users.counters.retried),
+        (1, 1),
+        "a server that always says so is no idle connection"
+    );
+    assert_eq!(count(&users, Outcome::WrongStatus), 1);
+}
+
+#[test]
 fn the_schedule_is_kept_however_late_the_answers_are() {
     let schedule = Schedule {
         users: 2,

@@ -92,7 +92,7 @@ fn parts(now: &Snapshot, history: &History, is_short: bool) -> Vec<String> {
         counters.swap(0, 1);
     }
     for Counter { name, total, .. } in counters {
-        let rate = history.rate(name).map(|rate| grouped(rate.round() as u64));
+        let rate = history.rate(name).map(holdfast_units::rate);
         parts.push(match rate {
             Some(rate) if is_short => format!("{name} {rate}/s"),
             Some(rate) => format!("{name} {} ({rate}/s)", grouped(*total)),

@@ -144,10 +144,10 @@ impl Page<'_> {
         self.now.counters.iter().map(move |counter| {
             let mut text = format!("{:>totals$}", grouped(counter.total));
             if let Some(rate) = self.history.rate(counter.name) {
-                text += &format!("  {:>rates$}/s", grouped(rate.round() as u64));
+                text += &format!("  {:>rates$}/s", holdfast_units::rate(rate));
             }
             if let Some(asked) = counter.target_per_second {
-                text += &format!(" of {}/s asked", grouped(asked.round() as u64));
+                text += &format!(" of {}/s asked", holdfast_units::rate(asked));
             }
             named(counter.name, vec![text.into()])
         })
