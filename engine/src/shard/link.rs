@@ -12,24 +12,12 @@
 //! that awaits its partner goes on when the partner opens, has sent everything, or is released.
 //! Must not depend on: what the bytes mean.
 
-use super::pending::{Piece, SendSource};
-use super::receive::held_bytes_max;
+use super::pending::{LinkEvent, Piece, SendSource, held_bytes_max};
 use super::turn::{Context, Shard};
 use crate::error::{Error, PartnerEnd};
 use crate::handler::{Forwards, Handler, Link};
 use crate::ring::{Received, Request, Ring};
 use crate::slot::{Phase, Read, Write};
-
-/// What a slot is to be told of its partner.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum LinkEvent {
-    /// It opened.
-    Opened,
-    /// It has sent everything.
-    TakesBytes,
-    /// It has ended; there is no link any more.
-    Ended(PartnerEnd),
-}
 
 /// Where bytes to forward are.
 pub(super) enum Forwarded<'a> {

@@ -1,4 +1,5 @@
-//! What a shard keeps of a connection beside its slot: bytes that wait, and sends under way.
+//! What a shard keeps of a connection beside its slot: bytes that wait, sends under way, and what it
+//! is to be told of its partner.
 //!
 //! Invariants: a connection has at most one send under way, so at most one record.
 //! Must not depend on: rings, handlers, what the states of a slot mean.
@@ -7,8 +8,26 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::error::PartnerEnd;
 use crate::ring::{Received, Shared, Staged};
 use crate::slot::NONE;
+
+/// Most bytes kept of a connection whose handler is given none: what may already be on its way when
+/// its receive is stopped.
+pub(super) fn held_bytes_max(config: &Config) -> usize {
+    config.pending_bytes_max + usize::from(config.buffer_count_max) * config.buffer_bytes as usize
+}
+
+/// What a slot is to be told of its partner.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum LinkEvent {
+    /// It opened.
+    Opened,
+    /// It has sent everything.
+    TakesBytes,
+    /// It has ended; there is no link any more.
+    Ended(PartnerEnd),
+}
 
 /// What a piece costs beside its bytes.
 const PIECE_BYTES: usize = size_of::<Piece>();

@@ -10,6 +10,7 @@
 //! Must not depend on: what the bytes mean.
 
 use super::link::Forwarded;
+use super::pending::held_bytes_max;
 use super::turn::{Context, Shard};
 use crate::config::Config;
 use crate::error::{CloseReason, Error};
@@ -431,10 +432,4 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         }
         Ok(self.slots[slot].phase() == phase)
     }
-}
-
-/// Most bytes kept of a connection whose handler is given none: what may already be on its way when
-/// its receive is stopped.
-pub(super) fn held_bytes_max(config: &Config) -> usize {
-    config.pending_bytes_max + usize::from(config.buffer_count_max) * config.buffer_bytes as usize
 }

@@ -12,8 +12,7 @@
 
 use std::sync::Arc;
 
-use super::pending::{Pending, Piece, SendRecord, SendSource};
-use super::receive::held_bytes_max;
+use super::pending::{Pending, Piece, SendRecord, SendSource, held_bytes_max};
 use super::stream::is_peer_end_only;
 use super::turn::{Context, Shard};
 use crate::error::{CloseReason, Error};

@@ -16,8 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::link::LinkEvent;
-use super::pending::{Pending, SendRecords};
+use super::pending::{LinkEvent, Pending, SendRecords};
 use super::sweep::Sweep;
 use crate::attempt::DialId;
 use crate::config::{BUFFER_COUNT, Config, TICK_US};

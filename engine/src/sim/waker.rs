@@ -4,20 +4,12 @@
 
 use std::os::fd::RawFd;
 
-use super::world::{Shared, World, lock};
+use super::world::{Shared, WakerState, World, lock};
 use crate::mailbox::Wake;
 
 /// The number of the first waker, as a descriptor: neither a listener's nor one that a process has
 /// by accident.
 const FIRST_FD: RawFd = 1_000_000;
-
-/// An event descriptor.
-#[derive(Debug, Default)]
-pub(super) struct WakerState {
-    pub is_signalled: bool,
-    /// The ring that polls it.
-    pub ring: Option<u32>,
-}
 
 impl World {
     /// Which waker a descriptor is.

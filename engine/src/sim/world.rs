@@ -14,7 +14,6 @@ use super::listener::Listener;
 use super::random::Random;
 use super::script::Raw;
 use super::socket::Socket;
-use super::waker::WakerState;
 use crate::token::Token;
 
 /// A future event.
@@ -69,6 +68,14 @@ pub type Shared = Arc<Mutex<World>>;
 /// Locks a shared world.
 pub(super) fn lock(world: &Shared) -> MutexGuard<'_, World> {
     world.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An event descriptor.
+#[derive(Debug, Default)]
+pub(super) struct WakerState {
+    pub is_signalled: bool,
+    /// The ring that polls it.
+    pub ring: Option<u32>,
 }
 
 /// See the file's head.

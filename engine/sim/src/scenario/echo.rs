@@ -45,8 +45,8 @@ pub(super) fn run(run: Run) -> Outcome {
         script,
         to_client,
         |coverage, servers, client| {
-            notes::check(coverage, servers);
-            notes::check(coverage, std::slice::from_mut(client));
+            notes::check(coverage, servers, |babbler| &babbler.notes);
+            notes::check(coverage, std::slice::from_mut(client), |b| &b.notes);
         },
     )
 }

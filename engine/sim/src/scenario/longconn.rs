@@ -11,9 +11,8 @@ use holdfast_server::access::list::AccessList;
 use holdfast_server::access::{Access, AccessControl};
 use holdfast_server::longconn::heartbeat::{HeartbeatConfig, HeartbeatServer};
 
-use super::overload::SMALLEST;
 use super::shifting;
-use super::sides::{Sides, add_hostile, config, plan, world};
+use super::sides::{SMALLEST, Sides, add_hostile, config, plan, world};
 use crate::run::{Outcome, Run, Scenario};
 
 static MESSAGES: [&[u8]; 3] = [b"ok", b"k", &[b'm'; 900]];

@@ -6,9 +6,8 @@
 use std::collections::HashMap;
 
 use holdfast_engine::sim::{Node, Random};
-use holdfast_engine::{Handle, SendError};
+use holdfast_engine::{Handle, Handler, SendError};
 
-use super::babble::Babbler;
 use crate::coverage::Coverage;
 
 /// A command.
@@ -116,8 +115,12 @@ pub(super) fn script(random: &mut Random, now_us: u64, thread: usize) -> Vec<(u6
         .collect()
 }
 
-/// Checks the notes of all threads of one engine.
-pub(super) fn check(coverage: &mut Coverage, nodes: &mut [Node<'_, Babbler>]) {
+/// Checks the notes of all threads of one engine. `notes` are a handler's.
+pub(super) fn check<H: Handler<Command = Note>>(
+    coverage: &mut Coverage,
+    nodes: &mut [Node<'_, H>],
+    notes: impl Fn(&mut H) -> &Notes,
+) {
     let mut accepted: HashMap<u32, u64> = HashMap::new();
     for (thread, node) in nodes.iter_mut().enumerate() {
         let outside = node.outside();
@@ -125,15 +128,15 @@ pub(super) fn check(coverage: &mut Coverage, nodes: &mut [Node<'_, Babbler>]) {
         for error in outside.returned() {
             coverage.count(name(error), 1);
         }
-        for (to, own) in node.handler().notes.tried.iter().enumerate() {
+        for (to, own) in notes(node.handler()).tried.iter().enumerate() {
             accepted.insert(sender(thread, to), own.0 - own.1);
         }
-        for (name, count) in &node.handler().notes.returned {
+        for (name, count) in &notes(node.handler()).returned {
             coverage.count(name, *count);
         }
     }
     for node in nodes {
-        for (sender, (_, count)) in &node.handler().notes.heard {
+        for (sender, (_, count)) in &notes(node.handler()).heard {
             let accepted = accepted.remove(sender);
             assert_eq!(accepted, Some(*count), "accepted and given, of {sender}");
         }

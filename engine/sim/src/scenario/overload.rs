@@ -31,12 +31,6 @@ const LATE_US_MAX: u64 = 400_000;
 /// Connections that may wait at the listener: the backlog of such a world.
 const BACKLOG: u64 = 512;
 
-/// The smallest shares.
-pub(super) const SMALLEST: Shares = Shares {
-    events: 1,
-    accepts: (1, 2),
-    dials: (1, 2),
-};
 const UNBOUNDED: Shares = Shares {
     events: 1 << 20,
     accepts: (1 << 20, 1 << 20),

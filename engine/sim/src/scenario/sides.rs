@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_engine::sim::{
     Canary, ConnectionLimiter, CoreListener, Node, Orders, Outside, Random, Reading, Script,
-    Shared, Step, Steps, World, drive, mailboxes,
+    Shared, Shares, Step, Steps, World, drive, mailboxes,
 };
 use holdfast_engine::{Config, DialPlan, Handler};
 
@@ -27,6 +27,13 @@ pub(super) const fn address(ip: [u8; 4], port: u16) -> SocketAddr {
     let ip = std::net::Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3]);
     SocketAddr::V4(std::net::SocketAddrV4::new(ip, port))
 }
+
+/// The smallest shares.
+pub(super) const SMALLEST: Shares = Shares {
+    events: 1,
+    accepts: (1, 2),
+    dials: (1, 2),
+};
 
 /// Sizes of an engine, small.
 pub(super) fn config(random: &mut Random) -> Config {
