@@ -65,6 +65,14 @@ canaries! {
     SharedLeaked "shared_leaked",
     /// The rest of a shared buffer is sent from another place of it.
     SharedTailMisplaced "shared_tail_misplaced",
+    /// A receive buffer is returned while its bytes are forwarded from it.
+    ForwardRecycledEarly "forward_recycled_early",
+    /// What a partner does not take of forwarded bytes is lost.
+    ForwardTailLost "forward_tail_lost",
+    /// Bytes are forwarded to another connection than the partner.
+    ForwardMisdirected "forward_misdirected",
+    /// The partner's peer is sent the end before the last bytes.
+    ForwardEofEarly "forward_eof_early",
     /// An attempt whose address was in use is forgotten.
     RedialLost "redial_lost",
     /// A failed attempt is not reported to the handler.
@@ -215,6 +223,31 @@ impl Ring for Broken {
             }
             Request::Shutdown { .. } if self.is(Canary::ShutdownUnawaited) => {
                 self.make_up(token, 0);
+            }
+            Request::SendReceived { received, .. } if self.is(Canary::ForwardRecycledEarly) => {
+                self.inner.push(token, request)?;
+                self.given_back.push(received.buffer);
+                self.inner.recycle(received.buffer);
+                return Ok(());
+            }
+            Request::SendReceived { slot, received }
+                if self.errs(Canary::ForwardMisdirected, 8) =>
+            {
+                let mut others = (0..8).filter(|s| *s != slot);
+                let slot = others
+                    .find(|s| self.inner.has_descriptor(*s))
+                    .unwrap_or(slot);
+                return self
+                    .inner
+                    .push(token, Request::SendReceived { slot, received });
+            }
+            Request::SendReceived { slot, mut received }
+                if received.length > 1 && self.errs(Canary::ForwardTailLost, 8) =>
+            {
+                received.length -= 1;
+                return self
+                    .inner
+                    .push(token, Request::SendReceived { slot, received });
             }
             Request::SendShared { shared, .. } if self.is(Canary::SharedReleasedEarly) => {
                 self.inner.push(token, request)?;

@@ -251,6 +251,9 @@ impl<H: Handler> Handler for Watched<H> {
         self.ledger(socket, |_, ledger| ledger.shown(bytes));
         let used = self.call(conn, |inner, conn| inner.on_bytes(conn, bytes));
         self.ledger(socket, |_, ledger| ledger.used(used));
+        if self.canary == Some(Canary::ForwardEofEarly) && used > 8 {
+            conn.forward_eof();
+        }
         match self.canary {
             Some(Canary::BytesRepeated) => used / 2,
             _ => used,
