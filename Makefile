@@ -279,7 +279,7 @@ $(CARGO_DENY):
 audit: $(CARGO_DENY) ## Look for known vulnerabilities of dependencies (fetches the RustSec advisory database)
 	@$(CARGO_DENY) --workspace --locked fetch db || { echo "audit: nothing was checked, the RustSec advisory database cannot be" \
 		"fetched; next: make audit where https://github.com can be reached" >&2; exit 2; }
-	$(CARGO_DENY) --workspace --locked check --disable-fetch advisories
+	$(CARGO_DENY) --workspace --locked check advisories
 
 .PHONY: fmt
 fmt: ## Format the code
