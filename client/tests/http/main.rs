@@ -11,6 +11,7 @@ mod peer;
 mod answers;
 mod books;
 mod load;
+mod names;
 mod refusals;
 mod server;
 mod servers;
