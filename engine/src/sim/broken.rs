@@ -237,6 +237,8 @@ impl Ring for Broken {
                 let slot = others
                     .find(|s| self.inner.has_descriptor(*s))
                     .unwrap_or(slot);
+                // The ring takes the slot from the token.
+                let token = Token::new(Op::Send, slot, token.generation());
                 return self
                     .inner
                     .push(token, Request::SendReceived { slot, received });
