@@ -198,11 +198,6 @@ impl Memory {
         self.shared.bytes(shared)
     }
 
-    /// Shared buffers that pending requests read.
-    pub fn shared_count(&self) -> usize {
-        self.shared.count()
-    }
-
     /// The half that a request reads, if any.
     fn half_of(&self, request: &Request) -> Option<usize> {
         match request {

@@ -257,9 +257,6 @@ impl SimRing {
                 return Err(format!("slot {slot} has a socket at the end"));
             }
         }
-        if self.memory.shared_count() > 0 && self.queue.is_empty() {
-            return Err("shared buffers are kept at the end".to_owned());
-        }
         if let Some(waiting) = self.waiting.iter().find(|w| w.token.op() != Op::Wake) {
             return Err(format!("{waiting:?} is under way at the end"));
         }
