@@ -164,12 +164,6 @@ impl SharedBuffers {
     pub fn empty(&mut self, half: usize) {
         self.halves[half].clear();
     }
-
-    /// Buffers kept.
-    #[cfg(feature = "sim")]
-    pub fn count(&self) -> usize {
-        self.halves.iter().map(Vec::len).sum()
-    }
 }
 
 /// What became of a request.

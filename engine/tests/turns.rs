@@ -13,7 +13,8 @@ mod null_ring;
 
 use null_ring::NullRing;
 
-const CONNECTIONS: u32 = 300;
+/// No more than the first turn accepts, so that all are served in rounds.
+const CONNECTIONS: u32 = 250;
 
 /// Sends at once, and again after each answer.
 struct PingPong {

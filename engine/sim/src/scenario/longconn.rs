@@ -116,6 +116,6 @@ fn access(seed: u64) -> AccessControl {
     let allow: Vec<String> = allow.into_iter().collect();
     let deny: Vec<String> = deny.into_iter().collect();
     let list = AccessList::parse(&allow, &deny).expect("networks");
-    let max = random.once_in(2).then(|| random.magnitude(1, 40) as u32);
+    let max = random.once_in(2).then(|| random.magnitude(1, 2) as u32);
     AccessControl::new(list, max)
 }
