@@ -223,6 +223,14 @@ impl<C> Drop for End<C> {
     }
 }
 
+/// When to report next. Reports lie on a grid of engine time, so that two looks which are whole
+/// seconds apart have the same number of reports between them; and off the whole seconds, at which
+/// programs look: there a report would be in time for one look and late for the next.
+fn next_report_after(now_us: u64) -> u64 {
+    const AHEAD_US: u64 = REPORT_INTERVAL_US / 4;
+    now_us + REPORT_INTERVAL_US - (now_us + AHEAD_US) % REPORT_INTERVAL_US
+}
+
 struct CoreThread<P, C> {
     number: usize,
     config: Arc<Config>,
@@ -319,7 +327,7 @@ impl<P: Default + Send, C: Send + 'static> CoreThread<P, C> {
             let Some(next) = next else { return Ok(()) };
             let mut is_reported = false;
             if now_us >= next_report_us {
-                next_report_us = now_us + REPORT_INTERVAL_US;
+                next_report_us = next_report_after(now_us);
                 // Never wait for a reader: what it misses now comes a little later.
                 if let Ok(mut report) = self.reports[self.number].try_lock() {
                     report.stats = core.stats().clone();
@@ -352,5 +360,16 @@ impl<P: Default + Send, C: Send + 'static> CoreThread<P, C> {
 
     fn now_us(&self) -> u64 {
         self.started_at.elapsed().as_micros() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_lie_on_a_grid_off_whole_seconds() {
+        let next = [0, 149_999, 150_000, 150_001, 999_000].map(next_report_after);
+        assert_eq!(next, [150_000, 150_000, 350_000, 350_000, 1_150_000]);
     }
 }
