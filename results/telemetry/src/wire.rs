@@ -116,7 +116,7 @@ pub struct ServerReport {
     pub anomalies: BTreeMap<String, u64>,
 }
 
-/// [`ServerReport::schema`].
+/// [`ServerHead::schema`].
 pub const SERVER_SCHEMA: &str = "holdfast.server.longconn/1";
 
 /// What `holdfast-client longconn` reports.
@@ -168,7 +168,7 @@ pub struct ClientReport {
     pub anomalies: BTreeMap<String, u64>,
 }
 
-/// [`ClientReport::schema`].
+/// [`ClientHead::schema`].
 pub const CLIENT_SCHEMA: &str = "holdfast.client.longconn/1";
 
 /// Percentiles of one HdrHistogram, microseconds.
@@ -203,7 +203,7 @@ pub struct HttpServerReport {
     pub anomalies: BTreeMap<String, u64>,
 }
 
-/// [`HttpServerReport::schema`].
+/// [`ServerHead::schema`].
 pub const HTTP_SERVER_SCHEMA: &str = "holdfast.server.http/1";
 
 /// What `holdfast-client http` reports.
@@ -280,7 +280,7 @@ pub struct HttpClientReport {
     pub anomalies: BTreeMap<String, u64>,
 }
 
-/// [`HttpClientReport::schema`].
+/// [`ClientHead::schema`].
 pub const HTTP_CLIENT_SCHEMA: &str = "holdfast.client.http/1";
 
 /// What `holdfast-client worker` reports.
