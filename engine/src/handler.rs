@@ -2,16 +2,17 @@
 //!
 //! Invariants: a callback never re-enters the loop; it records actions on [`Conn`] or [`Context`], which the core thread performs
 //! after it returned. Handlers hold no ring and no clock, so tests call them directly.
-//! Must not depend on: rings, links between slots, threads.
+//! Must not depend on: rings, slots, threads.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::attempt::DialId;
 use crate::bytes::Bytes;
-use crate::context::{ConnId, Context, Piece, Recorder, Sent};
+use crate::context::{Context, Piece, Recorder, Sent};
 use crate::dial::Tuples;
 use crate::error::{CloseReason, OpenFailure, PartnerEnd};
+use crate::id::ConnId;
 use crate::mailbox::Handle;
 
 /// A protocol. Each core thread has one value; each connection has a `State` in its slot.
@@ -232,13 +233,8 @@ pub struct Conn<'a, S> {
     link: Link,
     /// The bytes that the callback was given.
     delivered: &'a [u8],
-    outgoing_static: &'static [u8],
-    forwards: Forwards,
-    is_pausing: bool,
-    reading: ReadChange,
-    shuts_write: bool,
-    timer: TimerChange,
-    close_mode: Option<CloseMode>,
+    /// What the callback asked for so far, beside what it sent.
+    actions: Actions,
 }
 
 /// The partner of a connection.
@@ -285,6 +281,7 @@ pub(crate) struct ActionsSoFar {
 const COPY_BYTES_MAX: usize = 4_096;
 
 /// The actions of a callback.
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Actions {
     /// Sent behind the copied bytes and shared buffers.
     pub outgoing_static: &'static [u8],
@@ -350,13 +347,7 @@ impl<'a, S> Conn<'a, S> {
             has_more: false,
             link: Link::default(),
             delivered: &[],
-            outgoing_static: &[],
-            forwards: Forwards::default(),
-            is_pausing: false,
-            reading: ReadChange::Keep,
-            shuts_write: false,
-            timer: TimerChange::Keep,
-            close_mode: None,
+            actions: Actions::default(),
         }
     }
 
@@ -397,15 +388,15 @@ impl<'a, S> Conn<'a, S> {
     /// read here until a partner opens, or [`Handler::on_unlinked`] is called. So `on_bytes` of a relay is `conn.forward(bytes)`: what
     /// is not used is delivered again.
     pub fn forward(&mut self, bytes: &[u8]) -> usize {
-        if !self.link.takes_bytes || self.forwards.shuts_write {
-            self.forwards.is_any = true;
-            self.forwards.is_refused = true;
+        if !self.link.takes_bytes || self.actions.forwards.shuts_write {
+            self.actions.forwards.is_any = true;
+            self.actions.forwards.is_refused = true;
             return 0;
         }
         if bytes.is_empty() {
             return 0;
         }
-        self.forwards.is_any = true;
+        self.actions.forwards.is_any = true;
         let delivered = self.delivered.as_ptr_range();
         let is_delivered =
             delivered.contains(&bytes.as_ptr()) && bytes.as_ptr_range().end <= delivered.end;
@@ -414,13 +405,13 @@ impl<'a, S> Conn<'a, S> {
             from: first,
             length,
             ..
-        } = self.forwards;
+        } = self.actions.forwards;
         let is_next = length == 0 || from == first + length;
         if is_delivered && is_next && self.context.forwarded().is_empty() {
             if length == 0 {
-                self.forwards.from = from;
+                self.actions.forwards.from = from;
             }
-            self.forwards.length += bytes.len() as u32;
+            self.actions.forwards.length += bytes.len() as u32;
         } else {
             self.context.forwarded().extend_from_slice(bytes);
         }
@@ -431,15 +422,17 @@ impl<'a, S> Conn<'a, S> {
     /// does this in [`Handler::on_eof`]; the other direction stays open.
     pub fn forward_eof(&mut self) {
         if self.link.takes_bytes {
-            self.forwards.is_any = true;
-            self.forwards.shuts_write = true;
+            self.actions.forwards.is_any = true;
+            self.actions.forwards.shuts_write = true;
         }
     }
 
     /// Resets the connection (RST) when everything sent is with the kernel; nothing of what the peer still sends is handed over. The
     /// timer is set to the drain timeout: if the peer does not take what was sent by then, [`Handler::on_timer`] is called.
     pub fn reset_after_send(&mut self) {
-        self.close_mode.get_or_insert(CloseMode::ResetAfterSend);
+        self.actions
+            .close_mode
+            .get_or_insert(CloseMode::ResetAfterSend);
     }
 
     /// In [`Handler::on_open`], the attempt that the connection was dialled with; `None` if it was accepted.
@@ -527,8 +520,8 @@ impl<'a, S> Conn<'a, S> {
     /// Sends static bytes. They are copied only if they are few and others precede them.
     pub fn send_static(&mut self, bytes: &'static [u8]) {
         let is_alone = self.context.sent().is_empty() || bytes.len() > COPY_BYTES_MAX;
-        if is_alone && self.outgoing_static.is_empty() {
-            self.outgoing_static = bytes;
+        if is_alone && self.actions.outgoing_static.is_empty() {
+            self.actions.outgoing_static = bytes;
         } else {
             self.send_copy(bytes);
         }
@@ -537,7 +530,7 @@ impl<'a, S> Conn<'a, S> {
     /// Sends a buffer that any number of connections may be sent, without a copy for each. The buffer is released when the last send
     /// that reads it has completed, or its connection has closed. It is copied only if it is small and other bytes precede it.
     pub fn send_shared(&mut self, bytes: Arc<[u8]>) {
-        let is_first = self.context.sent().is_empty() && self.outgoing_static.is_empty();
+        let is_first = self.context.sent().is_empty() && self.actions.outgoing_static.is_empty();
         if bytes.is_empty() {
             return;
         }
@@ -551,36 +544,36 @@ impl<'a, S> Conn<'a, S> {
     /// Sends a copy of `bytes`.
     pub fn send_copy(&mut self, bytes: &[u8]) {
         let outgoing = self.context.outgoing();
-        outgoing.extend_from_slice(std::mem::take(&mut self.outgoing_static));
+        outgoing.extend_from_slice(std::mem::take(&mut self.actions.outgoing_static));
         outgoing.extend_from_slice(bytes);
     }
 
     /// Sets the timer to a time in microseconds of engine time.
     pub fn set_timer(&mut self, at_us: u64) {
-        self.timer = TimerChange::At(at_us);
+        self.actions.timer = TimerChange::At(at_us);
     }
 
     /// Clears the timer.
     pub fn clear_timer(&mut self) {
-        self.timer = TimerChange::Off;
+        self.actions.timer = TimerChange::Off;
     }
 
     /// Bytes this callback has sent so far.
     pub fn sent_bytes(&self) -> usize {
-        self.context.sent().len() + self.outgoing_static.len()
+        self.context.sent().len() + self.actions.outgoing_static.len()
     }
 
     /// Takes back what this callback has sent so far, for tests of handlers.
     pub fn take_sent(&mut self) -> Vec<u8> {
         let mut sent = self.context.sent().to_vec();
-        sent.extend_from_slice(std::mem::take(&mut self.outgoing_static));
+        sent.extend_from_slice(std::mem::take(&mut self.actions.outgoing_static));
         self.context.sent_mut().clear();
         sent
     }
 
     /// Delivers no more bytes until everything sent is with the kernel; then those that [`Handler::on_bytes`] left, again.
     pub fn pause_until_sent(&mut self) {
-        self.is_pausing = true;
+        self.actions.is_pausing = true;
     }
 
     /// Delivers neither bytes nor the peer's end until [`Conn::resume_reading`], whatever is sent meanwhile. Bytes that arrive
@@ -589,20 +582,20 @@ impl<'a, S> Conn<'a, S> {
     /// slowed down when the socket's buffer is full. A reset still closes the connection at once. Closing ends the pause. The first
     /// pause of a connection costs 256 bytes of kernel memory until it closes, further ones nothing.
     pub fn pause_reading(&mut self) {
-        self.reading = ReadChange::Pause;
+        self.actions.reading = ReadChange::Pause;
     }
 
     /// Ends [`Conn::pause_reading`]: after this callback, the bytes kept meanwhile are delivered, also those that
     /// [`Handler::on_bytes`] left, then the peer's end if it has come. They still wait for the peer to take what was sent to it, as
     /// usual. Without a pause it does nothing.
     pub fn resume_reading(&mut self) {
-        self.reading = ReadChange::Resume;
+        self.actions.reading = ReadChange::Resume;
     }
 
     /// Sends our end (FIN) behind everything sent, in this callback too; reading goes on. What later callbacks send is dropped. If
     /// the peer has ended, this is [`Conn::close`]; else the connection closes after [`Handler::on_eof`].
     pub fn shutdown_write(&mut self) {
-        self.shuts_write = true;
+        self.actions.shuts_write = true;
     }
 
     /// Closes the connection when everything has been sent; nothing of what the peer still sends is handed over.
@@ -611,17 +604,17 @@ impl<'a, S> Conn<'a, S> {
     /// sent, the peer's bytes are read and discarded until its end, within the drain timeout and 16 MiB. A short answer that is
     /// the first on its connection is on the wire before later bytes can arrive, so a close follows it at once.
     pub fn close_after_send(&mut self) {
-        self.close_mode.get_or_insert(CloseMode::AfterSend);
+        self.actions.close_mode.get_or_insert(CloseMode::AfterSend);
     }
 
     /// Closes the connection gracefully: bytes sent before arrive, and bytes that the peer sends before its FIN are still delivered.
     pub fn close(&mut self) {
-        self.close_mode.get_or_insert(CloseMode::Graceful);
+        self.actions.close_mode.get_or_insert(CloseMode::Graceful);
     }
 
     /// Closes the connection at once with `reason`; unsent bytes are dropped.
     pub fn abort(&mut self, reason: CloseReason) {
-        self.close_mode = Some(CloseMode::Abort(reason));
+        self.actions.close_mode = Some(CloseMode::Abort(reason));
     }
 
     /// Calls `call` with the same connection, but only a part of its state: how one handler wraps another. `wrap` makes this
@@ -632,43 +625,8 @@ impl<'a, S> Conn<'a, S> {
         wrap: impl FnMut(T) -> S,
         call: impl FnOnce(&mut Conn<'_, T>) -> U,
     ) -> U {
-        let state = part(self.state);
-        let own = (self.is_blocked, self.has_more, self.id);
-        let origin = self.origin;
-        let (link, delivered, forwards) = (self.link, self.delivered, self.forwards);
-        let actions = (
-            self.outgoing_static,
-            self.is_pausing,
-            (self.reading, self.shuts_write),
-            self.timer,
-            self.close_mode,
-        );
-        let (result, actions) = self.context.inner(wrap, |context| {
-            let mut conn = Conn {
-                state,
-                context: context.reborrow(),
-                id: own.2,
-                origin,
-                is_blocked: own.0,
-                has_more: own.1,
-                link,
-                delivered,
-                outgoing_static: actions.0,
-                forwards,
-                is_pausing: actions.1,
-                reading: actions.2.0,
-                shuts_write: actions.2.1,
-                timer: actions.3,
-                close_mode: actions.4,
-            };
-            let result = call(&mut conn);
-            (result, conn.into_actions())
-        });
-        self.outgoing_static = actions.outgoing_static;
-        self.forwards = actions.forwards;
-        self.is_pausing = actions.is_pausing;
-        (self.reading, self.shuts_write) = (actions.reading, actions.shuts_write);
-        (self.timer, self.close_mode) = (actions.timer, actions.close_mode);
+        let (result, actions) = self.call_part(part, wrap, self.actions, call);
+        self.actions = actions;
         result
     }
 
@@ -680,33 +638,13 @@ impl<'a, S> Conn<'a, S> {
         wrap: impl FnMut(T) -> S,
         call: impl FnOnce(&mut Conn<'_, T>) -> U,
     ) -> (U, InnerActions) {
-        let state = part(self.state);
-        let (is_blocked, has_more, id, origin) =
-            (self.is_blocked, self.has_more, self.id, self.origin);
-        let (link, delivered, forwards) = (self.link, self.delivered, self.forwards);
         let own = self.context.begin_inner();
-        let (result, actions) = self.context.inner(wrap, |context| {
-            let mut conn = Conn {
-                state,
-                context: context.reborrow(),
-                id,
-                origin,
-                is_blocked,
-                has_more,
-                outgoing_static: &[],
-                is_pausing: false,
-                reading: ReadChange::Keep,
-                shuts_write: false,
-                timer: TimerChange::Keep,
-                close_mode: None,
-                link,
-                delivered,
-                forwards,
-            };
-            let result = call(&mut conn);
-            (result, conn.into_actions())
-        });
-        self.forwards = actions.forwards;
+        let none = Actions {
+            forwards: self.actions.forwards,
+            ..Actions::default()
+        };
+        let (result, actions) = self.call_part(part, wrap, none, call);
+        self.actions.forwards = actions.forwards;
         let actions = InnerActions {
             sent: self.context.end_inner(own),
             outgoing_static: actions.outgoing_static,
@@ -719,9 +657,38 @@ impl<'a, S> Conn<'a, S> {
         (result, actions)
     }
 
+    /// Calls `call` with the same connection for a part of its state, after `actions`. Returns the actions after it.
+    fn call_part<T, U>(
+        &mut self,
+        part: impl FnOnce(&mut S) -> &mut T,
+        wrap: impl FnMut(T) -> S,
+        actions: Actions,
+        call: impl FnOnce(&mut Conn<'_, T>) -> U,
+    ) -> (U, Actions) {
+        let state = part(self.state);
+        let (id, origin) = (self.id, self.origin);
+        let (is_blocked, has_more) = (self.is_blocked, self.has_more);
+        let (link, delivered) = (self.link, self.delivered);
+        self.context.inner(wrap, |context| {
+            let mut conn = Conn {
+                state,
+                context: context.reborrow(),
+                id,
+                origin,
+                is_blocked,
+                has_more,
+                link,
+                delivered,
+                actions,
+            };
+            let result = call(&mut conn);
+            (result, conn.actions)
+        })
+    }
+
     /// Does what an inner handler asked for, behind what was asked for before.
     pub fn apply(&mut self, actions: InnerActions) {
-        if self.context.sent().is_empty() && self.outgoing_static.is_empty() {
+        if self.context.sent().is_empty() && self.actions.outgoing_static.is_empty() {
             self.context.adopt(actions.sent);
         } else {
             for piece in actions.sent.pieces() {
@@ -735,18 +702,18 @@ impl<'a, S> Conn<'a, S> {
         if !actions.outgoing_static.is_empty() {
             self.send_static(actions.outgoing_static);
         }
-        self.is_pausing |= actions.pauses_until_sent;
-        self.shuts_write |= actions.shuts_write;
+        self.actions.is_pausing |= actions.pauses_until_sent;
+        self.actions.shuts_write |= actions.shuts_write;
         if actions.reading != ReadChange::Keep {
-            self.reading = actions.reading;
+            self.actions.reading = actions.reading;
         }
         if actions.timer != TimerChange::Keep {
-            self.timer = actions.timer;
+            self.actions.timer = actions.timer;
         }
         match actions.close {
             Some(CloseMode::Abort(reason)) => self.abort(reason),
             Some(mode) => {
-                self.close_mode.get_or_insert(mode);
+                self.actions.close_mode.get_or_insert(mode);
             }
             None => {}
         }
@@ -757,32 +724,24 @@ impl<'a, S> Conn<'a, S> {
     pub(crate) fn actions(&mut self) -> ActionsSoFar {
         ActionsSoFar {
             copied: self.context.sent().to_vec(),
-            fixed: self.outgoing_static,
-            timer: self.timer,
-            close_mode: self.close_mode,
-            is_pausing: self.is_pausing,
-            reading: self.reading,
-            shuts_write: self.shuts_write,
+            fixed: self.actions.outgoing_static,
+            timer: self.actions.timer,
+            close_mode: self.actions.close_mode,
+            is_pausing: self.actions.is_pausing,
+            reading: self.actions.reading,
+            shuts_write: self.actions.shuts_write,
             forwarded: {
-                let Forwards { from, length, .. } = self.forwards;
+                let Forwards { from, length, .. } = self.actions.forwards;
                 let (from, length) = (from as usize, length as usize);
                 let mut bytes = self.delivered[from..from + length].to_vec();
                 bytes.extend_from_slice(self.context.forwarded());
                 bytes
             },
-            shuts_partner: self.forwards.shuts_write,
+            shuts_partner: self.actions.forwards.shuts_write,
         }
     }
 
     pub(crate) fn into_actions(self) -> Actions {
-        Actions {
-            outgoing_static: self.outgoing_static,
-            forwards: self.forwards,
-            is_pausing: self.is_pausing,
-            reading: self.reading,
-            shuts_write: self.shuts_write,
-            timer: self.timer,
-            close_mode: self.close_mode,
-        }
+        self.actions
     }
 }
