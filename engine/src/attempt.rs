@@ -69,9 +69,7 @@ impl Dial {
         self.source = source;
         self
     }
-}
 
-impl Dial {
     /// The same as the partner of connection `id`: see [`Conn::forward`](crate::Conn::forward). The source must not be
     /// [`Source::Plan`]. The attempt fails with [`OpenFailure::Cancelled`](crate::OpenFailure::Cancelled) if the connection has closed,
     /// is closing or has a partner by the time it starts, and with [`OpenFailure::NoDescriptor`](crate::OpenFailure::NoDescriptor) if

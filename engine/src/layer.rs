@@ -6,9 +6,10 @@
 
 use crate::attempt::DialId;
 use crate::bytes::Bytes;
-use crate::context::{ConnId, Context};
+use crate::context::Context;
 use crate::error::{CloseReason, OpenFailure, PartnerEnd};
 use crate::handler::{Conn, Handler, InnerActions};
+use crate::id::ConnId;
 use crate::mailbox::Handle;
 
 /// A handler that wraps another: it sees and changes the bytes that come in and what the inner handler asks for.
@@ -121,6 +122,19 @@ pub trait Layer: Send {
         result
     }
 
+    /// Calls the inner handler in a callback of the thread: one without a connection.
+    fn call_thread<U>(
+        &mut self,
+        cx: &mut LayerContext<'_, Self>,
+        callback: impl FnOnce(&mut Self::Inner, &mut Context<'_, InnerState<Self>>) -> U,
+    ) -> U
+    where
+        Self: Sized,
+    {
+        let inner = self.inner();
+        cx.inner(LayerState::around, |cx| callback(inner, cx))
+    }
+
     /// See [`Handler::on_open`]. A layer with a handshake calls the inner handler when that is over.
     fn on_open(&mut self, conn: &mut LayerConn<'_, Self>)
     where
@@ -171,8 +185,7 @@ pub trait Layer: Send {
     ) where
         Self: Sized,
     {
-        let inner = self.inner();
-        cx.inner(LayerState::around, |cx| {
+        self.call_thread(cx, |inner, cx| {
             inner.on_close(cx, id, &state.inner, reason);
         });
     }
@@ -210,8 +223,7 @@ impl<L: Layer> Handler for L {
     type Command = <L::Inner as Handler>::Command;
 
     fn on_start(&mut self, cx: &mut LayerContext<'_, L>, handle: &Handle<Self::Command>) {
-        let inner = self.inner();
-        cx.inner(LayerState::around, |cx| inner.on_start(cx, handle));
+        self.call_thread(cx, |inner, cx| inner.on_start(cx, handle));
     }
 
     fn on_open(&mut self, conn: &mut LayerConn<'_, L>) {
@@ -275,20 +287,17 @@ impl<L: Layer> Handler for L {
         state: &Self::State,
         failure: OpenFailure,
     ) {
-        let inner = self.inner();
-        cx.inner(LayerState::around, |cx| {
+        self.call_thread(cx, |inner, cx| {
             inner.on_open_failed(cx, dial, &state.inner, failure);
         });
     }
 
     fn on_command(&mut self, cx: &mut LayerContext<'_, L>, command: Self::Command) {
-        let inner = self.inner();
-        cx.inner(LayerState::around, |cx| inner.on_command(cx, command));
+        self.call_thread(cx, |inner, cx| inner.on_command(cx, command));
     }
 
     fn on_turn(&mut self, cx: &mut LayerContext<'_, L>) -> Option<u64> {
-        let inner = self.inner();
-        cx.inner(LayerState::around, |cx| inner.on_turn(cx))
+        self.call_thread(cx, |inner, cx| inner.on_turn(cx))
     }
 
     fn report(&mut self, report: &mut Self::Report) {

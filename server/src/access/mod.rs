@@ -11,9 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use clap::Args;
-use holdfast_engine::{
-    Bytes, CloseReason, Conn, ConnId, Context, DialId, Handle, Handler, OpenFailure, PartnerEnd,
-};
+use holdfast_engine::{CloseReason, ConnId, Handler, Layer, LayerConn, LayerContext, LayerState};
 use holdfast_units::parse;
 
 use list::AccessList;
@@ -67,8 +65,8 @@ impl AccessControl {
         self.sources.as_ref().map_or(0, Sources::counted)
     }
 
-    /// Lets a connection in, or says why not. Returns its place for [`Sources::release`], if it has one.
-    fn admit(&self, peer: Option<IpAddr>) -> Result<u32, CloseReason> {
+    /// Lets a connection in, or says why not. Returns its place.
+    fn admit(&self, peer: Option<IpAddr>) -> Result<Place, CloseReason> {
         // Without its address it cannot be judged.
         let peer = peer.ok_or(CloseReason::Denied)?.to_canonical();
         if !self.list.allows(peer) {
@@ -76,34 +74,26 @@ impl AccessControl {
         }
         match &self.sources {
             None => Ok(UNCOUNTED),
-            Some(sources) => sources.try_acquire(peer).ok_or(CloseReason::SourceLimit),
+            Some(sources) => {
+                let place = sources.try_acquire(peer);
+                place.map(Place).ok_or(CloseReason::SourceLimit)
+            }
         }
     }
 }
 
-/// [`AccessState::place`] of a connection without a place.
-const UNCOUNTED: u32 = u32::MAX;
-/// [`AccessState::place`] of a connection that was refused.
-const REFUSED: u32 = u32::MAX - 1;
+/// What the layer keeps of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(u32);
 
-/// The layer's state of one connection.
-#[derive(Debug, Clone, Copy)]
-pub struct AccessState<S> {
-    inner: S,
-    /// Its place in [`Sources`], [`UNCOUNTED`] or [`REFUSED`].
-    place: u32,
-}
+/// A connection without a place in [`Sources`].
+const UNCOUNTED: Place = Place(u32::MAX);
+/// A connection that was refused.
+const REFUSED: Place = Place(u32::MAX - 1);
 
-impl<S: Default> Default for AccessState<S> {
+impl Default for Place {
     fn default() -> Self {
-        wrap(S::default())
-    }
-}
-
-fn wrap<S>(inner: S) -> AccessState<S> {
-    AccessState {
-        inner,
-        place: UNCOUNTED,
+        UNCOUNTED
     }
 }
 
@@ -114,48 +104,29 @@ pub struct Access<H> {
     control: Arc<AccessControl>,
 }
 
-impl<H: Handler> Access<H> {
+impl<H> Access<H> {
     /// `inner` behind `control`. The engine must know the addresses of peers
     /// ([`peer_addresses`](holdfast_engine::ConfigBuilder::peer_addresses)).
     pub fn new(inner: H, control: Arc<AccessControl>) -> Self {
         Access { inner, control }
     }
-
-    fn call<U>(
-        &mut self,
-        conn: &mut Conn<'_, AccessState<H::State>>,
-        call: impl FnOnce(&mut H, &mut Conn<'_, H::State>) -> U,
-    ) -> U {
-        let inner = &mut self.inner;
-        conn.with_part(|state| &mut state.inner, wrap, |conn| call(inner, conn))
-    }
-
-    fn call_thread<U>(
-        &mut self,
-        cx: &mut Context<'_, AccessState<H::State>>,
-        call: impl FnOnce(&mut H, &mut Context<'_, H::State>) -> U,
-    ) -> U {
-        let inner = &mut self.inner;
-        cx.inner(wrap, |cx| call(inner, cx))
-    }
 }
 
-impl<H: Handler> Handler for Access<H> {
-    type State = AccessState<H::State>;
-    type Report = H::Report;
-    type Command = H::Command;
+impl<H: Handler> Layer for Access<H> {
+    type Inner = H;
+    type State = Place;
 
-    fn on_start(&mut self, cx: &mut Context<'_, Self::State>, handle: &Handle<H::Command>) {
-        self.call_thread(cx, |inner, cx| inner.on_start(cx, handle));
+    fn inner(&mut self) -> &mut H {
+        &mut self.inner
     }
 
-    fn on_open(&mut self, conn: &mut Conn<'_, Self::State>) {
+    fn on_open(&mut self, conn: &mut LayerConn<'_, Self>) {
         // What this thread dialled itself is nobody's request.
         if conn.listener().is_some() {
             match self.control.admit(conn.peer_addr().map(|peer| peer.ip())) {
-                Ok(place) => conn.state.place = place,
+                Ok(place) => conn.state.own = place,
                 Err(reason) => {
-                    conn.state.place = REFUSED;
+                    conn.state.own = REFUSED;
                     return conn.abort(reason);
                 }
             }
@@ -163,87 +134,24 @@ impl<H: Handler> Handler for Access<H> {
         self.call(conn, |inner, conn| inner.on_open(conn));
     }
 
-    fn on_bytes(&mut self, conn: &mut Conn<'_, Self::State>, bytes: &[u8]) -> usize {
-        self.call(conn, |inner, conn| inner.on_bytes(conn, bytes))
-    }
-
-    fn on_eof(&mut self, conn: &mut Conn<'_, Self::State>) {
-        self.call(conn, |inner, conn| inner.on_eof(conn));
-    }
-
-    fn on_timer(&mut self, conn: &mut Conn<'_, Self::State>) {
-        self.call(conn, |inner, conn| inner.on_timer(conn));
-    }
-
-    fn on_blocked(&mut self, conn: &mut Conn<'_, Self::State>) {
-        self.call(conn, |inner, conn| inner.on_blocked(conn));
-    }
-
-    fn on_writable(&mut self, conn: &mut Conn<'_, Self::State>) {
-        self.call(conn, |inner, conn| inner.on_writable(conn));
-    }
-
-    fn on_send(&mut self, conn: &mut Conn<'_, Self::State>, bytes: Bytes) {
-        self.call(conn, |inner, conn| inner.on_send(conn, bytes));
-    }
-
-    fn on_close_requested(&mut self, conn: &mut Conn<'_, Self::State>) {
-        self.call(conn, |inner, conn| inner.on_close_requested(conn));
-    }
-
-    fn on_linked(&mut self, conn: &mut Conn<'_, Self::State>) {
-        self.call(conn, |inner, conn| inner.on_linked(conn));
-    }
-
-    fn on_unlinked(&mut self, conn: &mut Conn<'_, Self::State>, end: PartnerEnd) {
-        self.call(conn, |inner, conn| inner.on_unlinked(conn, end));
-    }
-
-    fn on_stop(&mut self, conn: &mut Conn<'_, Self::State>) {
-        self.call(conn, |inner, conn| inner.on_stop(conn));
-    }
-
     fn on_close(
         &mut self,
-        cx: &mut Context<'_, Self::State>,
+        cx: &mut LayerContext<'_, Self>,
         id: ConnId,
-        state: &Self::State,
+        state: &LayerState<Place, H::State>,
         reason: CloseReason,
     ) {
-        if state.place == REFUSED {
+        let place = state.own;
+        if place == REFUSED {
             return;
         }
         if let Some(sources) = self.control.sources.as_ref()
-            && state.place != UNCOUNTED
+            && place != UNCOUNTED
         {
-            sources.release(state.place);
+            sources.release(place.0);
         }
         self.call_thread(cx, |inner, cx| {
             inner.on_close(cx, id, &state.inner, reason);
         });
-    }
-
-    fn on_open_failed(
-        &mut self,
-        cx: &mut Context<'_, Self::State>,
-        dial: DialId,
-        state: &Self::State,
-        failure: OpenFailure,
-    ) {
-        self.call_thread(cx, |inner, cx| {
-            inner.on_open_failed(cx, dial, &state.inner, failure);
-        });
-    }
-
-    fn on_command(&mut self, cx: &mut Context<'_, Self::State>, command: H::Command) {
-        self.call_thread(cx, |inner, cx| inner.on_command(cx, command));
-    }
-
-    fn on_turn(&mut self, cx: &mut Context<'_, Self::State>) -> Option<u64> {
-        self.call_thread(cx, |inner, cx| inner.on_turn(cx))
-    }
-
-    fn report(&mut self, report: &mut Self::Report) {
-        self.inner.report(report);
     }
 }
