@@ -46,9 +46,18 @@ impl AccessList {
             })?;
             let lines = lines.lines().map(|line| line.split('#').next());
             let texts = lines.map(|line| line.unwrap_or_default().trim());
-            let mut texts = texts.filter(|text| !text.is_empty() && !text.starts_with('@'));
-            return texts.try_for_each(|text| self.add(flag, text, is_allowed));
+            let mut texts = texts.filter(|text| !text.is_empty());
+            return texts.try_for_each(|text| self.add_network(flag, text, is_allowed));
         }
+        self.add_network(flag, text, is_allowed)
+    }
+
+    fn add_network(
+        &mut self,
+        flag: &str,
+        text: &str,
+        is_allowed: bool,
+    ) -> Result<(), anyhow::Error> {
         if text == "all" {
             self.insert(Ipv4Net::default().into(), is_allowed);
             self.insert(Ipv6Net::default().into(), is_allowed);
@@ -170,6 +179,26 @@ mod tests {
         assert!(allows(&all, "127.0.0.1") && !allows(&all, "127.0.0.2") && !allows(&all, "::1"));
         // Bits behind the prefix are of no account.
         assert!(allows(&list(&["10.1.2.3/8"], &[]), "10.200.0.1"));
+    }
+
+    #[test]
+    fn files_hold_networks_and_comments_but_no_files() {
+        let path = std::env::temp_dir().join(format!("holdfast-networks-{}", std::process::id()));
+        let deny = format!("@{}", path.display());
+        let read = |lines: &str| {
+            std::fs::write(&path, lines).unwrap();
+            AccessList::parse(&[], std::slice::from_ref(&deny)).map_err(|e| e.to_string())
+        };
+        let networks = read("# ours\n10.0.0.0/8 # all\n\n::1\n").unwrap();
+        assert!(!allows(&networks, "10.1.2.3") && !allows(&networks, "::1"));
+        assert!(allows(&networks, "11.0.0.1"));
+        // A network that is not denied after all would be let in.
+        let error = read("10.0.0.0/8\n@more\n").unwrap_err();
+        assert!(
+            error.contains("'@more' is no address or network"),
+            "{error}"
+        );
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
