@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod aggregate;
+#[cfg(test)]
+mod callbacks;
 pub mod http;
 mod interned;
 mod launch;

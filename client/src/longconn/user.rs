@@ -486,6 +486,7 @@ impl Handler for Users {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::callbacks::{dialled, end, stop};
     use holdfast_engine::Recorder;
 
     fn users(interval_us: u64) -> Users {
@@ -496,24 +497,6 @@ mod tests {
             reconnect: None,
         };
         Users::new(config, crate::load::fixed(1_000, Load::MAX), 0, 1)
-    }
-
-    fn dialled(users: &mut Users, now_us: u64) -> Vec<User> {
-        let mut recorder = Recorder::with_dial_room(10_000);
-        users.on_turn(&mut recorder.context(now_us));
-        recorder.take_planned()
-    }
-
-    fn stop(users: &mut Users, now_us: u64) {
-        let mut recorder = Recorder::default();
-        recorder.stop();
-        users.on_turn(&mut recorder.context(now_us));
-    }
-
-    fn end(users: &mut Users, user: &User, reason: CloseReason, now_us: u64) {
-        let mut recorder = Recorder::default();
-        let cx = &mut recorder.context(now_us);
-        users.on_close(cx, ConnId::default(), user, reason);
     }
 
     fn receive(users: &mut Users, user: &mut User, now_us: u64, bytes: &[u8]) {

@@ -63,12 +63,8 @@ pub fn seeds_until_caught(canary: Canary, seeds_max: u64) -> Option<(u64, Run, S
     name_failures();
     IS_QUIET.set(true);
     let caught = (0..seeds_max).find_map(|seed| {
-        let scenario = match canary {
-            Canary::SharesUnbounded => Scenario::Overload,
-            _ => Scenario::of_seed(seed),
-        };
         let run = Run {
-            scenario,
+            scenario: Scenario::of_run(seed, Some(canary)),
             seed,
             canary: Some(canary),
             is_told: false,
@@ -153,9 +149,9 @@ impl Campaign {
 
     fn numbered(&self, number: u64) -> Run {
         let seed = self.from + number;
-        let scenario = self.scenario;
+        let alternating = Scenario::of_run(seed, self.canary);
         Run {
-            scenario: scenario.unwrap_or(Scenario::of_seed(seed)),
+            scenario: self.scenario.unwrap_or(alternating),
             seed,
             canary: self.canary,
             is_told: false,

@@ -52,8 +52,8 @@ enum Command {
 fn parse_scenario(text: &str) -> Result<Scenario, String> {
     let found = Scenario::ALL.into_iter().find(|s| s.label() == text);
     found.ok_or_else(|| {
-        "not a scenario; next: give echo, longconn, http, streams, mesh, relay, chat or overload"
-            .to_owned()
+        let labels = Scenario::ALL.map(Scenario::label);
+        format!("not a scenario; next: give one of {}", labels.join(", "))
     })
 }
 
@@ -91,7 +91,9 @@ fn main() -> ExitCode {
 
 fn one(flags: &Flags, seed: u64) -> ExitCode {
     let run = Run {
-        scenario: flags.scenario.unwrap_or(Scenario::of_seed(seed)),
+        scenario: flags
+            .scenario
+            .unwrap_or(Scenario::of_run(seed, flags.canary)),
         seed,
         canary: flags.canary,
         is_told: !flags.quiet,

@@ -44,9 +44,12 @@ impl Scenario {
     /// Of these, the first ones alternate.
     const ALTERNATING: usize = 7;
 
-    /// The one that a seed runs when they alternate.
-    pub fn of_seed(seed: u64) -> Scenario {
-        Scenario::ALL[(seed % Scenario::ALTERNATING as u64) as usize]
+    /// The one that a seed runs when they alternate, or the one that can detect the mistake.
+    pub fn of_run(seed: u64, canary: Option<Canary>) -> Scenario {
+        match canary {
+            Some(Canary::SharesUnbounded) => Scenario::Overload,
+            _ => Scenario::ALL[(seed % Scenario::ALTERNATING as u64) as usize],
+        }
     }
 
     /// Its name.

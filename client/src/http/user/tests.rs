@@ -1,9 +1,10 @@
 //! Users without an engine: what they send, when they want to be called again, and how their books
 //! stand.
 
-use holdfast_engine::{CloseReason, Conn, ConnId, DialId, Handler, OpenFailure, Recorder};
+use holdfast_engine::{CloseReason, Conn, Handler, OpenFailure, Recorder};
 
 use super::*;
+use crate::callbacks::{dialled, end, fail, stop};
 use crate::http::request::{self, Parts};
 use crate::http::response::{Statuses, parse_statuses};
 use crate::http::url;
@@ -41,30 +42,6 @@ fn users(model: Model, pipeline: u8, requests: Option<u64>) -> Users {
         Model::Open(schedule) => schedule.users,
     };
     Users::new(config, fixed(user_count, Load::MAX), 0, 1, 0)
-}
-
-fn dialled(users: &mut Users, now_us: u64) -> Vec<User> {
-    let mut recorder = Recorder::with_dial_room(100);
-    users.on_turn(&mut recorder.context(now_us));
-    recorder.take_planned()
-}
-
-fn stop(users: &mut Users, now_us: u64) {
-    let mut recorder = Recorder::default();
-    recorder.stop();
-    users.on_turn(&mut recorder.context(now_us));
-}
-
-fn end(users: &mut Users, user: &User, reason: CloseReason, now_us: u64) {
-    let mut recorder = Recorder::default();
-    let cx = &mut recorder.context(now_us);
-    users.on_close(cx, ConnId::default(), user, reason);
-}
-
-fn fail(users: &mut Users, user: &User, failure: OpenFailure, now_us: u64) {
-    let mut recorder = Recorder::default();
-    let cx = &mut recorder.context(now_us);
-    users.on_open_failed(cx, DialId::PLANNED, user, failure);
 }
 
 /// Calls back and gives the requests that were sent.

@@ -2,7 +2,7 @@
 
 use super::babble::{Babbler, Temper};
 use super::notes;
-use super::sides::{Sides, add_hostile, config, plan, world};
+use super::sides::{Sides, babbling, plan, world};
 use crate::run::{Outcome, Run};
 use holdfast_engine::sim::Random;
 
@@ -10,15 +10,8 @@ pub(super) fn run(run: Run) -> Outcome {
     let world = world(run);
     let (server, client, plan, tempers, count) = {
         let mut world = world.lock().expect("it is new");
-        let content = vec![b"hello".to_vec(), vec![b'x'; 1_000]];
-        add_hostile(&mut world, &content, Some(&content));
+        let (server, client) = babbling(&mut world, true);
         let random = world.random();
-        let server = config(random);
-        let client = config(random)
-            .to_builder()
-            .reads_while_blocked(random.once_in(2))
-            .build()
-            .expect("sizes an engine can have");
         let tempers = (Temper::draw(random), Temper::draw(random));
         let plan = plan(random, true);
         (server, client, plan, tempers, random.magnitude(1, 40))

@@ -14,7 +14,7 @@ use holdfast_engine::{
 
 use super::babble::{Babbler, Temper};
 use super::notes::Note;
-use super::sides::{HOSTILE, NOBODY, SERVER, SILENT, Sides, add_hostile, config, plan, world};
+use super::sides::{HOSTILE, NOBODY, SERVER, SILENT, Sides, babbling, plan, world};
 use crate::run::{Outcome, Run};
 
 /// Ids that a handler remembers, of which most are stale after a while.
@@ -208,10 +208,8 @@ pub(super) fn run(run: Run) -> Outcome {
     let world = world(run);
     let (server, client, plan, tempers, count) = {
         let mut world = world.lock().expect("it is new");
-        let content = vec![b"hello".to_vec(), vec![b'x'; 1_000]];
-        add_hostile(&mut world, &content, Some(&content));
+        let (server, client) = babbling(&mut world, false);
         let random = world.random();
-        let (server, client) = (config(random), config(random));
         let tempers = (Temper::draw(random), Temper::draw(random));
         let plan = plan(random, true);
         (server, client, plan, tempers, random.magnitude(1, 40))

@@ -289,6 +289,18 @@ fn hostile(random: &mut Random, content: &[Vec<u8>]) -> Script {
     }
 }
 
+/// Prepares a world for babblers, with scripted peers on both sides; returns the configs of server
+/// and client. The client may read while it is blocked only if `may_read_while_blocked`.
+pub(super) fn babbling(world: &mut World, may_read_while_blocked: bool) -> (Config, Config) {
+    let content = [b"hello".to_vec(), vec![b'x'; 1_000]];
+    add_hostile(world, &content, Some(&content));
+    let random = world.random();
+    let (server, client) = (config(random), config(random));
+    let reads = may_read_while_blocked && random.once_in(2);
+    let client = client.to_builder().reads_while_blocked(reads).build();
+    (server, client.expect("sizes an engine can have"))
+}
+
 /// Adds scripted peers to a run: those that connect to the server, and with `to_client` those the
 /// client connects to.
 pub(super) fn add_hostile(world: &mut World, to_server: &[Vec<u8>], to_client: Option<&[Vec<u8>]>) {
