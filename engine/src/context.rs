@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::attempt::{Attempts, Dial, DialId, Source};
 use crate::bytes::Bytes;
 use crate::error::CloseReason;
-pub use crate::id::ConnId;
+use crate::id::ConnId;
 
 /// There is no room for another action or attempt in this turn. Try again in [`Handler::on_turn`](crate::Handler::on_turn).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

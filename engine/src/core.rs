@@ -12,14 +12,15 @@ use std::time::Duration;
 
 use crate::attempt::{DialId, Source};
 use crate::config::{Config, SPARE_SLOTS};
-use crate::context::{Action, ConnId, Recorder};
+use crate::context::{Action, Recorder};
 use crate::dial::{DialPlan, Tuples};
 use crate::error::{Error, OpenFailure};
 use crate::handler::Handler;
+use crate::id::ConnId;
 use crate::limiter::{Admission, ConnectionLimiter};
 use crate::mailbox::{Handle, Mailbox, Ordered, Shutdown};
 use crate::ring::Ring;
-use crate::shard::{ById, Context, Shard};
+use crate::shard::{ById, CoreContext, Shard};
 use crate::share::RampShare;
 use crate::slot::UNPLANNED;
 use crate::stats::{Stats, Work};
@@ -43,7 +44,7 @@ const LAST_ROUNDS_MAX: usize = 128;
 pub struct Core<'a, R, H: Handler, M> {
     shards: Vec<Shard<R, H>>,
     make_ring: M,
-    ctx: Context<'a, H>,
+    ctx: CoreContext<'a, H>,
     mailbox: &'a Mailbox<H::Command>,
     commands: Vec<H::Command>,
     /// The first ring polls what wakes the thread.
@@ -110,7 +111,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         Ok(Core {
             shards: vec![first],
             make_ring,
-            ctx: Context {
+            ctx: CoreContext {
                 handler,
                 config,
                 limiter,
@@ -168,7 +169,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
 
     /// What an audit looks at.
     #[cfg(feature = "sim")]
-    pub(crate) fn parts(&self) -> (&[Shard<R, H>], &Context<'a, H>) {
+    pub(crate) fn parts(&self) -> (&[Shard<R, H>], &CoreContext<'a, H>) {
         (&self.shards, &self.ctx)
     }
 

@@ -7,8 +7,8 @@
 
 use super::turn::Shard;
 use crate::config::TICK_US;
-use crate::context::ConnId;
 use crate::handler::Handler;
+use crate::id::ConnId;
 use crate::ring::Ring;
 use crate::slot::{Delivery, Phase, Read, Slot, Write};
 use crate::token::Op;

@@ -3,11 +3,11 @@
 //! Invariants: an id of an earlier connection in the slot reaches nothing.
 //! Must not depend on: who asked.
 
-use super::turn::{Context, Shard};
+use super::turn::{CoreContext, Shard};
 use crate::bytes::Bytes;
-use crate::context::ConnId;
 use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
+use crate::id::ConnId;
 use crate::ring::Ring;
 use crate::slot::Phase;
 
@@ -25,7 +25,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// can only be aborted.
     pub fn act(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         id: ConnId,
         action: ById,
     ) -> Result<bool, Error> {

@@ -3,7 +3,7 @@
 //! Invariants: a handler is called between other work, never from inside another callback.
 //! Must not depend on: what a handler is for.
 
-use super::turn::{Context, Shard};
+use super::turn::{CoreContext, Shard};
 use crate::config::TICK_US;
 use crate::error::{CloseReason, Error};
 use crate::handler::{Actions, CloseMode, Conn, Handler, ReadChange, TimerChange};
@@ -15,7 +15,11 @@ use crate::slot::{Phase, Write};
 const CLOSE_AT_ONCE_BYTES_MAX: usize = 10 * 1_220;
 
 impl<R: Ring, H: Handler> Shard<R, H> {
-    pub(super) fn on_timer(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    pub(super) fn on_timer(
+        &mut self,
+        ctx: &mut CoreContext<'_, H>,
+        slot: u32,
+    ) -> Result<(), Error> {
         match self.slots[slot].phase() {
             Phase::Connecting => self.cancel_connecting(ctx, slot, libc::ETIMEDOUT),
             // While the peer does not take what was sent, the handler's patience counts, not the
@@ -43,7 +47,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Runs one callback on a connection and does what it wants done.
     pub(super) fn call(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         callback: impl FnOnce(&mut H, &mut Conn<'_, H::State>),
     ) -> Result<(), Error> {
@@ -68,7 +72,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// the handler used.
     pub(super) fn perform(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         mut actions: Actions,
         has_unread: bool,
@@ -139,7 +143,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Ends our direction, or pauses or resumes the peer's.
     fn change_streams(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         actions: &Actions,
     ) -> Result<(), Error> {
@@ -156,7 +160,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Sends the copied bytes and the shared buffers of a callback.
     fn send_recorded(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         is_last: bool,
     ) -> Result<(), Error> {

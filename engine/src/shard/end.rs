@@ -5,7 +5,7 @@
 //! Must not depend on: why a handler wants an end.
 
 use super::receive::Wait;
-use super::turn::{Context, Shard};
+use super::turn::{CoreContext, Shard};
 use crate::error::{CloseReason, Error, PartnerEnd};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring};
@@ -24,7 +24,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Aborts every connection.
-    pub fn abort_all(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+    pub fn abort_all(&mut self, ctx: &mut CoreContext<'_, H>) -> Result<(), Error> {
         self.draining_from = None;
         for slot in 0..self.slots.touched_count() {
             match self.slots[slot].phase() {
@@ -40,7 +40,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Asks up to `count` open connections to end in order, from the last slot backwards. Gives how
     /// many were asked.
-    pub fn close_newest(&mut self, ctx: &mut Context<'_, H>, count: u64) -> Result<u64, Error> {
+    pub fn close_newest(&mut self, ctx: &mut CoreContext<'_, H>, count: u64) -> Result<u64, Error> {
         let mut asked = 0;
         while asked < count && self.newest > 0 {
             let slot = self.newest - 1;
@@ -54,7 +54,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(asked)
     }
 
-    pub(super) fn drain_some(&mut self, ctx: &mut Context<'_, H>, share: u32) -> Result<(), Error> {
+    pub(super) fn drain_some(
+        &mut self,
+        ctx: &mut CoreContext<'_, H>,
+        share: u32,
+    ) -> Result<(), Error> {
         let Some(from) = self.draining_from else {
             return Ok(());
         };
@@ -77,7 +81,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// as nothing came back.
     pub(crate) fn cancel_connecting(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         errno: i32,
     ) -> Result<(), Error> {
@@ -92,7 +96,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// come.
     pub(super) fn close_gracefully(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
         let entry = &mut self.slots[slot];
@@ -131,7 +135,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.arm_read(ctx, slot, Wait::Once)
     }
 
-    fn set_drain_timer(&mut self, ctx: &mut Context<'_, H>, slot: u32) {
+    fn set_drain_timer(&mut self, ctx: &mut CoreContext<'_, H>, slot: u32) {
         let patience_us = ctx.config.drain_timeout.as_micros() as u64;
         self.set_timer(slot, ctx.now_us + patience_us);
     }
@@ -140,7 +144,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// peer still sends until its end, within a bound of bytes and of time, and closes then.
     pub(super) fn close_in_stages(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
         if self.slots[slot].read() == Read::EndDelivered {
@@ -158,7 +162,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Closes it as soon as what was sent is with the kernel, without waiting for the peer.
     pub(super) fn close_after_sent(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
         if self.slots[slot].read() == Read::EndDelivered {
@@ -175,7 +179,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Resets it as soon as what was sent is with the kernel.
     pub(super) fn reset_after_sent(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
         let option = self.token(Op::Option, slot);
@@ -201,7 +205,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// back.
     pub(super) fn close(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         reason: CloseReason,
     ) -> Result<(), Error> {
@@ -229,7 +233,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Closes the descriptor of a slot that is closing, unless something is in flight.
-    pub(super) fn try_release(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    pub(super) fn try_release(
+        &mut self,
+        ctx: &mut CoreContext<'_, H>,
+        slot: u32,
+    ) -> Result<(), Error> {
         if self.slots[slot].is_in_flight() {
             return Ok(());
         }
@@ -258,7 +266,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// A shutdown is over: the slot may be used for another connection from now on.
     pub(super) fn on_shutdown(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         result: i32,
     ) -> Result<(), Error> {
@@ -277,7 +285,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Frees the slot. Safe before the close is submitted: requests run in order (but for
     /// shutdowns, which are awaited), so whatever takes the slot next comes after it.
-    pub(super) fn release(&mut self, ctx: &mut Context<'_, H>, slot: u32, end: PartnerEnd) {
+    pub(super) fn release(&mut self, ctx: &mut CoreContext<'_, H>, slot: u32, end: PartnerEnd) {
         self.unlink(slot, end);
         if !self.pending.is_empty() {
             self.pending.remove(&slot);

@@ -13,7 +13,7 @@
 //! Must not depend on: what the bytes mean.
 
 use super::pending::{LinkEvent, Piece, SendSource, held_bytes_max};
-use super::turn::{Context, Shard};
+use super::turn::{CoreContext, Shard};
 use crate::error::{Error, PartnerEnd};
 use crate::handler::{Forwards, Handler, Link};
 use crate::ring::{Received, Request, Ring};
@@ -95,7 +95,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Tells slots what happened to their partners.
-    pub(crate) fn tell_partners(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+    pub(crate) fn tell_partners(&mut self, ctx: &mut CoreContext<'_, H>) -> Result<(), Error> {
         while let Some((slot, generation, event)) = self.link_events.pop_front() {
             if self.slots[slot].generation != generation {
                 continue;
@@ -123,7 +123,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Reads on a slot whose partner takes bytes.
-    fn go_on(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    fn go_on(&mut self, ctx: &mut CoreContext<'_, H>, slot: u32) -> Result<(), Error> {
         let entry = &mut self.slots[slot];
         if entry.phase() == Phase::Open && entry.partner_came() {
             return self.go_on_reading(ctx, slot);
@@ -158,14 +158,14 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// What a callback may know of the partner.
     #[inline]
-    pub(super) fn link_of(&self, ctx: &Context<'_, H>, slot: u32) -> Link {
+    pub(super) fn link_of(&self, ctx: &CoreContext<'_, H>, slot: u32) -> Link {
         match self.slots[slot].partner() {
             None => Link::default(),
             Some(partner) => self.link_to(ctx, partner),
         }
     }
 
-    fn link_to(&self, ctx: &Context<'_, H>, partner: u32) -> Link {
+    fn link_to(&self, ctx: &CoreContext<'_, H>, partner: u32) -> Link {
         let entry = &self.slots[partner];
         Link {
             partner: (entry.phase() != Phase::Connecting).then(|| self.id(ctx, partner)),
@@ -177,7 +177,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// receive buffer from now on.
     pub(super) fn forward(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         forwards: Forwards,
         bytes: Forwarded<'_>,
@@ -222,7 +222,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Sends the partner a copy of bytes.
     fn forward_copy(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         partner: u32,
         bytes: &[u8],
     ) -> Result<(), Error> {
@@ -246,7 +246,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// reading could be paused for in time.
     pub(super) fn perform_forwards(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         forwards: Forwards,
     ) -> Result<bool, Error> {

@@ -19,4 +19,4 @@ mod sweep;
 mod turn;
 
 pub(crate) use by_id::ById;
-pub(crate) use turn::{Context, Shard};
+pub(crate) use turn::{CoreContext, Shard};

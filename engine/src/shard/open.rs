@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
 use super::receive::Wait;
-use super::turn::{Context, Shard};
+use super::turn::{CoreContext, Shard};
 use crate::attempt::{Dial, DialId, Source};
 use crate::config::Config;
 use crate::error::{CloseReason, Error, OpenFailure, PartnerEnd};
@@ -98,7 +98,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         own_tuple: u32,
         source: Option<SocketAddr>,
         target: SocketAddr,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
     ) -> Result<u32, Error> {
         let slot = self
             .slots
@@ -131,7 +131,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     pub(super) fn on_accept(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         result: i32,
     ) -> Result<(), Error> {
@@ -164,7 +164,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// An attempt ended: the bind failed, or the connect did or did not.
     pub(super) fn on_connect(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         result: i32,
         op: Op,
@@ -230,7 +230,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// `dialled`: the attempt, if it had an id; `accepted`: where it was accepted.
     fn on_open(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         dialled: Option<(DialId, Dial)>,
         accepted: Origin<'_>,

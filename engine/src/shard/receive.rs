@@ -11,7 +11,7 @@
 
 use super::link::Forwarded;
 use super::pending::held_bytes_max;
-use super::turn::{Context, Shard};
+use super::turn::{CoreContext, Shard};
 use crate::config::Config;
 use crate::error::{CloseReason, Error};
 use crate::handler::{Actions, Conn, Handler, ReadChange};
@@ -40,7 +40,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Waits for the connection's next bytes, if it is still to be read.
     pub(super) fn arm_read(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         wait: Wait,
     ) -> Result<(), Error> {
@@ -93,7 +93,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Looks at some slots for connections that have been silent since the last look, and parks
     /// them.
-    pub(super) fn sweep_some(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+    pub(super) fn sweep_some(&mut self, ctx: &mut CoreContext<'_, H>) -> Result<(), Error> {
         if self
             .sweep
             .next_due_us()
@@ -124,7 +124,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Gives memory back when nothing uses it, else looks again later.
-    fn trim(&mut self, ctx: &mut Context<'_, H>) {
+    fn trim(&mut self, ctx: &mut CoreContext<'_, H>) {
         let is_used = self.buffers_free < self.buffers_count
             || self.ring.has_completion()
             || self.ring.is_overflowing()
@@ -151,7 +151,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     pub(super) fn on_poll(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         result: i32,
     ) -> Result<(), Error> {
@@ -194,7 +194,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     pub(super) fn on_recv(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         completion: Completion,
     ) -> Result<(), Error> {
@@ -253,7 +253,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     fn on_bytes(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         buffer: u16,
         length: usize,
@@ -327,7 +327,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// closing would reset it.
     fn discard(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         buffer: u16,
         length: usize,
@@ -345,7 +345,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// what was kept; `has_left`: the socket holds more.
     fn keep_rest(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         rest: Vec<u8>,
         was_kept: bool,
@@ -381,7 +381,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// and a handler that thinks it has seen the last would end.
     pub(super) fn resume_delivery(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         is_all: bool,
     ) -> Result<(), Error> {
@@ -423,7 +423,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// still in `phase`.
     pub(super) fn deliver_last(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
     ) -> Result<bool, Error> {
         let phase = self.slots[slot].phase();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::pending::{Pending, Piece, SendRecord, SendSource, held_bytes_max};
 use super::stream::is_peer_end_only;
-use super::turn::{Context, Shard};
+use super::turn::{CoreContext, Shard};
 use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring, Shared};
@@ -41,7 +41,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     pub(super) fn send_static(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         bytes: &'static [u8],
         is_last: bool,
@@ -60,7 +60,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Sends a buffer that other connections are sent too.
     pub(super) fn send_shared(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         bytes: Arc<[u8]>,
         is_last: bool,
@@ -84,7 +84,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Sends a piece behind what is under way or pending, or in parts.
     fn send_piece(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         piece: Piece,
     ) -> Result<(), Error> {
@@ -100,7 +100,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     pub(super) fn send_copy(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         bytes: &[u8],
         is_last: bool,
@@ -122,13 +122,13 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// More is pending than what is under way: too much ends the connection.
-    fn queue_send(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    fn queue_send(&mut self, ctx: &mut CoreContext<'_, H>, slot: u32) -> Result<(), Error> {
         self.slots[slot].send_queued();
         self.must_settle = true;
         self.check_pending(ctx, slot)
     }
 
-    fn check_pending(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    fn check_pending(&mut self, ctx: &mut CoreContext<'_, H>, slot: u32) -> Result<(), Error> {
         // What a partner forwards has a bound of its own, and comes on top.
         let forwarded_max = match self.slots[slot].partner() {
             None => 0,
@@ -143,7 +143,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     pub(super) fn submit_send(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         request: Request,
         source: SendSource,
@@ -162,7 +162,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Every failure of the sends submitted by the last `enter` has been seen: the others went out
     /// whole.
-    pub(super) fn settle(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+    pub(super) fn settle(&mut self, ctx: &mut CoreContext<'_, H>) -> Result<(), Error> {
         let settled = 1 - self.half;
         self.is_settle_due = false;
         let mut records = self.sends.take_half(settled);
@@ -198,7 +198,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Sends what waited for room in the staging region, as much as there is now.
-    fn send_unstaged(&mut self, ctx: &mut Context<'_, H>) -> Result<(), Error> {
+    fn send_unstaged(&mut self, ctx: &mut CoreContext<'_, H>) -> Result<(), Error> {
         for _ in 0..self.unstaged.len() {
             let Some(token) = self.unstaged.pop_front() else {
                 break;
@@ -221,7 +221,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// the number of its record where others have the generation.
     pub(super) fn on_send_short(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         token: Token,
         result: i32,
     ) -> Result<(), Error> {
@@ -238,7 +238,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     fn keep_unsent(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         record: &SendRecord,
         result: i32,
     ) -> Result<(), Error> {
@@ -310,7 +310,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     pub(super) fn on_writable(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         result: i32,
     ) -> Result<(), Error> {
@@ -327,7 +327,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Sends what is pending, or when nothing is left does what waited for that.
-    pub(super) fn flush(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    pub(super) fn flush(&mut self, ctx: &mut CoreContext<'_, H>, slot: u32) -> Result<(), Error> {
         match self.slots[slot].write() {
             Write::Idle => {}
             Write::Queued | Write::Requeued => {
@@ -353,7 +353,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Everything is with the kernel: the handler goes on.
-    fn on_all_sent(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    fn on_all_sent(&mut self, ctx: &mut CoreContext<'_, H>, slot: u32) -> Result<(), Error> {
         let pending = self.pending.get(&slot);
         let is_kept = pending.is_some_and(|p| !p.incoming.is_empty());
         self.drop_pending_if_empty(slot);
@@ -372,7 +372,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Sends the first piece of what is pending.
     pub(super) fn send_pending(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
         self.must_settle = true;

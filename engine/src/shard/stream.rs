@@ -13,7 +13,7 @@
 //! Must not depend on: what the bytes mean.
 
 use super::receive::Wait;
-use super::turn::{Context, Shard};
+use super::turn::{CoreContext, Shard};
 use crate::error::{CloseReason, Error};
 use crate::handler::Handler;
 use crate::ring::{Request, Ring};
@@ -44,7 +44,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     pub(super) fn on_watch(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         result: i32,
         has_more: bool,
@@ -76,7 +76,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// What error a watch told of.
     pub(super) fn on_probe(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
         result: i32,
     ) -> Result<(), Error> {
@@ -100,7 +100,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Goes on with a connection whose reading was paused, if it was.
     pub(super) fn resume_reading(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
         let entry = &mut self.slots[slot];
@@ -114,7 +114,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// as far as delivery is not blocked.
     pub(super) fn go_on_reading(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
         let phase = self.slots[slot].phase();
@@ -139,7 +139,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     /// Tells the handler that the peer has ended, if everything before that was delivered and
     /// nothing blocks delivery.
-    fn deliver_end(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    fn deliver_end(&mut self, ctx: &mut CoreContext<'_, H>, slot: u32) -> Result<(), Error> {
         let entry = &self.slots[slot];
         let is_next = entry.phase() == Phase::Open
             && entry.read() == Read::Ended
@@ -167,7 +167,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// The peer sends no more. The handler is told behind the bytes that are held.
-    pub(super) fn on_peer_end(&mut self, ctx: &mut Context<'_, H>, slot: u32) -> Result<(), Error> {
+    pub(super) fn on_peer_end(
+        &mut self,
+        ctx: &mut CoreContext<'_, H>,
+        slot: u32,
+    ) -> Result<(), Error> {
         if self.slots[slot].phase() == Phase::Draining {
             if self.deliver_last(ctx, slot)? {
                 return self.close(ctx, slot, CloseReason::LocallyClosed);
@@ -185,7 +189,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// sends, and closes if that has ended.
     pub(super) fn shutdown_write(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
         let entry = &mut self.slots[slot];

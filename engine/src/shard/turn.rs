@@ -20,10 +20,11 @@ use super::pending::{LinkEvent, Pending, SendRecords};
 use super::sweep::Sweep;
 use crate::attempt::DialId;
 use crate::config::{BUFFER_COUNT, Config, TICK_US};
-use crate::context::{ConnId, Recorder};
+use crate::context::Recorder;
 use crate::dial::Tuples;
 use crate::error::{Error, OpenFailure};
 use crate::handler::Handler;
+use crate::id::ConnId;
 use crate::limiter::ConnectionLimiter;
 use crate::ring::{AtHand, Completion, Ring};
 use crate::share::EVENTS_PER_CLOCK;
@@ -36,7 +37,7 @@ use crate::wheel::Wheel;
 const ROUNDS_MAX: usize = 16;
 
 /// What the shards of one thread share.
-pub(crate) struct Context<'a, H: Handler> {
+pub(crate) struct CoreContext<'a, H: Handler> {
     pub handler: H,
     pub config: &'a Config,
     pub limiter: &'a ConnectionLimiter,
@@ -65,7 +66,7 @@ pub(crate) struct Context<'a, H: Handler> {
     pub recorder: Recorder<H::State>,
 }
 
-impl<H: Handler> Context<'_, H> {
+impl<H: Handler> CoreContext<'_, H> {
     /// An attempt failed: counts it and tells the handler. Its id is stale from now on.
     pub fn fail(
         &mut self,
@@ -197,7 +198,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// sleeps: one entry into the kernel instead of two.
     pub fn turn(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         may_leave: bool,
         share: usize,
     ) -> Result<bool, Error> {
@@ -245,7 +246,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Fires up to `share` due timers, the longest due first.
-    fn expire(&mut self, ctx: &mut Context<'_, H>, share: usize) -> Result<(), Error> {
+    fn expire(&mut self, ctx: &mut CoreContext<'_, H>, share: usize) -> Result<(), Error> {
         let now = (ctx.now_us / TICK_US) as u32;
         for number in 0..share {
             let Some(slot) = self.wheel.expire(&mut self.slots, now) else {
@@ -267,7 +268,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     /// Hands up to `share` of the completions at hand to their callbacks, in the order they came,
     /// and returns how many. Those that come meanwhile, because a full queue is submitted, are left
     /// for the next time: a connection that is answered fast does not keep the others waiting.
-    pub fn dispatch(&mut self, ctx: &mut Context<'_, H>, share: usize) -> Result<usize, Error> {
+    pub fn dispatch(&mut self, ctx: &mut CoreContext<'_, H>, share: usize) -> Result<usize, Error> {
         let AtHand {
             count,
             has_send,
@@ -308,7 +309,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
 
     fn on_completion(
         &mut self,
-        ctx: &mut Context<'_, H>,
+        ctx: &mut CoreContext<'_, H>,
         completion: Completion,
     ) -> Result<(), Error> {
         let Completion { token, result, .. } = completion;
@@ -369,7 +370,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// The id of the connection in `slot`.
-    pub(super) fn id(&self, ctx: &Context<'_, H>, slot: u32) -> ConnId {
+    pub(super) fn id(&self, ctx: &CoreContext<'_, H>, slot: u32) -> ConnId {
         ConnId {
             thread: ctx.recorder.thread.number,
             shard: self.number,

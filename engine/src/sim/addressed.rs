@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::broken::Canary;
 use crate::attempt::DialId;
-use crate::context::{Action, ConnId, ThreadRecord};
+use crate::context::{Action, ThreadRecord};
+use crate::id::ConnId;
 use crate::slot::Phase;
 
 /// A callback that is to come. `None`: the connection is to close.

@@ -13,9 +13,10 @@ use super::socket::Stage;
 use super::world::{Shared, lock};
 use crate::attempt::DialId;
 use crate::bytes::Bytes;
-use crate::context::{ConnId, Context};
+use crate::context::Context;
 use crate::error::{CloseReason, OpenFailure, PartnerEnd};
 use crate::handler::{Conn, Handler, TimerChange};
+use crate::id::ConnId;
 use crate::mailbox::Handle;
 use crate::slot::Phase;
 
