@@ -9,3 +9,4 @@ pub mod http;
 mod launch;
 pub mod longconn;
 mod port;
+pub mod relay;

@@ -1,0 +1,3 @@
+//! `holdfast-server relay`: passes connections on to backends.
+
+pub mod config;
