@@ -19,10 +19,20 @@ pub struct DialId {
 impl DialId {
     /// The id of every attempt that [`Context::dial_planned`](crate::Context::dial_planned) started: they cannot be told apart, and
     /// cost nothing.
-    pub const PLANNED: DialId = DialId {
-        index: u32::MAX,
-        generation: 0,
-    };
+    pub const PLANNED: DialId = DialId::planned(0);
+
+    /// The id of every attempt that [`Context::dial_planned_to`](crate::Context::dial_planned_to) started to this group of targets.
+    pub const fn planned(group: u16) -> Self {
+        DialId {
+            index: u32::MAX,
+            generation: group as u32,
+        }
+    }
+
+    /// The group of targets of an attempt of the plan; `None` for one that has an id of its own.
+    pub fn planned_group(self) -> Option<u16> {
+        (self.index == u32::MAX).then_some(self.generation as u16)
+    }
 }
 
 /// The source address of an attempt to connect.
@@ -34,7 +44,7 @@ pub enum Source {
     Kernel,
     /// This address; with port 0, the kernel chooses the port. Needs Linux 6.11.
     Addr(SocketAddr),
-    /// The next free source address and port of the engine's [`DialPlan`](crate::DialPlan). Needs Linux 6.11.
+    /// The next free source address and port of the engine's [`DialPlan`](crate::DialPlan), of its first group. Needs Linux 6.11.
     Plan,
 }
 

@@ -50,8 +50,8 @@ pub struct Recorder<S> {
 /// States that connections are dialled with.
 #[derive(Debug)]
 pub(crate) struct States<S> {
-    /// Of attempts to the plan's next target.
-    pub planned: Vec<S>,
+    /// Of attempts to the plan's next targets.
+    pub planned: Vec<(DialId, S)>,
     /// Of the queue's [`Action::Dial`], in their order.
     pub dialled: VecDeque<S>,
 }
@@ -186,9 +186,11 @@ impl<S> Recorder<S> {
         }
     }
 
-    /// The states of the attempts that were started with [`Context::dial_planned`] since the last call.
+    /// The states of the attempts that were started with [`Context::dial_planned`] or
+    /// [`Context::dial_planned_to`] since the last call.
     pub fn take_planned(&mut self) -> Vec<S> {
-        std::mem::take(&mut self.states.planned)
+        let planned = self.states.planned.drain(..);
+        planned.map(|(_, state)| state).collect()
     }
 
     /// The copied bytes and the shared buffers that were sent on the connection of the last callback.
@@ -336,8 +338,16 @@ impl<S> Context<'_, S> {
     /// # Panics
     /// Without [`Context::dial_room`].
     pub fn dial_planned(&mut self, state: S) {
+        self.dial_planned_to(0, state);
+    }
+
+    /// As [`Context::dial_planned`], to the next free addresses of one group of a [joined](crate::DialPlan::joined) plan.
+    ///
+    /// # Panics
+    /// Without [`Context::dial_room`]; when the attempt starts, if the plan has no such group.
+    pub fn dial_planned_to(&mut self, group: u16, state: S) {
         assert!(self.dial_room() > 0, "there is room to dial");
-        self.states.planned.push(state);
+        self.states.planned.push((DialId::planned(group), state));
     }
 
     /// Calls [`Handler::on_stop`](crate::Handler::on_stop) for up to `count` open connections at the end of this turn, from the last
@@ -364,9 +374,10 @@ impl<S> Context<'_, S> {
         });
         self.thread.dial_room = dial_room;
         let States { planned, dialled } = states;
+        let planned = planned.into_iter();
         self.states
             .planned
-            .extend(planned.into_iter().map(&mut wrap));
+            .extend(planned.map(|(id, state)| (id, wrap(state))));
         self.states.dialled.extend(dialled.into_iter().map(wrap));
         result
     }

@@ -543,7 +543,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let planned = self.ctx.recorder.states.planned.drain(..);
         self.ctx.postponed[Work::Dials as usize] |= planned.len() >= self.attempts.now() as usize;
         self.ctx.stats.attempts += planned.len() as u64;
-        dials.extend(planned.map(|state| (DialId::PLANNED, state)));
+        dials.extend(planned);
         for (id, state) in dials.drain(..) {
             self.start(id, state)?;
         }
@@ -568,7 +568,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             Source::Plan => {
                 let tuples = self.ctx.tuples.as_mut();
                 let tuples = tuples.filter(|tuples| self.taken_in_a_row <= tuples.count());
-                let Some((own, (source, target))) = tuples.and_then(Tuples::take) else {
+                let group = id.planned_group().unwrap_or_default();
+                let taken = tuples.and_then(|tuples| tuples.take(group));
+                let Some((own, (source, target))) = taken else {
                     self.ctx.fail(id, &state, OpenFailure::AddrExhausted, named);
                     return Ok(());
                 };
@@ -595,7 +597,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                 if let Some(link) = link {
                     self.shards[shard].link(link.slot, slot)?;
                 }
-                if id != DialId::PLANNED {
+                if id.planned_group().is_none() {
                     let attempts = &mut self.ctx.recorder.thread.attempts;
                     attempts.place(id, (shard as u16, slot));
                 }

@@ -59,8 +59,8 @@ pub trait Handler: Send {
 
     /// The core thread starts: called once, before any other callback. Keep a clone of `handle` to send commands to other threads.
     fn on_start(&mut self, _cx: &mut Context<'_, Self::State>, _handle: &Handle<Self::Command>) {}
-    /// A connection opened: it was accepted, or dialled with the state given to [`Context::dial`] or
-    /// [`Context::dial_planned`]. Only this callback knows its [`Conn::listener`] and addresses.
+    /// A connection opened: it was accepted, or dialled with the state given to [`Context::dial`],
+    /// [`Context::dial_planned`] or [`Context::dial_planned_to`]. Only this callback knows its [`Conn::listener`] and addresses.
     fn on_open(&mut self, conn: &mut Conn<'_, Self::State>);
     /// Bytes arrived. Returns how many were used. The engine keeps the others, up to
     /// [`ConfigBuilder::pending_bytes_max`](crate::ConfigBuilder::pending_bytes_max), and delivers them again with the bytes that follow, or
@@ -439,7 +439,7 @@ impl<'a, S> Conn<'a, S> {
     pub fn dial_id(&self) -> Option<DialId> {
         match self.origin {
             Origin::Unknown | Origin::Accepted { .. } => None,
-            Origin::Planned(..) => Some(DialId::PLANNED),
+            Origin::Planned(tuples, own) => Some(DialId::planned(tuples.group(own))),
             Origin::Dialled { dial, .. } => Some(dial),
         }
     }

@@ -50,6 +50,7 @@ impl Switchboard {
                 .dials
                 .push(cx.dial(dial(Source::Plan), order).expect("room")),
             b'p' => cx.dial_planned(order),
+            b'g' => cx.dial_planned_to(number as u16, order),
             b'x' => self
                 .report
                 .cancelled
@@ -235,6 +236,45 @@ fn callbacks_dial_from_every_source() {
     let report = running.until("three results", |_, report| report.cancelled.len() == 3);
     assert_eq!(report.cancelled, [false; 3]);
     assert!(report.failed.is_empty(), "{report:?}");
+}
+
+#[test]
+fn handlers_choose_among_the_groups_of_a_joined_plan() {
+    let taken = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 9), 0)).expect("a port");
+    let port = taken.local_addr().unwrap().port();
+    let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let second = TcpListener::bind("[::1]:0").expect("a port");
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let addresses = [&first, &second, &closed].map(|l| l.local_addr().unwrap());
+    drop(closed);
+    let group = |source: &str, ports: [u16; 2], target| {
+        DialPlan::new(vec![source.parse().unwrap()], ports, vec![target], u64::MAX).expect("a plan")
+    };
+    let plan = DialPlan::joined([
+        // One of its ports is taken: the attempt goes on with the other one, to the same group.
+        group("127.0.0.9", [port, 20_001], addresses[0]),
+        group("::1", [20_002, 20_003], addresses[1]),
+        group("127.0.0.9", [20_004, 20_005], addresses[2]),
+    ])
+    .expect("three groups");
+    let running = Running::start(addresses.to_vec(), Some(plan));
+    let mut peer = running.connect();
+    let mut streams = Vec::new();
+    for (order, listener) in [(b"g\x01", &second), (b"g\0", &first), (b"g\x01", &second)] {
+        peer.write_all(order).unwrap();
+        let (stream, _) = listener.accept().expect("an attempt");
+        assert_eq!(heard(&stream, 7), b"dialled");
+        streams.push(stream);
+    }
+    peer.write_all(b"g\x02").unwrap();
+    let report = running.until("one failed", |_, report| report.failed.len() == 1);
+    assert_eq!(
+        report.failed,
+        [(DialId::planned(2), b'g', OpenFailure::Refused)]
+    );
+    let opened = report.opened.iter().map(|(dial, _, peer)| (*dial, *peer));
+    let expected = [1, 0, 1].map(|g| (DialId::planned(g), Some(addresses[usize::from(g)])));
+    assert_eq!(opened.collect::<Vec<_>>(), expected);
 }
 
 #[test]

@@ -208,6 +208,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             (None, None) => None,
         };
         let has_tuple = self.slots[slot].has_tuple();
+        let id = id.unwrap_or_else(|| {
+            let tuples = ctx.tuples.as_ref().filter(|_| has_tuple);
+            DialId::planned(tuples.map_or(0, |tuples| tuples.group(own_tuple)))
+        });
         let failure = earlier.unwrap_or_else(|| match (op, -result) {
             _ if is_cancelled => OpenFailure::Cancelled,
             // A blackhole route.
@@ -217,7 +221,6 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             (_, errno) => OpenFailure::from_errno(errno),
         });
         self.release(ctx, slot, PartnerEnd::OpenFailed(failure));
-        let id = id.unwrap_or(DialId::PLANNED);
         if is_taken && !is_cancelled && has_tuple {
             ctx.stats.address_in_use += 1;
             ctx.redial.push((id, state));

@@ -6,7 +6,6 @@
 use super::socket::{Owner, Stage};
 use super::watch::Watched;
 use super::world::{World, lock};
-use crate::attempt::DialId;
 use crate::config::TICK_US;
 use crate::core::Core;
 use crate::error::Error;
@@ -72,7 +71,10 @@ pub(super) fn check_core<R: Ring + RingAudit, H: Handler, M: FnMut() -> Result<R
     if !places.all(|(shard, slot)| shards[usize::from(shard)].is_connecting(slot)) {
         return Err("an attempt with an id is in a slot that does not connect".to_owned());
     }
-    let again = ctx.redial.iter().filter(|(id, _)| *id != DialId::PLANNED);
+    let again = ctx
+        .redial
+        .iter()
+        .filter(|(id, _)| id.planned_group().is_none());
     equal(
         "attempts that wait to be started",
         unplaced as u64,

@@ -75,6 +75,8 @@ canaries! {
     ForwardEofEarly "forward_eof_early",
     /// An attempt whose address was in use is forgotten.
     RedialLost "redial_lost",
+    /// An attempt goes to the target of the one before it.
+    DialMisdirected "dial_misdirected",
     /// A failed attempt is not reported to the handler.
     FailureUntold "failure_untold",
     /// A cancel is not submitted.
@@ -137,6 +139,8 @@ pub struct Broken {
     given_back: Vec<u16>,
     /// The latest generation of each slot.
     generations: Vec<u32>,
+    /// Where the latest attempt went.
+    last_target: Option<SocketAddr>,
     count: u64,
     /// The peer told last.
     last_peer: Option<SocketAddr>,
@@ -147,6 +151,7 @@ impl Broken {
     pub fn new(inner: SimRing, canary: Option<Canary>) -> Self {
         Broken {
             generations: vec![0; inner.pages.len()],
+            last_target: None,
             inner,
             canary,
             made_up: VecDeque::new(),
@@ -220,6 +225,10 @@ impl Ring for Broken {
                 if other.op() != Op::Connect && !is_listener && self.is(Canary::CloseUnawaited) {
                     self.make_up(other, -libc::ECANCELED);
                 }
+            }
+            Request::Connect { slot, target } if self.is(Canary::DialMisdirected) => {
+                let target = self.last_target.replace(target).unwrap_or(target);
+                return self.inner.push(token, Request::Connect { slot, target });
             }
             Request::Shutdown { .. } if self.is(Canary::ShutdownUnawaited) => {
                 self.make_up(token, 0);

@@ -228,6 +228,10 @@ impl<H: Handler> Handler for Watched<H> {
                 let source = world.source_of_peer(socket);
                 assert_eq!(peer, source, "the address of another peer");
             }
+            if conn.dial_id().is_some() {
+                let target = world.socket(socket).target;
+                assert_eq!(conn.peer_addr(), target, "connected to another target");
+            }
             conn.state.socket = socket;
             self.sockets.insert(conn.id(), socket);
         }
@@ -342,7 +346,7 @@ impl<H: Handler> Handler for Watched<H> {
         state: &Self::State,
         failure: OpenFailure,
     ) {
-        let is_cancelled = failure == OpenFailure::Cancelled && dial != DialId::PLANNED;
+        let is_cancelled = failure == OpenFailure::Cancelled && dial.planned_group().is_none();
         if self.canary == Some(Canary::FailureUntold)
             || self.canary == Some(Canary::CancelUntold) && is_cancelled
         {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use holdfast_engine::sim::Random;
 use holdfast_engine::{
-    Bytes, CloseReason, Conn, ConnId, Context, Dial, DialId, Handle, Handler, OpenFailure, Source,
+    Bytes, CloseReason, Conn, ConnId, Context, Dial, DialId, DialPlan, Handle, Handler,
+    OpenFailure, Source,
 };
 
 use super::babble::{Babbler, Temper};
@@ -19,6 +20,9 @@ use crate::run::{Outcome, Run};
 
 /// Ids that a handler remembers, of which most are stale after a while.
 const REMEMBERED: usize = 48;
+
+/// The state of attempts to the second group of targets until they open.
+const SECOND: u32 = u32::MAX;
 
 /// See the file's head.
 struct Mesh {
@@ -73,7 +77,12 @@ impl Mesh {
         let port = self.random.pick(&[0, 4_000]);
         let own = SocketAddr::from(([10, 0, 1, 2], port));
         let source = match self.random.below(4) {
-            0 if self.has_plan => return cx.dial_planned(0),
+            0 if self.has_plan => {
+                return match self.random.once_in(2) {
+                    true => cx.dial_planned(0),
+                    false => cx.dial_planned_to(1, SECOND),
+                };
+            }
             0 | 1 => Source::Kernel,
             2 => Source::Addr(own),
             _ => Source::Plan,
@@ -126,6 +135,10 @@ impl Handler for Mesh {
             conn.dial_id().is_some(),
             "dialled or accepted"
         );
+        if let Some(group) = conn.dial_id().and_then(DialId::planned_group) {
+            assert_eq!(group == 1, *conn.state == SECOND, "the group asked for");
+            assert_eq!(group == 1, conn.peer_addr() == Some(HOSTILE));
+        }
         remember(&mut self.ids, &mut self.random, conn.id());
         self.babbler.on_open(conn);
         self.reach(conn.context());
@@ -190,6 +203,8 @@ impl Handler for Mesh {
         failure: OpenFailure,
     ) {
         assert!(!cx.cancel_dial(dial), "an attempt that failed is over");
+        let is_second = dial.planned_group() == Some(1);
+        assert_eq!(is_second, *state == SECOND, "the group asked for");
         self.babbler.on_open_failed(cx, dial, state, failure);
         self.reach(cx);
     }
@@ -211,7 +226,12 @@ pub(super) fn run(run: Run) -> Outcome {
         let (server, client) = babbling(&mut world, false);
         let random = world.random();
         let tempers = (Temper::draw(random), Temper::draw(random));
-        let plan = plan(random, true);
+        // Both groups have the same sources: those of one are in use more often than they seem.
+        let source = "10.0.1.1".parse().expect("an address");
+        let ports = 1_024..=1_023 + random.magnitude(1, 20) as u16;
+        let second = DialPlan::new(vec![source], ports, vec![HOSTILE], u64::MAX);
+        let plans = [plan(random, false), second.expect("a plan")];
+        let plan = DialPlan::joined(plans).expect("two groups");
         (server, client, plan, tempers, random.magnitude(1, 40))
     };
     let sides = Sides {
