@@ -4,12 +4,11 @@
 //! Each accepted connection dials a partner. Bytes are forwarded from the receive buffer; a side whose peer does not read stops the
 //! other side's reading. An end (FIN) and a reset propagate behind the bytes that came before them.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use holdfast_engine::{
-    CloseReason, Config, ConfigBuilder, Conn, ConnId, Context, Dial, Engine, Handler,
-    allowed_cores, listen::listeners,
+    CloseReason, Config, ConfigBuilder, Conn, Dial, Engine, Handler, SocketOptions, allowed_cores,
+    listen::listeners,
 };
 
 /// How long a peer may take none of the bytes that wait for it, microseconds.
@@ -18,17 +17,12 @@ const PATIENCE_US: u64 = 60_000_000;
 /// Forwards everything.
 pub struct Relay {
     target: SocketAddr,
-    /// Accepted connections without a partner yet.
-    waiting: VecDeque<ConnId>,
 }
 
 impl Relay {
     /// To `target`.
     pub fn new(target: SocketAddr) -> Self {
-        Relay {
-            target,
-            waiting: VecDeque::new(),
-        }
+        Relay { target }
     }
 }
 
@@ -38,8 +32,14 @@ impl Handler for Relay {
     type Command = ();
 
     fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
-        if conn.partner().is_none() {
-            self.waiting.push_back(conn.id());
+        if conn.partner().is_some() {
+            return;
+        }
+        let mut options = SocketOptions::default();
+        options.no_delay = true;
+        let dial = Dial::to(self.target).options(options);
+        if conn.dial_partner(dial, ()).is_err() {
+            conn.reset(CloseReason::Aborted);
         }
     }
 
@@ -65,17 +65,6 @@ impl Handler for Relay {
 
     fn on_stop(&mut self, conn: &mut Conn<'_, ()>) {
         conn.close_after_send();
-    }
-
-    fn on_turn(&mut self, cx: &mut Context<'_, ()>) -> Option<u64> {
-        while let Some(id) = self.waiting.pop_front() {
-            if cx.dial(Dial::to(self.target).linked_to(id), ()).is_err() {
-                // As many are connecting as may be: one that ends makes room.
-                self.waiting.push_front(id);
-                break;
-            }
-        }
-        None
     }
 }
 

@@ -6,8 +6,10 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::id::ConnId;
+use crate::socket_options::SocketOptions;
 
 /// Names one attempt to connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,8 +44,15 @@ pub enum Source {
     /// The kernel chooses address and port. Needs no BIND, so any kernel that the engine runs on.
     #[default]
     Kernel,
-    /// This address; with port 0, the kernel chooses the port. Needs Linux 6.11.
+    /// This address. With port 0 the kernel chooses the port when it connects (IP_BIND_ADDRESS_NO_PORT), so that one port serves any
+    /// number of targets. A port that is given is not searched for: the attempt fails with
+    /// [`OpenFailure::AddrExhausted`](crate::OpenFailure::AddrExhausted) if address, port and target are in use together. Needs Linux
+    /// 6.11.
     Addr(SocketAddr),
+    /// The same for an address that need not be this machine's (IP_TRANSPARENT), such as a client's. Answers must be routed back to
+    /// this machine. Without CAP_NET_ADMIN or CAP_NET_RAW the attempt fails with
+    /// [`OpenFailure::NotPermitted`](crate::OpenFailure::NotPermitted).
+    Transparent(SocketAddr),
     /// The next free source address and port of the engine's [`DialPlan`](crate::DialPlan), of its first group. Needs Linux 6.11.
     Plan,
 }
@@ -61,6 +70,8 @@ pub struct Dial {
     pub(crate) target: SocketAddr,
     pub(crate) source: Source,
     pub(crate) link: Option<ConnId>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) options: SocketOptions,
 }
 
 impl Dial {
@@ -70,6 +81,8 @@ impl Dial {
             target,
             source: Source::Kernel,
             link: None,
+            timeout: None,
+            options: SocketOptions::default(),
         }
     }
 
@@ -80,10 +93,27 @@ impl Dial {
         self
     }
 
-    /// The same as the partner of connection `id`: see [`Conn::forward`](crate::Conn::forward). The source must not be
-    /// [`Source::Plan`]. The attempt fails with [`OpenFailure::Cancelled`](crate::OpenFailure::Cancelled) if the connection has closed,
-    /// is closing or has a partner by the time it starts, and with [`OpenFailure::NoDescriptor`](crate::OpenFailure::NoDescriptor) if
-    /// its ring is full: see [`ConfigBuilder::pairs`](crate::ConfigBuilder::pairs).
+    /// The same with a limit of its own for the time that connecting takes, instead of
+    /// [`ConfigBuilder::connect_timeout`](crate::ConfigBuilder::connect_timeout). At most 365 days.
+    #[must_use]
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = Some(time);
+        self
+    }
+
+    /// The same with options of the socket, which are set before it connects.
+    #[must_use]
+    pub fn options(mut self, options: SocketOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The same as the partner of connection `id`: see [`Conn::dial_partner`](crate::Conn::dial_partner), which a callback of that
+    /// connection uses instead, and [`Conn::forward`](crate::Conn::forward). The source must not be [`Source::Plan`]. The attempt fails
+    /// with [`OpenFailure::Cancelled`](crate::OpenFailure::Cancelled) if the connection has closed, is closing or has a partner by the
+    /// time it starts, and with [`OpenFailure::NoDescriptor`](crate::OpenFailure::NoDescriptor) if its ring is full: see
+    /// [`ConfigBuilder::pairs`](crate::ConfigBuilder::pairs). If it fails for any other reason than the connection's own end,
+    /// [`Handler::on_unlinked`](crate::Handler::on_unlinked) is called for the connection too.
     #[must_use]
     pub fn linked_to(mut self, id: ConnId) -> Self {
         self.link = Some(id);

@@ -38,7 +38,7 @@ pub(crate) const REPORT_INTERVAL_US: u64 = 200_000;
 /// Most core threads.
 const THREAD_COUNT_MAX: usize = 1_024;
 /// Longest time a config accepts: added to any engine time it stays far from the end of a `u64` of microseconds.
-const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 const _: () = assert!(RING_SLOTS_MAX <= 1 << SLOT_INDEX_BITS);
 const _: () = assert!(RING_SLOTS_MIN > SPARE_SLOTS);
@@ -110,6 +110,11 @@ impl Config {
         self.ring_slots
     }
 
+    /// Slots that an accepted connection takes, with its partner.
+    fn slots_per_connection(&self) -> u64 {
+        1 + u64::from(self.pairs)
+    }
+
     /// Connections one ring holds.
     pub fn ring_capacity(&self) -> u32 {
         self.ring_slots - SPARE_SLOTS
@@ -118,7 +123,7 @@ impl Config {
     /// Rings needed for the whole capacity when connections spread evenly over the threads.
     pub fn ring_count(&self) -> u64 {
         let thread_count = self.thread_count as u64;
-        let share = self.capacity.div_ceil(thread_count);
+        let share = self.capacity.div_ceil(thread_count) * self.slots_per_connection();
         share.div_ceil(u64::from(self.ring_capacity())) * thread_count
     }
 }
@@ -428,6 +433,7 @@ fn invalid(what: std::fmt::Arguments<'_>, next_step: &str) -> SetupError {
 /// As many as a thread's share of the capacity needs and the descriptor limit allows.
 fn default_ring_slots(config: &Config) -> u32 {
     let share = config.capacity.div_ceil(config.thread_count as u64);
+    let share = share.saturating_mul(config.slots_per_connection());
     let needed = share.saturating_add(u64::from(SPARE_SLOTS) * 2);
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     needed.min(limit).min(u64::from(RING_SLOTS_MAX)) as u32

@@ -33,6 +33,7 @@ pub(crate) enum Action {
     Send(ConnId, Bytes),
     Close(ConnId),
     Abort(ConnId, CloseReason),
+    Reset(ConnId, CloseReason),
     PauseReading(ConnId),
     ResumeReading(ConnId),
     /// With the first of [`States::dialled`].
@@ -280,6 +281,14 @@ impl<S> Context<'_, S> {
         self.push(Action::Abort(id, reason))
     }
 
+    /// As [`Context::abort`], but its peer gets a reset (RST): see [`Conn::reset`](crate::Conn::reset).
+    ///
+    /// # Errors
+    /// [`NoRoom`] without [`Context::queue_room`]: nothing is closed.
+    pub fn reset(&mut self, id: ConnId, reason: CloseReason) -> Result<(), NoRoom> {
+        self.push(Action::Reset(id, reason))
+    }
+
     /// As [`Conn::pause_reading`](crate::Conn::pause_reading), for a connection of this thread.
     ///
     /// # Errors
@@ -299,17 +308,27 @@ impl<S> Context<'_, S> {
     /// Starts a connection with `state`. It ends in [`Handler::on_open`](crate::Handler::on_open) or
     /// [`Handler::on_open_failed`](crate::Handler::on_open_failed), never during this callback.
     ///
+    /// A linked dial ([`Dial::linked_to`]) needs no [`Context::dial_room`]: accepting has its share of a turn, and so have the actions
+    /// that callbacks ask for, so a relay may dial in [`Handler::on_open`](crate::Handler::on_open).
+    ///
     /// # Errors
-    /// [`NoRoom`] without [`Context::dial_room`]: nothing is dialled.
+    /// [`NoRoom`] without [`Context::dial_room`], or for a linked dial without [`Context::queue_room`], or when the engine
+    /// [stops](Context::is_stopping): nothing is dialled.
     ///
     /// # Panics
     /// For a linked dial from [`Source::Plan`](crate::Source::Plan).
     pub fn dial(&mut self, dial: Dial, state: S) -> Result<DialId, NoRoom> {
-        assert!(
-            dial.link.is_none() || dial.source != Source::Plan,
-            "a linked dial has no source of the plan"
-        );
-        if self.dial_room() == 0 {
+        let has_room = match dial.link {
+            None => self.dial_room() > 0,
+            Some(_) => {
+                assert!(
+                    dial.source != Source::Plan,
+                    "a linked dial has no source of the plan"
+                );
+                !self.thread.is_stopping && self.queue_room() > 0
+            }
+        };
+        if !has_room {
             return Err(NoRoom);
         }
         let id = self.thread.attempts.add(dial);

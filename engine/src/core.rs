@@ -558,13 +558,14 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let attempt = self.ctx.recorder.thread.attempts.get_mut(id).copied();
         let dial = attempt.map(|attempt| attempt.dial);
         let named = dial.map(|dial| dial.target);
+        let link = dial.and_then(|dial| dial.link);
         if self.stopping.is_some() || attempt.is_some_and(|attempt| attempt.is_cancelled) {
             self.ctx.fail(id, &state, OpenFailure::Cancelled, named);
-            return Ok(());
+            return self.fail_link(link, OpenFailure::Cancelled);
         }
         let (tuple, source, planned) = match dial.map_or(Source::Plan, |dial| dial.source) {
             Source::Kernel => (UNPLANNED, None, None),
-            Source::Addr(source) => (UNPLANNED, Some(source), None),
+            Source::Addr(source) | Source::Transparent(source) => (UNPLANNED, Some(source), None),
             Source::Plan => {
                 let tuples = self.ctx.tuples.as_mut();
                 let tuples = tuples.filter(|tuples| self.taken_in_a_row <= tuples.count());
@@ -578,7 +579,6 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             }
         };
         let target = named.or(planned).expect("the plan has a target");
-        let link = dial.and_then(|dial| dial.link);
         let shard = match link {
             Some(link) if !self.may_link(link) => {
                 self.ctx.stats.stale_ids += 1;
@@ -593,7 +593,10 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         };
         match shard {
             Some(shard) => {
-                let slot = self.shards[shard].dial(state, tuple, source, target, &mut self.ctx)?;
+                let addresses = (source, target);
+                let shards = &mut self.shards;
+                let slot =
+                    shards[shard].dial(state, tuple, addresses, dial.as_ref(), &mut self.ctx)?;
                 if let Some(link) = link {
                     self.shards[shard].link(link.slot, slot)?;
                 }
@@ -607,9 +610,20 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
                     tuples.release(tuple);
                 }
                 self.ctx.fail(id, &state, OpenFailure::NoDescriptor, named);
+                self.fail_link(link, OpenFailure::NoDescriptor)?;
             }
         }
         Ok(())
+    }
+
+    /// Tells a connection that its partner was not even dialled.
+    fn fail_link(&mut self, link: Option<ConnId>, failure: OpenFailure) -> Result<(), Error> {
+        match link.filter(|link| self.may_link(*link)) {
+            Some(link) => {
+                self.shards[usize::from(link.shard)].fail_link(&mut self.ctx, link.slot, failure)
+            }
+            None => Ok(()),
+        }
     }
 
     /// True if the connection of this id may be given a partner.
@@ -642,6 +656,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             Action::Send(id, bytes) => self.act(id, ById::Send(bytes)),
             Action::Close(id) => self.act(id, ById::Close),
             Action::Abort(id, reason) => self.act(id, ById::Abort(reason)),
+            Action::Reset(id, reason) => self.act(id, ById::Reset(reason)),
             Action::PauseReading(id) => self.act(id, ById::PauseReading),
             Action::ResumeReading(id) => self.act(id, ById::ResumeReading),
             Action::Dial(id) => {

@@ -7,9 +7,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::attempt::DialId;
+use crate::attempt::{Dial, DialId};
 use crate::bytes::Bytes;
-use crate::context::{Context, Piece, Recorder, Sent};
+use crate::context::{Context, NoRoom, Piece, Recorder, Sent};
 use crate::dial::Tuples;
 use crate::error::{CloseReason, OpenFailure, PartnerEnd};
 use crate::id::ConnId;
@@ -43,7 +43,7 @@ use crate::mailbox::Handle;
 /// | [`Conn::shutdown_write`] | what is owed is sent, then FIN; bytes are delivered for any length of time, then `on_eof`, `on_close` | `LocallyClosed` |
 /// | [`Conn::close`] | what is owed is sent, then FIN; bytes are delivered until the peer's FIN, but not the end itself; `on_close` | `LocallyClosed`, or `Aborted` after the drain timeout |
 /// | [`Conn::close_after_send`] | as `close`, but what the peer sends is discarded | the same |
-/// | [`Conn::abort`] | unsent bytes are dropped, `on_close` | the given one |
+/// | [`Conn::abort`], [`Conn::reset`] | unsent bytes are dropped, `on_close` | the given one |
 /// | peer's reset, a network error | unsent and undelivered bytes are dropped, `on_close` | `Reset`, `TimedOut`, `Unreachable`, `Other` |
 ///
 /// A reset is noticed in every state, also while reading is paused and while half-open: the connection is watched. A peer that
@@ -117,10 +117,12 @@ pub trait Handler: Send {
     fn on_close_requested(&mut self, conn: &mut Conn<'_, Self::State>) {
         conn.close();
     }
-    /// The partner that was dialled for this connection opened ([`Dial::linked_to`](crate::Dial::linked_to)), after its own `on_open`:
-    /// from now on [`Conn::forward`] reaches it. What this connection's peer sent meanwhile follows.
+    /// The partner that was dialled for this connection opened ([`Conn::dial_partner`], [`Dial::linked_to`]), after its own `on_open`:
+    /// from now on [`Conn::forward`] reaches it, behind everything that its `on_open` sent. What this connection's peer sent meanwhile
+    /// follows.
     fn on_linked(&mut self, _conn: &mut Conn<'_, Self::State>) {}
-    /// The partner closed, or never opened, and this connection has none any more. By default: if the partner closed in order, this
+    /// The partner closed, or never opened, and this connection has none any more. An attempt that fails is told by
+    /// [`Handler::on_open_failed`] first. By default: if the partner closed in order, this
     /// connection closes when everything forwarded to it is sent; if not, it is reset then. A handler may dial another partner
     /// instead; until that opens, nothing is read. Not called for a connection that is closing already.
     fn on_unlinked(&mut self, conn: &mut Conn<'_, Self::State>, end: PartnerEnd) {
@@ -176,6 +178,8 @@ pub enum CloseMode {
     ResetAfterSend,
     /// Now, with this reason.
     Abort(CloseReason),
+    /// Now, with a reset and this reason.
+    Reset(CloseReason),
 }
 
 /// What happens to the connection's timer.
@@ -252,6 +256,8 @@ pub(crate) struct Forwards {
     pub is_any: bool,
     /// It was to take bytes and does not: the handler keeps them until it does.
     pub is_refused: bool,
+    /// It is being dialled.
+    pub is_dialled: bool,
     /// Our end is sent to its peer.
     pub shuts_write: bool,
     /// Where the bytes to forward begin in those that were delivered, and how many there are. Copied
@@ -307,7 +313,7 @@ pub struct InnerActions {
     pub shuts_write: bool,
     /// [`Conn::set_timer`], [`Conn::clear_timer`].
     pub timer: TimerChange,
-    /// [`Conn::close`], [`Conn::close_after_send`], [`Conn::abort`].
+    /// [`Conn::close`], [`Conn::close_after_send`], [`Conn::reset_after_send`], [`Conn::abort`], [`Conn::reset`].
     pub close: Option<CloseMode>,
 }
 
@@ -377,6 +383,27 @@ impl<'a, S> Conn<'a, S> {
     /// [`Dial::linked_to`](crate::Dial::linked_to), or the one that waited for that.
     pub fn partner(&self) -> Option<ConnId> {
         self.link.partner
+    }
+
+    /// Dials a partner for this connection: `dial` [linked](Dial::linked_to) to it. From now on nothing of this connection is read,
+    /// bytes that this callback leaves are kept, and the peer's bytes stay in the kernel, until the partner opens: then
+    /// [`Handler::on_open`] is called for the partner, which may send something first, such as a PROXY protocol header, then
+    /// [`Handler::on_linked`] for this connection, and then this connection's bytes are delivered. If the attempt fails,
+    /// [`Handler::on_unlinked`] is called for this connection, which may dial another partner.
+    ///
+    /// While it is not read, the peer's end or reset is noticed only when the attempt has ended.
+    ///
+    /// # Errors
+    /// [`NoRoom`] as of [`Context::dial`]: nothing is dialled; close the connection.
+    ///
+    /// # Panics
+    /// For a dial from [`Source::Plan`](crate::Source::Plan).
+    pub fn dial_partner(&mut self, dial: Dial, state: S) -> Result<DialId, NoRoom> {
+        let id = self.context.dial(dial.linked_to(self.id), state)?;
+        self.actions.forwards.is_any = true;
+        self.actions.forwards.is_refused = true;
+        self.actions.forwards.is_dialled = true;
+        Ok(id)
     }
 
     /// Sends bytes on the partner, behind everything sent there before. In [`Handler::on_bytes`], bytes of those delivered are sent
@@ -612,9 +639,16 @@ impl<'a, S> Conn<'a, S> {
         self.actions.close_mode.get_or_insert(CloseMode::Graceful);
     }
 
-    /// Closes the connection at once with `reason`; unsent bytes are dropped.
+    /// Closes the connection at once with `reason`; unsent bytes are dropped. The kernel still sends what it has, then our end (FIN),
+    /// or a reset (RST) if it has bytes of the peer that were not read. See [`Conn::reset`].
     pub fn abort(&mut self, reason: CloseReason) {
         self.actions.close_mode = Some(CloseMode::Abort(reason));
+    }
+
+    /// Closes the connection at once with `reason` and a reset (RST, SO_LINGER 0): unsent bytes are dropped, also those that the
+    /// kernel has, and nothing of the connection stays in the kernel. [`Conn::reset_after_send`] sends them first.
+    pub fn reset(&mut self, reason: CloseReason) {
+        self.actions.close_mode = Some(CloseMode::Reset(reason));
     }
 
     /// Calls `call` with the same connection, but only a part of its state: how one handler wraps another. `wrap` makes this
@@ -711,7 +745,9 @@ impl<'a, S> Conn<'a, S> {
             self.actions.timer = actions.timer;
         }
         match actions.close {
-            Some(CloseMode::Abort(reason)) => self.abort(reason),
+            Some(mode @ (CloseMode::Abort(_) | CloseMode::Reset(_))) => {
+                self.actions.close_mode = Some(mode);
+            }
             Some(mode) => {
                 self.actions.close_mode.get_or_insert(mode);
             }

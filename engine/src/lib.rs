@@ -91,6 +91,7 @@ mod share;
 pub mod sim;
 #[cfg_attr(not(feature = "sim"), allow(dead_code))]
 mod slot;
+mod socket_options;
 mod stats;
 mod token;
 mod wheel;
@@ -107,6 +108,7 @@ pub use id::ConnId;
 pub use kernel::os::allowed_cores;
 pub use layer::{InnerState, Layer, LayerConn, LayerContext, LayerState};
 pub use mailbox::{Handle, SendError, Shutdown};
+pub use socket_options::{KeepAlive, SocketOptions};
 pub use stats::{Stats, Work};
 
 /// Checks that this kernel has the io_uring features the engine needs, those to dial with `dials`. Keeps nothing.
@@ -128,6 +130,7 @@ pub mod internals {
     pub use crate::limiter::ConnectionLimiter;
     pub use crate::ring::*;
     pub use crate::slot::*;
+    pub use crate::socket_options::SocketOption;
     pub use crate::token::*;
     pub use crate::wheel::*;
 }

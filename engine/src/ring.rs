@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, SetupErrorKind};
+use crate::socket_options::SocketOption;
 use crate::token::Token;
 
 /// One request. `slot` is an index into the ring's direct-descriptor table.
@@ -41,6 +42,8 @@ pub enum Request {
     DelayFirstAck { slot: u32 },
     /// Make closing send a reset at once (SO_LINGER 0). Silent.
     ResetOnClose { slot: u32 },
+    /// Set an option. Silent.
+    SetOption { slot: u32, option: SocketOption },
     /// Give the socket its source address. Silent. Linked: the next request, which must be pushed
     /// without another between, only starts if this one succeeded, and gives no completion
     /// otherwise.

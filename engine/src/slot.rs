@@ -61,6 +61,8 @@ use crate::error::{CloseReason, OpenFailure};
 pub const NONE: u32 = u32::MAX;
 /// [`Slot::tuple`] of a slot that was dialled without the plan.
 pub const UNPLANNED: u32 = u32::MAX - 1;
+/// [`Slot::tuple`] of an accepted slot whose partner is about to be dialled.
+const AWAITS_DIAL: u32 = u32::MAX - 2;
 /// Bit of [`Slot::tuple`]: the slot has a partner, whose index is in the low bits.
 const LINKED: u32 = 1 << 31;
 /// Bit beside [`LINKED`]: the slot was dialled.
@@ -313,8 +315,9 @@ pub struct Slot<S> {
     pub prev: u32,
     /// When its timer is due, in ticks.
     pub deadline: u32,
-    /// Where it comes from, and what it is linked with: [`NONE`] if it was accepted, the number of
-    /// the plan's tuple if it was dialled with one, [`UNPLANNED`] if it was dialled without; with
+    /// Where it comes from, and what it is linked with: [`NONE`] or [`AWAITS_DIAL`] if it was
+    /// accepted, the number of the plan's tuple if it was dialled with one, [`UNPLANNED`] if it was
+    /// dialled without; with
     /// [`LINKED`] the index of its partner, and [`LINKED_DIALLED`] besides if it was dialled.
     pub tuple: u32,
     phase: Phase,
@@ -329,6 +332,7 @@ pub struct Slot<S> {
 
 // A linked slot cannot be taken for one that is not.
 const _: () = assert!(LINKED_DIALLED > 1 << SLOT_INDEX_BITS && TUPLE_COUNT_MAX <= LINKED as u64);
+const _: () = assert!(LINKED | LINKED_DIALLED | (1 << SLOT_INDEX_BITS) < AWAITS_DIAL);
 const _: () = assert!(size_of::<Slot<()>>() == 24);
 const _: () = assert!(size_of::<Slot<[u32; 2]>>() == 32);
 
@@ -407,15 +411,15 @@ impl<S: Copy + Default> Slot<S> {
     /// True if it was taken from a listener.
     #[inline]
     pub fn is_accepted(&self) -> bool {
-        let is_own =
-            self.tuple == NONE || self.partner().is_some() && self.tuple & LINKED_DIALLED == 0;
+        let is_own = matches!(self.tuple, NONE | AWAITS_DIAL)
+            || self.partner().is_some() && self.tuple & LINKED_DIALLED == 0;
         is_own && !matches!(self.phase, Phase::Free | Phase::Connecting)
     }
 
     /// The slot it is linked with.
     #[inline]
     pub fn partner(&self) -> Option<u32> {
-        let is_linked = (LINKED..UNPLANNED).contains(&self.tuple);
+        let is_linked = (LINKED..AWAITS_DIAL).contains(&self.tuple);
         is_linked.then_some(self.tuple & !(LINKED | LINKED_DIALLED))
     }
 
@@ -644,10 +648,30 @@ impl<S: Copy + Default> Slot<S> {
         };
     }
 
+    /// Its partner is about to be dialled.
+    pub fn dial_queued(&mut self) {
+        assert_eq!(self.phase, Phase::Open);
+        if self.tuple == NONE {
+            self.tuple = AWAITS_DIAL;
+        }
+    }
+
+    /// True if its partner is about to be dialled.
+    pub fn awaits_dial(&self) -> bool {
+        self.tuple == AWAITS_DIAL
+    }
+
+    /// Its partner is not dialled after all.
+    pub fn dial_dropped(&mut self) {
+        if self.tuple == AWAITS_DIAL {
+            self.tuple = NONE;
+        }
+    }
+
     /// Gains a partner. It has no tuple of the plan.
     pub fn linked(&mut self, partner: u32) {
         let dialled = match self.tuple {
-            NONE => 0,
+            NONE | AWAITS_DIAL => 0,
             UNPLANNED => LINKED_DIALLED,
             from => illegal("linked", &from),
         };

@@ -58,6 +58,8 @@ pub struct Stats {
     pub failed_target: [Option<SocketAddr>; OpenFailure::ALL.len()],
     /// Source addresses that were in use; the attempt continued with another.
     pub address_in_use: u64,
+    /// Options of dialled sockets that the kernel refused: the connection goes on without.
+    pub options_refused: u64,
     /// Connections that closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::ALL.len()],
     /// Sends that the kernel accepted completely at once.
@@ -105,6 +107,7 @@ impl Stats {
         self.connecting_now += other.connecting_now;
         self.opened += other.opened;
         self.address_in_use += other.address_in_use;
+        self.options_refused += other.options_refused;
         self.sends += other.sends;
         self.sends_short += other.sends_short;
         self.bytes_received += other.bytes_received;

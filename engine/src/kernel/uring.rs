@@ -235,8 +235,13 @@ impl KernelRing {
         }
     }
 
+    /// Where the address, or the option's value, of the next request is kept.
+    fn address_offset(&self) -> usize {
+        self.addresses_offset + (self.pushed % SQ_ENTRIES as usize) * ADDRESS_STRIDE
+    }
+
     fn write_address(&mut self, address: SocketAddr) -> (*const libc::sockaddr, libc::socklen_t) {
-        let offset = self.addresses_offset + (self.pushed % SQ_ENTRIES as usize) * ADDRESS_STRIDE;
+        let offset = self.address_offset();
         let length = match address {
             SocketAddr::V4(v4) => {
                 self.write_plain(offset, &libc::sockaddr_in::from(SockaddrIn::from(v4)))
@@ -328,6 +333,22 @@ impl KernelRing {
             )
             .build()
             .flags(SILENT),
+            Request::SetOption { slot, option } => {
+                let length = size_of_val(&option.value);
+                let offset = self.address_offset();
+                self.region
+                    .slice_mut(offset, length)
+                    .copy_from_slice(&option.value.to_ne_bytes());
+                opcode::SetSockOpt::new(
+                    Fixed(slot),
+                    option.level as u32,
+                    option.name as u32,
+                    self.region.address(offset, length).cast(),
+                    length as u32,
+                )
+                .build()
+                .flags(SILENT)
+            }
             Request::Bind { slot, source } => {
                 let (address, length) = self.write_address(source);
                 opcode::Bind::new(Fixed(slot), address, length)

@@ -16,6 +16,7 @@ pub(crate) enum ById {
     Send(Bytes),
     Close,
     Abort(CloseReason),
+    Reset(CloseReason),
     PauseReading,
     ResumeReading,
 }
@@ -40,6 +41,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         };
         match action {
             ById::Abort(reason) => self.close(ctx, slot, reason)?,
+            ById::Reset(reason) => self.reset(ctx, slot, reason)?,
             _ if phase != Phase::Open => {}
             ById::Send(bytes) => {
                 self.call(ctx, slot, |handler, conn| handler.on_send(conn, bytes))?;

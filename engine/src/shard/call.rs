@@ -87,6 +87,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             ctx.recorder.thread.clear_sent();
             return match actions.close_mode {
                 Some(CloseMode::Abort(reason)) => self.close(ctx, slot, reason),
+                Some(CloseMode::Reset(reason)) => self.reset(ctx, slot, reason),
                 _ => Ok(()),
             };
         }
@@ -137,6 +138,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             Some(CloseMode::AfterSend) => self.close_in_stages(ctx, slot),
             Some(CloseMode::ResetAfterSend) => self.reset_after_sent(ctx, slot),
             Some(CloseMode::Abort(reason)) => self.close(ctx, slot, reason),
+            Some(CloseMode::Reset(reason)) => self.reset(ctx, slot, reason),
         }
     }
 

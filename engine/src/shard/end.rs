@@ -201,6 +201,20 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
+    /// Resets a connection at once.
+    pub(super) fn reset(
+        &mut self,
+        ctx: &mut CoreContext<'_, H>,
+        slot: u32,
+        reason: CloseReason,
+    ) -> Result<(), Error> {
+        if self.slots[slot].phase() != Phase::Closing {
+            let option = self.token(Op::Option, slot);
+            self.ring.push(option, Request::ResetOnClose { slot })?;
+        }
+        self.close(ctx, slot, reason)
+    }
+
     /// Closes a connection at once: when nothing of it is in flight now, else when that has come
     /// back.
     pub(super) fn close(

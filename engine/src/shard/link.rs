@@ -14,7 +14,7 @@
 
 use super::pending::{LinkEvent, Piece, SendSource, held_bytes_max};
 use super::turn::{CoreContext, Shard};
-use crate::error::{Error, PartnerEnd};
+use crate::error::{Error, OpenFailure, PartnerEnd};
 use crate::handler::{Forwards, Handler, Link};
 use crate::ring::{Received, Request, Ring};
 use crate::slot::{Phase, Read, Write};
@@ -49,6 +49,18 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.slots[dialled].linked(waiting);
         self.count_unpaired(waiting, -1);
         self.await_partner(waiting)
+    }
+
+    /// The partner that was to be dialled for a slot is not.
+    pub fn fail_link(
+        &mut self,
+        ctx: &mut CoreContext<'_, H>,
+        waiting: u32,
+        failure: OpenFailure,
+    ) -> Result<(), Error> {
+        self.slots[waiting].dial_dropped();
+        self.tell(waiting, LinkEvent::Ended(PartnerEnd::OpenFailed(failure)));
+        self.tell_partners(ctx)
     }
 
     /// One accepted connection more or less that is to have a partner and has none.
@@ -151,6 +163,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         entry.phase() == Phase::Open
             && entry.is_partner_awaited()
             && matches!(entry.read(), Read::Paused | Read::Ended)
+            && !entry.awaits_dial()
             && entry
                 .partner()
                 .is_none_or(|partner| self.slots[partner].phase() != Phase::Connecting)
@@ -257,6 +270,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             self.forward_copy(ctx, partner, &bytes)?;
             bytes.clear();
             ctx.recorder.thread.forwarded = bytes;
+        }
+        if forwards.is_dialled && self.slots[slot].phase() == Phase::Open {
+            self.slots[slot].dial_queued();
         }
         if forwards.is_refused {
             self.await_partner(slot)?;

@@ -10,11 +10,12 @@ use std::os::fd::RawFd;
 use super::receive::Wait;
 use super::turn::{CoreContext, Shard};
 use crate::attempt::{Dial, DialId, Source};
-use crate::config::Config;
+use crate::config::{Config, TIME_MAX};
 use crate::error::{CloseReason, Error, OpenFailure, PartnerEnd};
 use crate::handler::{Conn, Handler, Origin};
 use crate::ring::{Request, Ring};
 use crate::slot::Phase;
+use crate::socket_options::{LATE_PORT, transparent};
 use crate::token::{Op, Token};
 
 impl<R: Ring, H: Handler> Shard<R, H> {
@@ -96,8 +97,8 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         &mut self,
         state: H::State,
         own_tuple: u32,
-        source: Option<SocketAddr>,
-        target: SocketAddr,
+        (source, target): (Option<SocketAddr>, SocketAddr),
+        dial: Option<&Dial>,
         ctx: &mut CoreContext<'_, H>,
     ) -> Result<u32, Error> {
         let slot = self
@@ -114,19 +115,41 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             let option = self.token(Op::Option, slot);
             self.ring.push(option, Request::DelayFirstAck { slot })?;
         }
+        let mut timeout = ctx.config.connect_timeout;
+        if let Some(dial) = dial {
+            timeout = dial.timeout.unwrap_or(timeout).min(TIME_MAX);
+            self.set_options(slot, dial, source)?;
+        }
         if let Some(source) = source {
             let option = self.token(Op::Option, slot);
             self.ring.push(option, Request::ReuseAddress { slot })?;
+            // The connect is linked to it.
+            self.ring.reserve(2)?;
             let bind = self.token(Op::Bind, slot);
             self.ring.push(bind, Request::Bind { slot, source })?;
         }
         let connect = self.token(Op::Connect, slot);
         self.ring.push(connect, Request::Connect { slot, target })?;
-        self.set_timer(
-            slot,
-            ctx.now_us + ctx.config.connect_timeout.as_micros() as u64,
-        );
+        self.set_timer(slot, ctx.now_us + timeout.as_micros() as u64);
         Ok(slot)
+    }
+
+    /// Sets the options of a socket that is to be bound and connected.
+    fn set_options(
+        &mut self,
+        slot: u32,
+        dial: &Dial,
+        source: Option<SocketAddr>,
+    ) -> Result<(), Error> {
+        let is_transparent = matches!(dial.source, Source::Transparent(_));
+        let transparent = is_transparent.then(|| transparent(dial.target.is_ipv6()));
+        let has_late_port = source.is_some_and(|source| source.port() == 0);
+        let options = dial.options.each().chain(transparent);
+        for option in options.chain(has_late_port.then_some(LATE_PORT)) {
+            let token = self.token(Op::Option, slot);
+            self.ring.push(token, Request::SetOption { slot, option })?;
+        }
+        Ok(())
     }
 
     pub(super) fn on_accept(
@@ -249,7 +272,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 dial,
                 source: match source {
                     Source::Kernel => None,
-                    Source::Addr(source) => (source.port() != 0).then_some(source),
+                    Source::Addr(source) | Source::Transparent(source) => {
+                        (source.port() != 0).then_some(source)
+                    }
                     Source::Plan => planned.map(|tuples| tuples.addresses(entry.tuple).0),
                 },
                 target,

@@ -359,7 +359,16 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             Op::Watch => self.on_watch(ctx, slot, result, completion.has_more),
             Op::Probe => self.on_probe(ctx, slot, result),
             Op::Recv => self.on_recv(ctx, slot, completion),
-            Op::Option | Op::Close => {
+            Op::Option => {
+                if result == -libc::EPERM && self.slots[slot].phase() == Phase::Connecting {
+                    // A foreign source address: without it the attempt is another.
+                    self.slots[slot].socket_failed(-result);
+                } else {
+                    ctx.stats.options_refused += 1;
+                }
+                Ok(())
+            }
+            Op::Close => {
                 ctx.stats.unexpected += 1;
                 Ok(())
             }

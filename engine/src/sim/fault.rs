@@ -135,6 +135,8 @@ faults! {
     ShutdownRefused "shutdown_refused" 30_000,
     /// A thread is told something between its last look and its sleep.
     ToldBetween "told_between" 20_000,
+    /// The kernel refuses a socket option.
+    OptionRefused "option_refused" 20_000,
 }
 
 /// Kinds whose chances were there from the start. Those added later are drawn apart, or every seed would mean another run.

@@ -87,7 +87,15 @@ impl Ledger {
         match (self.close_mode, close_mode) {
             // A later, harder close replaces the first.
             (None, Some(_))
-            | (_, Some(CloseMode::Abort(_) | CloseMode::AfterSend | CloseMode::ResetAfterSend)) => {
+            | (
+                _,
+                Some(
+                    CloseMode::Abort(_)
+                    | CloseMode::Reset(_)
+                    | CloseMode::AfterSend
+                    | CloseMode::ResetAfterSend,
+                ),
+            ) => {
                 self.close_mode = close_mode;
             }
             _ => {}
@@ -220,7 +228,10 @@ impl Ledger {
         );
         let is_in_order = reason == CloseReason::PeerClosed
             || (reason == CloseReason::LocallyClosed
-                && !matches!(self.close_mode, Some(CloseMode::Abort(_))));
+                && !matches!(
+                    self.close_mode,
+                    Some(CloseMode::Abort(_) | CloseMode::Reset(_))
+                ));
         if is_in_order {
             assert_eq!(
                 self.owed, 0,

@@ -106,6 +106,14 @@ impl SimRing {
         };
         match request {
             Request::ReuseAddress { .. } | Request::DelayFirstAck { .. } => self.end(token, 0),
+            Request::SetOption { option, .. } => {
+                let is_refused = world.strikes(Fault::OptionRefused);
+                let errno = match option.name == libc::IP_TRANSPARENT {
+                    true => libc::EPERM,
+                    false => libc::EOPNOTSUPP,
+                };
+                self.end(token, if is_refused { -errno } else { 0 })
+            }
             Request::ResetOnClose { .. } => {
                 world.socket_mut(socket).resets_on_close = true;
                 self.end(token, 0)
