@@ -3,7 +3,7 @@
 //!
 //! Purpose: each target takes any bytes and panics if the code under test breaks a promise. "Does
 //! not crash" is the least of them: input cut anywhere must mean the same, two readers
-//! ([`mod@reference`], hyper) must agree, and what is written must be read back.
+//! ([`mod@reference`], hyper, tungstenite) must agree, and what is written must be read back.
 //! Invariants: a target depends on nothing but its bytes: no clock, no file, no network, no state
 //! of an earlier call; it takes microseconds. `corpus/TARGET/` holds inputs that together reach
 //! what was ever reached; the tests of this package replay them all, and `make fuzz` begins with
@@ -31,6 +31,7 @@ mod responses;
 mod sources;
 mod statuses;
 mod urls;
+mod websocket;
 
 pub use bodies::chunked;
 pub use documents::documents;
@@ -46,6 +47,7 @@ pub use responses::http_response;
 pub use sources::sources;
 pub use statuses::statuses;
 pub use urls::urls;
+pub use websocket::{websocket_frames, websocket_upgrade};
 
 /// A fuzz target.
 pub type Target = fn(&[u8]);
@@ -67,4 +69,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sources", sources),
     ("statuses", statuses),
     ("urls", urls),
+    ("websocket_frames", websocket_frames),
+    ("websocket_upgrade", websocket_upgrade),
 ];
