@@ -1,3 +1,5 @@
 //! `holdfast-server relay`: passes connections on to backends.
 
+pub mod backends;
+pub mod balance;
 pub mod config;
