@@ -19,6 +19,7 @@ mod bodies;
 mod documents;
 mod hyper_view;
 mod input;
+mod l4;
 mod master;
 mod proc_texts;
 mod profiles;
@@ -36,6 +37,7 @@ mod websocket;
 pub use bodies::chunked;
 pub use documents::documents;
 pub use hyper_view::http_request_hyper;
+pub use l4::{client_hello, proxy};
 pub use master::master;
 pub use proc_texts::{machine, samples};
 pub use profiles::profiles;
@@ -55,6 +57,7 @@ pub type Target = fn(&[u8]);
 /// Every target by its name, which is that of its file in `bin/` and of its folder in `corpus/`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("chunked", chunked),
+    ("client_hello", client_hello),
     ("documents", documents),
     ("http_reply", http_reply),
     ("http_request", http_request),
@@ -64,6 +67,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("machine", machine),
     ("master", master),
     ("profiles", profiles),
+    ("proxy", proxy),
     ("reports", reports),
     ("samples", samples),
     ("sources", sources),

@@ -87,12 +87,12 @@ fn mutated(bytes: &[u8], random: &mut Random) -> Vec<u8> {
 
 /// A minute part of what `make fuzz` does, the same each time.
 #[test]
-fn mutated_http_inputs_keep_every_promise() {
+fn mutated_protocol_inputs_keep_every_promise() {
     let rounds =
         std::env::var("HOLDFAST_FUZZ_ROUNDS").map_or(3, |text| text.parse().expect("a number"));
     let mut random = Random(0x6d75_7461_7465_6421);
     for (name, target) in TARGETS {
-        if !name.starts_with("http_") && *name != "chunked" {
+        if !name.starts_with("http_") && !["chunked", "client_hello", "proxy"].contains(name) {
             continue;
         }
         let inputs = inputs(name);
