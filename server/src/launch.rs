@@ -59,14 +59,30 @@ pub struct ServerFlags {
     engine: EngineFlags,
 }
 
+impl ServerFlags {
+    /// What `--listen` was given.
+    pub fn listen(&self) -> &[String] {
+        &self.listen
+    }
+
+    /// Listens at these addresses, whatever `--listen` was given.
+    pub fn listen_at(&mut self, addresses: Vec<String>) {
+        self.listen = addresses;
+    }
+}
+
 /// What a protocol requires of its server.
 pub struct ServerSpec {
     /// Port to listen on where `--listen` is not given.
     pub port: u16,
     /// Memory of one connection at most, the kernel's included, bytes.
     pub bytes_per_connection: u64,
+    /// Slots of the engine that one connection takes.
+    pub slots_per_connection: u64,
     /// Names of the protocol's timeouts, for metrics.
     pub timeouts: Vec<&'static str>,
+    /// Names of what becomes of a request or a client, for metrics.
+    pub outcomes: Vec<&'static str>,
     /// Sizes and times of the engine; capacity, threads and ring sizes are filled in here.
     pub config: ConfigBuilder,
     /// How long the process keeps its connections after an upgrade; `None`: until they end.
@@ -129,7 +145,7 @@ impl Server {
         let access = AccessControl::of(&flags.access)?;
         let base = spec.config.drain_timeout(DRAIN_TIMEOUT);
         let base = base.peer_addresses(access.is_some());
-        let config = checked.config(engine, capacity, 1, base)?;
+        let config = checked.config(engine, capacity, spec.slots_per_connection, base)?;
         let refusal = if engine.die_with_parent {
             Some(
                 "--die-with-parent would end the new process with this one; next: start without it",
@@ -145,6 +161,7 @@ impl Server {
             open_failures: OpenFailure::ALL.iter().map(|f| f.label()).collect(),
             ends: CloseReason::ALL.iter().map(|r| r.label()).collect(),
             timeouts: spec.timeouts,
+            outcomes: spec.outcomes,
             ..LabelValues::default()
         };
         let metrics = metrics.map(|listener| TcpListener::from(OwnedFd::from(listener)));
@@ -185,6 +202,35 @@ impl Server {
             listeners,
             bound,
         })
+    }
+
+    /// For each listener of each thread, the place in `texts` of the address that it listens at. One that
+    /// none of them asks for, such as a socket that was inherited, counts as the first.
+    ///
+    /// # Errors
+    /// One line: an address is none, or its name is unknown.
+    pub fn routes(&self, texts: &[&str]) -> Result<Vec<Vec<usize>>, anyhow::Error> {
+        let mut asked = Vec::new();
+        for (place, text) in texts.iter().enumerate() {
+            asked.extend(
+                resolve(text, 0)?
+                    .into_iter()
+                    .map(|address| (address, place)),
+            );
+        }
+        let place = |address: SocketAddr| {
+            let is_it = |asked: SocketAddr| {
+                asked == address || asked.port() == 0 && asked.ip() == address.ip()
+            };
+            let found = asked.iter().find(|(asked, _)| is_it(*asked));
+            found.map_or(0, |(_, place)| *place)
+        };
+        let thread = |listeners: &Vec<Listener>| {
+            let addresses = listeners.iter().map(Listener::local_addr);
+            let places: Result<Vec<_>, _> = addresses.map(|a| a.map(place)).collect();
+            Ok(places?)
+        };
+        self.listeners.iter().map(thread).collect()
     }
 
     /// Calls `on_retire` when an upgrade has succeeded, before any connection is closed for it.

@@ -6,11 +6,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use holdfast_server::{http, longconn};
+use holdfast_server::{http, longconn, relay};
 use holdfast_sysctl::cli;
 use holdfast_sysctl::cli_docs::CliDocs;
 
-/// Serves very many TCP connections: holds them, or answers HTTP on them.
+/// Serves very many TCP connections: holds them, answers HTTP on them, or relays them.
 #[derive(Parser)]
 #[command(
     name = "holdfast-server",
@@ -32,6 +32,8 @@ enum Command {
     Longconn(Box<longconn::Flags>),
     /// Answer every HTTP/1.1 request with the same response
     Http(Box<http::Flags>),
+    /// Relay TCP connections to backends
+    Relay(Box<relay::Flags>),
     #[command(flatten)]
     CliDocs(CliDocs),
 }
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     match cli::parse::<Cli>().command {
         Command::Longconn(flags) => longconn::main(*flags),
         Command::Http(flags) => http::main(*flags),
+        Command::Relay(flags) => relay::main(*flags),
         Command::CliDocs(command) => command.run::<Cli>(),
     }
 }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use crate::live::{Counter, Group, Percentiles, Snapshot, Span};
 use crate::wire::{
-    ClientReport, HttpClientReport, HttpServerReport, Latency, ServerReport, WorkerReport,
+    ClientReport, HttpClientReport, HttpServerReport, Latency, RelayReport, ServerReport,
+    WorkerReport,
 };
 
 impl Percentiles {
@@ -144,6 +145,34 @@ impl From<&HttpServerReport> for Snapshot {
                 Group::bad("timed out", report.timed_out.clone()),
                 Group::neutral("statuses", report.responses.clone()),
                 Group::neutral("ended", report.closed.clone()),
+            ],
+            ..Self::default()
+        }
+    }
+}
+
+impl From<&RelayReport> for Snapshot {
+    fn from(report: &RelayReport) -> Self {
+        let at = seconds(report.at_us);
+        Self {
+            title: format!("server relay {}", report.listen.join(",")),
+            phase: if report.accepted == 0 {
+                "listening"
+            } else {
+                "relaying"
+            },
+            seconds: at,
+            open: Some(report.clients_now),
+            target: Some(report.capacity),
+            counters: vec![
+                Counter::new("accepted", report.accepted, at),
+                Counter::new("connected", report.connected, at),
+                Counter::new("bytes", report.bytes_forwarded, at),
+            ],
+            groups: vec![
+                not_accepted(&report.accept_failed, report.refused_full),
+                Group::bad("connects failed", report.connect_failed.clone()),
+                Group::neutral("ended", report.ended.clone()),
             ],
             ..Self::default()
         }

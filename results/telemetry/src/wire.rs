@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// What every server reports. Counts are since the start unless a name says `now`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServerHead {
-    /// [`SERVER_SCHEMA`] or [`HTTP_SERVER_SCHEMA`].
+    /// [`SERVER_SCHEMA`], [`HTTP_SERVER_SCHEMA`] or [`RELAY_SCHEMA`].
     pub schema: String,
     /// True in the last report of a process and in `--json` files.
     pub is_final: bool,
@@ -96,7 +96,7 @@ macro_rules! has_head {
     )*};
 }
 
-has_head!(ServerReport: ServerHead, HttpServerReport: ServerHead, ClientReport: ClientHead, HttpClientReport: ClientHead);
+has_head!(ServerReport: ServerHead, HttpServerReport: ServerHead, RelayReport: ServerHead, ClientReport: ClientHead, HttpClientReport: ClientHead);
 
 /// What `holdfast-server longconn` reports. Counts are since the start unless a name says `now`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -205,6 +205,47 @@ pub struct HttpServerReport {
 
 /// [`ServerHead::schema`].
 pub const HTTP_SERVER_SCHEMA: &str = "holdfast.server.http/1";
+
+/// What `holdfast-server relay` reports. Every accepted connection, a *client*, is in exactly one of
+/// `ended`, `clients_now` and, if it was refused before it counted, `closed` of the head. The other
+/// counts of the head are of sockets: a relayed client has two.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RelayReport {
+    /// What every server reports.
+    #[serde(flatten)]
+    pub head: ServerHead,
+    /// Clients that ended, by class: closed, reset_by_client, reset_by_backend, client_left,
+    /// connect_refused, connect_timeout, no_backend, queue_full, idle, cut, stopped, ...
+    pub ended: BTreeMap<String, u64>,
+    /// Clients that have not ended.
+    pub clients_now: u64,
+    /// Those of them that have no backend yet: they connect, wait, or have not sent their header.
+    pub waiting_now: u64,
+    /// Those of them that wait for a backend with `maxconn` connections.
+    pub queued_now: u64,
+    /// Attempts to connect to a backend.
+    pub connect_attempts: u64,
+    /// Attempts that opened.
+    pub connected: u64,
+    /// Attempts that failed, by kind.
+    pub connect_failed: BTreeMap<String, u64>,
+    /// Attempts that followed a failed one of the same client.
+    pub connect_retries: u64,
+    /// Bytes received, from clients and backends.
+    pub bytes_received: u64,
+    /// Bytes forwarded, in both directions.
+    pub bytes_forwarded: u64,
+    /// Those of them that a socket did not take at once.
+    pub bytes_copied: u64,
+    /// What turns of the core threads were like, by name: see [`ClientReport::turns`].
+    #[serde(default)]
+    pub turns: BTreeMap<String, u64>,
+    /// What should not happen in numbers, by name.
+    pub anomalies: BTreeMap<String, u64>,
+}
+
+/// [`ServerHead::schema`].
+pub const RELAY_SCHEMA: &str = "holdfast.server.relay/1";
 
 /// What `holdfast-client http` reports.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -129,6 +129,8 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let spec = ServerSpec {
         port: 8080,
         bytes_per_connection: BYTES_PER_CONNECTION,
+        slots_per_connection: 1,
+        outcomes: Vec::new(),
         timeouts: TimeoutKind::ALL.iter().map(|(_, name)| *name).collect(),
         config: Config::builder()
             .buffer_bytes(2_048)

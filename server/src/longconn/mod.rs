@@ -73,6 +73,8 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let spec = ServerSpec {
         port: 7070,
         bytes_per_connection: BYTES_PER_CONNECTION,
+        slots_per_connection: 1,
+        outcomes: Vec::new(),
         timeouts: Vec::new(),
         config: Config::builder().buffer_bytes(512),
         keep_after_upgrade: flags.keep_after_upgrade,

@@ -10,8 +10,8 @@ use super::buckets::Buckets;
 use super::kinds::{LabelValues, Thread};
 use super::page::Page;
 use crate::wire::{
-    ClientHead, ClientReport, HttpClientReport, HttpServerReport, ServerHead, ServerReport,
-    WorkerReport,
+    ClientHead, ClientReport, HttpClientReport, HttpServerReport, RelayReport, ServerHead,
+    ServerReport, WorkerReport,
 };
 
 /// Durations by the names the reports' histograms have.
@@ -344,6 +344,73 @@ impl ExposeMetrics for HttpServerReport {
     }
 }
 
+impl ExposeMetrics for RelayReport {
+    fn expose(&self, page: &mut Page, kinds: &LabelValues, _: &Durations) {
+        any!(page, self);
+        server(page, self, kinds);
+        for (name, help, value) in [
+            (
+                "holdfast_relay_clients",
+                "Accepted clients that have not ended",
+                self.clients_now,
+            ),
+            (
+                "holdfast_relay_clients_waiting",
+                "Clients that have no backend yet",
+                self.waiting_now,
+            ),
+            (
+                "holdfast_relay_clients_queued",
+                "Clients that wait for a backend with maxconn connections",
+                self.queued_now,
+            ),
+        ] {
+            page.gauge(name, help, value as f64);
+        }
+        page.counters(
+            "holdfast_relay_clients_ended",
+            "Clients that ended, by what became of them",
+            "class",
+            counts(&self.ended, &kinds.outcomes),
+        );
+        for (name, help, count) in [
+            (
+                "holdfast_connect_attempts",
+                "Attempts to connect begun",
+                self.connect_attempts,
+            ),
+            (
+                "holdfast_connections_opened",
+                "Attempts to connect that opened",
+                self.connected,
+            ),
+            (
+                "holdfast_connect_retries",
+                "Attempts to connect that followed a failed one of the same client",
+                self.connect_retries,
+            ),
+            (
+                "holdfast_forwarded_bytes",
+                "Bytes forwarded, in both directions",
+                self.bytes_forwarded,
+            ),
+            (
+                "holdfast_forwarded_copied_bytes",
+                "Bytes forwarded that a socket did not take at once",
+                self.bytes_copied,
+            ),
+        ] {
+            page.counter(name, help, count);
+        }
+        page.counters(
+            "holdfast_connect_failures",
+            "Attempts to connect that failed, by kind",
+            "kind",
+            counts(&self.connect_failed, &kinds.open_failures),
+        );
+    }
+}
+
 impl ExposeMetrics for HttpClientReport {
     fn expose(&self, page: &mut Page, kinds: &LabelValues, durations: &Durations) {
         any!(page, self);
@@ -538,6 +605,19 @@ mod tests {
         check::<HttpServerReport>(&[
             ("responses", "holdfast_http_responses_total code"),
             ("timed_out", "holdfast_http_timeouts_total phase"),
+        ]);
+        check::<RelayReport>(&[&ANY[..], &SERVER].concat());
+        check::<RelayReport>(&[
+            ("ended", "holdfast_relay_clients_ended_total class"),
+            ("clients_now", "holdfast_relay_clients"),
+            ("waiting_now", "holdfast_relay_clients_waiting"),
+            ("queued_now", "holdfast_relay_clients_queued"),
+            ("connect_attempts", "holdfast_connect_attempts_total"),
+            ("connected", "holdfast_connections_opened_total"),
+            ("connect_failed", "holdfast_connect_failures_total kind"),
+            ("connect_retries", "holdfast_connect_retries_total"),
+            ("bytes_forwarded", "holdfast_forwarded_bytes_total"),
+            ("bytes_copied", "holdfast_forwarded_copied_bytes_total"),
         ]);
         check::<ClientReport>(&[&ANY[..], &CLIENT].concat());
         check::<ClientReport>(&[
