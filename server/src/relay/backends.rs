@@ -1,7 +1,8 @@
 //! The backends that connections are relayed to: who they are, how they are, who gets the next one.
 //!
 //! A [`Backend`] is what its pool and its name say, for as long as the process runs: a reload that still
-//! has it keeps it, with its counts. A [`Pool`] is one generation of a configuration's pool. Core threads
+//! has it keeps it, with its counts. One that left the configuration lives on while core threads have
+//! connections to it, and keeps its id so long. A [`Pool`] is one generation of a configuration's pool. Core threads
 //! choose with a [`Picker`] each, from a [`View`] that the control plane replaces when anything changes.
 //!
 //! Invariants: every pick is counted as a connection from then on and released once; a core thread never
@@ -82,6 +83,14 @@ struct State {
     ramp_since: Option<Instant>,
 }
 
+impl State {
+    /// How far a slow start is, from 0 to 1; `None`: none is under way.
+    fn ramp_share(&self, slowstart: Duration, now: Instant) -> Option<f64> {
+        let elapsed = now.saturating_duration_since(self.ramp_since?);
+        (elapsed < slowstart).then(|| elapsed.as_secs_f64() / slowstart.as_secs_f64())
+    }
+}
+
 /// Counts of what became of its connections.
 #[derive(Debug, Default)]
 struct Totals {
@@ -91,6 +100,8 @@ struct Totals {
     early_resets: AtomicU64,
     bytes_to_backend: AtomicU64,
     bytes_from_backend: AtomicU64,
+    checks_passed: AtomicU64,
+    checks_failed: AtomicU64,
 }
 
 /// One backend. See the file's head.
@@ -262,6 +273,16 @@ impl Backend {
         self.state().health
     }
 
+    /// Counts a check.
+    pub fn checked(&self, has_passed: bool) {
+        let totals = &self.totals;
+        let total = match has_passed {
+            true => &totals.checks_passed,
+            false => &totals.checks_failed,
+        };
+        total.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Sets what checks and connections say, and why. True if that is something else.
     pub fn set_health(&self, health: Health, reason: impl Into<String>) -> bool {
         let mut state = self.state();
@@ -319,12 +340,91 @@ impl Member {
         }
     }
 
+    fn status(&self, slowstart: Duration, now: Instant) -> BackendStatus {
+        let Backend { totals, .. } = &*self.backend;
+        let count = |total: &AtomicU64| total.load(Ordering::Relaxed);
+        let state = self.backend.state();
+        BackendStatus {
+            pool: self.backend.pool.clone(),
+            name: self.backend.name.clone(),
+            id: self.backend.id,
+            address: state.address,
+            admin: state.admin,
+            health: state.health,
+            reason: state.reason.clone(),
+            changed_s: now.saturating_duration_since(state.changed).as_secs_f64(),
+            downs: state.downs,
+            weight: self.weight(&state),
+            weight_share: state.ramp_share(slowstart, now).unwrap_or(1.0),
+            backup: self.config.backup,
+            active: self.backend.active(),
+            maxconn: self.config.maxconn,
+            picked: count(&totals.picked),
+            connected: count(&totals.connected),
+            connect_failed: count(&totals.connect_failed),
+            early_resets: count(&totals.early_resets),
+            bytes_to_backend: count(&totals.bytes_to_backend),
+            bytes_from_backend: count(&totals.bytes_from_backend),
+            checks_passed: count(&totals.checks_passed),
+            checks_failed: count(&totals.checks_failed),
+        }
+    }
+
     /// Sets its weight until the configuration has another one; `None`: the configured one.
     pub fn set_weight(&self, weight: Option<u16>) {
         let configured = self.config.weight;
         self.backend.state().weight_set = weight.map(|weight| (weight, configured));
         self.backend.tell(true);
     }
+}
+
+/// How a backend is, for the admin socket, metrics and the live view.
+#[derive(Debug, Clone, Serialize)]
+pub struct BackendStatus {
+    /// Its pool.
+    pub pool: String,
+    /// Its name within the pool.
+    pub name: String,
+    /// Its number.
+    pub id: u16,
+    /// Where it is; none: its name was never resolved.
+    pub address: Option<SocketAddr>,
+    /// What the operator wants.
+    pub admin: AdminState,
+    /// What checks and connections say.
+    pub health: Health,
+    /// Why health is as it is.
+    pub reason: String,
+    /// Seconds since health or admin state changed.
+    pub changed_s: f64,
+    /// How often it went down.
+    pub downs: u64,
+    /// Its weight, without slow start.
+    pub weight: u16,
+    /// The part of its weight that counts now: less than 1 in a slow start.
+    pub weight_share: f64,
+    /// It gets connections only while no other one can.
+    pub backup: bool,
+    /// Connections now.
+    pub active: u32,
+    /// Connections at most; 0: no limit.
+    pub maxconn: u32,
+    /// How often it was picked.
+    pub picked: u64,
+    /// Connections that were established.
+    pub connected: u64,
+    /// Connections that were not.
+    pub connect_failed: u64,
+    /// Connections that it reset before it had sent anything.
+    pub early_resets: u64,
+    /// Payload of ended connections.
+    pub bytes_to_backend: u64,
+    /// Payload of ended connections.
+    pub bytes_from_backend: u64,
+    /// Checks that passed.
+    pub checks_passed: u64,
+    /// Checks that did not.
+    pub checks_failed: u64,
 }
 
 /// What a core thread chooses from.
@@ -410,8 +510,30 @@ impl Pool {
         &self.members
     }
 
+    /// Lets its backends be what this generation says: addresses that are no names, and how many
+    /// failures of clients count. A generation that is not installed changes nothing.
+    pub fn install(&self) {
+        let check = &self.config.check;
+        let failures_max = if check.passive { check.fall } else { 0 };
+        for Member { backend, config } in &self.members {
+            if let Some(address) = config.address.literal() {
+                backend.set_address(Some(address));
+            }
+            backend.failures_max.store(failures_max, Ordering::Relaxed);
+        }
+        self.publish(Instant::now());
+    }
+
     fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How each of its backends is.
+    pub fn status(&self, now: Instant) -> Vec<BackendStatus> {
+        let members = self.members.iter();
+        members
+            .map(|member| member.status(self.config.slowstart, now))
+            .collect()
     }
 
     /// Shows core threads how the backends are at `now`, if that has changed. Returns when to call
@@ -433,18 +555,15 @@ impl Pool {
                 0 => u32::MAX,
                 maxconn => maxconn,
             };
-            if let Some(since) = state.ramp_since {
-                let elapsed = now.saturating_duration_since(since);
-                if elapsed < self.config.slowstart {
+            match state.ramp_share(self.config.slowstart, now) {
+                Some(share) => {
                     is_ramping = true;
-                    let share = elapsed.as_secs_f64() / self.config.slowstart.as_secs_f64();
                     parts = ramp(parts, share);
                     if maxconn != u32::MAX {
                         maxconn = ramp(maxconn, share);
                     }
-                } else {
-                    state.ramp_since = None;
                 }
+                None => state.ramp_since = None,
             }
             let candidate = Candidate {
                 id: member.backend.id,
@@ -627,19 +746,11 @@ impl Topology {
         })
     }
 
-    /// Lets backends be what this generation says: addresses that are no names, and what core threads
-    /// choose from. Before core threads get it.
+    /// Lets backends be what this generation says. Before core threads get it.
     pub fn install(&self) {
-        for member in self.members() {
-            if let Some(address) = member.config.address.literal() {
-                member.backend.set_address(Some(address));
-            }
-            let check = &self.pools[member.backend.pool()].config.check;
-            let failures_max = if check.passive { check.fall } else { 0 };
-            let failures = &member.backend.failures_max;
-            failures.store(failures_max, Ordering::Relaxed);
+        for pool in self.pools.values() {
+            pool.install();
         }
-        self.publish(Instant::now());
     }
 
     /// Shows core threads how the backends are, where that has changed. Returns when to call again
@@ -692,5 +803,337 @@ impl Topology {
         };
         let all = self.backends.iter().flatten();
         all.filter(move |backend| !is_member(backend))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::config::Balance;
+
+    fn config(backends: &[&str]) -> PoolConfig {
+        PoolConfig {
+            backend: backends.iter().map(|b| b.parse().unwrap()).collect(),
+            ..PoolConfig::default()
+        }
+    }
+
+    fn pool(registry: &Arc<Registry>, config: &PoolConfig, old: Option<&Pool>) -> Arc<Pool> {
+        let pool = Pool::new(registry, "p", config, old, old.is_some()).unwrap();
+        pool.install();
+        Arc::new(pool)
+    }
+
+    fn source() -> SocketAddr {
+        "192.0.2.1:1000".parse().unwrap()
+    }
+
+    /// The name of the picked backend.
+    fn picked(picker: &mut Picker) -> String {
+        match picker.pick(source()) {
+            Pick::Backend(backend, address) => {
+                assert_eq!(Some(address), backend.address());
+                backend.name().to_owned()
+            }
+            Pick::Queue => "queue".to_owned(),
+            Pick::NoneAvailable => "none".to_owned(),
+        }
+    }
+
+    /// How often each of `names` is picked in `picks` picks, all released again.
+    fn shares(picker: &mut Picker, picks: usize, names: &[&str]) -> Vec<usize> {
+        let mut found = vec![0; names.len()];
+        for _ in 0..picks {
+            let name = picked(picker);
+            let place = names.iter().position(|n| *n == name).expect(&name);
+            found[place] += 1;
+            picker.pool.member(&name).unwrap().backend.release();
+        }
+        found
+    }
+
+    const A: &str = "127.0.0.1:1,name=a";
+    const B: &str = "127.0.0.1:2,name=b";
+    const C: &str = "127.0.0.1:3,name=c,backup";
+
+    fn backend<'a>(pool: &'a Pool, name: &str) -> &'a Arc<Backend> {
+        &pool.member(name).unwrap().backend
+    }
+
+    #[test]
+    fn only_backends_that_are_up_and_ready_are_picked() {
+        let pool = pool(&Arc::default(), &config(&[A, B]), None);
+        let mut picker = Picker::new(Arc::clone(&pool), 0);
+        assert_eq!(shares(&mut picker, 10, &["a", "b"]), [5, 5]);
+        let a = backend(&pool, "a");
+        let states = [AdminState::Drain, AdminState::Disabled];
+        for state in states.map(Some).into_iter().chain([None]) {
+            match state {
+                Some(state) => assert!(a.set_admin_state(state)),
+                None => assert!(a.set_health(Health::Down, "refused")),
+            }
+            pool.publish(Instant::now());
+            assert_eq!(shares(&mut picker, 10, &["a", "b"]), [0, 10]);
+            match state {
+                Some(_) => assert!(a.set_admin_state(AdminState::Ready)),
+                None => assert!(a.set_health(Health::Up, "connected")),
+            }
+            pool.publish(Instant::now());
+            assert_eq!(shares(&mut picker, 10, &["a", "b"]), [5, 5]);
+        }
+        let member = pool.member("a").unwrap();
+        for (weight, expected) in [(Some(0), [0, 12]), (Some(3), [9, 3]), (None, [6, 6])] {
+            member.set_weight(weight);
+            pool.publish(Instant::now());
+            assert_eq!(shares(&mut picker, 12, &["a", "b"]), expected);
+        }
+    }
+
+    #[test]
+    fn backup_is_picked_only_while_no_other_backend_is_available() {
+        let pool = pool(&Arc::default(), &config(&[A, B, C]), None);
+        let mut picker = Picker::new(Arc::clone(&pool), 0);
+        assert_eq!(shares(&mut picker, 10, &["a", "b", "c"]), [5, 5, 0]);
+        backend(&pool, "a").set_health(Health::Down, "");
+        pool.publish(Instant::now());
+        assert_eq!(shares(&mut picker, 10, &["a", "b", "c"]), [0, 10, 0]);
+        backend(&pool, "b").set_admin_state(AdminState::Drain);
+        pool.publish(Instant::now());
+        assert_eq!(shares(&mut picker, 10, &["a", "b", "c"]), [0, 0, 10]);
+        backend(&pool, "c").set_health(Health::Down, "");
+        pool.publish(Instant::now());
+        assert_eq!(picked(&mut picker), "none");
+        backend(&pool, "a").set_health(Health::Up, "");
+        pool.publish(Instant::now());
+        assert_eq!(shares(&mut picker, 10, &["a", "b", "c"]), [10, 0, 0]);
+    }
+
+    #[test]
+    fn full_backends_queue_and_do_not_use_the_backup() {
+        let config = config(&["127.0.0.1:1,name=a,maxconn=2", C]);
+        let pool = pool(&Arc::default(), &config, None);
+        let mut picker = Picker::new(Arc::clone(&pool), 0);
+        let picks: Vec<_> = (0..3).map(|_| picked(&mut picker)).collect();
+        assert_eq!(picks, ["a", "a", "queue"]);
+        backend(&pool, "a").release();
+        assert_eq!(picked(&mut picker), "a");
+    }
+
+    /// apache/apisix#13666: least connections forgets live sessions when the configuration changes.
+    #[test]
+    fn reload_keeps_the_counts_of_backends_that_stay() {
+        let registry = Arc::default();
+        let mut config = config(&[A, B]);
+        config.balance = Balance::Leastconn;
+        let before = pool(&registry, &config, None);
+        let mut picker = Picker::new(Arc::clone(&before), 0);
+        for _ in 0..20 {
+            picked(&mut picker);
+        }
+        config.backend.push("127.0.0.1:4,name=d".parse().unwrap());
+        config.backend.remove(1);
+        config.backend[0].weight = 2;
+        let after = pool(&registry, &config, Some(&before));
+        picker.adopt(Arc::clone(&after));
+        assert_eq!(backend(&after, "a").active(), 10);
+        assert_eq!(backend(&after, "d").active(), 0);
+        assert!(Arc::ptr_eq(backend(&before, "a"), backend(&after, "a")));
+        // All go to the new one until it has half of what the other has, for half of its weight.
+        for picks in 1..=5 {
+            assert_eq!(picked(&mut picker), "d", "pick {picks}");
+        }
+        for _ in 0..15 {
+            picked(&mut picker);
+        }
+        assert_eq!(backend(&after, "a").active(), 20);
+        assert_eq!(backend(&after, "d").active(), 10);
+    }
+
+    fn topology(pool: PoolConfig, old: Option<&Topology>) -> Topology {
+        let config = RelayConfig {
+            pool: [("p".to_owned(), pool)].into(),
+            ..RelayConfig::default()
+        };
+        let topology = match old {
+            None => Topology::new(&config),
+            Some(old) => old.next(&config),
+        };
+        let topology = topology.unwrap();
+        topology.install();
+        topology
+    }
+
+    #[test]
+    fn removed_backend_keeps_its_id_until_its_connections_have_ended() {
+        let first = topology(config(&[A, B]), None);
+        let pool = |topology: &Topology| Arc::clone(topology.pool("p").unwrap());
+        let mut picker = Picker::new(pool(&first), 0);
+        assert_eq!(picked(&mut picker), "a");
+        let id = backend(&pool(&first), "a").id();
+        let mut last = first;
+        for i in 0..5 {
+            let new = format!("127.0.0.1:5,name=e{i}");
+            let next = topology(config(&[B, &new]), Some(&last));
+            picker.adopt(pool(&next));
+            last = next;
+            assert_eq!(last.backend(id).unwrap().name(), "a", "reload {i}");
+            assert_eq!(last.backend(id).unwrap().active(), 1);
+            assert!(last.retired().any(|backend| backend.id() == id));
+        }
+        last.backend(id).unwrap().release();
+        // A generation that no longer has it in a pool must have been everywhere before.
+        for _ in 0..2 {
+            last = topology(config(&[B]), Some(&last));
+            picker.adopt(pool(&last));
+        }
+        assert!(last.backend(id).is_none());
+        assert_eq!(last.retired().count(), 0);
+    }
+
+    #[test]
+    fn thread_that_is_a_generation_behind_may_still_pick_a_removed_backend() {
+        let first = topology(config(&[A]), None);
+        let pool = |topology: &Topology| Arc::clone(topology.pool("p").unwrap());
+        let mut picker = Picker::new(pool(&first), 0);
+        let second = topology(config(&[B]), Some(&first));
+        drop(first);
+        assert_eq!(picked(&mut picker), "a");
+        let third = topology(config(&[B, C]), Some(&second));
+        picker.adopt(pool(&third));
+        let a = third.retired().next().expect("it has a connection");
+        assert_eq!((a.name(), a.active()), ("a", 1));
+        a.release();
+    }
+
+    #[test]
+    fn hundred_reloads_with_new_names_use_no_more_ids() {
+        let mut last = topology(config(&[A, B]), None);
+        let mut picker = Picker::new(Arc::clone(last.pool("p").unwrap()), 0);
+        let mut highest = 0;
+        for i in 0..100 {
+            let name = format!("127.0.0.1:9,name=n{i}");
+            last = topology(config(&[A, &name]), Some(&last));
+            picker.adopt(Arc::clone(last.pool("p").unwrap()));
+            let ids = last.members().map(|m| m.backend.id());
+            highest = ids.max().unwrap().max(highest);
+        }
+        assert!(highest <= 5, "{highest}");
+    }
+
+    #[test]
+    fn generation_that_is_not_installed_changes_nothing() {
+        let registry: Arc<Registry> = Arc::default();
+        let running = pool(&registry, &config(&[A]), None);
+        let other = config(&["127.0.0.9:9,name=a", B]);
+        drop(Pool::new(&registry, "p", &other, Some(&running), true).unwrap());
+        let mut picker = Picker::new(Arc::clone(&running), 0);
+        running.publish(Instant::now());
+        assert_eq!(picked(&mut picker), "a");
+        let address = backend(&running, "a").address().unwrap();
+        assert_eq!(address.to_string(), "127.0.0.1:1");
+    }
+
+    /// haproxytech/kubernetes-ingress#625: slow start ignores servers that are added.
+    #[test]
+    fn slow_start_holds_for_backends_that_come_up_and_for_added_ones() {
+        let registry: Arc<Registry> = Arc::default();
+        let mut config = config(&[A]);
+        config.slowstart = Duration::from_secs(100);
+        let before = pool(&registry, &config, None);
+        let mut picker = Picker::new(Arc::clone(&before), 0);
+        // Backends of the start have their full weight at once: everybody waits for them.
+        assert!(before.publish(Instant::now()).is_none());
+        config.backend.push(B.parse().unwrap());
+        let added = Instant::now();
+        let pool = pool(&registry, &config, Some(&before));
+        picker.adopt(Arc::clone(&pool));
+        let names = ["a", "b"];
+        for _ in 0..2 {
+            let mut share_at = |seconds: u64| {
+                let again = pool.publish(added + Duration::from_secs(seconds));
+                assert_eq!(again.is_some(), seconds < 100, "{seconds} s");
+                shares(&mut picker, 3_000, &names)[1]
+            };
+            // 1/128 at least, then seconds / 100 to 1.
+            assert!(share_at(0) <= 24);
+            assert!(share_at(50).abs_diff(1_000) <= 24);
+            assert!(share_at(75).abs_diff(1_286) <= 24);
+            assert_eq!(share_at(101), 1_500);
+            assert_eq!(share_at(200), 1_500);
+            // The same when it comes back.
+            backend(&pool, "b").set_health(Health::Down, "");
+            backend(&pool, "b").set_health(Health::Up, "");
+        }
+    }
+
+    #[test]
+    fn slow_start_limits_maxconn_and_hash_algorithms_too() {
+        let registry: Arc<Registry> = Arc::default();
+        let mut config = config(&["127.0.0.1:1,name=a,maxconn=100"]);
+        config.slowstart = Duration::from_secs(100);
+        config.balance = Balance::Leastconn;
+        let pool = pool(&registry, &config, None);
+        backend(&pool, "a").set_health(Health::Down, "");
+        backend(&pool, "a").set_health(Health::Up, "");
+        pool.publish(Instant::now() + Duration::from_secs(10));
+        let mut picker = Picker::new(Arc::clone(&pool), 0);
+        let held = std::iter::repeat_with(|| picked(&mut picker));
+        let held = held.take_while(|name| name == "a").count();
+        assert!((10..=11).contains(&held), "{held}");
+    }
+
+    #[tokio::test]
+    async fn failures_in_a_row_are_told_once() {
+        let registry: Arc<Registry> = Arc::default();
+        let mut config = config(&[A]);
+        config.check.fall = 3;
+        let pool = pool(&registry, &config, None);
+        let a = backend(&pool, "a");
+        // What set_address told.
+        registry.changed().await;
+        for _ in 0..10 {
+            a.connect_failed();
+            a.connect_failed();
+            a.connected();
+        }
+        assert!(!a.take_suspicion());
+        for _ in 0..1_000 {
+            a.connect_failed();
+        }
+        registry.changed().await;
+        assert!(a.take_suspicion());
+        assert!(!a.take_suspicion());
+        let quiet = tokio::time::timeout(Duration::from_millis(10), registry.changed());
+        assert!(quiet.await.is_err());
+    }
+
+    /// haproxy/haproxy#1946: with all servers down, 25,000 connections a second cost whole cores.
+    #[test]
+    fn picks_without_an_available_backend_look_at_no_backend() {
+        let names: Vec<String> = (0..1_000).map(|i| format!("127.0.0.1:{}", i + 1)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for balance in [
+            Balance::Roundrobin,
+            Balance::Leastconn,
+            Balance::Source,
+            Balance::Consistent,
+            Balance::Random,
+        ] {
+            let mut config = config(&names);
+            config.balance = balance;
+            let pool = pool(&Arc::default(), &config, None);
+            for member in pool.members() {
+                member.backend.set_health(Health::Down, "refused");
+            }
+            pool.publish(Instant::now());
+            let mut picker = Picker::new(Arc::clone(&pool), 0);
+            assert!(picker.view.candidates.all().is_empty());
+            let begin = Instant::now();
+            for _ in 0..25_000 {
+                assert!(matches!(picker.pick(source()), Pick::NoneAvailable));
+            }
+            // Some microseconds each in a debug build under load are still far from a second.
+            assert!(begin.elapsed() < Duration::from_secs(1), "{balance:?}");
+        }
     }
 }
