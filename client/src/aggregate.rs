@@ -117,6 +117,10 @@ pub fn head_now(
         opened: stats.opened,
         failed: named(stats.failed_by_label()),
         failed_targets: targets.collect(),
+        failed_by_target: stats
+            .failed_by_target_and_label()
+            .map(|(target, counts)| (target.to_string(), counts_by_name(counts)))
+            .collect(),
         open_now: stats.open_now,
         connecting_now: stats.connecting_now,
         users_now,
@@ -124,9 +128,73 @@ pub fn head_now(
     }
 }
 
-/// Appends a line for each of these targets.
-pub fn write_first_targets(text: &mut String, targets: &BTreeMap<String, String>) {
-    for (kind, target) in targets {
+/// Most targets that a summary has a line for.
+const TARGET_LINES_MAX: usize = 16;
+
+/// Appends lines that name the targets of failed attempts: the first of each kind, and, of several
+/// targets, what failed to each.
+pub fn write_failed_targets(text: &mut String, head: &ClientHead) {
+    for (kind, target) in &head.failed_targets {
         *text += &format!("\nconnecting failed: first {kind} by {target}");
+    }
+    if head.failed_by_target.len() > 1 {
+        write_target_rows(text, "connecting failed", &head.failed_by_target);
+    }
+}
+
+/// Appends a line for each target, with its counts by name.
+pub fn write_target_rows(
+    text: &mut String,
+    what: &str,
+    targets: &BTreeMap<String, BTreeMap<String, u64>>,
+) {
+    for (target, counts) in targets.iter().take(TARGET_LINES_MAX) {
+        let counts = counts
+            .iter()
+            .map(|(name, n)| format!("{name} {}", grouped(*n)));
+        let counts = counts.collect::<Vec<_>>().join(", ");
+        *text += &format!("\n{what}: {target}: {counts}");
+    }
+    if let more @ 1.. = targets.len().saturating_sub(TARGET_LINES_MAX) {
+        *text += &format!("\n{what}: {more} more targets; next: see --json FILE");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_have_lines_of_bounded_number() {
+        let counts = |n| BTreeMap::from([("refused".to_owned(), n), ("timed_out".to_owned(), 1)]);
+        let mut failed = head("", 1, 1);
+        failed
+            .failed_targets
+            .insert("refused".to_owned(), "t10".to_owned());
+        failed
+            .failed_by_target
+            .insert("t10".to_owned(), counts(2_000));
+        let text = |head: &ClientHead| {
+            let mut text = String::new();
+            write_failed_targets(&mut text, head);
+            text
+        };
+        let first = "\nconnecting failed: first refused by t10";
+        assert_eq!(text(&failed), first);
+        failed.failed_by_target.insert("t11".to_owned(), counts(3));
+        assert_eq!(
+            text(&failed),
+            format!(
+                "{first}\nconnecting failed: t10: refused 2,000, timed_out 1\nconnecting failed: t11: refused 3, timed_out 1"
+            )
+        );
+        for number in 12..40 {
+            failed
+                .failed_by_target
+                .insert(format!("t{number}"), counts(1));
+        }
+        let text = text(&failed);
+        assert_eq!(text.lines().count(), 1 + 1 + TARGET_LINES_MAX + 1);
+        assert!(text.ends_with("\nconnecting failed: 14 more targets; next: see --json FILE"));
     }
 }

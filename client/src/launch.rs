@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use holdfast_engine::{Config, DialPlan, OpenFailure};
+use holdfast_engine::{Config, DialPlan, OpenFailure, Targets};
 use holdfast_supervisor::flags::{self, EngineFlags};
 use holdfast_supervisor::histogram_log::HistogramLog;
 use holdfast_supervisor::preflight::Preflight;
@@ -99,12 +99,23 @@ impl ClientSpec {
     }
 }
 
+/// Where users connect to.
+#[derive(Debug, Clone, Copy)]
+pub struct Destination<'a> {
+    /// Addresses of one server, of one IP version.
+    pub addresses: &'a [SocketAddr],
+    /// Users that may be connected to it at once.
+    pub users: u64,
+}
+
 /// Everything an engine of users starts with.
 pub struct EngineSetup {
     /// The engine's config.
     pub config: Config,
-    /// Where connections come from and go to.
+    /// Where connections come from and go to: a group for each destination.
     pub plan: DialPlan,
+    /// The addresses of each destination, to be changed while the plan is used.
+    pub targets: Vec<Targets>,
     /// How many users, how fast.
     pub load: Load,
 }
@@ -186,7 +197,7 @@ impl ClientFlags {
     pub fn prepare(
         &self,
         quantity: &LoadFlags,
-        targets: &[SocketAddr],
+        destinations: &[Destination<'_>],
         spec: ClientSpec,
         console: &mut Console,
     ) -> Result<EngineSetup, anyhow::Error> {
@@ -194,7 +205,9 @@ impl ClientFlags {
         let users = quantity.users;
         let enough = preflight::check_memory(&checked.machine, users, spec.bytes_per_connection());
         self.engine.unless_forced(enough, console)?;
-        let plan = self.plan(users, targets)?;
+        let plans = self.plans(destinations)?;
+        let targets = plans.iter().map(DialPlan::targets).collect();
+        let plan = DialPlan::joined(plans)?;
         let base = Config::builder()
             .buffer_bytes(spec.buffer_bytes)
             .batch_delay(Duration::from_micros(spec.batch_delay_us))
@@ -211,7 +224,12 @@ impl ClientFlags {
             console.note(warning);
         }
         let load = Load::new(users, quantity.spawn_rate);
-        Ok(EngineSetup { config, plan, load })
+        Ok(EngineSetup {
+            config,
+            plan,
+            targets,
+            load,
+        })
     }
 
     /// How many users memory and source addresses allow, or `users_max`.
@@ -230,19 +248,38 @@ impl ClientFlags {
         let fits = preflight::memory_fits(&Machine::read()?, spec.bytes_per_connection());
         // Other processes take memory too, also between this check and the next one.
         let users = (fits - fits / 8).max(1);
-        let plan = self.tuples(users, users, targets)?;
+        let ports = ports::usable_ports(self.ports.clone(), targets);
+        let plan = self.tuples(users, users, targets, ports)?;
         Ok(plan.tuple_count())
     }
 
-    /// Source addresses, ports and targets of all users.
-    fn plan(&self, users: u64, targets: &[SocketAddr]) -> Result<DialPlan, anyhow::Error> {
-        // More than users, so that a port in use by others is no loss and each rests after use
-        // (TIME_WAIT).
-        let tuple_count_max = users + users / 4 + 65_536;
-        let plan = self.tuples(users + users / 4, tuple_count_max, targets)?;
-        let address_count = plan.source_count() as u64;
-        preflight::check_sources(address_count, u64::from(plan.port_count()), targets, users)?;
-        Ok(plan)
+    /// Source addresses, ports and targets of the users of each destination.
+    fn plans(&self, destinations: &[Destination<'_>]) -> Result<Vec<DialPlan>, anyhow::Error> {
+        // A port that any of them listens on may be one of this machine's servers.
+        let all: Vec<_> = destinations
+            .iter()
+            .flat_map(|d| d.addresses)
+            .copied()
+            .collect();
+        let ports = ports::usable_ports(self.ports.clone(), &all);
+        let plan = |destination: &Destination<'_>| -> Result<DialPlan, anyhow::Error> {
+            let Destination { addresses, users } = *destination;
+            // More than users, so that a port in use by others is no loss and each rests after use
+            // (TIME_WAIT).
+            let tuple_count_max = users + users / 4 + 65_536;
+            let plan = self.tuples(users + users / 4, tuple_count_max, addresses, ports.clone())?;
+            let source_count = plan.source_count() as u64;
+            let port_count = u64::from(plan.port_count());
+            preflight::check_sources(source_count, port_count, addresses, users)?;
+            Ok(plan)
+        };
+        let plans = destinations.iter().map(|destination| {
+            plan(destination).map_err(|error| match destinations.len() {
+                1 => error,
+                _ => anyhow::anyhow!("{}: {error}", destination.addresses[0]),
+            })
+        });
+        plans.collect()
     }
 
     /// A plan with as many source addresses as `connections` need.
@@ -251,8 +288,8 @@ impl ClientFlags {
         connections: u64,
         tuple_count_max: u64,
         targets: &[SocketAddr],
+        ports: Vec<u16>,
     ) -> Result<DialPlan, anyhow::Error> {
-        let ports = ports::usable_ports(self.ports.clone(), targets);
         let per_address = (ports.len() * targets.len()).max(1) as u64;
         let addresses =
             source::addresses(&self.source, targets, connections.div_ceil(per_address))?;

@@ -16,3 +16,4 @@ pub mod longconn;
 pub mod reconnect;
 pub mod source;
 pub mod target;
+pub mod turns;

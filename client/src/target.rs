@@ -8,7 +8,7 @@
 //! during a run.
 //! Must not depend on: engines, what is sent.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -19,9 +19,13 @@ use holdfast_engine::Targets;
 const HEAD_START: Duration = Duration::from_millis(250);
 /// How long an attempt may take that decides between the IP versions.
 const PROBE_MAX: Duration = Duration::from_secs(2);
-/// How often names are resolved again. The resolver does not say how long an answer holds; its
-/// cache does not ask more often than that.
+/// How often names are resolved again. getaddrinfo(3) does not say how long an answer holds, so this
+/// is shorter than any TTL that names are moved with (5 s to 60 s): the resolver's cache, where there
+/// is one, answers nearly all of these lookups and asks when the TTL is over. Where there is none, a
+/// name costs one query in 3 s.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(3);
+/// The least time between two lookups on average: of very many names, each is resolved less often.
+const LOOKUP_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An answer of `--resolve`: used instead of the resolver's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +103,66 @@ pub fn resolve(texts: &[String], overrides: &[Override]) -> Result<Vec<SocketAdd
     Ok(targets)
 }
 
+/// A server: what leads to the same addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// `HOST:PORT` texts.
+    pub names: Vec<String>,
+    /// Addresses of one IP version.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Resolves `HOST:PORT` texts into servers, each by itself. Returns these, and the number of the
+/// server that each text leads to.
+///
+/// # Errors
+/// One line naming the text and the cause.
+pub fn resolve_servers<'a>(
+    texts: impl IntoIterator<Item = &'a str>,
+    overrides: &[Override],
+) -> Result<(Vec<Server>, Vec<u16>), anyhow::Error> {
+    let mut servers: Vec<Server> = Vec::new();
+    let mut by_name: HashMap<String, u16> = HashMap::new();
+    let mut by_addresses: HashMap<BTreeSet<SocketAddr>, u16> = HashMap::new();
+    let mut numbers = Vec::new();
+    for text in texts {
+        let name = text.to_ascii_lowercase();
+        if let Some(number) = by_name.get(&name) {
+            numbers.push(*number);
+            continue;
+        }
+        let Ok(next) = u16::try_from(servers.len()) else {
+            anyhow::bail!(
+                "more than 65536 servers are given; next: run holdfast-client once for each part of them"
+            );
+        };
+        let addresses = resolve(&[text.to_owned()], overrides)?;
+        let set = addresses.iter().copied().collect();
+        let number = *by_addresses.entry(set).or_insert(next);
+        if number < next {
+            servers[usize::from(number)].names.push(text.to_owned());
+        } else {
+            servers.push(Server {
+                names: vec![text.to_owned()],
+                addresses,
+            });
+        }
+        by_name.insert(name, number);
+        numbers.push(number);
+    }
+    Ok((servers, numbers))
+}
+
+/// The first of some names, for people.
+pub fn list(names: &[&str]) -> String {
+    const SHOWN_MAX: usize = 4;
+    let shown = names[..names.len().min(SHOWN_MAX)].join(", ");
+    match names.len().saturating_sub(SHOWN_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 fn look_up(text: &str, overrides: &[Override]) -> Result<Vec<SocketAddr>, anyhow::Error> {
     let lower = text.to_ascii_lowercase();
     if let Some(found) = overrides.iter().rev().find(|o| o.host_port == lower) {
@@ -149,28 +213,35 @@ fn answering_version(addresses: &[SocketAddr]) -> bool {
     open.map_or(first.is_ipv6(), |(address, _)| address.is_ipv6())
 }
 
-/// Resolves names again at intervals, and moves the plan's targets to their addresses, on a thread
-/// of its own: a resolver may take long to answer. Ends with the plan. Nothing is done where all
-/// targets are addresses.
-pub fn keep_resolved(texts: &[String], overrides: &[Override], targets: Targets) {
-    let is_name = |text: &&String| {
+/// Resolves the names of servers again at intervals, and moves the plan's targets to their
+/// addresses, on a thread of its own: a resolver may take long to answer. Ends with the plan.
+/// Nothing is done where all targets are addresses.
+pub fn keep_resolved(servers: Vec<(Vec<String>, Targets)>, overrides: &[Override]) {
+    let is_name = |text: &String| {
         let lower = text.to_ascii_lowercase();
         text.parse::<SocketAddr>().is_err() && !overrides.iter().any(|o| o.host_port == lower)
     };
-    if !texts.iter().any(|text| is_name(&text)) {
+    let mut servers = servers;
+    servers.retain(|(names, _)| names.iter().any(is_name));
+    if servers.is_empty() {
         return;
     }
-    let (texts, overrides) = (texts.to_vec(), overrides.to_vec());
+    let name_count: usize = servers.iter().map(|(names, _)| names.len()).sum();
+    let interval = RESOLVE_INTERVAL.max(LOOKUP_INTERVAL * name_count as u32);
+    let overrides = overrides.to_vec();
     std::thread::spawn(move || {
         loop {
-            std::thread::sleep(RESOLVE_INTERVAL);
-            let found: Result<Vec<_>, _> = texts.iter().map(|t| look_up(t, &overrides)).collect();
-            // A name that cannot be resolved now keeps its addresses.
-            let mut addresses = found.unwrap_or_default().concat();
-            let mut seen = HashSet::new();
-            addresses.retain(|a| seen.insert(*a));
-            if !targets.set(&addresses) {
-                return;
+            std::thread::sleep(interval);
+            for (names, targets) in &servers {
+                let found: Result<Vec<_>, _> =
+                    names.iter().map(|t| look_up(t, &overrides)).collect();
+                // A name that cannot be resolved now keeps its addresses.
+                let mut addresses = found.unwrap_or_default().concat();
+                let mut seen = HashSet::new();
+                addresses.retain(|a| seen.insert(*a));
+                if !targets.set(&addresses) {
+                    return;
+                }
             }
         }
     });
@@ -197,6 +268,35 @@ mod tests {
         assert!(resolve_all(&["127.0.0.1:80", "[::1]:80"]).is_err());
         assert!(resolve_all(&["127.0.0.1"]).is_err());
         assert!(resolve_all(&["127.0.0.1:0"]).is_err());
+    }
+
+    #[test]
+    fn texts_of_the_same_addresses_are_one_server() {
+        let overrides = [
+            "a.test:80:127.0.0.1",
+            "b.test:80:127.0.0.2",
+            "c.test:80:::1",
+        ];
+        let overrides = overrides.map(|text| parse_override(text).unwrap());
+        let texts = [
+            "a.test:80",
+            "127.0.0.1:80",
+            "A.test:80",
+            "b.test:80",
+            "127.0.0.1:81",
+            "c.test:80",
+        ];
+        let (servers, numbers) = resolve_servers(texts, &overrides).unwrap();
+        assert_eq!(numbers, [0, 0, 0, 1, 2, 3]);
+        assert_eq!(servers[0].names, ["a.test:80", "127.0.0.1:80"]);
+        let addresses = servers.iter().map(|s| s.addresses[0].to_string());
+        assert_eq!(
+            addresses.collect::<Vec<_>>(),
+            ["127.0.0.1:80", "127.0.0.2:80", "127.0.0.1:81", "[::1]:80"]
+        );
+        assert!(resolve_servers(["127.0.0.1:80", "127.0.0.1:0"], &[]).is_err());
+        assert_eq!(list(&["a", "b"]), "a, b");
+        assert_eq!(list(&["a"; 7]), "a, a, a, a and 3 more");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! `closed`; every attempt is in exactly one of `opened`, `failed` and `connecting_now`.
 //! Must not depend on: threads, locks, output formats.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::error::{CloseReason, OpenFailure};
@@ -28,6 +29,12 @@ impl Work {
     /// Every kind, in the order of their numbers.
     pub const ALL: &'static [Work] = &[Work::Timers, Work::Receives, Work::Accepts, Work::Dials];
 }
+
+/// Most targets whose failed attempts are counted apart.
+const FAILED_TARGETS_MAX: usize = 64;
+
+/// Failed attempts by [`OpenFailure`], for each target.
+type FailedByTarget = BTreeMap<SocketAddr, [u64; OpenFailure::ALL.len()]>;
 
 /// Counters since the start, and gauges ending in `_now` or `_max`. Arrays are indexed by the number of an [`OpenFailure`] or
 /// [`CloseReason`].
@@ -56,6 +63,8 @@ pub struct Stats {
     pub failed: [u64; OpenFailure::ALL.len()],
     /// The target of the first of these, by [`OpenFailure`].
     pub failed_target: [Option<SocketAddr>; OpenFailure::ALL.len()],
+    /// Failed attempts for each target, of the first 64 targets that attempts failed to.
+    pub failed_by_target: FailedByTarget,
     /// Source addresses that were in use; the attempt continued with another.
     pub address_in_use: u64,
     /// Options of dialled sockets that the kernel refused: the connection goes on without.
@@ -128,6 +137,11 @@ impl Stats {
         for (own, other) in self.failed_target.iter_mut().zip(other.failed_target) {
             *own = own.or(other);
         }
+        for (target, counts) in &other.failed_by_target {
+            if let Some(sums) = counts_of(&mut self.failed_by_target, *target) {
+                add_all(sums, counts);
+            }
+        }
         add_all(&mut self.closed, &other.closed);
     }
 
@@ -178,6 +192,24 @@ impl Stats {
         self.failed[failure as usize] += 1;
         let first = &mut self.failed_target[failure as usize];
         *first = first.or(target);
+        let counts = target.and_then(|target| counts_of(&mut self.failed_by_target, target));
+        if let Some(counts) = counts {
+            counts[failure as usize] += 1;
+        }
+    }
+
+    /// The targets that attempts failed to, each with the failures of it by label, without zeros.
+    pub fn failed_by_target_and_label(
+        &self,
+    ) -> impl Iterator<Item = (SocketAddr, impl Iterator<Item = (&'static str, u64)> + '_)> + '_
+    {
+        let targets = self.failed_by_target.iter();
+        targets.map(|(target, counts)| {
+            let counts = OpenFailure::ALL
+                .iter()
+                .map(|f| (f.label(), counts[*f as usize]));
+            (*target, counts.filter(|(_, n)| *n > 0))
+        })
     }
 
     /// The target of the first failed attempt of each kind that occurred, by label.
@@ -196,8 +228,48 @@ impl Stats {
     }
 }
 
+/// The counts of a target; `None` if there are those of many others.
+fn counts_of(
+    all: &mut FailedByTarget,
+    target: SocketAddr,
+) -> Option<&mut [u64; OpenFailure::ALL.len()]> {
+    if all.len() >= FAILED_TARGETS_MAX && !all.contains_key(&target) {
+        return None;
+    }
+    Some(all.entry(target).or_default())
+}
+
 fn add_all(into: &mut [u64], from: &[u64]) {
     for (a, b) in into.iter_mut().zip(from) {
         *a += b;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_for_each_of_a_bounded_number_of_targets() {
+        let target = |number: u8| SocketAddr::from(([127, 0, 0, number], 80));
+        let mut threads = [Stats::default(), Stats::default()];
+        for number in 0..=200 {
+            threads[0].count_failed(OpenFailure::Refused, Some(target(number)));
+        }
+        threads[1].count_failed(OpenFailure::TimedOut, Some(target(3)));
+        threads[1].count_failed(OpenFailure::AddrExhausted, None);
+        threads[1].count_failed(OpenFailure::Refused, Some(target(250)));
+        let mut all = Stats::default();
+        threads.iter().for_each(|thread| all.merge(thread));
+        assert_eq!(all.failed.iter().sum::<u64>(), 204);
+        assert_eq!(all.failed_by_target.len(), FAILED_TARGETS_MAX);
+        let (_, counts) = all
+            .failed_by_target_and_label()
+            .find(|(t, _)| *t == target(3))
+            .unwrap();
+        assert_eq!(
+            counts.collect::<Vec<_>>(),
+            [("refused", 1), ("timed_out", 1)]
+        );
     }
 }

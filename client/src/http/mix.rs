@@ -1,7 +1,9 @@
 //! The URLs that users request, and in which order: those of `--target` or `--targets-file`.
 //!
-//! Each request has the next URL in turn, whichever user sends it; of URLs with weights, each has its share of the turns, spread evenly
-//! (smooth weighted round robin). Each thread takes turns of its own.
+//! Each request has the next URL in turn, whichever user sends it; of URLs with weights, each has its share of the turns. Where the
+//! URLs lead to several servers, a user keeps to one of them, since its connection does, and takes turns among that server's URLs: users
+//! then are shared out by weight. With a connection for each request, every request has the next URL of all. Each thread takes turns of
+//! its own.
 //! Invariants: a turn's URL is found in constant time; every URL has a turn.
 //! Must not depend on: connections, addresses.
 
@@ -9,19 +11,34 @@ use std::sync::Arc;
 
 use super::request::Batch;
 use super::url::{self, Url};
+use crate::turns::{self, Turns};
 
 /// Most URLs.
 pub const URL_COUNT_MAX: usize = 10_000;
-/// Most turns of all URLs together, after which they repeat.
-const TURN_COUNT_MAX: u64 = 1 << 20;
 
 /// What is requested, in turns.
 #[derive(Debug, Clone)]
 pub struct Mix {
     batches: Arc<[Batch]>,
-    /// Numbers of batches.
-    turns: Arc<[u16]>,
-    next: usize,
+    weights: Arc<[u64]>,
+    /// Of all URLs.
+    turns: Turns,
+    /// Where there are several servers.
+    servers: Option<Servers>,
+}
+
+/// Which URLs are of which server.
+#[derive(Debug, Clone)]
+struct Servers {
+    /// The server of each URL.
+    of_urls: Arc<[u16]>,
+    /// One URL of each server.
+    first_urls: Arc<[u16]>,
+    /// Places in `urls` of each server.
+    turns: Vec<Turns>,
+    urls: Arc<[Vec<u16>]>,
+    /// Servers, by the numbers of users.
+    users: Turns,
 }
 
 impl Mix {
@@ -29,8 +46,9 @@ impl Mix {
     pub fn one(batch: Batch) -> Self {
         Mix {
             batches: [batch].into(),
-            turns: [0].into(),
-            next: 0,
+            weights: [1].into(),
+            turns: Turns::new(&[1]).expect("a single weight"),
+            servers: None,
         }
     }
 
@@ -45,35 +63,91 @@ impl Mix {
                 batches.len()
             );
         }
-        let divisor = batches.iter().fold(0, |a, (_, weight)| gcd(a, *weight));
-        let weights: Vec<u64> = batches.iter().map(|(_, w)| w / divisor.max(1)).collect();
-        let turn_count = weights.iter().try_fold(0_u64, |sum, w| sum.checked_add(*w));
-        let Some(turn_count) = turn_count.filter(|count| *count <= TURN_COUNT_MAX) else {
-            anyhow::bail!(
-                "the weights of the URLs add up to more than {TURN_COUNT_MAX}; next: give smaller ones in the same proportion"
-            );
-        };
+        let (batches, weights): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
         Ok(Mix {
-            batches: batches.into_iter().map(|(batch, _)| batch).collect(),
-            turns: turns(&weights, turn_count).into(),
-            next: 0,
+            turns: Turns::new(&weights)?,
+            batches: batches.into(),
+            weights: weights.into(),
+            servers: None,
         })
+    }
+
+    /// The same, with the server of each URL, numbered from 0. Returns the turns of servers that users take by their numbers.
+    ///
+    /// # Errors
+    /// As of [`Mix::new`].
+    pub fn set_servers(&mut self, of_urls: Vec<u16>) -> Result<Turns, anyhow::Error> {
+        let count = usize::from(of_urls.iter().copied().max().unwrap_or_default()) + 1;
+        let mut urls = vec![Vec::new(); count];
+        let mut url_weights = vec![Vec::new(); count];
+        for (url, (server, weight)) in of_urls.iter().zip(&*self.weights).enumerate() {
+            urls[usize::from(*server)].push(url as u16);
+            url_weights[usize::from(*server)].push(*weight);
+        }
+        let weights = url_weights.iter().map(|weights| weights.iter().sum());
+        let users = Turns::new(&weights.collect::<Vec<u64>>())?;
+        self.servers = (count > 1)
+            .then(|| -> Result<Servers, anyhow::Error> {
+                let turns = url_weights.iter().map(|weights| Turns::new(weights));
+                Ok(Servers {
+                    of_urls: of_urls.into(),
+                    first_urls: urls.iter().map(|urls| urls[0]).collect(),
+                    turns: turns.collect::<Result<_, _>>()?,
+                    urls: urls.into(),
+                    users: users.clone(),
+                })
+            })
+            .transpose()?;
+        Ok(users)
+    }
+
+    /// True if the URLs lead to several servers.
+    pub fn has_servers(&self) -> bool {
+        self.servers.is_some()
+    }
+
+    /// The server that a URL leads to.
+    #[inline]
+    pub fn server(&self, url: u16) -> u16 {
+        match &self.servers {
+            None => 0,
+            Some(servers) => servers.of_urls[usize::from(url)],
+        }
+    }
+
+    /// A URL of the server that user `number` keeps to.
+    pub fn url_of_user(&self, number: u64) -> u16 {
+        match &self.servers {
+            None => 0,
+            Some(servers) => servers.first_urls[usize::from(servers.users.at(number))],
+        }
     }
 
     /// Begins where thread `share` of `share_count` does, so that few requests are not all the first URL's.
     pub fn start_at(&mut self, share: usize, share_count: usize) {
-        self.next = self.turns.len() * share / share_count;
+        self.turns.start_at(share, share_count);
+        for turns in self.servers.iter_mut().flat_map(|s| &mut s.turns) {
+            turns.start_at(share, share_count);
+        }
     }
 
-    /// The number of the batch whose turn it is.
+    /// The number of the batch whose turn it is among all.
     #[inline]
     pub fn take_turn(&mut self) -> u16 {
-        let number = self.turns[self.next];
-        self.next += 1;
-        if self.next == self.turns.len() {
-            self.next = 0;
+        self.turns.take()
+    }
+
+    /// The number of the batch whose turn it is among those of the server that `url` leads to.
+    #[inline]
+    pub fn take_turn_beside(&mut self, url: u16) -> u16 {
+        match &mut self.servers {
+            None => self.turns.take(),
+            Some(servers) => {
+                let server = usize::from(servers.of_urls[usize::from(url)]);
+                let place = servers.turns[server].take();
+                servers.urls[server][usize::from(place)]
+            }
         }
-        number
     }
 
     /// The batch of a turn.
@@ -94,41 +168,12 @@ impl Mix {
     }
 }
 
-/// Turns of URLs with these weights, each as evenly spread as the others allow: turn k of n of a URL belongs at (k + 1/2) / n.
-fn turns(weights: &[u64], turn_count: u64) -> Vec<u16> {
-    let mut due: Vec<(u64, u16)> = Vec::with_capacity(turn_count as usize);
-    for (number, weight) in weights.iter().enumerate() {
-        // Twice as fine as a turn, and both factors are below 2^21.
-        due.extend((0..*weight).map(|k| ((2 * k + 1) * turn_count / weight, number as u16)));
-    }
-    due.sort_unstable();
-    due.into_iter().map(|(_, number)| number).collect()
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
 /// Parses a file of `URL [WEIGHT]` lines. Empty lines and those that begin with `#` say nothing.
 ///
 /// # Errors
 /// The number of the first bad line, and what is wrong with it.
 pub fn parse_targets(text: &str) -> Result<Vec<(Url, u64)>, String> {
-    let mut found = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let (url, weight) = line.split_once([' ', '\t']).unwrap_or((line, "1"));
-        let weight = holdfast_units::parse::count_in::<u64>(1..=TURN_COUNT_MAX)(weight.trim());
-        let target = url::parse(url).and_then(|url| Ok((url, weight?)));
-        found.push(target.map_err(|e| format!("line {number}: {e}"))?);
-    }
-    match found.is_empty() {
-        true => Err("no line has a URL; next: give one as http://192.0.2.1:8080/path".to_owned()),
-        false => Ok(found),
-    }
+    turns::parse_lines(text, ("a URL", "http://192.0.2.1:8080/path"), url::parse)
 }
 
 #[cfg(test)]
@@ -147,24 +192,27 @@ mod tests {
         Mix::new(weights.iter().map(|weight| (batch, *weight)).collect())
     }
 
-    fn taken(weights: &[u64], count: usize) -> Vec<u16> {
-        let mut mix = mix(weights).unwrap();
-        (0..count).map(|_| mix.take_turn()).collect()
-    }
-
     #[test]
-    fn urls_take_turns_by_weight_and_evenly() {
-        assert_eq!(taken(&[1], 3), [0, 0, 0]);
-        assert_eq!(taken(&[1, 1, 1], 7), [0, 1, 2, 0, 1, 2, 0]);
-        assert_eq!(taken(&[300, 100], 8), [0, 0, 1, 0, 0, 0, 1, 0]);
-        let many = taken(&[50, 30, 20, 1], 1_010);
-        for (number, count) in [(0, 500), (1, 300), (2, 200), (3, 10)] {
-            assert_eq!(many.iter().filter(|n| **n == number).count(), count);
-        }
+    fn users_keep_to_a_server_and_take_turns_among_its_urls() {
         assert!(mix(&[]).is_err());
-        assert!(mix(&[TURN_COUNT_MAX, 1]).is_err());
-        assert!(mix(&[u64::MAX, u64::MAX - 1]).is_err());
-        assert_eq!(taken(&[1 << 40, 1 << 40], 2), [0, 1], "in proportion");
+        let mut mix = mix(&[1, 2, 3, 4]).unwrap();
+        assert_eq!((mix.server(3), mix.url_of_user(7)), (0, 0), "one server");
+        let users = mix.set_servers(vec![0, 1, 0, 2]).unwrap();
+        assert_eq!(users.shares(100, 3), [40, 20, 40]);
+        for number in 0..10 {
+            let url = mix.url_of_user(number);
+            assert_eq!(mix.server(url), users.at(number));
+        }
+        let beside: Vec<_> = (0..8).map(|_| mix.take_turn_beside(2)).collect();
+        assert_eq!(beside.iter().filter(|url| **url == 0).count(), 2);
+        assert_eq!(beside.iter().filter(|url| **url == 2).count(), 6);
+        assert_eq!([mix.take_turn_beside(1), mix.take_turn_beside(3)], [1, 3]);
+        let all: Vec<_> = (0..10).map(|_| mix.take_turn()).collect();
+        for (url, count) in [(0, 1), (1, 2), (2, 3), (3, 4)] {
+            assert_eq!(all.iter().filter(|n| **n == url).count(), count);
+        }
+        mix.set_servers(vec![0; 4]).unwrap();
+        assert!(!mix.has_servers());
     }
 
     #[test]

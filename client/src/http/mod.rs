@@ -15,9 +15,7 @@ pub mod schedule;
 pub mod url;
 pub mod user;
 
-use std::collections::BTreeSet;
 use std::io::{self, Read};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,6 +27,7 @@ use holdfast_http1::{HEADER_COUNT_CEILING, Limits, Malformed, Oddity};
 use holdfast_supervisor::control::Control;
 use holdfast_supervisor::run_command;
 use holdfast_supervisor::supervise::Supervisor;
+use holdfast_sysctl::grouped;
 use holdfast_telemetry::console::{Console, EXIT_SHORT};
 use holdfast_telemetry::metrics::LabelValues;
 use holdfast_telemetry::output;
@@ -37,8 +36,10 @@ use holdfast_units::parse;
 
 use crate::aggregate::head;
 use crate::launch::{
-    ClientFlags, ClientSpec, EngineSetup, LoadFlags, check_duration, metric_kinds,
+    ClientFlags, ClientSpec, Destination, EngineSetup, LoadFlags, check_duration, metric_kinds,
 };
+use crate::target::Server;
+use crate::turns::Turns;
 use crate::{interned, target};
 use mix::Mix;
 use outcome::Outcome;
@@ -59,8 +60,9 @@ const LOG_COMMENT: &str = "holdfast-client http; microseconds; tags: connect, la
 #[command(group = ArgGroup::new("content").args(["body", "body_file"]))]
 pub struct Flags {
     /// Request this URL, http://[USER:PASSWORD@]HOST[:PORT][/PATH]; repeat: each request has the
-    /// next one in turn. Users rotate over all addresses of the host; several hosts must lead to
-    /// the same server. A user name is sent as Basic credentials
+    /// next one in turn. Users rotate over all addresses of the host. Of several servers, each user
+    /// keeps to one, and users are shared out; with --no-keepalive, requests are. A user name is
+    /// sent as Basic credentials
     #[arg(long, value_name = "URL", required_unless_present = "targets_file", value_parser = url::parse)]
     target: Vec<Url>,
     /// Request the URLs in this file, each in its share of the turns. A line for each: URL
@@ -191,7 +193,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         }),
     };
     let urls = urls(&flags)?;
-    let config = user_config(&flags, &urls, model, timeout_us)?;
+    let mut config = user_config(&flags, &urls, model, timeout_us)?;
     let kinds = LabelValues {
         outcomes: Outcome::ALL.iter().map(|(_, name)| *name).collect(),
         malformed: Malformed::ALL
@@ -219,15 +221,26 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
             "{name} is set and ignored: users connect to the server itself"
         ));
     }
-    let names = one_server(&urls, &launch.resolve)?;
-    let targets = target::resolve(&names, &launch.resolve)?;
-    let ready = prepare(launch, &flags.quantity, &targets, &config, &mut console)?;
+    let names = urls.iter().map(|(url, _)| &*url.host_port);
+    let (servers, of_urls) = target::resolve_servers(names, &launch.resolve)?;
+    let users = config.mix.set_servers(of_urls)?;
+    let destinations = destinations(&servers, &users, &flags, &mut console)?;
+    let ready = prepare(
+        launch,
+        &flags.quantity,
+        &destinations,
+        &config,
+        &mut console,
+    )?;
     let thread_count = ready.config.thread_count();
     let base = head(HTTP_CLIENT_SCHEMA, thread_count, flags.quantity.users);
     let wait_mean_us =
         (flags.rate.is_none() && wait_us.1 > 0).then_some(wait_us.0.midpoint(wait_us.1));
     let params = RunParams {
-        title: format!("client http {}", names.join(", ")),
+        title: {
+            let names: Vec<&str> = servers.iter().map(|server| &*server.names[0]).collect();
+            format!("client http {}", target::list(&names))
+        },
         urls: urls.iter().map(|(url, _)| url.to_string()).collect(),
         load: ready.load,
         rate_per_second: flags.rate.map(|milli| milli as f64 / 1e3),
@@ -247,9 +260,11 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let EngineSetup {
         config: engine_config,
         plan,
+        targets,
         load,
     } = ready;
-    target::keep_resolved(&names, &launch.resolve, plan.targets());
+    let names = servers.into_iter().map(|server| server.names);
+    target::keep_resolved(names.zip(targets).collect(), &launch.resolve);
     let handler = |share| Users::new(config.clone(), load, share, thread_count, warm_up_us);
     let last = supervisor.run(
         control,
@@ -266,7 +281,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
 pub(crate) fn prepare(
     launch: &ClientFlags,
     quantity: &LoadFlags,
-    targets: &[SocketAddr],
+    destinations: &[Destination<'_>],
     users: &UserConfig,
     console: &mut Console,
 ) -> Result<EngineSetup, anyhow::Error> {
@@ -275,7 +290,7 @@ pub(crate) fn prepare(
         connections_per_user: 1 + u64::from(users.is_reconnecting),
         ..SPEC
     };
-    let mut ready = launch.prepare(quantity, targets, spec, console)?;
+    let mut ready = launch.prepare(quantity, destinations, spec, console)?;
     // All users may be answered at once: the buffers of a ring grow to 4 MiB when it needs them.
     let config = ready.config.to_builder().buffer_count_max(1_024);
     // A server may answer a batch before it has read all of it.
@@ -306,45 +321,54 @@ fn urls(flags: &Flags) -> Result<Vec<(Url, u64)>, anyhow::Error> {
     mix::parse_targets(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
 }
 
-/// The different `HOST:PORT` of the URLs, which must lead to the same addresses: a connection serves requests of every URL.
+/// How many users may be connected to each server at once, by the turns that users take.
 ///
 /// # Errors
-/// One line naming two that do not.
-fn one_server(
-    urls: &[(Url, u64)],
-    overrides: &[target::Override],
-) -> Result<Vec<String>, anyhow::Error> {
-    let mut names: Vec<String> = Vec::new();
-    for (url, _) in urls {
-        if !names.iter().any(|n| n.eq_ignore_ascii_case(&url.host_port)) {
-            names.push(url.host_port.clone());
-        }
+/// One line when a server has no user.
+fn destinations<'a>(
+    servers: &'a [Server],
+    users: &Turns,
+    flags: &Flags,
+    console: &mut Console,
+) -> Result<Vec<Destination<'a>>, anyhow::Error> {
+    let user_count = flags.quantity.users;
+    let mut shares = users.shares(user_count, servers.len());
+    if flags.no_keepalive {
+        // A slow server has the requests of more users under way than its share.
+        shares.fill(user_count);
+    } else if let Some(without) = shares.iter().position(|share| *share == 0) {
+        anyhow::bail!(
+            "{} has no share of {user_count} users, each of which keeps its connection to one of {} servers; next: give --users {} or \
+             more, or --no-keepalive",
+            servers[without].names[0],
+            servers.len(),
+            users.turns_until_all()
+        );
+    } else if servers.len() > 1 {
+        let shares = servers.iter().zip(&shares);
+        let shares: Vec<String> = shares
+            .map(|(server, share)| format!("{} {}", server.names[0], grouped(*share)))
+            .collect();
+        let shares: Vec<&str> = shares.iter().map(String::as_str).collect();
+        console.note(format_args!(
+            "users of each server: {}",
+            target::list(&shares)
+        ));
     }
-    if let [first, others @ ..] = &names[..]
-        && !others.is_empty()
-    {
-        let addresses = |name: &String| -> Result<BTreeSet<SocketAddr>, anyhow::Error> {
-            let found = target::resolve(std::slice::from_ref(name), overrides)?;
-            Ok(found.into_iter().collect())
-        };
-        let expected = addresses(first)?;
-        for other in others {
-            if addresses(other)? != expected {
-                anyhow::bail!(
-                    "{first} and {other} are different servers, and a user keeps its connection to one; next: run holdfast-client http \
-                     once for each server, or give --resolve {other}:ADDRESS if they are the same"
-                );
-            }
-        }
-    }
-    Ok(names)
+    let destinations = servers.iter().zip(shares);
+    Ok(destinations
+        .map(|(server, users)| Destination {
+            addresses: &server.addresses,
+            users,
+        })
+        .collect())
 }
 
 /// The whole file; `-` is standard input.
 ///
 /// # Errors
 /// One line naming the file and the cause.
-fn read_file(path: &Path) -> Result<Vec<u8>, anyhow::Error> {
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, anyhow::Error> {
     let read = || -> io::Result<Vec<u8>> {
         if path != Path::new("-") {
             return std::fs::read(path);

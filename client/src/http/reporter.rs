@@ -25,8 +25,8 @@ use super::counters::Counters;
 use super::outcome::Outcome;
 use super::request_limit::RequestLimit;
 use crate::aggregate::{
-    add, counts_by_name, head_now, histogram, latency, named, ramp_seconds, write_first_targets,
-    write_latencies,
+    add, counts_by_name, head_now, histogram, latency, named, ramp_seconds, write_failed_targets,
+    write_latencies, write_target_rows,
 };
 use crate::load::Load;
 use holdfast_supervisor::histogram_log::Intervals;
@@ -242,7 +242,10 @@ impl Reporter for HttpReporter {
                 ("anomalies", &report.anomalies),
             ],
         );
-        write_first_targets(&mut text, &report.failed_targets);
+        write_failed_targets(&mut text, &report.head);
+        if report.targets.values().any(has_failed) {
+            write_target_rows(&mut text, "requests", &report.targets);
+        }
         for (why, example) in &report.malformed_examples {
             text += &format!("\nmalformed, an example: {why}: {example}");
         }
@@ -281,6 +284,13 @@ impl Reporter for HttpReporter {
         write_latencies(&mut text, &latencies);
         text
     }
+}
+
+/// True if a request of these ended, but neither well nor by the end of the run.
+fn has_failed(outcomes: &BTreeMap<String, u64>) -> bool {
+    outcomes
+        .keys()
+        .any(|name| !matches!(&**name, "ok" | "stopped"))
 }
 
 /// Requests that ended, but neither well nor by the end of the run.

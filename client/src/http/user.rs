@@ -92,6 +92,8 @@ const FIRST_ATTEMPT: u8 = 8;
 const RETIRING: u8 = 16;
 /// Bytes of the next response have arrived.
 const RESPONSE_STARTED: u8 = 32;
+/// Requests of the URL that the connection was made for were begun.
+const URL_USED: u8 = 64;
 
 /// 40 bytes a user: a slot of one cache line.
 #[derive(Debug, Clone, Copy, Default)]
@@ -128,7 +130,8 @@ impl User {
         self.sent = self.sent & !TIME_MASK | at_us;
     }
 
-    /// The number of the batch under way or to be sent again, in the mix.
+    /// The number in the mix of the batch under way or to be sent again. Before the first one: one
+    /// of the same server's.
     #[inline]
     fn url(&self) -> u16 {
         (self.sent >> 48) as u16
@@ -143,6 +146,9 @@ impl User {
 /// One thread's users.
 pub struct Users {
     config: UserConfig,
+    /// Every connection is made for a URL: there are several servers, and a new connection for each
+    /// batch.
+    dials_for_url: bool,
     spawn: Spawn,
     waiting: ReconnectQueue<User>,
     /// First attempts under way.
@@ -166,6 +172,7 @@ impl Users {
             counters.by_url = vec![[0; OUTCOME_COUNT]; config.mix.batch_count()];
         }
         Users {
+            dials_for_url: config.is_reconnecting && config.mix.has_servers(),
             config,
             spawn: Spawn::new(load, share, share_count),
             waiting: ReconnectQueue::default(),
@@ -230,7 +237,11 @@ impl Users {
     #[inline]
     fn begin_batch(&mut self, user: &mut User) -> u8 {
         let count = self.config.request_limit.take(self.config.mix.count());
-        user.set_url(self.config.mix.take_turn());
+        if self.dials_for_url {
+            user.flags |= URL_USED;
+        } else {
+            user.set_url(self.config.mix.take_turn_beside(user.url()));
+        }
         self.counters.requests += u64::from(count);
         self.counters.turns_taken += u64::from(count > 0);
         count
@@ -348,6 +359,7 @@ impl Users {
             sent: user.sent,
             retries: user.retries,
             resend: user.resend,
+            flags: user.flags & URL_USED,
             ..User::default()
         };
         self.waiting.push(dial_us, again);
@@ -386,7 +398,11 @@ impl Users {
             && let Some((dial_us, mut user)) = self.waiting.pop_due(cx.now_us())
         {
             user.set_sent_us(dial_us);
-            cx.dial_planned(user);
+            if user.flags & URL_USED != 0 && user.resend == 0 {
+                user.flags &= !URL_USED;
+                user.set_url(self.config.mix.take_turn());
+            }
+            cx.dial_planned_to(self.config.mix.server(user.url()), user);
         }
     }
 
@@ -460,12 +476,17 @@ impl Handler for Users {
                     turn
                 }
             };
-            cx.dial_planned(User {
+            let mut user = User {
                 due: first,
                 sent: intended_us,
                 flags: FIRST_ATTEMPT,
                 ..User::default()
+            };
+            user.set_url(match self.dials_for_url {
+                true => self.config.mix.take_turn(),
+                false => self.config.mix.url_of_user(number),
             });
+            cx.dial_planned_to(self.config.mix.server(user.url()), user);
         }
         let next_user_us = self.spawn.next_us(&due);
         next_user_us.into_iter().chain(self.waiting.next_us()).min()
@@ -483,7 +504,7 @@ impl Handler for Users {
                 conn.state.due = now_us;
             }
         }
-        conn.state.flags = 0;
+        conn.state.flags &= URL_USED;
         let took_us = now_us.saturating_sub(conn.state.sent_us());
         self.counters.connect_us.saturating_record(took_us);
         if self.spawn.excess() > 0 && self.counters.stopped_us.is_none() {

@@ -21,7 +21,7 @@ use super::user_class::UserClass;
 use crate::aggregate::head;
 use crate::http::reporter::HttpReporter;
 use crate::http::user::{Model, Users as HttpUsers};
-use crate::launch::{ClientFlags, EngineSetup, LoadFlags};
+use crate::launch::{ClientFlags, Destination, EngineSetup, LoadFlags};
 use crate::load::Load;
 use crate::longconn::LongconnReporter;
 use crate::longconn::user::Users as LongconnUsers;
@@ -90,14 +90,19 @@ pub fn start(
         spawn_rate: Load::MAX,
         run_time: None,
     };
+    let destination = |users| Destination {
+        addresses: targets,
+        users,
+    };
     let load = Load::new(0, Load::MAX);
     let title = format!("client worker {}", class.name());
     match class {
         UserClass::LongConn => {
             let (config, names) = options.longconn()?;
             let users_max = launch.users_that_fit(targets, longconn::SPEC, users_max)?;
-            let ready = launch.prepare(&quantity(users_max), targets, longconn::SPEC, console)?;
-            target::keep_resolved(&names, &launch.resolve, ready.plan.targets());
+            let to = [destination(users_max)];
+            let ready = launch.prepare(&quantity(users_max), &to, longconn::SPEC, console)?;
+            target::keep_resolved(vec![(names, ready.plan.targets())], &launch.resolve);
             let thread_count = ready.config.thread_count();
             let asked = longconn::RunParams {
                 title,
@@ -117,10 +122,11 @@ pub fn start(
         }
         UserClass::Http => {
             let (config, url, method) = options.http()?;
-            let names = [url.host_port.clone()];
+            let names = vec![url.host_port.clone()];
             let users_max = launch.users_that_fit(targets, http::SPEC, users_max)?;
-            let ready = http::prepare(launch, &quantity(users_max), targets, &config, console)?;
-            target::keep_resolved(&names, &launch.resolve, ready.plan.targets());
+            let to = [destination(users_max)];
+            let ready = http::prepare(launch, &quantity(users_max), &to, &config, console)?;
+            target::keep_resolved(vec![(names, ready.plan.targets())], &launch.resolve);
             let thread_count = ready.config.thread_count();
             let base = head(HTTP_CLIENT_SCHEMA, thread_count, 0);
             let wait_mean_us = match config.model {

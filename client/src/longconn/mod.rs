@@ -6,6 +6,7 @@
 
 pub mod user;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,15 +27,18 @@ use holdfast_units::parse;
 
 use crate::aggregate::{
     add, counts_by_name, drain_into, head, head_now, histogram, latency, merge_spans, named,
-    ramp_seconds, write_first_targets, write_latencies,
+    ramp_seconds, write_failed_targets, write_latencies,
 };
+use crate::http::read_file;
 use crate::launch::{
-    ClientFlags, ClientSpec, EngineSetup, LoadFlags, check_duration, metric_kinds,
+    ClientFlags, ClientSpec, Destination, EngineSetup, LoadFlags, check_duration, metric_kinds,
 };
 use crate::load::Load;
 use crate::reconnect::Backoff;
+use crate::target::{Override, Server};
+use crate::turns::{self, Turns};
 use crate::{interned, target};
-use user::{Closed, Ended, UserConfig, UserReport, Users};
+use user::{Closed, Ended, SERVER_COUNT_MAX, UserConfig, UserReport, Users};
 
 /// What longconn wants of the engine. Memory of ours for a connection: its slot and its share of
 /// rings and histograms.
@@ -56,9 +60,18 @@ const LOG_COMMENT: &str =
 /// Flags of `holdfast-client longconn`.
 #[derive(Args)]
 pub struct Flags {
-    /// Connect to this server; repeat or separate by commas: users rotate over all of them
-    #[arg(long, value_name = "HOST:PORT", required = true, value_delimiter = ',')]
+    /// Connect to this server; repeat or separate by commas: users are shared out evenly
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        required_unless_present = "targets_file",
+        value_delimiter = ','
+    )]
     target: Vec<String>,
+    /// Connect to the servers in this file, each with its share of the users. A line for each:
+    /// HOST:PORT [WEIGHT], the weight 1 if it has none; - is standard input [default: none]
+    #[arg(long, value_name = "FILE", conflicts_with = "target")]
+    targets_file: Option<PathBuf>,
     /// Expect exactly this as each message; empty accepts anything. Escapes: \r \n \t \0 \\ \xHH
     #[arg(long, value_name = "TEXT", default_value = "ok")]
     expect: String,
@@ -142,19 +155,42 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         ends: Ended::ALL.iter().map(|(_, name)| *name).collect(),
         ..metric_kinds()
     };
+    let targets = match &flags.targets_file {
+        Some(path) => {
+            let text = read_file(path)?;
+            let text = String::from_utf8_lossy(&text);
+            turns::parse_lines(&text, ("a server", "192.0.2.1:7070"), |s| Ok(s.to_owned()))
+                .map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?
+        }
+        None => flags.target.iter().map(|t| (t.clone(), 1)).collect(),
+    };
     let metrics = launch.engine.open_metrics(kinds, None)?;
     let mut console = launch.open_console()?;
     let histogram_log = launch.open_histogram_log(LOG_COMMENT)?;
-    let targets = target::resolve(&flags.target, &launch.resolve)?;
-    let ready = launch.prepare(&flags.quantity, &targets, SPEC, &mut console)?;
+    let users = flags.quantity.users;
+    let Destinations { servers, turns } = destinations(&targets, &launch.resolve)?;
+    let shares = match &turns {
+        Some(turns) => turns.shares(users, servers.len()),
+        None => vec![users],
+    };
+    let destinations = servers.iter().zip(&shares);
+    let destinations: Vec<Destination<'_>> = destinations
+        .map(|(server, users)| Destination {
+            addresses: &server.addresses,
+            users: *users,
+        })
+        .collect();
+    let ready = launch.prepare(&flags.quantity, &destinations, SPEC, &mut console)?;
     let thread_count = ready.config.thread_count();
     let params = RunParams {
-        title: format!("client longconn {}", flags.target.join(",")),
+        title: {
+            let names: Vec<&str> = targets.iter().map(|(name, _)| &**name).collect();
+            format!("client longconn {}", target::list(&names))
+        },
         load: ready.load,
         interval_us: users_config.interval_us,
         lateness_limit_us,
     };
-    let users = flags.quantity.users;
     let mut reporter = LongconnReporter::new(params, thread_count, users, flags.reconnect);
     let control = Control::new(&console, false)?;
     let supervisor = Supervisor {
@@ -166,9 +202,21 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         inherited: None,
         upgrade: None,
     };
-    let EngineSetup { config, plan, load } = ready;
-    target::keep_resolved(&flags.target, &launch.resolve, plan.targets());
-    let handler = |share| Users::new(users_config, load, share, thread_count);
+    let EngineSetup {
+        config,
+        plan,
+        targets,
+        load,
+    } = ready;
+    let names = servers.into_iter().map(|server| server.names);
+    target::keep_resolved(names.zip(targets).collect(), &launch.resolve);
+    let handler = |share| {
+        let users = Users::new(users_config, load, share, thread_count);
+        match &turns {
+            Some(turns) => users.with_servers(turns.clone()),
+            None => users,
+        }
+    };
     let last = supervisor.run(
         control,
         || Engine::start(config, Vec::new(), Some(plan), handler),
@@ -183,6 +231,48 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(EXIT_SHORT)
+    })
+}
+
+/// Servers, and which of them users keep to.
+struct Destinations {
+    servers: Vec<Server>,
+    /// The servers of users, by their numbers; `None`: users rotate over all addresses.
+    turns: Option<Turns>,
+}
+
+/// The servers of these targets with weights.
+///
+/// # Errors
+/// One line naming a target that cannot be resolved, or weights that are too many.
+fn destinations(
+    targets: &[(String, u64)],
+    overrides: &[Override],
+) -> Result<Destinations, anyhow::Error> {
+    let texts = || targets.iter().map(|(text, _)| &**text);
+    let (servers, numbers) = target::resolve_servers(texts(), overrides)?;
+    let mut weights = vec![0; servers.len()];
+    for (number, (_, weight)) in numbers.iter().zip(targets) {
+        weights[usize::from(*number)] += weight;
+    }
+    if servers.len() <= SERVER_COUNT_MAX {
+        let turns = Turns::new(&weights)?;
+        return Ok(Destinations {
+            turns: (servers.len() > 1).then_some(turns),
+            servers,
+        });
+    }
+    if targets.iter().any(|(_, weight)| *weight != targets[0].1) {
+        anyhow::bail!(
+            "{} servers with different weights are too many; next: give at most {SERVER_COUNT_MAX}, or equal weights",
+            servers.len()
+        );
+    }
+    let names: Vec<String> = texts().map(str::to_owned).collect();
+    let addresses = target::resolve(&names, overrides)?;
+    Ok(Destinations {
+        servers: vec![Server { names, addresses }],
+        turns: None,
     })
 }
 
@@ -330,7 +420,7 @@ fn summary(report: &ClientReport) -> String {
             ("anomalies", &report.anomalies),
         ],
     );
-    write_first_targets(&mut text, &report.failed_targets);
+    write_failed_targets(&mut text, &report.head);
     text += &format!(
         "\nmessages: received {}, wrong {}, missed {}, sent {}",
         grouped(report.messages_received),

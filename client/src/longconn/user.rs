@@ -19,6 +19,7 @@ use holdfast_engine::{CloseReason, Conn, ConnId, Context, DialId, Handler, OpenF
 use crate::aggregate::{drain_into, histogram};
 use crate::load::{Load, Spawn};
 use crate::reconnect::{Backoff, Random, ReconnectQueue};
+use crate::turns::Turns;
 
 /// Engine time in steps of 10 microseconds, wrapping after 11.9 hours; compared by difference.
 type Step = u32;
@@ -161,7 +162,15 @@ const LEAVING: u16 = 8;
 const CLOSING: u16 = 16;
 /// What was sent last is not answered.
 const AWAITING: u16 = 32;
-const RETRIES_SHIFT: u32 = 8;
+/// How often it reconnected in a row.
+const RETRIES_MASK: u16 = 0x3C0;
+const RETRIES_SHIFT: u32 = 6;
+/// After so many retries every pause is the longest.
+const RETRIES_MAX: u16 = RETRIES_MASK >> RETRIES_SHIFT;
+/// The server that it keeps to.
+const SERVER_SHIFT: u32 = 10;
+/// Most servers that users keep to.
+pub const SERVER_COUNT_MAX: usize = 1 << (u16::BITS - SERVER_SHIFT);
 
 /// 8 bytes a user.
 #[derive(Debug, Clone, Copy, Default)]
@@ -171,7 +180,7 @@ pub struct User {
     at: Step,
     /// Bytes of an unfinished message received.
     position: u16,
-    /// Bits above, and in the upper byte how often it reconnected in a row.
+    /// Bits above.
     flags: u16,
 }
 
@@ -181,8 +190,10 @@ pub struct Users {
     spawn: Spawn,
     /// Attempts under way.
     under_way: u64,
-    /// Users that wait to connect again: how often they have in a row.
+    /// Users that wait to connect again: flags of the next attempt.
     waiting: ReconnectQueue<u16>,
+    /// The servers of users, by their numbers.
+    servers: Option<Turns>,
     stopping_us: Option<u64>,
     random: Random,
     mine: UserReport,
@@ -196,22 +207,46 @@ impl Users {
             spawn: Spawn::new(load, share, share_count),
             under_way: 0,
             waiting: ReconnectQueue::default(),
+            servers: None,
             stopping_us: None,
             random: Random::new(share),
             mine: UserReport::default(),
         }
     }
 
-    /// Puts a user back in line, if users reconnect.
-    fn come_again(&mut self, retries: u16, now_us: u64) {
+    /// Has each user keep to the server whose turn its number is, of the groups of the plan: at most
+    /// [`SERVER_COUNT_MAX`].
+    #[must_use]
+    pub fn with_servers(mut self, servers: Turns) -> Self {
+        self.servers = Some(servers);
+        self
+    }
+
+    /// Puts a user with these flags back in line, if users reconnect.
+    fn come_again(&mut self, flags: u16, now_us: u64) {
         let Some(backoff) = self.config.reconnect else {
             return;
         };
         if self.stopping_us.is_some() {
             return;
         }
+        let retries = (flags & RETRIES_MASK) >> RETRIES_SHIFT;
         let pause_us = backoff.pause_us(retries, &mut self.random);
-        self.waiting.push(now_us + pause_us, (retries + 1).min(255));
+        let retries = (retries + 1).min(RETRIES_MAX);
+        let server = flags >> SERVER_SHIFT;
+        let flags = server << SERVER_SHIFT | retries << RETRIES_SHIFT;
+        self.waiting.push(now_us + pause_us, flags);
+    }
+
+    /// Connects a user that was due at `due_us`.
+    fn dial(&mut self, cx: &mut Context<'_, User>, due_us: u64, flags: u16) {
+        self.under_way += 1;
+        let user = User {
+            at: step(due_us),
+            position: 0,
+            flags,
+        };
+        cx.dial_planned_to(flags >> SERVER_SHIFT, user);
     }
 
     /// Counts what was due by a time and not there when the one after it was due already.
@@ -299,27 +334,19 @@ impl Handler for Users {
         }
         cx.close_newest(self.spawn.excess());
         while cx.dial_room() > 0 {
-            let Some((due_us, retries)) = self.waiting.pop_due(now_us) else {
+            let Some((due_us, flags)) = self.waiting.pop_due(now_us) else {
                 break;
             };
-            self.under_way += 1;
-            cx.dial_planned(User {
-                at: step(due_us),
-                position: 0,
-                flags: retries << RETRIES_SHIFT,
-            });
+            self.dial(cx, due_us, flags);
         }
         while cx.dial_room() > 0 {
+            let number = self.spawn.next_number();
             let Some(intended_us) = self.spawn.start_next(&due) else {
                 break;
             };
             self.mine.ramp_us.get_or_insert((now_us, now_us));
-            self.under_way += 1;
-            cx.dial_planned(User {
-                at: step(intended_us),
-                position: 0,
-                flags: 0,
-            });
+            let server = self.servers.as_ref().map_or(0, |turns| turns.at(number));
+            self.dial(cx, intended_us, server << SERVER_SHIFT);
         }
         let next_user_us = self.spawn.next_us(&due);
         next_user_us.into_iter().chain(self.waiting.next_us()).min()
@@ -360,7 +387,7 @@ impl Handler for Users {
         if self.spawn.excess() > 0 {
             return self.spawn.leave();
         }
-        self.come_again(state.flags >> RETRIES_SHIFT, cx.now_us());
+        self.come_again(state.flags, cx.now_us());
     }
 
     fn on_stop(&mut self, conn: &mut Conn<'_, User>) {
@@ -377,7 +404,7 @@ impl Handler for Users {
         let expect = self.config.expect;
         let user = &mut *conn.state;
         // A server that sends is worth reconnecting to soon.
-        user.flags &= (1 << RETRIES_SHIFT) - 1;
+        user.flags &= !RETRIES_MASK;
         if expect.is_empty() {
             self.on_message(user, now);
             return bytes.len();
@@ -463,7 +490,7 @@ impl Handler for Users {
         };
         self.mine.ended[ended as usize] += 1;
         if reason != CloseReason::LocallyClosed && !is_leaving {
-            self.come_again(state.flags >> RETRIES_SHIFT, now_us);
+            self.come_again(state.flags, now_us);
         }
     }
 
@@ -486,7 +513,7 @@ impl Handler for Users {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::callbacks::{dialled, end, stop};
+    use crate::callbacks::{dialled, end, fail, stop};
     use holdfast_engine::Recorder;
 
     fn users(interval_us: u64) -> Users {
@@ -551,14 +578,14 @@ mod tests {
         let mut last_pause_us = 0;
         for _ in 0..3 {
             end(&mut users, &user, CloseReason::PeerClosed, 0);
-            let (due_us, retries) = users.waiting.pop_due(u64::MAX).expect("it comes again");
+            let (due_us, flags) = users.waiting.pop_due(u64::MAX).expect("it comes again");
             assert!(due_us > last_pause_us, "{due_us} after {last_pause_us}");
             // At most twice the half of the pause before.
             last_pause_us = due_us;
             user = User {
                 at: 0,
                 position: 0,
-                flags: retries << RETRIES_SHIFT,
+                flags,
             };
             users.under_way += 1;
             users.on_open(&mut Conn::new(&mut user, 0, false, &mut recorder));
@@ -569,6 +596,35 @@ mod tests {
             users.waiting.next_us().expect("again") <= 1_000_000,
             "it talked: back to the first pause"
         );
+    }
+
+    #[test]
+    fn users_keep_to_their_server_through_failures_and_messages() {
+        let mut users = users(0).with_servers(Turns::new(&[1; SERVER_COUNT_MAX]).unwrap());
+        users.config.reconnect = Some(Backoff {
+            first_us: 10_000,
+            longest_us: 60_000_000,
+        });
+        let server = |user: &User| usize::from(user.flags >> SERVER_SHIFT);
+        let all = dialled(&mut users, 0);
+        assert!(
+            all.iter()
+                .enumerate()
+                .all(|(n, u)| server(u) == n % SERVER_COUNT_MAX)
+        );
+        let mut user = all[63];
+        for retry in 0..30 {
+            fail(&mut users, &user, OpenFailure::Refused, 0);
+            let (due_us, flags) = users.waiting.pop_due(u64::MAX).expect("it comes again");
+            if retry >= 13 {
+                assert!(due_us >= 30_000_000, "{due_us}");
+            }
+            user.flags = flags;
+            assert_eq!(server(&user), 63);
+            users.under_way += 1;
+        }
+        receive(&mut users, &mut user, 0, b"ok");
+        assert_eq!((server(&user), user.flags & RETRIES_MASK), (63, 0));
     }
 
     fn closed(users: &mut Users, user: &mut User, reason: CloseReason) -> Option<Ended> {

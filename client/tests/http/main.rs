@@ -15,6 +15,7 @@ mod names;
 mod refusals;
 mod server;
 mod servers;
+mod several_servers;
 
 /// The program this package makes.
 const OWN_PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-client");

@@ -6,9 +6,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use holdfast_telemetry::wire::ClientReport;
 use nix::sys::signal::Signal;
 
-use crate::common::{Folder, Server, client, count, kept, own_address, sum, until};
+use crate::common::{
+    Folder, Running, Server, client, count, kept, own_address, subcommand, sum, until,
+};
 use crate::hlog::histograms;
 use crate::peer::Peer;
 
@@ -58,12 +61,41 @@ fn users_go_round_all_targets() {
         until("all users", || total() == 301);
         let counts: Vec<_> = peers.iter().map(Peer::count).collect();
         let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
-        // Each of the two threads goes round for itself.
-        assert!(most - least <= 2, "{counts:?}");
+        assert!(most - least <= 1, "{counts:?}");
         users.signal(Signal::SIGTERM);
         peers.into_iter().for_each(Peer::answer_ends);
         assert_eq!(count(&users.outcome().last().ended, "held"), 301);
     }
+}
+
+#[test]
+fn users_keep_to_servers_by_weight_and_come_back_to_theirs() {
+    // The first ends every connection once.
+    let first = Peer::start(|number, stream| (number >= 150).then_some(stream));
+    let second = Peer::on((Ipv6Addr::LOCALHOST, 0).into(), |_, stream| Some(stream));
+    let folder = Folder::new("longconn-targets");
+    let file = folder.file("targets");
+    let text = format!("{} 3\n# IPv6\n{}\n", first.address, second.address);
+    std::fs::write(&file, text).expect("a file");
+    let source = format!("{},::1", own_address());
+    let mut command = subcommand("holdfast-client", "longconn", &[]);
+    command.args([
+        "--targets-file",
+        &file,
+        "--users",
+        "200",
+        "--source",
+        &source,
+    ]);
+    command.args(["--reconnect", "--reconnect-pause", "50ms"]);
+    let users = Running::<ClientReport>::start(command);
+    until("all are there again", || first.count() == 300);
+    users.until("all open", |r| r.open_now == 200);
+    assert_eq!((first.count(), second.count()), (300, 50));
+    users.signal(Signal::SIGTERM);
+    first.answer_ends();
+    second.answer_ends();
+    assert_eq!(count(&users.outcome().last().ended, "held"), 200);
 }
 
 #[test]

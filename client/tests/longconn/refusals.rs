@@ -48,8 +48,9 @@ fn too_few_source_addresses_report_the_number_missing() {
 }
 
 #[test]
-fn mixed_families_are_refused() {
-    refused(&["--target", "127.0.0.1:1,[::1]:1"]).assert_refused(&["family", "next:"]);
+fn sources_of_another_family_are_refused_for_each_target() {
+    let both = ["--target", "127.0.0.1:1,[::1]:1", "--source", "127.0.0.1"];
+    refused(&both).assert_refused(&["[::1]:1", "no IPv6 source address", "next:"]);
     refused(&["--target", "127.0.0.1:1", "--source", "::1"]).assert_refused(&["IPv4", "next:"]);
 }
 
@@ -64,6 +65,7 @@ fn bad_values_are_refused_with_code_2() {
         &["--ports", "0-9"],
         &["--ports", "9-8"],
         &["--ports", "1024-70000"],
+        &["--targets-file", "/nowhere/at/all"],
         &["--users", "0"],
         &["--users", "-1"],
         &["--users", "1000000001"],

@@ -69,6 +69,9 @@ pub struct ClientHead {
     /// The target of the first of these, by kind.
     #[serde(default)]
     pub failed_targets: BTreeMap<String, String>,
+    /// Attempts that failed, by target and kind, of the first 64 targets.
+    #[serde(default)]
+    pub failed_by_target: BTreeMap<String, BTreeMap<String, u64>>,
     /// Connections open now.
     pub open_now: u64,
     /// Attempts begun and not yet ended.
