@@ -22,7 +22,7 @@ NEED_TEST := $(NEED_BUILD) ip sysctl unshare nsenter setpriv chrt taskset python
 NEED_FUZZ := $(NEED_BUILD) c++
 NEED_LAB := ip nsenter
 NEED_FAULTS := ip ss tc unshare prlimit
-# What bench-http measures beside ours; it goes on without those that cannot be had, and says so.
+# What bench-http and bench-chat measure beside ours; they go on without those that cannot be had, and says so.
 COMPETITOR_COMMANDS := nginx haproxy go wrk
 
 .PHONY: help
@@ -111,13 +111,25 @@ BENCH_HTTP = $(strip \
 charts: ## Draw the charts of README.md from the committed records (results/runs) into results/charts
 	$(CARGO) run --quiet --locked -p holdfast-report --example charts results/runs results/charts
 
+.PHONY: bench-chat
+bench-chat: competitors build ## Send messages to MEMBERS=100000 of a chat: our example beside a baseline, Go and tokio, in one run
+	$(CARGO) build --release --locked -p holdfast-engine --example chat --example bare_chat
+	$(CARGO) build --release --locked -p holdfast-results --example chat_members --example chat_tokio
+	$(CARGO_TARGET_DIR)/release/holdfast-bench chat $(BENCH_CHAT)
+
+## bench-chat takes: MEMBERS=100000 ROUNDS=5 ARGS='more options' (--messages 10)
+BENCH_CHAT = $(strip \
+	$(if $(MEMBERS),--members $(MEMBERS)) \
+	$(if $(ROUNDS),--rounds $(ROUNDS)) \
+	$(ARGS))
+
 # PEERS is the name it had before 0.2.0.
 COMPETITORS ?= $(PEERS)
 
 .PHONY: competitors
 competitors:
 ifneq ($(COMPETITORS),0)
-	@bash .ci/need setpriv unshare $(COMPETITOR_COMMANDS) || echo "bench-http goes on without them" >&2
+	@bash .ci/need setpriv unshare $(COMPETITOR_COMMANDS) || echo "the benchmark goes on without them" >&2
 endif
 
 .PHONY: lab

@@ -1,13 +1,14 @@
 //! `holdfast-bench`: the benchmark driver.
 //!
 //! Purpose: `flags -> testbed -> server and client -> samples -> record -> verdict -> report`, for
-//! each [`scenario`]: long connections ([`longconn`]), HTTP ([`http`]), Locust ([`locust`]) and a
-//! system between client and server ([`proxy`]).
+//! each [`scenario`]: long connections ([`longconn`]), HTTP ([`http`]), chat ([`chat`]), Locust
+//! ([`locust`]) and a system between client and server ([`proxy`]).
 //! Invariants: `run.json` is the only interface between this crate and the reports made of it.
 //! Must not depend on: rings, slots, how a server or client does its work. It reads their lines and
 //! the kernel's figures.
 #![forbid(unsafe_code)]
 
+pub mod chat;
 pub mod held_load;
 pub mod http;
 pub mod locust;

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use holdfast_report::{compare, list, report};
+use holdfast_results::chat::{self, Chat};
 use holdfast_results::http::{self, Http};
 use holdfast_results::locust::{self, Locust};
 use holdfast_results::longconn::{self, Longconn};
@@ -42,6 +43,9 @@ enum What {
     /// Measure HTTP servers and clients beside each other, each on its half of the cores,
     /// alternating over rounds
     Http(Box<http::Flags>),
+    /// Send each message to very many members of a chat: our example beside a baseline, Go and
+    /// tokio, alternating over rounds
+    Chat(Box<chat::Flags>),
     /// Open a shell, or run a command, in a network of hosts on this machine, in namespaces of its
     /// own
     Lab(shell::Flags),
@@ -165,6 +169,7 @@ fn main() -> ExitCode {
     let done = match cli.what {
         What::Longconn(flags) => Longconn::new(*flags).and_then(bench),
         What::Http(flags) => Http::new(*flags).and_then(bench),
+        What::Chat(flags) => Chat::new(*flags).and_then(bench),
         What::Lab(flags) => shell::open(&flags),
         What::Proxy(flags) => Proxy::new(*flags).and_then(bench),
         What::Locust(flags) => Locust::new(*flags).and_then(bench),

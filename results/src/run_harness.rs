@@ -44,7 +44,7 @@ pub struct RunFlags {
     #[command(flatten)]
     pub live: LiveFlags,
 
-    /// Take holdfast-server, holdfast-client and, for http, examples/baseline from this folder
+    /// Take holdfast-server, holdfast-client and, for http and chat, examples/* from this folder
     /// [default: where this program is]
     #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,

@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::bottleneck;
 use crate::folder::RunFolder;
 use crate::header::Header;
-use crate::http::record::{HTTP_RUN_SCHEMA, HttpRun};
+use crate::http::record::{CHAT_RUN_SCHEMA, HTTP_RUN_SCHEMA, HttpRun};
 use crate::proxy::record::{PROXY_RUN_SCHEMA, PROXY_RUN_SCHEMA_1, ProxyRun};
 use crate::run::{RUN_SCHEMA, Run};
 
@@ -28,7 +28,7 @@ use holdfast_telemetry::units::{count, total};
 pub enum Record {
     /// Of `holdfast-bench longconn`.
     Longconn(Box<Run>),
-    /// Of `holdfast-bench http`.
+    /// Of `holdfast-bench http`, or `chat`.
     Http(Box<HttpRun>),
     /// Of `holdfast-bench proxy`.
     Proxy(Box<ProxyRun>),
@@ -53,7 +53,7 @@ impl fmt::Display for ReadError {
         match self {
             Self::UnknownSchema(schema) => write!(
                 f,
-                "run.json has schema {schema:?}; known are {RUN_SCHEMA}, {HTTP_RUN_SCHEMA} and {PROXY_RUN_SCHEMA}"
+                "run.json has schema {schema:?}; known are {RUN_SCHEMA}, {HTTP_RUN_SCHEMA}, {CHAT_RUN_SCHEMA} and {PROXY_RUN_SCHEMA}"
             ),
             Self::Damaged { why, .. } => write!(f, "run.json is damaged: {why}"),
         }
@@ -97,7 +97,7 @@ impl Record {
         })?;
         let mut record = match value["schema"].as_str().unwrap_or_default() {
             RUN_SCHEMA => typed(&value).map(Self::Longconn),
-            HTTP_RUN_SCHEMA => typed(&value).map(Self::Http),
+            HTTP_RUN_SCHEMA | CHAT_RUN_SCHEMA => typed(&value).map(Self::Http),
             PROXY_RUN_SCHEMA | PROXY_RUN_SCHEMA_1 => typed(&value).map(Self::Proxy),
             other => Err(ReadError::UnknownSchema(other.into())),
         }?;
@@ -148,10 +148,11 @@ impl Record {
                 let ours = run.scenarios.iter().filter(|e| e.subject == "holdfast");
                 let best = ours.filter_map(|e| e.requests_per_second).reduce(f64::max);
                 format!(
-                    "{} scenarios, {} rounds; {} requests/s at best",
+                    "{} scenarios, {} rounds; {} {}/s at best",
                     run.asked.scenarios.len(),
                     run.asked.rounds,
-                    best.map_or("-".into(), |rate| count(rate.max(0.0).round() as u64))
+                    best.map_or("-".into(), |rate| count(rate.max(0.0).round() as u64)),
+                    run.things()
                 )
             }
             Self::Proxy(run) => {

@@ -4,12 +4,13 @@
 //! slice has a server of its own on one half of the cores and a generator on the other (`slice`).
 //! Must not depend on: how HTTP is spoken.
 
-mod address;
-mod cores;
+pub(crate) mod address;
+pub(crate) mod cores;
 pub mod generator;
+pub(crate) mod moment;
 pub mod plan;
 mod processes;
-mod programs;
+pub(crate) mod programs;
 mod scenario;
 mod slice;
 pub mod subject;
@@ -204,7 +205,7 @@ fn prepare_go(plan: &mut Plan, live: &mut Live) {
     }
     live.note("building the Go competitor");
     let built = match &plan.programs.go {
-        Some(go) => subject::build_go(go, &plan.bin_dir),
+        Some(go) => subject::build_go(go, &plan.bin_dir, "http-go", subject::GO).map(|_| ()),
         None => Err("the Go tool is not here".into()),
     };
     if let Err(why) = built {

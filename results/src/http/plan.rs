@@ -404,6 +404,7 @@ fn asked(flags: &Flags, scenarios: &[&Scenario]) -> HttpAsked {
         slice_seconds: flags.slice.as_secs_f64(),
         warm_up_seconds: WARM_UP.as_secs_f64(),
         users_per_second: USERS_PER_SECOND,
+        messages: None,
     }
 }
 

@@ -9,10 +9,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::address::address;
 use super::generator::{Outcome, Wanted};
+use super::moment::Moment;
 use super::plan::{IDLE_SETTLE, Plan, USERS_PER_SECOND, USERS_SETTLE, WARM_UP, ramp};
 use super::processes::{Client, LOAD_POLL, Outcomes, Performance, Server, still_run};
 use super::scenario::{Generator, Kind};
@@ -20,7 +21,6 @@ use crate::run_control::{Aborted, RunControl};
 
 use holdfast_report::folder::RunFolder;
 use holdfast_report::http::record::{CountsOfBoth, Measured};
-use holdfast_telemetry::proc::KernelSample;
 use holdfast_telemetry::proc::tree;
 use holdfast_telemetry::wire::{HttpClientReport, HttpServerReport};
 
@@ -75,13 +75,6 @@ fn tidy(dir: &Path) {
     }
 }
 
-/// One moment of a slice.
-struct Moment {
-    at: Instant,
-    server_cpu: f64,
-    kernel: KernelSample,
-}
-
 impl Performance<'_> {
     async fn perform(&mut self) -> Result<Measured, Aborted> {
         let (mut server, start) = self.start_server()?;
@@ -125,9 +118,9 @@ impl Performance<'_> {
             measured.rss_bytes = Some(tree::rss_bytes(server.pid()));
             measured.idle_connections = scenario.idle;
         }
-        let before = self.mark(server);
+        let before = Moment::now(server.pid());
         let (outcome, client_cpu) = self.load_for(server, self.plan.flags.slice).await?;
-        self.window(&mut measured, &before, server);
+        before.until_now(server.pid(), &self.halves, &mut measured);
         measured.client_cpu_seconds = client_cpu;
         measured.requests = outcome.ok;
         measured.requests_per_second = outcome.per_second;
@@ -157,7 +150,7 @@ impl Performance<'_> {
         let first = self
             .until_report(server, &mut client, warm_up + RAMP_MAX, is_settled)
             .await?;
-        let before = self.mark(server);
+        let before = Moment::now(server.pid());
         let client_before = tree::cpu_seconds(client.pid());
         let time = self.plan.flags.slice;
         let until = first.at_us + micros(time.saturating_sub(REPORT_JITTER));
@@ -167,7 +160,7 @@ impl Performance<'_> {
             })
             .await?;
         let mut measured = Measured::default();
-        self.window(&mut measured, &before, server);
+        before.until_now(server.pid(), &self.halves, &mut measured);
         measured.client_cpu_seconds = tree::cpu_seconds(client.pid()) - client_before;
         let ok = |r: &HttpClientReport| r.outcomes.get("ok").copied().unwrap_or(0);
         measured.requests = ok(&last).saturating_sub(ok(&first));
@@ -250,32 +243,6 @@ impl Performance<'_> {
             pipeline: scenario.pipeline,
             is_keep_alive: scenario.is_keep_alive,
         }
-    }
-
-    fn mark(&self, server: &Server) -> Moment {
-        Moment {
-            at: Instant::now(),
-            server_cpu: tree::cpu_seconds(server.pid()),
-            kernel: KernelSample::read(),
-        }
-    }
-
-    fn window(&self, measured: &mut Measured, before: &Moment, server: &Server) {
-        let after = self.mark(server);
-        measured.seconds = after.at.duration_since(before.at).as_secs_f64();
-        measured.server_cpu_seconds = after.server_cpu - before.server_cpu;
-        let shares = |cores: &[usize]| {
-            let ticks = after
-                .kernel
-                .cores_since(&before.kernel, cores.iter().copied());
-            let share = |of| ticks.percent(of) / 100.0;
-            (share(ticks.busy), share(ticks.softirq))
-        };
-        (measured.server_cores_busy, measured.server_cores_softirq) = shares(&self.halves.server);
-        (measured.client_cores_busy, measured.client_cores_softirq) = shares(&self.halves.client);
-        measured.counters = after.kernel.counters_since(&before.kernel);
-        measured.counters.retain(|_, growth| *growth > 0);
-        measured.time_wait = after.kernel.tcp_tw;
     }
 }
 

@@ -21,7 +21,8 @@ use holdfast_testbed::child::words;
 
 const NGINX: &str = include_str!("../../competitors/nginx.conf");
 const HAPROXY: &str = include_str!("../../competitors/haproxy.cfg");
-const GO: &str = include_str!("../../competitors/go/main.go");
+/// Source of the Go competitor.
+pub(super) const GO: &str = include_str!("../../competitors/go/main.go");
 
 /// Connections a server is prepared for beyond those it gets: warm-up and measurement overlap while
 /// sockets close.
@@ -187,7 +188,7 @@ pub fn start(subject: Subject, plan: &Plan, wanted: &Wanted<'_>) -> Result<Start
             ))
         }
         Subject::Go => {
-            let program = go_program(&plan.bin_dir);
+            let program = plan.bin_dir.join("competitors/http-go");
             Ok(foreign(programs, &program, words(&[&address, &threads])))
         }
     }
@@ -203,26 +204,22 @@ fn foreign(programs: &Programs, program: &Path, args: Vec<String>) -> Start {
     }
 }
 
-fn go_program(bin_dir: &Path) -> PathBuf {
-    bin_dir.join("competitors/http-go")
-}
-
-/// Builds the Go competitor into `bin_dir`, unless it is there and of this source.
+/// Builds a Go competitor into `bin_dir`, unless it is there and of this source; its path.
 ///
 /// # Errors
 /// The last line the Go tool said.
-pub fn build_go(go: &Path, bin_dir: &Path) -> Result<(), String> {
-    let program = go_program(bin_dir);
+pub fn build_go(go: &Path, bin_dir: &Path, name: &str, text: &str) -> Result<PathBuf, String> {
     let dir = bin_dir.join("competitors");
-    let source = dir.join("http-go.go");
-    let is_built = program.is_file() && std::fs::read_to_string(&source).is_ok_and(|s| s == GO);
+    let program = dir.join(name);
+    let source = dir.join(format!("{name}.go"));
+    let is_built = program.is_file() && std::fs::read_to_string(&source).is_ok_and(|s| s == text);
     if is_built {
-        return Ok(());
+        return Ok(program);
     }
     std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     // The program goes first and comes last: one without the other would pass for built.
     let _ = std::fs::remove_file(&program);
-    std::fs::write(&source, GO).map_err(|e| format!("{}: {e}", source.display()))?;
+    std::fs::write(&source, text).map_err(|e| format!("{}: {e}", source.display()))?;
     let output = Command::new(go)
         .args(["build", "-o"])
         .arg(&program)
@@ -234,7 +231,7 @@ pub fn build_go(go: &Path, bin_dir: &Path) -> Result<(), String> {
         .output()
         .map_err(|e| format!("{}: {e}", go.display()))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(program);
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(said.lines().last().unwrap_or("go build failed").to_string())

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use holdfast_report::header::{Header, Verdict};
@@ -42,9 +42,10 @@ impl Stage {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("bin")).expect("a folder");
         for (program, body) in [("holdfast-server", server), ("holdfast-client", client)] {
-            let path = dir.join("bin").join(program);
-            fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("a script");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+            write_program(
+                &dir.join("bin").join(program),
+                &format!("#!/bin/sh\n{body}\n"),
+            );
         }
         Self { dir, flags }
     }
@@ -97,6 +98,12 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// Writes a script that can be run.
+pub fn write_program(path: &Path, text: &str) {
+    fs::write(path, text).expect("a script");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its mode");
 }
 
 pub fn stderr(output: &Output) -> String {

@@ -96,9 +96,10 @@ fn failures(found: &mut Findings, entry: &Entry) {
             what
         };
         let mut evidence = format!(
-            "{} failures {kind} beside {} requests",
+            "{} failures {kind} beside {} {}",
             count(*failed),
-            count(requests(entry))
+            count(requests(entry)),
+            entry.things()
         );
         if what == BottleneckKind::TimeWait {
             evidence += &format!(", {} connections in TIME_WAIT", count(waiting));
@@ -146,9 +147,10 @@ fn drops(found: &mut Findings, entry: &Entry) {
             let cost = share(n, requests(entry));
             let weight = weight::SLOWED + (2.0 * cost).min(0.2);
             let evidence = format!(
-                "{name} {} times in {} requests",
+                "{name} {} times in {} {}",
                 count(n),
-                count(requests(entry))
+                count(requests(entry)),
+                entry.things()
             );
             found.add(weight, what, Some(cost), evidence, next.into());
         }

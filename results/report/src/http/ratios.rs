@@ -39,11 +39,10 @@ fn ratio(scenario: &str, entries: &[Entry]) -> Ratio {
     };
     let server = |subject, generator| find(subject, generator)?.server_cpu_seconds_per_million;
     let client = |subject, generator| find(subject, generator)?.client_cpu_seconds_per_million;
-    let generator = if server("holdfast", "wrk").is_some() {
-        "wrk"
-    } else {
-        "holdfast"
-    };
+    let generator = ["wrk", "members"]
+        .into_iter()
+        .find(|generator| server("holdfast", *generator).is_some())
+        .unwrap_or("holdfast");
     let over = |a: Option<f64>, b: Option<f64>| {
         let (a, b) = (a?, b?);
         (b > 0.0).then(|| round(a / b, 3))
@@ -56,6 +55,7 @@ fn ratio(scenario: &str, entries: &[Entry]) -> Ratio {
         nginx_over_ours: over(server("nginx", generator), ours),
         haproxy_over_ours: over(server("haproxy", generator), ours),
         go_over_ours: over(server("go", generator), ours),
+        tokio_over_ours: over(server("tokio", generator), ours),
         our_client_over_wrk: over(client("holdfast", "holdfast"), client("holdfast", "wrk")),
         our_client_over_wrk_on_nginx: over(client("nginx", "holdfast"), client("nginx", "wrk")),
     }

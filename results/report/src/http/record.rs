@@ -12,11 +12,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::header::Header;
+use holdfast_telemetry::units::count;
 pub(super) use holdfast_telemetry::units::round;
 use holdfast_telemetry::wire::Latency;
 
 /// The schema of a [`HttpRun`].
 pub const HTTP_RUN_SCHEMA: &str = "holdfast.run.http/1";
+/// The schema of a chat's [`HttpRun`]: the same keys, of messages delivered instead of requests.
+pub const CHAT_RUN_SCHEMA: &str = "holdfast.run.chat/1";
+/// What the scenarios of a chat begin with, before the number of members.
+pub const MEMBERS_PREFIX: &str = "members-";
 
 /// A side that uses at least this share of its cores has no more to give.
 pub const SATURATED: f64 = 0.92;
@@ -61,6 +66,20 @@ pub struct HttpAsked {
     pub warm_up_seconds: f64,
     /// How fast the users of `users-*` start.
     pub users_per_second: u64,
+    /// Messages that a member of a chat sends to all in a slice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<u32>,
+}
+
+impl HttpAsked {
+    /// What a slice is.
+    #[must_use]
+    pub fn slice(&self) -> String {
+        match self.messages {
+            Some(messages) => format!("{} messages to all", count(messages.into())),
+            None => format!("{} s", self.slice_seconds),
+        }
+    }
 }
 
 /// Cores by their number.
@@ -85,6 +104,14 @@ pub enum LimitingSide {
     Kernel,
     /// Nobody: more was not asked for.
     OfferedLoad,
+}
+
+impl HttpRun {
+    /// What is counted as requests, in the plural.
+    #[must_use]
+    pub fn things(&self) -> &'static str {
+        self.scenarios.first().map_or("requests", Entry::things)
+    }
 }
 
 /// One scenario, subject and generator: medians over rounds, then the rounds themselves.
@@ -117,6 +144,9 @@ pub struct Entry {
     pub latency_us: Option<Latency>,
     /// The same from the sending, uncorrected; only our client tells both.
     pub latency_raw_us: Option<Latency>,
+    /// Of a chat, whose `latency_us` is that of each delivery: until the last member had a message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_us: Option<Latency>,
     /// Growth of the server's resident memory with the idle connections open, divided by them.
     pub rss_bytes_per_connection: Option<f64>,
     /// All resident memory of the server at that moment, divided by them.
@@ -173,6 +203,9 @@ pub struct Measured {
     pub latency_us: Option<Latency>,
     /// Latency from the sending, uncorrected; only our client tells both.
     pub latency_raw_us: Option<Latency>,
+    /// Of a chat: until the last member had a message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_us: Option<Latency>,
     /// Connections that memory is divided by.
     pub idle_connections: u64,
     /// Resident memory of the server before the first connection.
@@ -215,6 +248,9 @@ pub struct Ratio {
     pub haproxy_over_ours: Option<f64>,
     /// Go / ours.
     pub go_over_ours: Option<f64>,
+    /// tokio / ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokio_over_ours: Option<f64>,
     /// Our client / wrk, both on our server.
     pub our_client_over_wrk: Option<f64>,
     /// Our client / wrk, both on nginx.
@@ -295,12 +331,23 @@ impl Entry {
             median(each(&|m| a_connection(m.rss_bytes? as f64, m))).map(|v| round(v, 1));
         self.latency_us = median_latency(m.iter().filter_map(|m| m.latency_us.as_ref()));
         self.latency_raw_us = median_latency(m.iter().filter_map(|m| m.latency_raw_us.as_ref()));
+        self.last_us = median_latency(m.iter().filter_map(|m| m.last_us.as_ref()));
         self.who_was_the_limit = most_often(m.iter().filter_map(Measured::limit));
         self.failures = BTreeMap::new();
         for (kind, n) in m.iter().flat_map(|m| &m.failures) {
             *self.failures.entry(kind.clone()).or_default() += n;
         }
         self
+    }
+
+    /// What is counted as requests, in the plural.
+    #[must_use]
+    pub fn things(&self) -> &'static str {
+        if self.scenario.starts_with(MEMBERS_PREFIX) {
+            "messages"
+        } else {
+            "requests"
+        }
     }
 
     /// The first reason why a round has no figures.

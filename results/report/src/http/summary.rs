@@ -19,8 +19,8 @@ pub fn page(run: &HttpRun, folder: &Path) -> String {
     let rounds = run.scenarios.iter().map(|e| e.rounds);
     let slices = rounds.fold(0_usize, usize::saturating_add);
     let mut out = run.header.page(&format!(
-        "{slices} slices of {} s, medians of up to {} rounds, {}",
-        run.asked.slice_seconds,
+        "{slices} slices of {}, medians of up to {} rounds, {}",
+        run.asked.slice(),
         run.asked.rounds,
         minutes(Duration::from_secs_f64(run.header.seconds.max(0.0)))
     ));
@@ -28,9 +28,13 @@ pub fn page(run: &HttpRun, folder: &Path) -> String {
         let _ = writeln!(out, "      note: {note}");
     }
     out.push('\n');
-    table(&mut out, &figures(&run.scenarios));
+    table(&mut out, &figures(&run.scenarios, run.things()));
     if !run.ratios.is_empty() {
-        out.push_str("\n  server or client CPU seconds per million requests, one over the other\n");
+        let _ = writeln!(
+            out,
+            "\n  server or client CPU seconds per million {}, one over the other",
+            run.things()
+        );
         table(&mut out, &ratios(&run.ratios));
     }
     let _ = writeln!(
@@ -47,18 +51,20 @@ pub fn page(run: &HttpRun, folder: &Path) -> String {
     out
 }
 
-fn figures(entries: &[Entry]) -> Vec<Vec<String>> {
+fn figures(entries: &[Entry], things: &str) -> Vec<Vec<String>> {
+    let per_second = format!("{things}/s");
     let mut rows = vec![header(&[
         "scenario",
         "server",
         "by",
-        "requests/s",
+        &per_second,
         "server CPU s/M",
         "min..max",
         "client CPU s/M",
         "p50",
         "p99",
         "p99.9",
+        "max",
         "B/conn",
         "limit",
         "failures",
@@ -90,6 +96,7 @@ fn figures(entries: &[Entry]) -> Vec<Vec<String>> {
             latency(|l| l.p50),
             latency(|l| l.p99),
             latency(|l| l.p999),
+            latency(|l| l.max),
             decimals(e.rss_bytes_per_connection, 0),
             e.limits.first().map_or("-", |l| l.what.label()).into(),
             if failures.is_empty() {
@@ -110,6 +117,7 @@ fn ratios(ratios: &[Ratio]) -> Vec<Vec<String>> {
         "nginx/ours",
         "haproxy/ours",
         "go/ours",
+        "tokio/ours",
         "our client/wrk",
         "the same on nginx",
     ])];
@@ -121,6 +129,7 @@ fn ratios(ratios: &[Ratio]) -> Vec<Vec<String>> {
             decimals(r.nginx_over_ours, 2),
             decimals(r.haproxy_over_ours, 2),
             decimals(r.go_over_ours, 2),
+            decimals(r.tokio_over_ours, 2),
             decimals(r.our_client_over_wrk, 2),
             decimals(r.our_client_over_wrk_on_nginx, 2),
         ]);

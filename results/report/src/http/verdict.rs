@@ -66,8 +66,9 @@ fn of_ours(entry: &Entry, reasons: &mut Vec<String>) {
     ) && (rate / offered - 1.0).abs() > OFFERED_TOLERANCE
     {
         reasons.push(format!(
-            "{what}: {} requests a second instead of {}, and no core was full",
+            "{what}: {} {} a second instead of {}, and no core was full",
             count(rate.round() as u64),
+            entry.things(),
             count(offered.round() as u64)
         ));
     }

@@ -7,8 +7,9 @@
 
 use super::chart::{Bar, Bars, Caption, Chart, Style, spread};
 use super::document::{Document, Section, Table, Tile};
+use super::pair::capital;
 use super::percentiles::{self, Curve};
-use super::units::{Unit, bytes_each, decimal, known, micros, span};
+use super::units::{Unit, bytes_each, decimal, known, micros};
 use crate::header::Verdict;
 use crate::http::record::{Entry, HttpRun, Measured, Ratio};
 
@@ -17,7 +18,7 @@ use holdfast_telemetry::wire::Latency;
 
 const OURS: &str = "holdfast";
 /// Those with colours of their own, in order.
-const SUBJECTS: [&str; 5] = [OURS, "floor", "nginx", "haproxy", "go"];
+const SUBJECTS: [&str; 6] = [OURS, "floor", "nginx", "haproxy", "go", "tokio"];
 
 /// Fills `document`.
 pub fn describe(document: &mut Document, run: &HttpRun) {
@@ -33,7 +34,7 @@ pub fn describe(document: &mut Document, run: &HttpRun) {
         scenarios.len(),
         run.asked.subjects.len(),
         run.asked.rounds,
-        span(run.asked.slice_seconds),
+        run.asked.slice(),
         match run.header.verdict {
             Verdict::Pass => "every answer of ours was right",
             Verdict::Fail => "ours fell short",
@@ -44,9 +45,9 @@ pub fn describe(document: &mut Document, run: &HttpRun) {
         .iter()
         .map(|name| section(name, &run.scenarios))
         .collect();
-    document.tables.push(figures(&run.scenarios));
+    document.tables.push(figures(&run.scenarios, run.things()));
     if !run.ratios.is_empty() {
-        document.overview.push(ratios(&run.ratios));
+        document.overview.push(ratios(&run.ratios, run.things()));
     }
     let programs = run.programs.iter().map(|(name, says)| {
         vec![
@@ -75,7 +76,7 @@ fn tiles(run: &HttpRun) -> Vec<Tile> {
         Tile::new(
             "Failures of ours",
             count(failed),
-            format!("of {} requests measured", count(answered)),
+            format!("of {} {} measured", count(answered), run.things()),
         )
         .bad_if(failed > 0),
     ];
@@ -85,16 +86,17 @@ fn tiles(run: &HttpRun) -> Vec<Tile> {
         .max_by(|a, b| a.0.total_cmp(&b.0));
     tiles.extend(fastest.map(|(rate, e)| {
         Tile::new(
-            "Most requests",
+            &format!("Most {}", run.things()),
             format!("{}/s", decimal(rate)),
             format!("{}, load by {}", e.scenario, e.generator),
         )
     }));
     type Of = fn(&Ratio) -> Option<f64>;
-    let over: [(&str, Of); 4] = [
+    let over: [(&str, Of); 5] = [
         ("nginx", |r| r.nginx_over_ours),
         ("haproxy", |r| r.haproxy_over_ours),
         ("Go", |r| r.go_over_ours),
+        ("tokio", |r| r.tokio_over_ours),
         ("Bare loop", |r| {
             r.ours_over_floor.filter(|v| *v > 0.0).map(|v| 1.0 / v)
         }),
@@ -108,7 +110,11 @@ fn tiles(run: &HttpRun) -> Vec<Tile> {
             .collect();
         all.sort_by(f64::total_cmp);
         if let (Some(least), Some(most)) = (all.first(), all.last()) {
-            let note = format!("CPU seconds a million requests, {} scenarios", all.len());
+            let note = format!(
+                "CPU seconds a million {}, {} scenarios",
+                run.things(),
+                all.len()
+            );
             tiles.push(Tile::new(
                 &format!("{name} over ours"),
                 format!("{}–{}×", decimal(*least), decimal(*most)),
@@ -144,12 +150,10 @@ fn tiles(run: &HttpRun) -> Vec<Tile> {
 
 fn section(scenario: &str, entries: &[Entry]) -> Section {
     let of_it: Vec<&Entry> = entries.iter().filter(|e| e.scenario == scenario).collect();
-    let main = if of_it.iter().any(|e| e.generator == "wrk") {
-        "wrk"
-    } else {
-        OURS
-    };
+    let is_used = |name: &&str| of_it.iter().any(|e| e.generator == *name);
+    let main = ["wrk", "members"].into_iter().find(is_used).unwrap_or(OURS);
     let connections = of_it.iter().map(|e| e.connections).max().unwrap_or(0);
+    let things = of_it.first().map_or("requests", |e| e.things());
     let mut words = format!(
         "{} connections, load by {}",
         count(connections),
@@ -162,6 +166,15 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
         words += &format!("; the users make {}/s due", decimal(offered));
     }
     let mut told = vec![words + "."];
+    told.extend(of_it.iter().filter_map(|e| {
+        let last = e.last_us.as_ref()?;
+        Some(format!(
+            "{}: the last member had a message after {}, of all messages after {} at most.",
+            e.subject,
+            micros(last.p50 as f64),
+            micros(last.max as f64)
+        ))
+    }));
     told.extend(of_it.iter().filter_map(|e| {
         Some(format!(
             "{}, load by {}: {}",
@@ -197,7 +210,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
     let rate = Bars::new(
         Caption::new(
             id("rate"),
-            "Requests a second",
+            format!("{} a second", capital(things)),
             "Longer is better. The thin line shows minimum and maximum of the rounds.",
         ),
         Unit::PerSecond,
@@ -211,8 +224,8 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
     let cpu = Bars::new(
         Caption::new(
             id("cpu"),
-            "Server CPU seconds per million requests",
-            "Shorter is better: the CPU time that a request costs.",
+            format!("Server CPU seconds per million {things}"),
+            format!("Shorter is better: the CPU time that {things} cost."),
         ),
         Unit::CpuSeconds,
         ("median", None),
@@ -226,7 +239,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
         Caption::new(
             id("latency"),
             "Latency, p50 / p99",
-            "Shorter is better. The mark is p50, the end p99; our client counts from the due time, wrk from the sending.",
+            "Shorter is better. The mark is p50, the end p99; our client counts from the due time, wrk and the members of a chat from the sending.",
         ),
         Unit::Micros,
         ("p99", Some("p50")),
@@ -265,7 +278,7 @@ fn section(scenario: &str, entries: &[Entry]) -> Section {
 /// Latency by percentile of what our client measured, as far as the record knows it.
 fn curves(scenario: &str, entries: &[&Entry]) -> Option<Chart> {
     let mut lines = Vec::new();
-    for e in entries.iter().filter(|e| e.generator == OURS) {
+    for e in entries.iter().filter(|e| e.generator != "wrk") {
         for (latency, what, style) in [
             (&e.latency_us, "corrected", Style::Plain),
             (&e.latency_raw_us, "raw", Style::Dashed),
@@ -299,10 +312,14 @@ fn least_and_most(entry: &Entry, figure: &dyn Fn(&Measured) -> Option<f64>) -> O
 }
 
 fn generator(name: &str) -> &str {
-    if name == OURS { "our client" } else { name }
+    match name {
+        OURS => "our client",
+        "members" => "one of the members",
+        _ => name,
+    }
 }
 
-fn figures(entries: &[Entry]) -> Table {
+fn figures(entries: &[Entry], things: &str) -> Table {
     let rows = entries.iter().map(|e| {
         let latency =
             |of: fn(&Latency) -> u64| known(e.latency_us.as_ref(), |l| micros(of(l) as f64));
@@ -324,6 +341,7 @@ fn figures(entries: &[Entry]) -> Table {
             latency(|l| l.p50),
             latency(|l| l.p99),
             latency(|l| l.p999),
+            latency(|l| l.max),
             known(e.rss_bytes_per_connection, bytes_each),
             count(total(&e.failures)),
         ]
@@ -333,20 +351,21 @@ fn figures(entries: &[Entry]) -> Table {
         "Server",
         "Load by",
         "Limiting side",
-        "Requests/s",
+        &format!("{}/s", capital(things)),
         "Server CPU s/M",
         "of the rounds",
         "Generator CPU s/M",
         "p50",
         "p99",
         "p99.9",
+        "max",
         "Idle, each",
         "Failures",
     ];
     Table::new("Figures", &head, 4, rows.collect())
 }
 
-fn ratios(ratios: &[Ratio]) -> Table {
+fn ratios(ratios: &[Ratio], things: &str) -> Table {
     let times = |v: Option<f64>| {
         known(v, |v| {
             if v < 9.995 {
@@ -364,6 +383,7 @@ fn ratios(ratios: &[Ratio]) -> Table {
             times(r.nginx_over_ours),
             times(r.haproxy_over_ours),
             times(r.go_over_ours),
+            times(r.tokio_over_ours),
             times(r.our_client_over_wrk),
             times(r.our_client_over_wrk_on_nginx),
         ]
@@ -375,11 +395,12 @@ fn ratios(ratios: &[Ratio]) -> Table {
         "nginx / ours",
         "haproxy / ours",
         "Go / ours",
+        "tokio / ours",
         "our client / wrk",
         "... on nginx",
     ];
     Table::new(
-        "CPU seconds per million requests, ratios",
+        &format!("CPU seconds per million {things}, ratios"),
         &head,
         2,
         rows.collect(),

@@ -264,7 +264,7 @@ fn of_rounds(trial: &Trial, figure: impl Fn(&Trial) -> Option<f64>) -> Option<(f
     spread(&sound.filter_map(figure).collect::<Vec<f64>>())
 }
 
-fn capital(word: &str) -> String {
+pub(super) fn capital(word: &str) -> String {
     let mut letters = word.chars();
     letters.next().map_or_else(String::new, |first| {
         first.to_uppercase().chain(letters).collect()
