@@ -46,6 +46,9 @@ use crate::mailbox::Handle;
 /// | [`Conn::abort`], [`Conn::reset`] | unsent bytes are dropped, `on_close` | the given one |
 /// | peer's reset, a network error | unsent and undelivered bytes are dropped, `on_close` | `Reset`, `TimedOut`, `Unreachable`, `Other` |
 ///
+/// A linked connection ([`Conn::partner`]) whose peer resets it is read first, as far as its partner takes bytes: what came before the
+/// reset is delivered.
+///
 /// A reset is noticed in every state, also while reading is paused and while half-open: the connection is watched. A peer that
 /// vanishes without one is noticed when something is sent to it, or by a timer of the handler; a connection that only waits for it
 /// needs one of them.
@@ -454,8 +457,11 @@ impl<'a, S> Conn<'a, S> {
         }
     }
 
-    /// Resets the connection (RST) when everything sent is with the kernel; nothing of what the peer still sends is handed over. The
-    /// timer is set to the drain timeout: if the peer does not take what was sent by then, [`Handler::on_timer`] is called.
+    /// Resets the connection (RST) when everything sent has arrived; nothing of what the peer still sends is handed over. While the
+    /// peer does not take what was sent, the timer is set to the drain timeout and then calls [`Handler::on_timer`]. When all of it is
+    /// with the kernel, the reset follows as soon as the peer's kernel has acknowledged it, or after the drain timeout, at most a
+    /// minute; or, where the kernel does not tell (before Linux 6.7), after 0.1 s. The last two are counted in
+    /// [`Stats::resets_unacknowledged`](crate::Stats::resets_unacknowledged).
     pub fn reset_after_send(&mut self) {
         self.actions
             .close_mode

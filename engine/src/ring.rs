@@ -59,6 +59,9 @@ pub enum Request {
     Watch { slot: u32 },
     /// Tell which error the connection has, by sending nothing. One completion: 0 if it has none.
     Probe { slot: u32 },
+    /// Tell how many bytes that were sent, our end included, the peer has not acknowledged. One
+    /// completion; EOPNOTSUPP before Linux 6.7.
+    OutQueue { slot: u32 },
     /// Receive what is there into a buffer of the ring; EAGAIN when nothing is, ENOBUFS when no
     /// buffer is free.
     Recv { slot: u32 },

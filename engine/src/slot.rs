@@ -10,6 +10,8 @@
 //!    └───────────────── (released: close submitted, generation + 1) ◄─────────────────────── Closing
 //! ```
 //!
+//! (`Finishing` passes through `Resetting` if the connection is to end with a reset.)
+//!
 //! Each direction has a state of its own, and a connection may have a *watch*: a poll that stays in
 //! flight and tells of errors and of room to send, but not of bytes. Between turns only these
 //! combinations exist; [`LEGAL`] is this table, the simulator audits it after every turn, and every
@@ -27,7 +29,10 @@
 //! Open                EndDelivered                        Idle                          yes   any
 //! Flushing Finishing  any but EndDelivered                sends                         any   any
 //! Finishing           EndDelivered                        sends                         any   any
+//! Open                Parked Receiving Hot Quiet Cooling  Failed                        any   any
+//! Open                Paused                              Failed                        any   any
 //! Draining            Parked Receiving Hot Quiet Cooling  shut                          any   on
+//! Resetting           any                                 Idle, shut                    any   any
 //! Closing             Idle                                Blocked ShuttingDown          any   off
 //! Closing             Idle                                Idle Sending ShutDown         yes   off
 //! Closing             Parked Receiving Cooling            Idle Sending Blocked, shut    any   off
@@ -47,6 +52,11 @@
 //! With delivery `Paused`, and in `Flushing` and `Finishing`, something is being sent. A close in
 //! stages is a graceful close whose delivery is `Discarded`. A slot that is `Closing` waits for
 //! what is in flight: a poll, a receive, a shutdown.
+//!
+//! A linked slot whose peer reset it while bytes were sent to it is `Failed`: what the peer sent
+//! before is still read and forwarded, then it closes. `Finishing` with [`Slot::is_reset_wanted`]
+//! goes on to `Resetting`: everything is with the kernel, which is asked until the peer's kernel
+//! has it too.
 //!
 //! Invariants: the slot index *is* the index in the ring's direct-descriptor table; state changes
 //! by the named transitions only; a slot is free exactly when it is on the free list or was never
@@ -87,6 +97,8 @@ pub enum Phase {
     Finishing,
     /// Our end is sent; the peer's is awaited and its bytes still count.
     Draining,
+    /// Everything is with the kernel; a reset follows when the peer's kernel has acknowledged it.
+    Resetting,
     /// Over; requests in flight are cancelled and awaited.
     Closing,
 }
@@ -150,6 +162,8 @@ pub enum Write {
     ShuttingDown,
     /// Our end is sent.
     ShutDown,
+    /// A send failed, because the peer has reset the connection. What it sent before is still read.
+    Failed,
 }
 
 /// What the handler has been given of what was received.
@@ -263,7 +277,26 @@ pub const LEGAL: &[LegalRow] = &[
         SENDS,
         Watch::Any,
     ),
+    (&[Phase::Open], WAITING, &[Write::Failed], Watch::Any),
+    (
+        &[Phase::Open],
+        &[Read::Paused],
+        &[Write::Failed],
+        Watch::Any,
+    ),
     (&[Phase::Draining], WAITING, SHUT, Watch::Any),
+    (
+        &[Phase::Resetting],
+        WAITING,
+        &[Write::Idle, Write::ShuttingDown, Write::ShutDown],
+        Watch::Any,
+    ),
+    (
+        &[Phase::Resetting],
+        &[Read::Idle, Read::Paused, Read::Ended, Read::EndDelivered],
+        &[Write::Idle, Write::ShuttingDown, Write::ShutDown],
+        Watch::Any,
+    ),
     (
         &[Phase::Closing],
         &[Read::Idle],
@@ -294,7 +327,7 @@ pub const LEGAL: &[LegalRow] = &[
 const HAS_SENT: u8 = 1 << 3;
 /// Bit of [`Slot::detail`]: the handler wants no bytes until it resumes reading.
 const READING_PAUSED: u8 = 1 << 4;
-/// Bit of [`Slot::detail`]: our end is to be sent when everything else is.
+/// Bit of [`Slot::detail`]: our end is to be sent when everything else is; in `Finishing`, a reset.
 const SHUTDOWN_WANTED: u8 = 1 << 5;
 /// Bit of [`Slot::detail`]: it is not read until its partner takes bytes.
 const PARTNER_AWAITED: u8 = 1 << 6;
@@ -324,7 +357,7 @@ pub struct Slot<S> {
     read: Read,
     write: Write,
     /// Connecting: the first error of the attempt, or 0. Closing: the number of the reason, and
-    /// [`WATCHED`]. Otherwise a [`Delivery`] and bits.
+    /// [`WATCHED`]. Resetting: how often the kernel was asked, and [`WATCHED`]. Otherwise a [`Delivery`] and bits.
     detail: u8,
     /// The handler's part.
     pub state: S,
@@ -464,10 +497,24 @@ impl<S: Copy + Default> Slot<S> {
         self.write != Write::Idle && !self.is_shut()
     }
 
-    /// True if our end is sent, or being sent.
+    /// True if our end is sent, or being sent, or nothing can be sent any more.
     #[inline]
     pub fn is_shut(&self) -> bool {
-        matches!(self.write, Write::ShuttingDown | Write::ShutDown)
+        matches!(
+            self.write,
+            Write::ShuttingDown | Write::ShutDown | Write::Failed
+        )
+    }
+
+    /// True if its peer has reset it, which a send has told.
+    #[inline]
+    pub fn is_failed(&self) -> bool {
+        self.write == Write::Failed
+    }
+
+    /// True if it is to be reset when everything is sent. In `Finishing`.
+    pub fn is_reset_wanted(&self) -> bool {
+        self.phase == Phase::Finishing && self.detail & SHUTDOWN_WANTED != 0
     }
 
     /// True if a request is in flight that must end before the descriptor is closed.
@@ -524,12 +571,15 @@ impl<S: Copy + Default> Slot<S> {
     /// True if only a watch tells that the connection was reset: nothing else is in flight, and
     /// nothing is to be sent before it ends.
     pub fn needs_watch(&self) -> bool {
+        if self.phase != Phase::Open || self.is_failed() {
+            return self.write == Write::Watched;
+        }
         let waits = match self.read {
             Read::Paused | Read::Ended => self.is_reading_paused(),
             Read::EndDelivered => !self.is_shutdown_wanted(),
             _ => false,
         };
-        self.write == Write::Watched || self.phase == Phase::Open && waits
+        waits || self.write == Write::Watched
     }
 
     /// True if something was sent on this connection.
@@ -603,6 +653,7 @@ impl<S: Copy + Default> Slot<S> {
     pub fn start_flushing(&mut self) {
         self.phase = match self.phase {
             Phase::Open | Phase::Flushing => Phase::Flushing,
+            Phase::Finishing if self.is_reset_wanted() => Phase::Finishing,
             Phase::Finishing if self.delivery() == Delivery::Discarded => Phase::Flushing,
             Phase::Finishing => Phase::Finishing,
             from => illegal("start_flushing", &from),
@@ -613,6 +664,37 @@ impl<S: Copy + Default> Slot<S> {
     pub fn start_finishing(&mut self) {
         assert!(self.phase.is_open());
         self.phase = Phase::Finishing;
+        self.detail &= !SHUTDOWN_WANTED;
+    }
+
+    /// Likewise, to be reset then.
+    pub fn start_finishing_with_reset(&mut self) {
+        self.start_finishing();
+        self.detail |= SHUTDOWN_WANTED;
+    }
+
+    /// Any open phase to Resetting: everything is with the kernel.
+    pub fn start_resetting(&mut self) {
+        assert!(self.phase.is_open());
+        assert!(
+            !self.is_sending(),
+            "start_resetting while it is {:?}",
+            self.write
+        );
+        self.phase = Phase::Resetting;
+        self.detail &= WATCHED;
+    }
+
+    /// How often the kernel was asked what the peer has not acknowledged. In `Resetting`.
+    pub fn asked_count(&self) -> u8 {
+        assert_eq!(self.phase, Phase::Resetting);
+        self.detail & !WATCHED
+    }
+
+    /// The kernel was asked once more.
+    pub fn asked_again(&mut self) {
+        assert!(self.asked_count() < !WATCHED);
+        self.detail += 1;
     }
 
     /// Open or Flushing to Draining. True if the shutdown that sends our end must be pushed;
@@ -630,10 +712,10 @@ impl<S: Copy + Default> Slot<S> {
         is_new
     }
 
-    /// Any open phase or Draining to Closing; what waits in the kernel is being cancelled from now
+    /// Any open phase, Draining or Resetting to Closing; what waits in the kernel is being cancelled from now
     /// on. Its timer must be off.
     pub fn start_closing(&mut self, reason: CloseReason) {
-        assert!(self.phase.is_open() || self.phase == Phase::Draining);
+        assert!(self.phase.is_open() || matches!(self.phase, Phase::Draining | Phase::Resetting));
         self.phase = Phase::Closing;
         self.detail = self.detail & WATCHED | reason as u8;
         self.read = match self.read {
@@ -643,7 +725,7 @@ impl<S: Copy + Default> Slot<S> {
         };
         self.write = match self.write {
             Write::SendingMore | Write::Resending => Write::Sending,
-            Write::Queued | Write::Requeued | Write::Watched => Write::Idle,
+            Write::Queued | Write::Requeued | Write::Watched | Write::Failed => Write::Idle,
             write => write,
         };
     }
@@ -914,7 +996,9 @@ impl<S: Copy + Default> Slot<S> {
         self.write = match self.write {
             Write::Idle => Write::Queued,
             Write::Sending => Write::SendingMore,
-            Write::ShuttingDown | Write::ShutDown => illegal("send_queued", &self.write),
+            Write::ShuttingDown | Write::ShutDown | Write::Failed => {
+                illegal("send_queued", &self.write)
+            }
             same => same,
         };
     }
@@ -938,6 +1022,15 @@ impl<S: Copy + Default> Slot<S> {
             from => illegal("send_short", &from),
         };
         was_blocked
+    }
+
+    /// The send failed; nothing more is sent, but bytes are still read.
+    pub fn send_failed(&mut self) {
+        self.write = match (self.phase, self.write) {
+            (Phase::Open, Write::Sending | Write::SendingMore | Write::Resending) => Write::Failed,
+            from => illegal("send_failed", &from),
+        };
+        self.detail &= !SHUTDOWN_WANTED;
     }
 
     /// The bytes left of a send wait for room. True if a poll for it must be pushed; otherwise the
@@ -1146,7 +1239,7 @@ mod tests {
     fn sends_move_through_their_states_and_no_other_way() {
         use Write::*;
         type Step = fn(&mut Slot<u64>);
-        let table: [(Step, &[(Write, Write)]); 11] = [
+        let table: [(Step, &[(Write, Write)]); 12] = [
             (
                 |s| s.send_submitted(),
                 &[
@@ -1187,6 +1280,14 @@ mod tests {
                 ],
             ),
             (
+                |s| s.send_failed(),
+                &[
+                    (Sending, Failed),
+                    (SendingMore, Failed),
+                    (Resending, Failed),
+                ],
+            ),
+            (
                 |s| {
                     s.send_blocked();
                 },
@@ -1224,6 +1325,7 @@ mod tests {
             Requeued,
             ShuttingDown,
             ShutDown,
+            Failed,
         ];
         for (step, moves) in table {
             for from in all {

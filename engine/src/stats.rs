@@ -83,6 +83,9 @@ pub struct Stats {
     pub bytes_forwarded: u64,
     /// Those of them that had to be copied, because the partner was being sent something or did not take them.
     pub bytes_forwarded_copied: u64,
+    /// Connections reset before the peer had acknowledged everything sent: it took too long, or the kernel does not tell (before
+    /// Linux 6.7).
+    pub resets_unacknowledged: u64,
     /// Completions for an earlier connection of their slot, dropped.
     pub stale_completions: u64,
     /// Actions by id, as [`Context::send`](crate::Context::send), whose connection had closed; dropped.
@@ -123,6 +126,7 @@ impl Stats {
         self.commands += other.commands;
         self.bytes_forwarded += other.bytes_forwarded;
         self.bytes_forwarded_copied += other.bytes_forwarded_copied;
+        self.resets_unacknowledged += other.resets_unacknowledged;
         self.stale_completions += other.stale_completions;
         self.stale_ids += other.stale_ids;
         self.queue_overflows += other.queue_overflows;

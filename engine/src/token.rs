@@ -34,6 +34,8 @@ pub enum Op {
     Watch,
     /// A connection was asked for its error.
     Probe,
+    /// A connection was asked what its peer has not acknowledged.
+    OutQueue,
     /// Bytes were received.
     Recv,
     /// Bytes were sent.
@@ -48,7 +50,7 @@ pub enum Op {
     Wake,
 }
 
-const OPS: [Op; 17] = [
+const OPS: [Op; 18] = [
     Op::PollListener,
     Op::Accept,
     Op::Refuse,
@@ -60,6 +62,7 @@ const OPS: [Op; 17] = [
     Op::Writable,
     Op::Watch,
     Op::Probe,
+    Op::OutQueue,
     Op::Recv,
     Op::Send,
     Op::Shutdown,

@@ -176,9 +176,14 @@ fn backend() -> (TcpListener, SocketAddr) {
     (backend, address)
 }
 
-/// An address where nothing listens.
+/// An address where nothing listens, and nothing can: the port stays taken.
 fn nobody() -> SocketAddr {
-    backend().1
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&anywhere.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 fn small() -> ConfigBuilder {

@@ -23,6 +23,10 @@ impl Running {
     fn start() -> Self {
         let backend = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let target = backend.local_addr().expect("an address");
+        Running::start_to(target, Some(backend))
+    }
+
+    fn start_to(target: SocketAddr, backend: Option<TcpListener>) -> Self {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let (listeners, bound) = listen::listeners(&[anywhere], 1, None).expect("a port");
         let config = relay::config().capacity(100).ring_slots(200);
@@ -31,7 +35,7 @@ impl Running {
         Running {
             engine: Some(engine.expect("an engine")),
             address: bound[0],
-            backend: Some(backend),
+            backend,
         }
     }
 
@@ -153,6 +157,25 @@ fn each_direction_ends_by_itself_and_behind_its_bytes() {
     }
 }
 
+/// Sends until neither the relay nor the sockets take more, and returns how many bytes they took.
+fn fill(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let (mut sent, mut refusals) = (0, 0);
+    while refusals < 20 {
+        match stream.write(&bytes[sent..]) {
+            Ok(count) => (sent, refusals) = (sent + count, 0),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                refusals += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(e) => panic!("{e}"),
+        }
+        assert!(sent < bytes.len(), "somebody keeps everything");
+    }
+    stream.set_nonblocking(false).unwrap();
+    sent
+}
+
 /// Makes dropping it a reset.
 fn reset(stream: TcpStream) {
     let linger = nix::libc::linger {
@@ -183,10 +206,91 @@ fn reset_crosses_behind_the_bytes_accepted_before() {
     }
 }
 
+/// Bytes that the peer's kernel has not acknowledged, of the socket from `local` to `remote`.
+fn unacknowledged(local: SocketAddr, remote: SocketAddr) -> u64 {
+    let name = |address: SocketAddr| match address {
+        SocketAddr::V4(v4) => {
+            let ip = u32::from_le_bytes(v4.ip().octets());
+            format!("{ip:08X}:{:04X}", v4.port())
+        }
+        SocketAddr::V6(_) => unreachable!("these tests use IPv4"),
+    };
+    let (local, remote) = (name(local), name(remote));
+    let sockets = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's list");
+    let queues = sockets.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        (fields[1] == local && fields[2] == remote).then(|| fields[4].to_owned())
+    });
+    let queues = queues.expect("the socket is in the list");
+    let (sent, _) = queues.split_once(':').expect("two queues");
+    u64::from_str_radix(sent, 16).expect("hexadecimal")
+}
+
+#[test]
+fn reset_crosses_behind_bytes_that_the_receiver_has_not_read() {
+    for client_resets in [true, false] {
+        let running = Running::start();
+        let (client, server) = running.pair();
+        let (mut first, mut second) = match client_resets {
+            true => (client, server),
+            false => (server, client),
+        };
+        let bytes = content(64 << 20, 3);
+        let sent = fill(&mut first, &bytes);
+        // All that the relay's socket has acknowledged: the rest goes with the reset.
+        let addresses = (first.local_addr().unwrap(), first.peer_addr().unwrap());
+        let accepted = sent as u64 - unacknowledged(addresses.0, addresses.1);
+        let stats = running.until("bytes in the relay's socket", |stats| {
+            stats.bytes_received < accepted
+        });
+        assert_eq!(stats.open_now, 2);
+        reset(first);
+        std::thread::sleep(Duration::from_millis(300));
+        let mut received = Vec::new();
+        let error = second.read_to_end(&mut received).expect_err("a reset");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        let count = received.len();
+        assert!(
+            count as u64 >= accepted,
+            "{count} of {accepted} bytes came before the reset"
+        );
+        assert!(received == bytes[..count]);
+        let stats = running.until("closed", |stats| stats.open_now == 0);
+        assert_eq!(stats.resets_unacknowledged, 0, "{stats:?}");
+    }
+}
+
+#[test]
+fn answer_before_a_reset_reaches_a_client_that_is_still_sending() {
+    let running = Running::start();
+    for _ in 0..20 {
+        let (mut client, mut server) = running.pair();
+        let mut writer = client.try_clone().unwrap();
+        // As a server that refuses an upload: it answers, and closes with bytes unread.
+        let upload = std::thread::spawn(move || {
+            let bytes = content(65_536, 1);
+            while writer.write_all(&bytes).is_ok() {}
+        });
+        server.read_exact(&mut [0; 1_000]).unwrap();
+        server.write_all(b"no more, please").unwrap();
+        drop(server);
+        let mut answer = [0; 15];
+        client.read_exact(&mut answer).expect("the answer");
+        assert_eq!(&answer, b"no more, please");
+        drop(client);
+        upload.join().expect("no panic");
+        running.until("closed", |stats| stats.open_now == 0);
+    }
+}
+
 #[test]
 fn client_of_a_backend_that_refuses_is_reset() {
-    let mut running = Running::start();
-    running.backend = None;
+    // Bound and not listening, so that no other test gets the port.
+    let backend = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    backend.bind(&anywhere.into()).unwrap();
+    let target = backend.local_addr().unwrap().as_socket().unwrap();
+    let running = Running::start_to(target, None);
     let mut client = running.connect();
     // Sent before the dial fails, and not lost to a partner that is not there.
     let _ = client.write_all(b"hello");
@@ -201,21 +305,8 @@ fn client_of_a_backend_that_refuses_is_reset() {
 fn slow_reader_stops_the_other_side_and_memory_stays_bounded() {
     let running = Running::start();
     let (mut client, mut server) = running.pair();
-    client.set_nonblocking(true).unwrap();
-    // Until neither the relay nor the sockets take more.
-    let (mut sent, mut refusals) = (0, 0);
     let bytes = content(64 << 20, 7);
-    while refusals < 20 {
-        match client.write(&bytes[sent..]) {
-            Ok(count) => (sent, refusals) = (sent + count, 0),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                refusals += 1;
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(e) => panic!("{e}"),
-        }
-        assert!(sent < bytes.len(), "somebody keeps everything");
-    }
+    let sent = fill(&mut client, &bytes);
     let forwarded = running.stats().bytes_forwarded;
     std::thread::sleep(Duration::from_millis(300));
     let stats = running.stats();
@@ -226,7 +317,6 @@ fn slow_reader_stops_the_other_side_and_memory_stays_bounded() {
     assert_eq!(stats.open_now, 2, "{stats:?}");
     // The other direction is not stopped.
     server.write_all(b"still here").unwrap();
-    client.set_nonblocking(false).unwrap();
     let mut received = [0; 10];
     client.read_exact(&mut received).unwrap();
     client.shutdown(Half::Write).unwrap();

@@ -372,6 +372,11 @@ impl KernelRing {
             Request::Probe { slot } => opcode::Send::new(Fixed(slot), std::ptr::null(), 0)
                 .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
                 .build(),
+            Request::OutQueue { slot } => {
+                /// `SOCKET_URING_OP_SIOCOUTQ` of the kernel's headers.
+                const SIOCOUTQ: u32 = 1;
+                opcode::UringCmd16::new(Fixed(slot), SIOCOUTQ).build()
+            }
             Request::Recv { slot } => opcode::Recv::new(Fixed(slot), std::ptr::null_mut(), 0)
                 .buf_group(BUFFER_GROUP)
                 .flags(libc::MSG_DONTWAIT)

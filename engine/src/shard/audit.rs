@@ -102,6 +102,7 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
                 | Phase::Flushing
                 | Phase::Finishing
                 | Phase::Draining
+                | Phase::Resetting
                 | Phase::Closing => census.open += 1,
             }
             census.accepted += u64::from(entry.is_accepted());
@@ -248,6 +249,15 @@ impl<R: Ring + RingAudit, H: Handler> Shard<R, H> {
                     return no("open without a descriptor");
                 }
                 self.audit_pending(slot)?;
+            }
+            Phase::Resetting => {
+                let asking = under_way(Op::OutQueue);
+                if asking + u8::from(entry.is_timed()) != 1 {
+                    return no("nothing will reset it");
+                }
+                if !has {
+                    return no("to be reset without a descriptor");
+                }
             }
             Phase::Closing => {
                 if !entry.is_in_flight() || entry.is_timed() {

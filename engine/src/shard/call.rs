@@ -40,6 +40,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 }
                 self.close(ctx, slot, CloseReason::Aborted)
             }
+            Phase::Resetting => self.ask_out_queue(slot),
             Phase::Free | Phase::Closing => unreachable!("a slot in this phase is off the wheel"),
         }
     }

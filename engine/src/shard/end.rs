@@ -17,6 +17,11 @@ const DRAINS_PER_TURN: u32 = 256;
 /// Until an attempt that was given up is cancelled once more.
 const CANCEL_AGAIN_US: u64 = 100_000;
 
+/// Until a peer is thought to have acknowledged everything, where the kernel does not tell.
+const ACKNOWLEDGED_AFTER_US: u64 = 100_000;
+/// Longest wait for a peer to acknowledge everything before it is reset.
+const RESET_WAIT_US_MAX: u64 = 60_000_000;
+
 impl<R: Ring, H: Handler> Shard<R, H> {
     /// Asks every open connection to end in order, a few each turn.
     pub fn start_drain(&mut self) {
@@ -28,7 +33,11 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         self.draining_from = None;
         for slot in 0..self.slots.touched_count() {
             match self.slots[slot].phase() {
-                Phase::Open | Phase::Flushing | Phase::Finishing | Phase::Draining => {
+                Phase::Open
+                | Phase::Flushing
+                | Phase::Finishing
+                | Phase::Draining
+                | Phase::Resetting => {
                     self.close(ctx, slot, CloseReason::Aborted)?;
                 }
                 Phase::Connecting => self.cancel_connecting(ctx, slot, libc::ECANCELED)?,
@@ -100,6 +109,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         slot: u32,
     ) -> Result<(), Error> {
         let entry = &mut self.slots[slot];
+        if entry.is_failed() {
+            return self.close(ctx, slot, CloseReason::Reset);
+        }
         entry.reading_resumed();
         entry.partner_came();
         if entry.read() == Read::EndDelivered {
@@ -176,12 +188,18 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         Ok(())
     }
 
-    /// Resets it as soon as what was sent is with the kernel.
+    /// Resets it as soon as what was sent is with the kernel, and with the peer's.
     pub(super) fn reset_after_sent(
         &mut self,
         ctx: &mut CoreContext<'_, H>,
         slot: u32,
     ) -> Result<(), Error> {
+        if self.slots[slot].is_failed() {
+            return self.close(ctx, slot, CloseReason::Reset);
+        }
+        if self.slots[slot].is_reset_wanted() {
+            return Ok(());
+        }
         let option = self.token(Op::Option, slot);
         self.ring.push(option, Request::ResetOnClose { slot })?;
         if let Some(pending) = self.pending.get_mut(&slot) {
@@ -193,11 +211,56 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         entry.partner_came();
         entry.delivery_discarded();
         if !entry.is_sending() {
-            return self.close(ctx, slot, CloseReason::LocallyClosed);
+            return self.start_resetting(slot);
         }
-        entry.start_finishing();
+        entry.start_finishing_with_reset();
         self.must_settle = true;
         self.set_drain_timer(ctx, slot);
+        Ok(())
+    }
+
+    /// Everything is with the kernel. A reset would destroy what the peer's kernel has not
+    /// acknowledged, so ours is asked for that.
+    pub(super) fn start_resetting(&mut self, slot: u32) -> Result<(), Error> {
+        self.wheel.clear(&mut self.slots, slot);
+        self.slots[slot].start_resetting();
+        self.ask_out_queue(slot)
+    }
+
+    /// Asks what the peer has not acknowledged; again, also whether the connection is over, unless our
+    /// end is sent: then a probe says that it is over in any case.
+    pub(super) fn ask_out_queue(&mut self, slot: u32) -> Result<(), Error> {
+        if self.slots[slot].asked_count() > 0 && !self.slots[slot].is_shut() {
+            let probe = self.token(Op::Probe, slot);
+            self.ring.push(probe, Request::Probe { slot })?;
+        }
+        let token = self.token(Op::OutQueue, slot);
+        self.ring.push(token, Request::OutQueue { slot })
+    }
+
+    /// The peer has acknowledged all but `result` bytes: resets the connection, or asks again later.
+    pub(super) fn on_out_queue(
+        &mut self,
+        ctx: &mut CoreContext<'_, H>,
+        slot: u32,
+        result: i32,
+    ) -> Result<(), Error> {
+        if self.slots[slot].phase() != Phase::Resetting {
+            return Ok(());
+        }
+        // Asked after 1, 3, 7, 15, ... ms.
+        let next_us = 1_000 << self.slots[slot].asked_count();
+        let limit_us = match result {
+            ..0 => ACKNOWLEDGED_AFTER_US,
+            _ => (ctx.config.drain_timeout.as_micros() as u64).min(RESET_WAIT_US_MAX),
+        };
+        let is_over = next_us - 1_000 >= limit_us;
+        ctx.stats.resets_unacknowledged += u64::from(result != 0 && is_over);
+        if result == 0 || is_over {
+            return self.close(ctx, slot, CloseReason::LocallyClosed);
+        }
+        self.slots[slot].asked_again();
+        self.set_timer(slot, ctx.now_us + next_us);
         Ok(())
     }
 

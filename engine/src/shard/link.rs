@@ -12,12 +12,12 @@
 //! that awaits its partner goes on when the partner opens, has sent everything, or is released.
 //! Must not depend on: what the bytes mean.
 
-use super::pending::{LinkEvent, Piece, SendSource, held_bytes_max};
+use super::pending::{LinkEvent, Outgoing, Piece, SendSource, held_bytes_max};
 use super::turn::{CoreContext, Shard};
-use crate::error::{Error, OpenFailure, PartnerEnd};
+use crate::error::{CloseReason, Error, OpenFailure, PartnerEnd};
 use crate::handler::{Forwards, Handler, Link};
 use crate::ring::{Received, Request, Ring};
-use crate::slot::{Phase, Read, Write};
+use crate::slot::{Delivery, Phase, Read, Write};
 
 /// Where bytes to forward are.
 pub(super) enum Forwarded<'a> {
@@ -154,6 +154,65 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         entry.partner_awaited();
         self.cancel_receive(slot)?;
         self.arm_watch(slot)
+    }
+
+    /// A send failed: the peer has ended the connection. What a linked peer sent before is read first,
+    /// and forwarded.
+    pub(super) fn on_send_failed(
+        &mut self,
+        ctx: &mut CoreContext<'_, H>,
+        slot: u32,
+        reason: CloseReason,
+    ) -> Result<(), Error> {
+        if reason != CloseReason::Reset || !self.is_read_before_end(slot) {
+            self.slots[slot].send_short();
+            return self.end_by_peer(ctx, slot, reason);
+        }
+        self.slots[slot].send_failed();
+        if let Some(pending) = self.pending.get_mut(&slot) {
+            pending.outgoing = Outgoing::default();
+            self.drop_pending_if_empty(slot);
+        }
+        Ok(())
+    }
+
+    /// True if a linked connection that its peer has ended is read before it closes: now, or when its
+    /// partner takes bytes. A receive tells how it ended, behind the bytes.
+    pub(super) fn is_read_before_end(&self, slot: u32) -> bool {
+        let read = self.slots[slot].read();
+        !matches!(read, Read::Idle | Read::Ended | Read::EndDelivered)
+            && self.has_open_partner(slot)
+    }
+
+    /// True if what a linked slot received goes to its partner now, or when that takes bytes.
+    fn has_open_partner(&self, slot: u32) -> bool {
+        let entry = &self.slots[slot];
+        entry.phase() == Phase::Open
+            && !entry.is_reading_paused()
+            && matches!(
+                entry.delivery(),
+                Delivery::Direct | Delivery::Partial | Delivery::Held
+            )
+            && entry
+                .partner()
+                .is_some_and(|partner| self.slots[partner].takes_forwarded())
+    }
+
+    /// Closes a connection that its peer, or the network, has ended; what was held because its partner
+    /// took no more goes there first.
+    pub(super) fn end_by_peer(
+        &mut self,
+        ctx: &mut CoreContext<'_, H>,
+        slot: u32,
+        reason: CloseReason,
+    ) -> Result<(), Error> {
+        if self.slots[slot].phase() == Phase::Open && self.has_open_partner(slot) {
+            self.slots[slot].partner_came();
+            if self.slots[slot].delivery() == Delivery::Held {
+                self.resume_delivery(ctx, slot, true)?;
+            }
+        }
+        self.close(ctx, slot, reason)
     }
 
     /// True if only a watch tells of a reset while the slot awaits its partner. An attempt to connect

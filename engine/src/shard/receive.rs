@@ -156,8 +156,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         result: i32,
     ) -> Result<(), Error> {
         self.slots[slot].read_completed();
-        if self.slots[slot].phase() == Phase::Closing {
-            return self.try_release(ctx, slot);
+        match self.slots[slot].phase() {
+            Phase::Closing => return self.try_release(ctx, slot),
+            Phase::Resetting => return Ok(()),
+            _ => {}
         }
         if result < 0 {
             return self.close(ctx, slot, CloseReason::from_errno(-result));
@@ -215,12 +217,16 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if !has_more {
             entry.read_completed();
         }
-        let is_closing = entry.phase() == Phase::Closing;
-        if let Some(buffer) = buffer.filter(|_| result <= 0 || is_closing) {
+        let phase = entry.phase();
+        let is_over = matches!(phase, Phase::Closing | Phase::Resetting);
+        if let Some(buffer) = buffer.filter(|_| result <= 0 || is_over) {
             self.ring.recycle(buffer);
         }
-        if is_closing {
-            return self.try_release(ctx, slot);
+        match phase {
+            Phase::Closing => return self.try_release(ctx, slot),
+            // Nobody wants what the peer still sends.
+            Phase::Resetting => return Ok(()),
+            _ => {}
         }
         match -result {
             ..0 => {
@@ -247,7 +253,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 self.queue_receive(slot);
                 Ok(())
             }
-            errno => self.close(ctx, slot, CloseReason::from_errno(errno)),
+            errno => self.end_by_peer(ctx, slot, CloseReason::from_errno(errno)),
         }
     }
 

@@ -254,8 +254,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return Ok(());
         }
         if result < 0 && result != -libc::EAGAIN && result != -libc::EINTR {
-            self.slots[slot].send_short();
-            return self.close(ctx, slot, CloseReason::from_errno(-result));
+            return self.on_send_failed(ctx, slot, CloseReason::from_errno(-result));
         }
         let taken = result.max(0) as usize;
         let was_blocked = self.slots[slot].send_short();
@@ -345,6 +344,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return Ok(());
         }
         match entry.phase() {
+            Phase::Finishing if entry.is_reset_wanted() => self.start_resetting(slot),
             Phase::Finishing => self.close(ctx, slot, CloseReason::LocallyClosed),
             Phase::Flushing => self.close_gracefully(ctx, slot),
             Phase::Open if entry.is_shutdown_wanted() => self.shutdown_write(ctx, slot),

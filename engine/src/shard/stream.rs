@@ -65,7 +65,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 // A send says which error it is.
                 self.flush(ctx, slot)?;
             }
-        } else if result >= 0 && result & FAILED != 0 {
+        } else if result >= 0 && result & FAILED != 0 && !self.is_read_before_end(slot) {
             self.ring
                 .push(self.token(Op::Probe, slot), Request::Probe { slot })?;
         }
@@ -83,7 +83,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         if result >= 0 || self.slots[slot].phase() == Phase::Closing {
             return Ok(());
         }
-        self.close(ctx, slot, CloseReason::from_errno(-result))
+        self.end_by_peer(ctx, slot, CloseReason::from_errno(-result))
     }
 
     /// Delivers nothing to the handler until [`Shard::resume_reading`]. After a close it has no
@@ -177,6 +177,10 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 return self.close(ctx, slot, CloseReason::LocallyClosed);
             }
             return Ok(());
+        }
+        if self.slots[slot].is_failed() {
+            // The end of what it sent before its reset, which a send has told.
+            return self.end_by_peer(ctx, slot, CloseReason::Reset);
         }
         self.slots[slot].read_ended();
         if self.delivery_blocked(ctx.config, slot) {

@@ -341,7 +341,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 self.ring.recycle(buffer);
             }
             // A silent request that failed because its connection ended meanwhile is no surprise.
-            if !matches!(token.op(), Op::Cancel | Op::Probe) {
+            if !matches!(token.op(), Op::Cancel | Op::Probe | Op::OutQueue) {
                 ctx.stats.stale_completions += 1;
             }
             return Ok(());
@@ -358,6 +358,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             Op::Writable => self.on_writable(ctx, slot, result),
             Op::Watch => self.on_watch(ctx, slot, result, completion.has_more),
             Op::Probe => self.on_probe(ctx, slot, result),
+            Op::OutQueue => self.on_out_queue(ctx, slot, result),
             Op::Recv => self.on_recv(ctx, slot, completion),
             Op::Option => {
                 if result == -libc::EPERM && self.slots[slot].phase() == Phase::Connecting {
@@ -401,7 +402,12 @@ fn is_stale(phase: Phase, op: Op) -> bool {
             op,
             Op::Socket | Op::Option | Op::Bind | Op::Connect | Op::Cancel
         ),
-        Phase::Open | Phase::Flushing | Phase::Finishing | Phase::Draining | Phase::Closing => {
+        Phase::Open
+        | Phase::Flushing
+        | Phase::Finishing
+        | Phase::Draining
+        | Phase::Resetting
+        | Phase::Closing => {
             matches!(op, Op::Accept | Op::Socket | Op::Bind | Op::Connect)
         }
     }

@@ -71,6 +71,18 @@ canaries! {
     ForwardTailLost "forward_tail_lost",
     /// Bytes are forwarded to another connection than the partner.
     ForwardMisdirected "forward_misdirected",
+    /// A partner that has closed is sent bytes in the next life of its slot.
+    PartnerStale "partner_stale",
+    /// A connection is not told that its partner has closed.
+    PartnerUntold "partner_untold",
+    /// A handler is not told that a connection has closed, and counts it for ever.
+    CloseUntold "close_untold",
+    /// A descriptor is closed twice.
+    ClosedTwice "closed_twice",
+    /// A connection is reset before its peer has the bytes sent before.
+    ResetEarly "reset_early",
+    /// What a peer sent before its reset is lost.
+    ResetTailLost "reset_tail_lost",
     /// The partner's peer is sent the end before the last bytes.
     ForwardEofEarly "forward_eof_early",
     /// An attempt whose address was in use is forgotten.
@@ -142,6 +154,8 @@ pub struct Broken {
     /// Where the latest attempt went.
     last_target: Option<SocketAddr>,
     count: u64,
+    /// A slot that was forwarded bytes, and its generation then.
+    forwarded_to: Option<(u32, u32)>,
     /// The peer told last.
     last_peer: Option<SocketAddr>,
 }
@@ -158,6 +172,7 @@ impl Broken {
             unseen: Vec::new(),
             given_back: Vec::new(),
             count: 0,
+            forwarded_to: None,
             last_peer: None,
         }
     }
@@ -232,6 +247,31 @@ impl Ring for Broken {
             }
             Request::Shutdown { .. } if self.is(Canary::ShutdownUnawaited) => {
                 self.make_up(token, 0);
+            }
+            Request::Close { .. }
+                if token.op() == Op::Close && self.errs(Canary::ClosedTwice, 8) =>
+            {
+                self.inner.push(token, request)?;
+            }
+            Request::SendReceived { slot, .. } if self.is(Canary::PartnerStale) => {
+                self.forwarded_to = Some((slot, self.generations[slot as usize]));
+            }
+            Request::Poll { slot, .. } | Request::RecvOneshot { slot }
+                if self.is(Canary::PartnerStale)
+                    && self.forwarded_to.is_some_and(|(to, generation)| {
+                        to == slot && generation != self.generations[slot as usize]
+                    }) =>
+            {
+                self.forwarded_to = None;
+                let bytes = b"stale";
+                let is_last = false;
+                let stale = Token::new(Op::Send, slot, u32::MAX);
+                let send = Request::SendStatic {
+                    slot,
+                    bytes,
+                    is_last,
+                };
+                self.inner.push(stale, send)?;
             }
             Request::SendReceived { received, .. } if self.is(Canary::ForwardRecycledEarly) => {
                 self.inner.push(token, request)?;
@@ -332,6 +372,20 @@ impl Ring for Broken {
             }
             if token.op() == Op::Send && self.errs(Canary::ShortSendUnheard, 4) {
                 continue;
+            }
+            if token.op() == Op::OutQueue && self.is(Canary::ResetEarly) {
+                completion.result = 0;
+            }
+            if token.op() == Op::Recv
+                && result > 0
+                && !completion.has_more
+                && self.is(Canary::ResetTailLost)
+                && self.inner.is_reset(token.slot())
+                && let Some(buffer) = completion.buffer.take()
+            {
+                self.inner.recycle(buffer);
+                completion.result = -libc::ECONNRESET;
+                return Some(completion);
             }
             let is_taken = token.op() == Op::Bind && result == -libc::EADDRINUSE;
             if is_taken && self.errs(Canary::RedialLost, 4) {

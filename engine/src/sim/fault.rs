@@ -135,6 +135,8 @@ faults! {
     ShutdownRefused "shutdown_refused" 30_000,
     /// A thread is told something between its last look and its sleep.
     ToldBetween "told_between" 20_000,
+    /// The kernel does not say what a peer has acknowledged.
+    OutQueueUnknown "out_queue_unknown" 3_000,
     /// The kernel refuses a socket option.
     OptionRefused "option_refused" 20_000,
 }

@@ -102,6 +102,21 @@ impl Ledger {
         }
     }
 
+    /// True if its partner's bytes may be sent on it.
+    pub fn takes_bytes(&self) -> bool {
+        !self.is_closed && !self.is_write_shut && self.close_mode.is_none()
+    }
+
+    /// True if its handler wants what its peer sends.
+    pub fn is_read(&self) -> bool {
+        self.close_mode.is_none() && !self.is_reading_paused && self.paused_for == 0
+    }
+
+    /// True if its handler has used everything that was received.
+    pub fn is_all_used(&self) -> bool {
+        self.received.is_empty()
+    }
+
     /// The partner's handler forwarded bytes to this connection, and perhaps its peer's end.
     pub fn forwarded(&mut self, bytes: &[u8], is_end: bool) {
         assert!(

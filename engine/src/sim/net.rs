@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use super::fault::Fault;
 use super::socket::{Owner, Socket, Stage};
 use super::world::{Event, World};
+use crate::handler::CloseMode;
 
 impl World {
     pub(super) fn add_socket(&mut self, owner: Owner) -> u32 {
@@ -338,6 +339,11 @@ impl World {
         assert!(!socket.is_closed, "a socket is closed twice");
         socket.is_closed = true;
         let is_unread = !socket.received.is_empty();
+        let is_reset = socket.stage == Stage::Open && socket.resets_on_close && !socket.is_cut;
+        let mode = socket.ledger.as_ref().and_then(|ledger| ledger.close_mode);
+        let is_lost = is_reset && !socket.unsent.is_empty();
+        self.resets_with_loss += u64::from(is_lost && mode == Some(CloseMode::ResetAfterSend));
+        let socket = self.socket_mut(id);
         if socket.stage == Stage::Open && !socket.resets_on_close && !is_unread {
             self.end_sending(id);
         } else {

@@ -101,6 +101,7 @@ impl SimRing {
         let socket = self.socket_at(slot);
         self.memory.release(&request);
         let Some(socket) = socket else {
+            assert!(token.op() != Op::Close, "slot {slot} is closed twice");
             self.complete(token, -libc::EBADF);
             return false;
         };
@@ -161,6 +162,14 @@ impl SimRing {
             }
             Request::Probe { .. } => {
                 let result = world.probe(socket);
+                self.complete(token, result);
+                true
+            }
+            Request::OutQueue { .. } => {
+                let result = match world.strikes(Fault::OutQueueUnknown) {
+                    true => -libc::EOPNOTSUPP,
+                    false => world.socket(socket).unsent.len() as i32,
+                };
                 self.complete(token, result);
                 true
             }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::fault::Fault;
 use super::memory::Memory;
 use super::page::Page;
+use super::socket::Stage;
 use super::waiting::Waiting;
 use super::world::{Shared, World, lock};
 use crate::config::{Config, SPARE_SLOTS};
@@ -233,6 +234,12 @@ impl SimRing {
     pub(super) fn shut_down_early(&mut self, slot: u32) {
         let socket = self.pages[slot as usize].socket;
         lock(&self.world).shut_down(socket.expect("a connection has a socket"));
+    }
+
+    /// True if the connection in `slot` has been reset.
+    pub(super) fn is_reset(&self, slot: u32) -> bool {
+        let socket = self.pages[slot as usize].socket;
+        socket.is_some_and(|socket| lock(&self.world).socket(socket).stage == Stage::Dead)
     }
 
     fn wake_up(&mut self) {

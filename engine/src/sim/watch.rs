@@ -41,6 +41,10 @@ pub struct Watched<H: Handler> {
     attempts: Vec<bool>,
     /// The sockets of open connections.
     sockets: HashMap<ConnId, u32>,
+    /// The partners of linked connections.
+    partners: HashMap<ConnId, ConnId>,
+    /// Connections whose partner has closed, which they have not been told.
+    unlinked: Vec<ConnId>,
     open_count: u64,
     /// Commands given to it.
     command_count: u64,
@@ -69,6 +73,8 @@ impl<H: Handler> Watched<H> {
             canary,
             attempts: Vec::new(),
             sockets: HashMap::new(),
+            partners: HashMap::new(),
+            unlinked: Vec::new(),
             open_count: 0,
             command_count: 0,
             canary_count: 0,
@@ -127,6 +133,13 @@ impl<H: Handler> Watched<H> {
         &self,
         phase: impl Fn(ConnId) -> Option<Phase>,
     ) -> Result<(), String> {
+        if let Some(id) = self
+            .unlinked
+            .iter()
+            .find(|id| phase(**id) == Some(Phase::Open))
+        {
+            return Err(format!("{id:?} is not told that its partner has closed"));
+        }
         self.addressed.check(phase)
     }
 
@@ -190,6 +203,25 @@ impl<H: Handler> Watched<H> {
         );
         self.addressed.asked(cx.thread_mut(), earlier, self.canary);
         result
+    }
+
+    /// A linked connection was reset: what had come before must have been given to its handler, if its
+    /// partner could take it.
+    fn check_reset(&self, socket: u32, partner: ConnId) {
+        let world = lock(&self.world);
+        let partner = self.sockets.get(&partner).map(|own| world.socket(*own));
+        let takes_bytes = partner.is_some_and(|partner| {
+            let ledger = partner.ledger.as_ref().expect("it was opened");
+            partner.stage == Stage::Open && ledger.takes_bytes()
+        });
+        let own = world.socket(socket);
+        let ledger = own.ledger.as_ref().expect("it was opened");
+        if takes_bytes && ledger.is_read() {
+            assert!(
+                own.received.is_empty() && ledger.is_all_used(),
+                "bytes that came before a reset are lost"
+            );
+        }
     }
 
     fn ledger<U>(&self, socket: u32, look: impl FnOnce(u64, &mut Ledger) -> U) -> U {
@@ -311,10 +343,18 @@ impl<H: Handler> Handler for Watched<H> {
     }
 
     fn on_linked(&mut self, conn: &mut Conn<'_, Self::State>) {
+        let (own, partner) = (conn.id(), conn.partner().expect("it is linked"));
+        self.partners.insert(own, partner);
+        self.partners.insert(partner, own);
         self.call(conn, |inner, conn| inner.on_linked(conn));
     }
 
     fn on_unlinked(&mut self, conn: &mut Conn<'_, Self::State>, end: PartnerEnd) {
+        self.partners.remove(&conn.id());
+        if self.canary == Some(Canary::PartnerUntold) {
+            return;
+        }
+        self.unlinked.retain(|id| *id != conn.id());
         self.call(conn, |inner, conn| inner.on_unlinked(conn, end));
     }
 
@@ -330,10 +370,22 @@ impl<H: Handler> Handler for Watched<H> {
         reason: CloseReason,
     ) {
         self.ledger(state.socket, |_, ledger| ledger.closed(reason));
+        self.unlinked.retain(|unlinked| *unlinked != id);
+        if let Some(partner) = self.partners.remove(&id)
+            && self.partners.contains_key(&partner)
+        {
+            self.unlinked.push(partner);
+            if reason == CloseReason::Reset {
+                self.check_reset(state.socket, partner);
+            }
+        }
         self.sockets.remove(&id);
         self.open_count -= 1;
         self.has_called = true;
         self.addressed.closed(id);
+        if self.canary == Some(Canary::CloseUntold) {
+            return;
+        }
         self.call_thread(cx, |inner, cx| {
             inner.on_close(cx, id, &state.inner, reason);
         });

@@ -97,6 +97,8 @@ pub struct World {
     pub(super) request_us: u64,
     /// Ring and socket of the last completion: a connection that opens now is this one.
     pub(super) last_reaped: Option<u32>,
+    /// Connections that were to be reset behind their bytes, and lost some.
+    pub(super) resets_with_loss: u64,
     /// Shared buffers that were sent, as weak references.
     shared: Vec<Weak<[u8]>>,
 }
@@ -125,6 +127,11 @@ impl World {
         world
     }
 
+    /// Connections that were to be reset behind everything sent, and were before the peer's socket had it.
+    pub fn resets_with_loss(&self) -> u64 {
+        self.resets_with_loss
+    }
+
     /// A world with these faults.
     pub fn with_faults(mut random: Random, faults: Faults) -> Shared {
         let link = Link::draw(&mut random);
@@ -145,6 +152,7 @@ impl World {
             trace: 0xCBF2_9CE4_8422_2325,
             is_told: false,
             request_us: 0,
+            resets_with_loss: 0,
             last_reaped: None,
             shared: Vec::new(),
         }))

@@ -49,6 +49,8 @@ struct Book {
     pairs: HashMap<u32, [Direction; 2]>,
     /// The relay was told to stop, or gave up on a connection: ends say nothing any more.
     is_relay_broken: bool,
+    /// The relay's connections, as it counts them.
+    open: i64,
     links: u64,
     unlinked: u64,
     failed: u64,
@@ -72,6 +74,7 @@ impl Handler for Observed {
     type Command = ();
 
     fn on_open(&mut self, conn: &mut Conn<'_, ()>) {
+        lock(&self.book).open += 1;
         self.inner.on_open(conn);
     }
 
@@ -114,6 +117,7 @@ impl Handler for Observed {
 
     fn on_close(&mut self, cx: &mut Context<'_, ()>, id: ConnId, state: &(), reason: CloseReason) {
         let mut book = lock(&self.book);
+        book.open -= 1;
         assert!(
             reason != CloseReason::BufferLimit,
             "reading pauses before too much waits"
@@ -476,6 +480,13 @@ pub(super) fn run(run: Run) -> Outcome {
     coverage.count("links_failed", book.failed);
     coverage.count("forwarded", relay.stats().bytes_forwarded);
     coverage.count("forwarded_copied", relay.stats().bytes_forwarded_copied);
+    let unacknowledged = relay.stats().resets_unacknowledged;
+    assert!(
+        book.is_relay_broken || world.resets_with_loss() <= unacknowledged,
+        "a reset came before the bytes"
+    );
+    assert_eq!(book.open, 0, "a connection that closed is still counted");
+    coverage.count("resets_unacknowledged", unacknowledged);
     let all =
         |direction: &&Direction| direction.is_end_told && direction.received == direction.sent;
     let whole = book.pairs.values().flatten().filter(all).count();
