@@ -35,6 +35,12 @@ pub trait Reporter {
     /// The report that is printed.
     type Report: Serialize + ExposeMetrics;
 
+    /// The engine runs. Called once on the control plane's runtime, where tasks may be spawned.
+    fn on_start(&mut self, _engine: &Engine<Self::Counters, Self::Command>) {}
+    /// What has happened since the last call and is to be logged, a line each. Asked ten times a second.
+    fn take_messages(&mut self) -> Vec<String> {
+        Vec::new()
+    }
     /// The report as of now, and the histograms of the time since the last one.
     fn report(
         &mut self,
@@ -112,6 +118,7 @@ impl Supervisor {
         if let Some(inherited) = self.inherited.take() {
             inherited.tell_ready();
         }
+        reporter.on_start(&engine);
         let (mut stops, mut is_draining) = (0, false);
         let last = loop {
             let is_done = engine.is_done();
@@ -152,6 +159,9 @@ impl Supervisor {
                 });
             }
             let event = events.next(&mut self.console).await;
+            for message in reporter.take_messages() {
+                self.console.log(message);
+            }
             let is_time = self
                 .run_time
                 .is_some_and(|t| u128::from(engine.now_us()) >= t.as_micros());

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use holdfast_engine::{SetupError, SetupErrorKind};
+use holdfast_supervisor::flags::unescape;
 use holdfast_units::parse;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -298,14 +299,24 @@ pub struct CheckConfig {
     /// Time between checks of a backend.
     #[serde(deserialize_with = "time")]
     pub interval: Duration,
+    /// The same after a check that contradicts what the backend is, until it is settled; 0s:
+    /// `interval`.
+    #[serde(deserialize_with = "time")]
+    pub fast_interval: Duration,
+    /// A part of the interval, percent: each is up to half of it longer or shorter than the last one.
+    pub jitter: u8,
     /// How long one check may take.
     #[serde(deserialize_with = "time")]
     pub timeout: Duration,
     /// Checks in a row that pass before a backend is up.
     pub rise: u32,
-    /// Checks, or attempts to connect, in a row that fail before a backend is down.
+    /// Checks in a row that fail before a backend is down. The first check after the start decides
+    /// alone.
     pub fall: u32,
-    /// Failed attempts of clients to connect count as failed checks.
+    /// A backend is also down when `fall` connections of clients in a row failed: refused, without an
+    /// answer, or reset before the backend had sent anything. It is up again after `rise` checks;
+    /// without a kind of check these are connections that are closed at once, made only while it is
+    /// down.
     pub passive: bool,
     /// Sent after connecting; escapes as `--message` has them.
     pub send: String,
@@ -326,6 +337,8 @@ impl Default for CheckConfig {
         CheckConfig {
             kind: CheckKind::default(),
             interval: Duration::from_secs(2),
+            fast_interval: Duration::ZERO,
+            jitter: 10,
             timeout: Duration::from_secs(2),
             rise: 2,
             fall: 3,
@@ -344,10 +357,11 @@ impl Default for CheckConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CheckKind {
-    /// Nothing: the backend counts as up until attempts to connect fail.
+    /// Nothing: the backend counts as up until connections of clients fail.
     #[default]
     None,
-    /// It accepts a connection; with `send` or `expect`, it answers as expected.
+    /// It accepts a connection; with `expect`, it answers so. Without, a process that is stopped or
+    /// stuck passes: the kernel accepts for it.
     Tcp,
     /// It answers a GET with a status below 400.
     Http,
@@ -670,6 +684,27 @@ impl PoolConfig {
                 ));
             }
         }
+        for (key, text) in [("send", &check.send), ("expect", &check.expect)] {
+            if let Err(error) = unescape(&format!("check.{key} of pool '{pool}'"), text) {
+                let text = error.to_string();
+                let (cause, next_step) = text.split_once("; next: ").unwrap_or((&text, ""));
+                return Err(invalid(cause, next_step));
+            }
+        }
+        if check.jitter > 100 {
+            return Err(invalid(
+                format!("check.jitter of pool '{pool}' is {}%", check.jitter),
+                "give 0 to 100",
+            ));
+        }
+        for (key, text) in [("path", &check.path), ("host", &check.host)] {
+            if text.contains(|c: char| c.is_ascii_control() || c == ' ') {
+                return Err(invalid(
+                    format!("check.{key} of pool '{pool}' has a space or a control character"),
+                    "write it as in a request line, such as /health",
+                ));
+            }
+        }
         for (key, time) in [
             ("check.interval", check.interval),
             ("check.timeout", check.timeout),
@@ -765,6 +800,21 @@ address = "127.0.0.1:80"
                 with("[[listen]]\naddress = \"1:2\"\npool = \"none\""),
                 "",
                 "'none'",
+            ),
+            (
+                with("[pool.default.check]\nexpect = '\\q'"),
+                "",
+                "check.expect of pool 'default'",
+            ),
+            (
+                with("[pool.default.check]\npath = \"/a b\""),
+                "",
+                "check.path of pool 'default'",
+            ),
+            (
+                with("[pool.default.check]\njitter = 101"),
+                "",
+                "check.jitter",
             ),
             (with("[pool.empty]"), "", "no backend"),
             (String::new(), "", "no address to listen on"),

@@ -7,12 +7,15 @@ pub mod balance;
 pub mod class;
 pub mod config;
 pub mod handler;
+pub mod health;
 mod profile;
 pub mod state;
 mod waiting;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,10 +31,11 @@ use holdfast_telemetry::live::Snapshot;
 use holdfast_telemetry::wire::{RELAY_SCHEMA, RelayReport, ServerHead};
 
 use crate::launch::{self, Server, ServerFlags, ServerSpec, all_counts, counts};
-use backends::Topology;
+use backends::{Health, Topology};
 use class::Class;
 use config::{BackendConfig, DEFAULT_POOL, ListenConfig, PoolConfig, RelayConfig};
 use handler::{Command, Relay, RelayCounts};
+use health::{Change, Watcher};
 
 /// Memory of one client at most: two kernel sockets with direct descriptors and waiting receives, and
 /// 128 bytes of the engine.
@@ -88,6 +92,9 @@ fn run(mut flags: Flags) -> Result<ExitCode, anyhow::Error> {
     topology.install();
     let mut reporter = RelayReporter {
         base: server.head(RELAY_SCHEMA),
+        topology: Arc::clone(&topology),
+        watcher: None,
+        messages: Rc::default(),
     };
     let addresses = config.listen.iter().map(|listen| listen.address.as_str());
     let routes = server.routes(&addresses.collect::<Vec<_>>())?;
@@ -127,12 +134,44 @@ fn configuration(flags: &Flags) -> Result<RelayConfig, anyhow::Error> {
 struct RelayReporter {
     /// The fields that do not change.
     base: ServerHead,
+    topology: Arc<Topology>,
+    /// The health checks, once the engine runs.
+    watcher: Option<Watcher>,
+    messages: Rc<RefCell<Vec<String>>>,
+}
+
+impl RelayReporter {
+    /// Says that a backend is down or up, and orders what follows for its connections.
+    fn on_change(messages: &RefCell<Vec<String>>, change: &Change) {
+        let backend = &change.backend;
+        let text = format!(
+            "backend {}/{} is {}: {}",
+            backend.pool(),
+            backend.name(),
+            match change.health {
+                Health::Up => "up",
+                Health::Down => "down",
+            },
+            change.reason
+        );
+        messages.borrow_mut().push(text);
+    }
 }
 
 impl Reporter for RelayReporter {
     type Counters = RelayCounts;
     type Command = Command;
     type Report = RelayReport;
+
+    fn on_start(&mut self, _engine: &Engine<RelayCounts, Command>) {
+        let messages = Rc::clone(&self.messages);
+        let on_change = move |change: Change| Self::on_change(&messages, &change);
+        self.watcher = Some(Watcher::start(Arc::clone(&self.topology), on_change));
+    }
+
+    fn take_messages(&mut self) -> Vec<String> {
+        self.messages.take()
+    }
 
     fn report(
         &mut self,

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 pub use counts::ActiveCounts;
 use hash::hash_address;
 use maglev::Table;
-use random::Random;
+pub use random::Random;
 use round_robin::RoundRobin;
 
 use crate::relay::config::Balance;

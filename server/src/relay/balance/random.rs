@@ -28,6 +28,11 @@ impl Random {
         hash::mix(self.0)
     }
 
+    /// A number from 0 to 1.
+    pub fn unit(&mut self) -> f64 {
+        self.next() as f64 / u64::MAX as f64
+    }
+
     /// A number below `bound`, which is more than 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         // The high half of a product: no division, and no bias that bounds of this size show.
