@@ -11,6 +11,7 @@ use crate::attempt::{Attempts, Dial, DialId, Source};
 use crate::bytes::Bytes;
 use crate::error::CloseReason;
 use crate::id::ConnId;
+use crate::listen::Listener;
 
 /// There is no room for another action or attempt in this turn. Try again in [`Handler::on_turn`](crate::Handler::on_turn).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,15 @@ impl<S> Default for States<S> {
     }
 }
 
+/// What is to become of a thread's listeners.
+#[derive(Debug)]
+pub(crate) enum ListenerChange {
+    /// Accepts from one more.
+    Add(Listener),
+    /// Closes the one of this number.
+    Remove(usize),
+}
+
 /// The part that is the same for all states.
 #[derive(Debug, Default)]
 pub(crate) struct ThreadRecord {
@@ -75,6 +85,10 @@ pub(crate) struct ThreadRecord {
     pub dial_room: usize,
     /// Connections to close, the newest first.
     pub close_count: u64,
+    /// Numbers of listeners that were given, those of removed ones included.
+    pub listener_count: usize,
+    /// Listeners to add and to remove.
+    pub listener_changes: Vec<ListenerChange>,
     /// What is to be done beyond the connections of callbacks, in order.
     pub actions: VecDeque<Action>,
     pub attempts: Attempts,
@@ -367,6 +381,26 @@ impl<S> Context<'_, S> {
     pub fn dial_planned_to(&mut self, group: u16, state: S) {
         assert!(self.dial_room() > 0, "there is room to dial");
         self.states.planned.push((DialId::planned(group), state));
+    }
+
+    /// Accepts from one more listener, on this thread only, from the next turn on. Returns the number that its connections have for
+    /// [`Conn::listener`](crate::Conn::listener): the first one that was never used on this thread. Once the engine stops, or after
+    /// [`Engine::release_listeners`](crate::Engine::release_listeners), it is closed instead.
+    pub fn add_listener(&mut self, listener: Listener) -> usize {
+        let number = self.thread.listener_count;
+        self.thread.listener_count += 1;
+        self.thread
+            .listener_changes
+            .push(ListenerChange::Add(listener));
+        number
+    }
+
+    /// Closes this thread's listener of this number, once the connections that wait at it have been accepted, unless another process
+    /// has the socket as well. Connections that it accepted go on. Does nothing if it is closed already.
+    pub fn remove_listener(&mut self, number: usize) {
+        self.thread
+            .listener_changes
+            .push(ListenerChange::Remove(number));
     }
 
     /// Calls [`Handler::on_stop`](crate::Handler::on_stop) for up to `count` open connections at the end of this turn, from the last

@@ -7,17 +7,18 @@
 //! Must not depend on: threads, clocks, protocols, and what a request looks like.
 
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use crate::attempt::{DialId, Source};
 use crate::config::{Config, SPARE_SLOTS};
-use crate::context::{Action, Recorder};
+use crate::context::{Action, ListenerChange, Recorder};
 use crate::dial::{DialPlan, Tuples};
 use crate::error::{Error, OpenFailure};
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::limiter::{Admission, ConnectionLimiter};
+use crate::listen;
 use crate::mailbox::{Handle, Mailbox, Ordered, Shutdown};
 use crate::ring::Ring;
 use crate::shard::{ById, CoreContext, Shard};
@@ -50,12 +51,16 @@ pub struct Core<'a, R, H: Handler, M> {
     /// The first ring polls what wakes the thread.
     is_waker_armed: bool,
     listeners: Vec<Listener>,
+    /// Listeners that are closed once their queues are empty.
+    closing_count: usize,
     filling: usize,
     dials: Vec<(DialId, H::State)>,
     taken_in_a_row: u64,
     accepts: RampShare,
     attempts: RampShare,
     stopping: Option<Shutdown>,
+    /// The listeners were given up, and none is added any more.
+    has_released: bool,
     next_call_us: Option<u64>,
 }
 
@@ -71,10 +76,39 @@ pub struct CoreListener {
 }
 
 struct Listener {
+    /// -1 once it is closed: the numbers of the others stay.
     fd: RawFd,
     is_shared: bool,
     is_readable: bool,
     is_armed: bool,
+    /// It is closed once its queue is empty, or has not become so in this many turns.
+    closes_within: Option<u32>,
+    /// What closes the descriptor, unless the caller does.
+    owned: Option<listen::Listener>,
+}
+
+impl Listener {
+    fn new(listener: &CoreListener) -> Self {
+        Listener {
+            fd: listener.fd,
+            is_shared: listener.is_shared,
+            is_readable: true,
+            is_armed: false,
+            closes_within: None,
+            owned: None,
+        }
+    }
+}
+
+impl From<&listen::Listener> for CoreListener {
+    fn from(listener: &listen::Listener) -> Self {
+        let address = listener.local_addr().ok();
+        CoreListener {
+            fd: listener.as_raw_fd(),
+            is_shared: listener.is_shared(),
+            address: address.filter(|address| !address.ip().is_unspecified()),
+        }
+    }
 }
 
 /// What a turn leaves to do.
@@ -106,6 +140,7 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         let first = Shard::new(0, make_ring()?, config, 0);
         let mut recorder = Recorder::default();
         recorder.thread.number = thread as u16;
+        recorder.thread.listener_count = listeners.len();
         handler.on_start(&mut recorder.context(0), handle);
         let tuples = plan.map(|(plan, share, share_count)| Tuples::new(plan, share, share_count));
         Ok(Core {
@@ -135,21 +170,15 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             mailbox: handle.mailbox(thread),
             commands: Vec::new(),
             is_waker_armed: false,
-            listeners: listeners
-                .iter()
-                .map(|listener| Listener {
-                    fd: listener.fd,
-                    is_shared: listener.is_shared,
-                    is_readable: true,
-                    is_armed: false,
-                })
-                .collect(),
+            listeners: listeners.iter().map(Listener::new).collect(),
+            closing_count: 0,
             filling: 0,
             dials: Vec::new(),
             taken_in_a_row: 0,
             accepts: RampShare::new(config.shares.accepts),
             attempts: RampShare::new(config.shares.dials),
             stopping: None,
+            has_released: false,
             next_call_us: None,
         })
     }
@@ -187,12 +216,76 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
     /// # Errors
     /// [`Error`] when the kernel refuses to serve.
     fn release_listeners(&mut self) -> Result<(), Error> {
-        for (number, listener) in self.listeners.drain(..).enumerate() {
+        self.closing_count = 0;
+        // Closed behind the cancels.
+        let listeners = std::mem::take(&mut self.listeners);
+        for (number, listener) in listeners.iter().enumerate() {
             if listener.is_armed {
                 self.shards[0].stop_listening(number)?;
             }
         }
         self.shards.iter_mut().try_for_each(|s| s.enter(None))
+    }
+
+    /// Takes the listeners that it was made with over: it closes them when they are given up.
+    pub fn own_listeners(&mut self, listeners: Vec<listen::Listener>) {
+        for (own, listener) in self.listeners.iter_mut().zip(listeners) {
+            own.owned = Some(listener);
+        }
+    }
+
+    /// Adds and removes the listeners that callbacks asked for.
+    ///
+    /// # Errors
+    /// [`Error`] when the kernel refuses to serve.
+    fn change_listeners(&mut self) -> Result<(), Error> {
+        let changes = std::mem::take(&mut self.ctx.recorder.thread.listener_changes);
+        for change in changes {
+            match change {
+                // Nothing is accepted any more: it is closed.
+                ListenerChange::Add(_) if self.has_released => {}
+                ListenerChange::Add(listener) => {
+                    let known = CoreListener::from(&listener);
+                    self.ctx.listener_addresses.push(known.address);
+                    let mut own = Listener::new(&known);
+                    own.owned = Some(listener);
+                    self.listeners.push(own);
+                }
+                ListenerChange::Remove(number) => {
+                    let listener = self.listeners.get_mut(number);
+                    if let Some(listener) = listener.filter(|l| l.closes_within.is_none()) {
+                        listener.closes_within = Some(LAST_ROUNDS_MAX as u32);
+                        self.closing_count += 1;
+                    }
+                }
+            }
+        }
+        for number in 0..self.listeners.len() {
+            let listener = &mut self.listeners[number];
+            let Some(rounds) = &mut listener.closes_within else {
+                continue;
+            };
+            if listener.fd < 0 {
+                continue;
+            }
+            *rounds -= 1;
+            let waiting = self.shards[0].ring().accept_queue_len(listener.fd);
+            if waiting > 0 && !listener.is_shared && *rounds > 0 {
+                listener.is_readable = true;
+                continue;
+            }
+            listener.fd = -1;
+            listener.is_readable = false;
+            let owned = listener.owned.take();
+            if std::mem::take(&mut listener.is_armed) {
+                self.shards[0].stop_listening(number)?;
+            }
+            // Behind the accepts and the cancel.
+            self.shards.iter_mut().try_for_each(|s| s.enter(None))?;
+            drop(owned);
+            self.closing_count -= 1;
+        }
+        Ok(())
     }
 
     /// Stops, or stops harder. The listeners have been given up.
@@ -235,7 +328,11 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         close_listeners: impl FnOnce(),
     ) -> Result<Option<Next>, Error> {
         let how = ordered.shutdown;
-        if (ordered.releases_listeners || how.is_some()) && !self.listeners.is_empty() {
+        if self.closing_count > 0 || !self.ctx.recorder.thread.listener_changes.is_empty() {
+            self.change_listeners()?;
+        }
+        if (ordered.releases_listeners || how.is_some()) && !self.has_released {
+            self.has_released = true;
             if how == Some(Shutdown::Graceful) {
                 self.accept_waiting()?;
             }
@@ -293,7 +390,9 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
         worked |= self.take_commands()?;
         self.update_listeners();
         for number in 0..self.listeners.len() {
-            worked |= self.accept(number)?;
+            if self.listeners[number].fd >= 0 {
+                worked |= self.accept(number)?;
+            }
         }
         self.abort_the_last()?;
         let may_leave = self.waits_in_the_ring() && !self.has_more_now();
@@ -373,7 +472,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
 
     fn update_listeners(&mut self) {
         for number in self.ctx.listening.drain(..) {
-            if let Some(listener) = self.listeners.get_mut(number) {
+            let listener = self.listeners.get_mut(number);
+            if let Some(listener) = listener.filter(|listener| listener.fd >= 0) {
                 listener.is_armed = false;
                 listener.is_readable = true;
             }
@@ -390,7 +490,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             let ring = self.shards[0].ring();
             let now_us = ring.now_us();
             let mut is_over = true;
-            for listener in self.listeners.iter_mut().filter(|l| !l.is_shared) {
+            let own = |l: &&mut Listener| !l.is_shared && l.fd >= 0;
+            for listener in self.listeners.iter_mut().filter(own) {
                 is_over &= ring.accept_queue_len(listener.fd) == 0;
                 listener.is_readable = true;
             }
@@ -410,6 +511,8 @@ impl<'a, R: Ring, H: Handler, M: FnMut() -> Result<R, Error>> Core<'a, R, H, M> 
             || !self.ctx.redial.is_empty()
             || !self.ctx.recorder.thread.actions.is_empty()
             || !self.mailbox.is_empty()
+            || !self.ctx.recorder.thread.listener_changes.is_empty()
+            || self.closing_count > 0
     }
 
     /// True if the one entry into the kernel that submits also sleeps: there is one ring, and no

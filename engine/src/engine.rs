@@ -6,7 +6,6 @@
 //! Invariants: a ring is made, used and dropped by its own thread.
 //! Must not depend on: protocols, and what a request looks like.
 
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -261,18 +260,8 @@ impl<P: Default + Send, C: Send + 'static> CoreThread<P, C> {
         let limiter = Arc::clone(&self.limiter);
         let plan = self.plan.clone();
         let share = (self.number as u64, config.thread_count as u64);
-        let listeners: Vec<CoreListener> = self
-            .listeners
-            .iter()
-            .map(|listener| CoreListener {
-                fd: listener.as_raw_fd(),
-                is_shared: listener.is_shared(),
-                address: listener
-                    .local_addr()
-                    .ok()
-                    .filter(|a| !a.ip().is_unspecified()),
-            })
-            .collect();
+        let own_listeners = std::mem::take(&mut self.listeners);
+        let listeners: Vec<_> = own_listeners.iter().map(CoreListener::from).collect();
         let started_at = self.started_at;
         let waker = os::Waker::new();
         let waker = match waker {
@@ -297,6 +286,7 @@ impl<P: Default + Send, C: Send + 'static> CoreThread<P, C> {
         // The start waits until no thread can say more: one that panicked before said nothing.
         drop(ready);
         let mut core = core?;
+        core.own_listeners(own_listeners);
         let result = self.serve(&mut core, &waker);
         let mut report = self.reports[self.number]
             .lock()
@@ -322,8 +312,7 @@ impl<P: Default + Send, C: Send + 'static> CoreThread<P, C> {
         loop {
             let now_us = self.now_us();
             let ordered = mailbox.ordered();
-            let listeners = &mut self.listeners;
-            let next = core.serve(now_us, ordered, || listeners.clear())?;
+            let next = core.serve(now_us, ordered, || {})?;
             let Some(next) = next else { return Ok(()) };
             let mut is_reported = false;
             if now_us >= next_report_us {
