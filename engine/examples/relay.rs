@@ -37,7 +37,7 @@ impl Handler for Relay {
         }
         let mut options = SocketOptions::default();
         options.no_delay = true;
-        let dial = Dial::to(self.target).options(options);
+        let dial = Dial::to(self.target).options(options).delay_ack();
         if conn.dial_partner(dial, ()).is_err() {
             conn.reset(CloseReason::Aborted);
         }
@@ -72,7 +72,7 @@ impl Handler for Relay {
 pub fn config() -> ConfigBuilder {
     Config::builder()
         .pairs(true)
-        .buffer_bytes(16_384)
+        .buffer_bytes(65_536)
         .buffer_count_max(1_024)
         .park_after(std::time::Duration::from_secs(5))
         .batch_delay(std::time::Duration::ZERO)

@@ -72,6 +72,7 @@ pub struct Dial {
     pub(crate) link: Option<ConnId>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) options: SocketOptions,
+    pub(crate) delays_ack: bool,
 }
 
 impl Dial {
@@ -83,6 +84,7 @@ impl Dial {
             link: None,
             timeout: None,
             options: SocketOptions::default(),
+            delays_ack: false,
         }
     }
 
@@ -105,6 +107,16 @@ impl Dial {
     #[must_use]
     pub fn options(mut self, options: SocketOptions) -> Self {
         self.options = options;
+        self
+    }
+
+    /// The same, and the ACK that ends the handshake travels with the first bytes: one packet less for both sides. Of a partner
+    /// ([`Conn::dial_partner`](crate::Conn::dial_partner)), only if its own [`Handler::on_open`](crate::Handler::on_open) sends
+    /// something or the waiting connection has bytes at hand when it opens; otherwise the ACK leaves at once. Any other connection
+    /// should send as soon as it opens: see [`ConfigBuilder::sends_on_open`](crate::ConfigBuilder::sends_on_open). Needs Linux 6.7.
+    #[must_use]
+    pub fn delay_ack(mut self) -> Self {
+        self.delays_ack = true;
         self
     }
 

@@ -55,6 +55,13 @@ pub(crate) const LATE_PORT: SocketOption = SocketOption {
     value: 1,
 };
 
+/// An ACK that waits is sent.
+pub(crate) const SEND_ACK: SocketOption = SocketOption {
+    level: libc::IPPROTO_TCP,
+    name: libc::TCP_QUICKACK,
+    value: 1,
+};
+
 /// The socket may be bound to an address that is not this machine's.
 pub(crate) const fn transparent(is_ipv6: bool) -> SocketOption {
     let (level, name) = match is_ipv6 {

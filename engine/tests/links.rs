@@ -26,6 +26,8 @@ enum Told {
 /// Forwards, behind a header, through the dials of a list: if one fails, the next.
 struct Proxy {
     dials: Vec<Dial>,
+    /// What a partner is sent first.
+    header: &'static [u8],
     /// Bytes of the client that it takes before it dials.
     peek: usize,
     told: Arc<Mutex<Vec<Told>>>,
@@ -55,7 +57,7 @@ impl Handler for Proxy {
     fn on_open(&mut self, conn: &mut Conn<'_, u32>) {
         match conn.partner() {
             Some(client) => {
-                conn.send_static(HEADER);
+                conn.send_static(self.header);
                 self.peers.insert(client, 1);
             }
             None if self.peek == 0 => self.dial(conn),
@@ -115,12 +117,22 @@ struct Running {
 
 impl Running {
     fn start(config: ConfigBuilder, peek: usize, dials: &[Dial]) -> Self {
+        Running::start_with(config, peek, dials, HEADER)
+    }
+
+    fn start_with(
+        config: ConfigBuilder,
+        peek: usize,
+        dials: &[Dial],
+        header: &'static [u8],
+    ) -> Self {
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let (listeners, bound) = listen::listeners(&[anywhere], 1, None).expect("a port");
         let config = config.pairs(true).build().expect("a config");
         let told = Arc::new(Mutex::new(Vec::new()));
         let engine = Engine::start(config, listeners, None, |_| Proxy {
             dials: dials.to_vec(),
+            header,
             peek,
             told: Arc::clone(&told),
             peers: HashMap::new(),
@@ -213,6 +225,35 @@ fn header_precedes_forwarded_bytes_and_leaves_without_any() {
         read_exactly(&mut server, b"hello");
         server.write_all(b"answer").unwrap();
         read_exactly(&mut client, b"answer");
+    }
+}
+
+#[test]
+fn delayed_ack_travels_with_the_first_bytes_or_leaves_at_once() {
+    let (listener, target) = backend();
+    let dial = Dial::to(target).delay_ack();
+    let running = Running::start_with(small(), 0, &[dial], b"");
+    for is_silent in [true, false] {
+        let mut times: Vec<Duration> = (0..5)
+            .map(|_| {
+                let since = Instant::now();
+                let mut client = running.connect();
+                if !is_silent {
+                    client.write_all(b"hello").unwrap();
+                }
+                // A backend that speaks first: it gets the connection when the ACK has come.
+                let (server, _) = listener.accept().unwrap();
+                let mut server = patient(server);
+                server.write_all(b"greeting").unwrap();
+                read_exactly(&mut client, b"greeting");
+                if !is_silent {
+                    read_exactly(&mut server, b"hello");
+                }
+                since.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        assert!(times[1] < Duration::from_millis(40), "{times:?}");
     }
 }
 

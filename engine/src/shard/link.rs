@@ -18,6 +18,8 @@ use crate::error::{CloseReason, Error, OpenFailure, PartnerEnd};
 use crate::handler::{Forwards, Handler, Link};
 use crate::ring::{Received, Request, Ring};
 use crate::slot::{Delivery, Phase, Read, Write};
+use crate::socket_options::SEND_ACK;
+use crate::token::Op;
 
 /// Where bytes to forward are.
 pub(super) enum Forwarded<'a> {
@@ -89,9 +91,9 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// A dialled connection opened.
-    pub(super) fn tell_opened(&mut self, slot: u32) {
+    pub(super) fn tell_opened(&mut self, slot: u32, delays_ack: bool) {
         if let Some(partner) = self.slots[slot].partner() {
-            self.tell(partner, LinkEvent::Opened);
+            self.tell(partner, LinkEvent::Opened { delays_ack });
         }
     }
 
@@ -122,9 +124,12 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                     self.call(ctx, slot, |handler, conn| handler.on_unlinked(conn, end))?;
                     self.go_on_reading(ctx, slot)?;
                 }
-                (LinkEvent::Opened, Phase::Open) => {
+                (LinkEvent::Opened { delays_ack }, Phase::Open) => {
                     self.call(ctx, slot, |handler, conn| handler.on_linked(conn))?;
-                    self.go_on(ctx, slot)?;
+                    match delays_ack {
+                        true => self.look_for_first_bytes(ctx, slot)?,
+                        false => self.go_on(ctx, slot)?,
+                    }
                 }
                 (LinkEvent::TakesBytes, Phase::Open) => self.go_on(ctx, slot)?,
                 // Closing: it has no use for a partner any more.
@@ -141,6 +146,43 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             return self.go_on_reading(ctx, slot);
         }
         Ok(())
+    }
+
+    /// Reads on a slot whose partner has opened, and whose first bytes the ACK of that handshake waits
+    /// for: with a receive that does not wait, so that it is known at once whether there are any.
+    fn look_for_first_bytes(
+        &mut self,
+        ctx: &mut CoreContext<'_, H>,
+        slot: u32,
+    ) -> Result<(), Error> {
+        let entry = &mut self.slots[slot];
+        if entry.phase() == Phase::Open && entry.partner_came() {
+            let is_held = entry.delivery() == Delivery::Held;
+            if entry.read() == Read::Paused && !is_held && !self.delivery_blocked(ctx.config, slot)
+            {
+                self.slots[slot].read_resumed();
+                self.queue_receive(slot);
+                return Ok(());
+            }
+            self.go_on_reading(ctx, slot)?;
+        }
+        self.send_first_ack(slot)
+    }
+
+    /// A connection has nothing to forward: if its partner was sent nothing yet, the ACK that ends the
+    /// handshake waits no longer.
+    pub(super) fn send_first_ack(&mut self, slot: u32) -> Result<(), Error> {
+        let Some(partner) = self.slots[slot].partner() else {
+            return Ok(());
+        };
+        let entry = &self.slots[partner];
+        if entry.phase() != Phase::Open || entry.has_sent() {
+            return Ok(());
+        }
+        let option = SEND_ACK;
+        let token = self.token(Op::Option, partner);
+        let slot = partner;
+        self.ring.push(token, Request::SetOption { slot, option })
     }
 
     /// Reads no more of a connection until its partner takes bytes. One that is closing is read for

@@ -111,7 +111,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
         let is_ipv6 = target.is_ipv6();
         let socket = self.token(Op::Socket, slot);
         self.ring.push(socket, Request::Socket { slot, is_ipv6 })?;
-        if ctx.config.sends_on_open {
+        if ctx.config.sends_on_open || dial.is_some_and(|dial| dial.delays_ack) {
             let option = self.token(Op::Option, slot);
             self.ring.push(option, Request::DelayFirstAck { slot })?;
         }
@@ -208,7 +208,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
             let dialled = id.zip(attempt.map(|attempt| attempt.dial));
             self.on_open(ctx, slot, dialled, Origin::Unknown)?;
             if self.slots[slot].phase() == Phase::Open {
-                self.tell_opened(slot);
+                self.tell_opened(slot, attempt.is_some_and(|attempt| attempt.dial.delays_ack));
             }
             return Ok(());
         }

@@ -22,7 +22,10 @@ pub(super) fn held_bytes_max(config: &Config) -> usize {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum LinkEvent {
     /// It opened.
-    Opened,
+    Opened {
+        /// The ACK that ends the handshake waits for the first bytes.
+        delays_ack: bool,
+    },
     /// It has sent everything.
     TakesBytes,
     /// It has ended; there is no link any more.

@@ -173,7 +173,7 @@ impl<R: Ring, H: Handler> Shard<R, H> {
     }
 
     /// Receives as soon as a buffer is free.
-    fn queue_receive(&mut self, slot: u32) {
+    pub(super) fn queue_receive(&mut self, slot: u32) {
         self.slots[slot].read_queued();
         self.readable.push_back(self.token(Op::Recv, slot));
     }
@@ -234,12 +234,18 @@ impl<R: Ring, H: Handler> Shard<R, H> {
                 ctx.stats.bytes_received += result as u64;
                 entry.read_active();
                 self.on_bytes(ctx, slot, buffer, result as usize, has_left)?;
-                self.arm_read(ctx, slot, Wait::Multi)
+                // What comes in bulk is received piece by piece: a partner that takes no more must
+                // not find more of it received.
+                let is_bulk = has_left && self.slots[slot].partner().is_some();
+                self.arm_read(ctx, slot, if is_bulk { Wait::Once } else { Wait::Multi })
             }
             0 => self.on_peer_end(ctx, slot),
             errno @ (libc::EAGAIN | libc::EINTR | libc::ECANCELED) => {
                 if !self.delivery_blocked(ctx.config, slot) && self.is_held(slot) {
                     self.resume_delivery(ctx, slot, errno == libc::EAGAIN)?;
+                }
+                if was == Read::Receiving {
+                    self.send_first_ack(slot)?;
                 }
                 let was_silent = matches!(was, Read::Receiving | Read::Cooling);
                 let wait = if was_silent { Wait::Poll } else { Wait::Multi };

@@ -326,7 +326,8 @@ impl Relay {
             Pick::Backend(backend, address) => {
                 let dial = Dial::to(address)
                     .timeout(pool.connect_timeout)
-                    .options(pool.options);
+                    .options(pool.options)
+                    .delay_ack();
                 let state = PairState::connecting(place, backend.id(), pool.profile);
                 Choice::Dial(dial, state)
             }

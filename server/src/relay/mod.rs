@@ -81,7 +81,7 @@ fn run(mut flags: Flags) -> Result<ExitCode, anyhow::Error> {
         config: Config::builder()
             .pairs(true)
             .peer_addresses(true)
-            .buffer_bytes(16_384)
+            .buffer_bytes(65_536)
             .buffer_count_max(1_024)
             .park_after(Duration::from_secs(5))
             .batch_delay(Duration::ZERO),
