@@ -167,6 +167,22 @@ pub trait Layer: Send {
         self.call(conn, |inner, conn| inner.on_timer(conn));
     }
 
+    /// See [`Handler::on_blocked`]. A layer with a handshake may send before the inner handler is told of the connection.
+    fn on_blocked(&mut self, conn: &mut LayerConn<'_, Self>)
+    where
+        Self: Sized,
+    {
+        self.call(conn, |inner, conn| inner.on_blocked(conn));
+    }
+
+    /// See [`Handler::on_writable`].
+    fn on_writable(&mut self, conn: &mut LayerConn<'_, Self>)
+    where
+        Self: Sized,
+    {
+        self.call(conn, |inner, conn| inner.on_writable(conn));
+    }
+
     /// See [`Handler::on_stop`].
     fn on_stop(&mut self, conn: &mut LayerConn<'_, Self>)
     where
@@ -243,11 +259,11 @@ impl<L: Layer> Handler for L {
     }
 
     fn on_blocked(&mut self, conn: &mut LayerConn<'_, L>) {
-        self.call(conn, |inner, conn| inner.on_blocked(conn));
+        Layer::on_blocked(self, conn);
     }
 
     fn on_writable(&mut self, conn: &mut LayerConn<'_, L>) {
-        self.call(conn, |inner, conn| inner.on_writable(conn));
+        Layer::on_writable(self, conn);
     }
 
     fn on_send(&mut self, conn: &mut LayerConn<'_, L>, bytes: Bytes) {

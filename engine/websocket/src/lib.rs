@@ -25,6 +25,8 @@
 //! # Ok::<(), holdfast_websocket::ProtocolError>(())
 //! ```
 //!
+//! With the feature `layer`, [`layer::WebSocket`] puts this around any handler of `holdfast-engine`.
+//!
 //! Invariants: nothing panics, whatever the bytes; what frames mean never depends on how their
 //! bytes were cut into pieces; nothing is kept of a connection but its [`Decoder`].
 //! Must not depend on: sockets, clocks, connections, what messages mean.
@@ -35,6 +37,8 @@ mod decoder;
 mod error;
 mod frame;
 mod handshake;
+#[cfg(feature = "layer")]
+pub mod layer;
 mod mask;
 mod utf8;
 
