@@ -29,7 +29,7 @@ struct Flags {
     /// Run only this seed and print everything that happens
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
-    /// Run only this scenario: echo, longconn, http, streams, mesh, relay, chat or overload [default: alternate]
+    /// Run only this scenario: echo, longconn, http, streams, mesh, relay, chat, overload or websocket [default: alternate]
     #[arg(long, value_name = "NAME", value_parser = parse_scenario)]
     scenario: Option<Scenario>,
     /// Make this deliberate mistake; holdfast-sim canaries lists them

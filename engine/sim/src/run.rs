@@ -27,11 +27,13 @@ pub enum Scenario {
     Chat,
     /// More work than a turn has time for. Does not alternate with the others: it takes longer.
     Overload,
+    /// The two of `Longconn`, each behind the layer `WebSocket`.
+    WebSocket,
 }
 
 impl Scenario {
     /// Every one.
-    pub const ALL: [Scenario; 8] = [
+    pub const ALL: [Scenario; 9] = [
         Scenario::Echo,
         Scenario::Longconn,
         Scenario::Http,
@@ -40,15 +42,28 @@ impl Scenario {
         Scenario::Relay,
         Scenario::Chat,
         Scenario::Overload,
+        Scenario::WebSocket,
     ];
-    /// Of these, the first ones alternate.
-    const ALTERNATING: usize = 7;
+    /// Those that alternate.
+    const ALTERNATING: [Scenario; 8] = [
+        Scenario::Echo,
+        Scenario::Longconn,
+        Scenario::Http,
+        Scenario::Streams,
+        Scenario::Mesh,
+        Scenario::Relay,
+        Scenario::Chat,
+        Scenario::WebSocket,
+    ];
 
     /// The one that a seed runs when they alternate, or the one that can detect the mistake.
     pub fn of_run(seed: u64, canary: Option<Canary>) -> Scenario {
         match canary {
             Some(Canary::SharesUnbounded) => Scenario::Overload,
-            _ => Scenario::ALL[(seed % Scenario::ALTERNATING as u64) as usize],
+            Some(Canary::MaskForgotten | Canary::FragmentsSwapped | Canary::ControlFrameLost) => {
+                Scenario::WebSocket
+            }
+            _ => Scenario::ALTERNATING[(seed % Scenario::ALTERNATING.len() as u64) as usize],
         }
     }
 
@@ -63,6 +78,7 @@ impl Scenario {
             Scenario::Relay => "relay",
             Scenario::Chat => "chat",
             Scenario::Overload => "overload",
+            Scenario::WebSocket => "websocket",
         }
     }
 }

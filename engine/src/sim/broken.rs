@@ -137,6 +137,12 @@ canaries! {
     CommandLost "command_lost",
     /// A command overtakes the one before it.
     CommandOvertakes "command_overtakes",
+    /// A fragment of a client's message is not masked. This and the two below are made by the scenario `websocket`.
+    MaskForgotten "mask_forgotten",
+    /// The fragments of a message change places.
+    FragmentsSwapped "fragments_swapped",
+    /// A control frame between fragments is lost.
+    ControlFrameLost "control_frame_lost",
 }
 
 /// A ring behind a mistake, if there is one.

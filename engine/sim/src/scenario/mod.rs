@@ -15,6 +15,7 @@ mod relay;
 mod shifting;
 mod sides;
 mod streams;
+mod websocket;
 
 use crate::run::{Outcome, Run, Scenario};
 
@@ -33,6 +34,7 @@ impl Run {
             Scenario::Chat => chat::run(self),
             Scenario::Relay => relay::run(self),
             Scenario::Overload => overload::run(self),
+            Scenario::WebSocket => websocket::run(self),
         }
     }
 }
