@@ -41,7 +41,7 @@ fn passed(campaign: Campaign) -> Coverage {
 
 #[test]
 fn invariants_hold_and_every_fault_occurs() {
-    let coverage = campaign(0, 2_800);
+    let coverage = campaign(0, 3_600);
     let dead: Vec<&str> = Fault::ALL
         .iter()
         .filter(|f| coverage.faults[**f as usize] == 0)
@@ -63,6 +63,8 @@ fn invariants_hold_and_every_fault_occurs() {
         "resets_half_open",
         "resumes",
         "resets_paused",
+        "upgraded",
+        "pings_answered",
     ] {
         let event = coverage.events.iter().find(|(event, _)| *event == name);
         assert!(
