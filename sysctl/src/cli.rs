@@ -53,7 +53,13 @@ pub fn parse<P: Parser>() -> P {
                 | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         );
         if is_text {
-            error.exit();
+            let written = error.print().and_then(|()| std::io::stdout().flush());
+            if let Err(text) = accept_closed_reader(written) {
+                // Stderr may be closed: the exit code remains.
+                let _ = writeln!(std::io::stderr(), "error: {text}");
+                exit(2);
+            }
+            exit(error.exit_code());
         }
         // Stderr may be closed: the exit code remains.
         let _ = writeln!(
@@ -63,6 +69,25 @@ pub fn parse<P: Parser>() -> P {
         );
         exit(2)
     })
+}
+
+/// Writes all of `text` to standard output.
+///
+/// # Errors
+/// In one line with the next step: it cannot be written, for instance to a full disk. A reader that
+/// has closed its end has seen enough.
+pub fn print(text: &[u8]) -> Result<(), String> {
+    let mut out = std::io::stdout();
+    accept_closed_reader(out.write_all(text).and_then(|()| out.flush()))
+}
+
+fn accept_closed_reader(written: std::io::Result<()>) -> Result<(), String> {
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!(
+            "cannot write to standard output ({error}); next: free space, or redirect it to another file"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// One line: the first paragraph of clap's message, and the help that explains it.

@@ -4,12 +4,14 @@
 //! code 2.
 //! Must not depend on: any particular program.
 
-use std::io::Write;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Command, CommandFactory, Subcommand};
 use clap_complete::Shell;
+
+use crate::cli;
 
 /// The subcommands every program has.
 #[derive(Debug, Subcommand)]
@@ -32,11 +34,7 @@ impl CliDocs {
     /// Runs the subcommand for the program whose command line is `P`.
     pub fn run<P: CommandFactory>(&self) -> ExitCode {
         let result = match self {
-            CliDocs::Completions { shell } => {
-                // A reader that closes the pipe early is not an error.
-                let _ = std::io::stdout().write_all(&completions(P::command(), *shell));
-                Ok(())
-            }
+            CliDocs::Completions { shell } => cli::print(&completions(P::command(), *shell)),
             CliDocs::Man { folder } => write_man_pages(P::command(), folder),
         };
         match result {

@@ -169,20 +169,16 @@ fn main() -> ExitCode {
     match run(cli::parse::<Cli>().command) {
         Ok(code) => match STDOUT_ERROR.get() {
             None => code,
-            Some(error) => {
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "error: cannot write to standard output ({error}); next: free space, or redirect it to another file"
-                );
-                ExitCode::FAILURE
-            }
+            Some(error) => fail(error),
         },
-        Err(error) => {
-            // Stderr may be closed: the exit code remains.
-            let _ = writeln!(std::io::stderr(), "error: {error}");
-            ExitCode::from(2)
-        }
+        Err(error) => fail(&error),
     }
+}
+
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    // Stderr may be closed: the exit code remains.
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    ExitCode::from(2)
 }
 
 fn run(command: Command) -> Result<ExitCode, SetupError> {
@@ -199,17 +195,11 @@ fn run(command: Command) -> Result<ExitCode, SetupError> {
 
 /// Standard output could not be written: an error at the end, since what was asked for may be done
 /// already.
-static STDOUT_ERROR: OnceLock<std::io::Error> = OnceLock::new();
+static STDOUT_ERROR: OnceLock<String> = OnceLock::new();
 
 fn print(text: impl AsRef<str>) {
-    let mut out = std::io::stdout();
-    let written = out.write_all(text.as_ref().as_bytes());
-    match written.and_then(|()| out.flush()) {
-        // A reader that closes its end has seen enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            let _ = STDOUT_ERROR.set(error);
-        }
-        _ => {}
+    if let Err(error) = cli::print(text.as_ref().as_bytes()) {
+        let _ = STDOUT_ERROR.set(error);
     }
 }
 

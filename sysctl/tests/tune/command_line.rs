@@ -272,3 +272,46 @@ fn refused_io_uring_stops_the_plan() {
         assert_eq!(limit.unwrap()["now"], 0, "{name}: {json:#}");
     }
 }
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    for args in [
+        &["plan"][..],
+        &["plan", "--json"],
+        &["check"],
+        &["apply", "--dry-run"],
+        &["explain"],
+        &["machine"],
+        &["completions", "bash"],
+        &["--help"],
+        &["plan", "--help"],
+        &["--version"],
+    ] {
+        let to = |path: &str| {
+            let file = std::fs::File::options().write(true).open(path);
+            let mut command = bounded(TUNE);
+            command.args(args).stdout(file.expect(path));
+            command.output().expect("it runs")
+        };
+        let (full, null) = (to("/dev/full"), to("/dev/null"));
+        let errors = String::from_utf8_lossy(&full.stderr).into_owned();
+        assert_eq!(full.status.code(), Some(2), "{args:?}: {errors}");
+        assert!(
+            errors.contains("error: cannot write to standard output (No space left")
+                && errors.contains("; next: free space"),
+            "{args:?}: {errors}"
+        );
+        // Closed: nobody wants it, so the result is what counts.
+        let mut closed = bounded("sh");
+        closed
+            .args(["-c", r#"exec "$@" >&-"#, "sh", TUNE])
+            .args(args);
+        let closed = closed.output().expect("it runs");
+        assert_eq!(
+            closed.status.code(),
+            null.status.code(),
+            "{args:?}: {closed:?}"
+        );
+        assert!(!String::from_utf8_lossy(&closed.stderr).contains("panicked"));
+    }
+}
