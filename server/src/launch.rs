@@ -144,7 +144,10 @@ impl Server {
         };
         let access = AccessControl::of(&flags.access)?;
         let base = spec.config.drain_timeout(DRAIN_TIMEOUT);
-        let base = base.peer_addresses(access.is_some());
+        let base = match access {
+            Some(_) => base.peer_addresses(true),
+            None => base,
+        };
         let config = checked.config(engine, capacity, spec.slots_per_connection, base)?;
         let refusal = if engine.die_with_parent {
             Some(

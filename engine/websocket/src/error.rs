@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use crate::close::CloseCode;
+use crate::close_code::CloseCode;
 
 /// Why a connection fails. It cannot be used any more: send a Close frame with
 /// [`ProtocolError::close_code`], and close it.

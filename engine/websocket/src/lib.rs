@@ -33,6 +33,7 @@
 #![forbid(unsafe_code)]
 
 mod close;
+mod close_code;
 mod decoder;
 mod error;
 mod frame;
@@ -42,7 +43,8 @@ pub mod layer;
 mod mask;
 mod utf8;
 
-pub use close::{CloseCode, CloseFrame, close_payload};
+pub use close::{CloseFrame, close_payload};
+pub use close_code::CloseCode;
 pub use decoder::{Config, ControlPayload, Decoder, Event, Kind, Limits, Step};
 pub use error::ProtocolError;
 pub use frame::{CONTROL_BYTES_MAX, FrameHeader, HEADER_BYTES_MAX, Opcode, Role, write_frame};

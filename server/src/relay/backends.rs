@@ -3,7 +3,7 @@
 //! A [`Backend`] is what its pool and its name say, for as long as the process runs: a reload that still
 //! has it keeps it, with its counts. One that left the configuration lives on while core threads have
 //! connections to it, and keeps its id so long. A [`Pool`] is one generation of a configuration's pool. Core threads
-//! choose with a [`Picker`] each, from a [`View`] that the control plane replaces when anything changes.
+//! choose with a [`Picker`] each, from a `View` that the control plane replaces when anything changes.
 //!
 //! Invariants: every pick is counted as a connection from then on and released once; a core thread never
 //! waits for a lock; the control plane alone changes health, weights and addresses.

@@ -1,6 +1,6 @@
 //! What the relay keeps of each socket: 8 bytes.
 //!
-//! Invariants: a client that is not linked has an entry in [`Waiting`](super::waiting::Waiting), whose
+//! Invariants: a client that is not linked has an entry in `Waiting`, whose
 //! number its state holds; a linked socket holds the time of its last traffic instead.
 //! Must not depend on: rings, backends.
 

@@ -17,7 +17,8 @@ use holdfast_engine::{
     LayerContext, LayerState, OpenFailure, ReadChange, TimerChange,
 };
 
-use crate::close::{CloseCode, CloseFrame};
+use crate::close::CloseFrame;
+use crate::close_code::CloseCode;
 use crate::decoder::{Config, ControlPayload, Decoder, Event, Kind, Limits};
 use crate::error::ProtocolError;
 use crate::frame::{FrameHeader, Opcode, Role, write_frame};

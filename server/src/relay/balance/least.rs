@@ -9,7 +9,9 @@
 
 use std::ops::Range;
 
-use super::{ActiveCounts, Candidate, SCAN_MAX, Selected, Selector};
+use super::candidates::{Candidate, SCAN_MAX, Selected};
+use super::counts::ActiveCounts;
+use super::selector::Selector;
 
 /// How often a choice is made anew because the count chosen by had changed.
 const TRIES: usize = 3;

@@ -9,7 +9,8 @@
 
 use std::ops::Range;
 
-use super::{ActiveCounts, Candidate, Selected};
+use super::candidates::{Candidate, Selected};
+use super::counts::ActiveCounts;
 
 /// The turns of one core thread.
 #[derive(Debug, Default)]

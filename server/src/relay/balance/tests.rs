@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::maglev::Table;
-use super::random::Random;
 use super::*;
+use crate::relay::config::Balance;
 
 /// Candidates with these weights and no limit, their ids from 0.
 fn weighted(balance: Balance, weights: &[u32]) -> Candidates {
