@@ -15,6 +15,8 @@ const TURN_COUNT_MAX: u64 = 1 << 20;
 pub struct Turns {
     numbers: Arc<[u16]>,
     next: usize,
+    /// Turns after which numbered turns begin one later in the round.
+    block: u64,
 }
 
 impl Turns {
@@ -41,7 +43,19 @@ impl Turns {
         Ok(Turns {
             numbers: due.into_iter().map(|(_, number)| number).collect(),
             next: 0,
+            block: u64::MAX,
         })
+    }
+
+    /// The same for turns of which thread t of `thread_count` has those numbered t, t + `thread_count`
+    /// and so on: each thread then has every thing's turns. Otherwise one of two threads would always
+    /// have the same of two things.
+    #[must_use]
+    pub fn spread_over(mut self, thread_count: usize) -> Self {
+        let (round, threads) = (self.numbers.len() as u64, thread_count as u64);
+        // Whole rounds, so that those stay whole, after which a thread would meet the same places.
+        self.block = round / gcd(round, threads) * threads;
+        self
     }
 
     /// Begins where thread `share` of `share_count` does, so that few turns are not all the first
@@ -63,16 +77,19 @@ impl Turns {
 
     /// Whose turn number `turn` is, from the start.
     pub fn at(&self, turn: u64) -> u16 {
-        self.numbers[(turn % self.numbers.len() as u64) as usize]
+        let round = self.numbers.len() as u64;
+        self.numbers[((turn % round + turn / self.block % round) % round) as usize]
     }
 
     /// How many of the first `turn_count` turns thing `number` of `count` has, for each.
     pub fn shares(&self, turn_count: u64, count: usize) -> Vec<u64> {
         let round = self.numbers.len() as u64;
         let mut shares = vec![0; count];
-        for (turn, number) in (0..).zip(&*self.numbers) {
-            shares[usize::from(*number)] +=
-                turn_count / round + u64::from(turn < turn_count % round);
+        for number in &*self.numbers {
+            shares[usize::from(*number)] += turn_count / round;
+        }
+        for turn in turn_count - turn_count % round..turn_count {
+            shares[usize::from(self.at(turn))] += 1;
         }
         shares
     }
@@ -142,6 +159,32 @@ mod tests {
         assert!(Turns::new(&[TURN_COUNT_MAX, 1]).is_err());
         assert!(Turns::new(&[u64::MAX, u64::MAX - 1]).is_err());
         assert_eq!(taken(&[1 << 40, 1 << 40], 2), [0, 1], "in proportion");
+    }
+
+    #[test]
+    fn every_thread_has_all_things_by_weight() {
+        for (weights, threads) in [
+            (vec![1; 16], 2),
+            (vec![1; 2], 4),
+            (vec![3, 1], 6),
+            (vec![1; 5], 3),
+        ] {
+            let turns = Turns::new(&weights).unwrap().spread_over(threads);
+            let total: u64 = weights.iter().sum();
+            // So many turns that each thread meets each place equally often.
+            let turn_count = 20 * total * total * threads as u64;
+            let mut seen = vec![vec![0; weights.len()]; threads];
+            for turn in 0..turn_count {
+                seen[turn as usize % threads][usize::from(turns.at(turn))] += 1;
+            }
+            let exact: Vec<u64> = weights.iter().map(|w| 20 * total * w).collect();
+            assert!(seen.iter().all(|s| *s == exact), "{weights:?}: {seen:?}");
+            for turn_count in 0..100 {
+                let mut counted = vec![0; weights.len()];
+                (0..turn_count).for_each(|turn| counted[usize::from(turns.at(turn))] += 1);
+                assert_eq!(turns.shares(turn_count, weights.len()), counted);
+            }
+        }
     }
 
     #[test]

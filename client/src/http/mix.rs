@@ -72,11 +72,16 @@ impl Mix {
         })
     }
 
-    /// The same, with the server of each URL, numbered from 0. Returns the turns of servers that users take by their numbers.
+    /// The same, with the server of each URL, numbered from 0. Returns the turns of servers that users of `thread_count` threads take by
+    /// their numbers.
     ///
     /// # Errors
     /// As of [`Mix::new`].
-    pub fn set_servers(&mut self, of_urls: Vec<u16>) -> Result<Turns, anyhow::Error> {
+    pub fn set_servers(
+        &mut self,
+        of_urls: Vec<u16>,
+        thread_count: usize,
+    ) -> Result<Turns, anyhow::Error> {
         let count = usize::from(of_urls.iter().copied().max().unwrap_or_default()) + 1;
         let mut urls = vec![Vec::new(); count];
         let mut url_weights = vec![Vec::new(); count];
@@ -85,7 +90,7 @@ impl Mix {
             url_weights[usize::from(*server)].push(*weight);
         }
         let weights = url_weights.iter().map(|weights| weights.iter().sum());
-        let users = Turns::new(&weights.collect::<Vec<u64>>())?;
+        let users = Turns::new(&weights.collect::<Vec<u64>>())?.spread_over(thread_count);
         self.servers = (count > 1)
             .then(|| -> Result<Servers, anyhow::Error> {
                 let turns = url_weights.iter().map(|weights| Turns::new(weights));
@@ -197,7 +202,7 @@ mod tests {
         assert!(mix(&[]).is_err());
         let mut mix = mix(&[1, 2, 3, 4]).unwrap();
         assert_eq!((mix.server(3), mix.url_of_user(7)), (0, 0), "one server");
-        let users = mix.set_servers(vec![0, 1, 0, 2]).unwrap();
+        let users = mix.set_servers(vec![0, 1, 0, 2], 1).unwrap();
         assert_eq!(users.shares(100, 3), [40, 20, 40]);
         for number in 0..10 {
             let url = mix.url_of_user(number);
@@ -211,7 +216,7 @@ mod tests {
         for (url, count) in [(0, 1), (1, 2), (2, 3), (3, 4)] {
             assert_eq!(all.iter().filter(|n| **n == url).count(), count);
         }
-        mix.set_servers(vec![0; 4]).unwrap();
+        mix.set_servers(vec![0; 4], 1).unwrap();
         assert!(!mix.has_servers());
     }
 

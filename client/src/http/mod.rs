@@ -223,7 +223,9 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     }
     let names = urls.iter().map(|(url, _)| &*url.host_port);
     let (servers, of_urls) = target::resolve_servers(names, &launch.resolve)?;
-    let users = config.mix.set_servers(of_urls)?;
+    let users = config
+        .mix
+        .set_servers(of_urls, launch.engine.thread_count())?;
     let destinations = destinations(&servers, &users, &flags, &mut console)?;
     let ready = prepare(
         launch,

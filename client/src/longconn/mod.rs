@@ -35,7 +35,7 @@ use crate::launch::{
 };
 use crate::load::Load;
 use crate::reconnect::Backoff;
-use crate::target::{Override, Server};
+use crate::target::Server;
 use crate::turns::{self, Turns};
 use crate::{interned, target};
 use user::{Closed, Ended, SERVER_COUNT_MAX, UserConfig, UserReport, Users};
@@ -168,7 +168,7 @@ fn run(flags: Flags) -> Result<ExitCode, anyhow::Error> {
     let mut console = launch.open_console()?;
     let histogram_log = launch.open_histogram_log(LOG_COMMENT)?;
     let users = flags.quantity.users;
-    let Destinations { servers, turns } = destinations(&targets, &launch.resolve)?;
+    let Destinations { servers, turns } = destinations(&targets, &launch)?;
     let shares = match &turns {
         Some(turns) => turns.shares(users, servers.len()),
         None => vec![users],
@@ -247,8 +247,9 @@ struct Destinations {
 /// One line naming a target that cannot be resolved, or weights that are too many.
 fn destinations(
     targets: &[(String, u64)],
-    overrides: &[Override],
+    launch: &ClientFlags,
 ) -> Result<Destinations, anyhow::Error> {
+    let overrides = &launch.resolve;
     let texts = || targets.iter().map(|(text, _)| &**text);
     let (servers, numbers) = target::resolve_servers(texts(), overrides)?;
     let mut weights = vec![0; servers.len()];
@@ -256,7 +257,7 @@ fn destinations(
         weights[usize::from(*number)] += weight;
     }
     if servers.len() <= SERVER_COUNT_MAX {
-        let turns = Turns::new(&weights)?;
+        let turns = Turns::new(&weights)?.spread_over(launch.engine.thread_count());
         return Ok(Destinations {
             turns: (servers.len() > 1).then_some(turns),
             servers,

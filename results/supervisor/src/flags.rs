@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use clap::Args;
+use holdfast_engine::allowed_cores;
 use holdfast_telemetry::console::{self, Console, ConsoleFlags};
 use holdfast_telemetry::metrics::{LabelValues, Metrics, MetricsFlags};
 use holdfast_units::parse;
@@ -40,6 +41,12 @@ pub struct EngineFlags {
 }
 
 impl EngineFlags {
+    /// Core threads: those asked for, else one for each core that this process may use.
+    pub fn thread_count(&self) -> usize {
+        self.threads
+            .map_or_else(|| allowed_cores().len(), usize::from)
+    }
+
     /// Applies `--die-with-parent`. Comes before anything else.
     ///
     /// # Errors

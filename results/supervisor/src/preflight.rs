@@ -63,7 +63,7 @@ impl Preflight {
         base: ConfigBuilder,
     ) -> Result<Config, SetupError> {
         let cores = allowed_cores();
-        let thread_count = flags.threads.map_or(cores.len(), usize::from);
+        let thread_count = flags.thread_count();
         let share = capacity.div_ceil(thread_count as u64) * slots_per_connection;
         let ring_slots = flags.ring_slots.map_or(self.nofile.limit, u64::from);
         let ring_slots = ring_slots.min(share + u64::from(SPARE_SLOTS) * 2);
