@@ -91,7 +91,7 @@ fn servers_may_differ_in_ip_version_and_one_that_is_down_is_named() {
     );
     // The same for people.
     let mut command = Command::new(program("holdfast-client"));
-    command.args(["http", "--users", "3", "--rate", "100", "--run-time", "1s"]);
+    command.args(["http", "--users", "4", "--rate", "100", "--run-time", "1s"]);
     for (url, _) in &lines {
         command.args(["--target", url]);
     }
@@ -99,7 +99,7 @@ fn servers_may_differ_in_ip_version_and_one_that_is_down_is_named() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned()
         + &String::from_utf8_lossy(&output.stdout);
     for line in [
-        format!("users of each server: {} 2, {down} 1", up.address()),
+        format!("users of each server: {} 2, {down} 2", up.address()),
         format!("connecting failed: first refused by {down}"),
         format!("requests: http://{down}/x: refused "),
         format!("requests: http://{}/: ok ", up.address()),
