@@ -166,6 +166,22 @@ BENCH_HAPROXY = $(strip \
 	$(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
 	$(ARGS))
 
+.PHONY: bench-relay
+bench-relay: build ## Measure layer-4 relays: none, a bare loop, ours, haproxy with and without splice, nginx, in one run
+	@bash .ci/need setpriv unshare haproxy nginx-stream || echo "bench-relay goes on without them" >&2
+	$(CARGO) build --release --locked -p holdfast-engine --example bare_relay
+	$(CARGO_TARGET_DIR)/release/holdfast-bench relay $(BENCH_RELAY)
+
+## bench-relay takes: QUICK=1 ROUNDS=3 SCENARIOS=requests,bulk,half-load PAIRS=500000,1000000 USERS=8000 COMPETITORS=0 ARGS='more options'
+BENCH_RELAY = $(strip \
+	$(if $(QUICK),--quick) \
+	$(if $(ROUNDS),--rounds $(ROUNDS)) \
+	$(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
+	$(if $(PAIRS),--pairs $(PAIRS)) \
+	$(if $(USERS),--users $(USERS)) \
+	$(if $(filter 0,$(COMPETITORS)),--no-competitors) \
+	$(ARGS))
+
 .PHONY: report-shots
 report-shots: ## Pictures of a run's report, light, dark and on a phone, into report-shots/ (RUN=latest, a folder, or a name in results/runs)
 	@bash .ci/need $(NEED_BUILD) chromium chromedriver

@@ -15,6 +15,7 @@ use holdfast_results::http::{self, Http};
 use holdfast_results::locust::{self, Locust};
 use holdfast_results::longconn::{self, Longconn};
 use holdfast_results::proxy::{self, Proxy};
+use holdfast_results::relay::{self, Relays, bulk};
 use holdfast_results::scenario::bench;
 use holdfast_sysctl::cli;
 use holdfast_sysctl::cli_docs::CliDocs;
@@ -52,6 +53,12 @@ enum What {
     /// Measure what a system between client and server (haproxy) adds and where it stops, direct
     /// and through it in one run
     Proxy(Box<proxy::Flags>),
+    /// Measure layer-4 relays beside each other: no relay, a bare loop, ours, haproxy and nginx, in
+    /// one run
+    Relay(Box<relay::Flags>),
+    /// Send as much as goes through a relay, and check that exactly that arrives
+    #[command(hide = true)]
+    Bulk(bulk::Flags),
     /// Drive users through a real Locust master and a worker on each client host of the lab, and
     /// compare all counts
     Locust(Box<locust::Flags>),
@@ -172,6 +179,8 @@ fn main() -> ExitCode {
         What::Chat(flags) => Chat::new(*flags).and_then(bench),
         What::Lab(flags) => shell::open(&flags),
         What::Proxy(flags) => Proxy::new(*flags).and_then(bench),
+        What::Relay(flags) => Relays::new(*flags).and_then(bench),
+        What::Bulk(flags) => bulk::run(&flags),
         What::Locust(flags) => Locust::new(*flags).and_then(bench),
         What::CliDocs(command) => return command.run::<Cli>(),
         What::Report(flags) => report::rebuild(&flags.run, flags.results_dir.as_deref()),

@@ -21,7 +21,7 @@ use holdfast_telemetry::namespace::NamespaceRecord;
 pub struct Header {
     /// Which keys follow.
     pub schema: String,
-    /// What was measured: `longconn`, `http`, `chat`, `locust` or `proxy`.
+    /// What was measured: `longconn`, `http`, `chat`, `locust`, `proxy` or `relay`.
     pub name: String,
     /// `--name`, if given.
     pub label: Option<String>,

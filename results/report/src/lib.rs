@@ -1,6 +1,6 @@
 //! Records of runs, and everything that follows from them.
 //!
-//! Purpose: the schemas of `run.json` ([`run`], [`http`], [`locust`], [`proxy`]), verdicts
+//! Purpose: the schemas of `run.json` ([`run`], [`http`], [`locust`], [`proxy`], [`relay`]), verdicts
 //! ([`verdict`]), what kept a run from going faster or higher ([`bottleneck`]), summaries as text
 //! ([`summary`]), reports with charts ([`report`]) and comparisons ([`compare`]).
 //! Invariants: pure functions of files: whoever has a run's folder can repeat them. A verdict
@@ -19,6 +19,7 @@ pub mod network;
 pub mod print;
 pub mod proxy;
 pub mod record;
+pub mod relay;
 pub mod report;
 pub mod run;
 pub mod summary;

@@ -14,7 +14,7 @@ use crate::folder::{find, runs_or_default};
 use crate::header::Verdict;
 use crate::print::{print_bytes, print_page, print_result};
 use crate::record::{Record, folder_name, folders};
-use crate::{http, proxy, summary};
+use crate::{http, proxy, relay, summary};
 
 use holdfast_engine::{SetupError, SetupErrorKind};
 use holdfast_telemetry::units::bytes;
@@ -167,6 +167,7 @@ pub fn show(run: &str, runs: Option<&Path>, is_json: bool) -> Result<u8, SetupEr
         Record::Longconn(run) => summary::page(&run, &path),
         Record::Http(run) => http::summary::page(&run, &path),
         Record::Proxy(run) => proxy::summary::page(&run, &path),
+        Record::Relay(run) => relay::summary::page(&run, &path),
     };
     Ok(u8::from(!print_page(&page)))
 }

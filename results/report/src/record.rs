@@ -19,6 +19,8 @@ use crate::folder::RunFolder;
 use crate::header::Header;
 use crate::http::record::{CHAT_RUN_SCHEMA, HTTP_RUN_SCHEMA, HttpRun};
 use crate::proxy::record::{PROXY_RUN_SCHEMA, PROXY_RUN_SCHEMA_1, ProxyRun};
+use crate::relay::record::{OURS, RELAY_RUN_SCHEMA, RelayRun};
+use crate::relay::verdict::limits;
 use crate::run::{RUN_SCHEMA, Run};
 
 use holdfast_telemetry::units::{count, total};
@@ -32,6 +34,8 @@ pub enum Record {
     Http(Box<HttpRun>),
     /// Of `holdfast-bench proxy`.
     Proxy(Box<ProxyRun>),
+    /// Of `holdfast-bench relay`.
+    Relay(Box<RelayRun>),
 }
 
 /// Why a `run.json` is no record.
@@ -53,7 +57,7 @@ impl fmt::Display for ReadError {
         match self {
             Self::UnknownSchema(schema) => write!(
                 f,
-                "run.json has schema {schema:?}; known are {RUN_SCHEMA}, {HTTP_RUN_SCHEMA}, {CHAT_RUN_SCHEMA} and {PROXY_RUN_SCHEMA}"
+                "run.json has schema {schema:?}; known are {RUN_SCHEMA}, {HTTP_RUN_SCHEMA}, {CHAT_RUN_SCHEMA}, {PROXY_RUN_SCHEMA} and {RELAY_RUN_SCHEMA}"
             ),
             Self::Damaged { why, .. } => write!(f, "run.json is damaged: {why}"),
         }
@@ -99,6 +103,7 @@ impl Record {
             RUN_SCHEMA => typed(&value).map(Self::Longconn),
             HTTP_RUN_SCHEMA | CHAT_RUN_SCHEMA => typed(&value).map(Self::Http),
             PROXY_RUN_SCHEMA | PROXY_RUN_SCHEMA_1 => typed(&value).map(Self::Proxy),
+            RELAY_RUN_SCHEMA => typed(&value).map(Self::Relay),
             other => Err(ReadError::UnknownSchema(other.into())),
         }?;
         record.add_limits();
@@ -119,6 +124,7 @@ impl Record {
             Self::Longconn(run) => run.header.limits = bottleneck::of_longconn(run),
             Self::Http(run) => run.header.limits = bottleneck::of_http(run),
             Self::Proxy(run) => run.header.limits = bottleneck::of_proxy(run),
+            Self::Relay(run) => run.header.limits = limits(run),
         }
     }
 
@@ -129,6 +135,7 @@ impl Record {
             Self::Longconn(run) => &run.header,
             Self::Http(run) => &run.header,
             Self::Proxy(run) => &run.header,
+            Self::Relay(run) => &run.header,
         }
     }
 
@@ -165,6 +172,17 @@ impl Record {
                     "{} direct and between: {} scenarios{stopped}",
                     run.asked.system,
                     run.asked.scenarios.len()
+                )
+            }
+            Self::Relay(run) => {
+                let held = run.entries.iter().filter(|e| e.subject == OURS);
+                let held = held.filter_map(|e| e.value("held")).reduce(f64::max);
+                let (met, known) = run.met();
+                format!(
+                    "{} scenarios, {} rounds; {met} of {known} targets met; {} pairs held at most",
+                    run.scenarios().len(),
+                    run.asked.rounds,
+                    held.map_or("-".into(), |n| count(n.max(0.0) as u64))
                 )
             }
         }

@@ -93,6 +93,8 @@ impl GeneratorLine {
 /// What a load came to.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
+    /// Connections opened; wrk does not tell.
+    pub opened: u64,
     /// Requests answered rightly.
     pub ok: u64,
     /// Requests under way when it was stopped; wrk does not tell.
@@ -120,6 +122,9 @@ pub struct Wanted {
     pub per_second: Option<u64>,
     /// What a user waits between two requests, as the client's `--wait` spells it.
     pub wait: &'static str,
+    /// Requests a second on a fixed schedule, of all users together; `None`: the closed model, with
+    /// `wait`.
+    pub rate: Option<u64>,
     /// Time after the start that the client's own figures leave out.
     pub warm_up: Duration,
     /// Requests sent together.
@@ -187,14 +192,17 @@ pub fn client_args(wanted: &Wanted) -> Vec<String> {
         &format!("{}s", RUN_TIME_MAX.as_secs()),
         "--warm-up",
         &format!("{}ms", wanted.warm_up.as_millis()),
-        "--wait",
-        wanted.wait,
         "--threads",
         &wanted.threads.to_string(),
         "--progress",
         "json",
         "--die-with-parent",
     ]);
+    let rate = wanted.rate.map(|rate| rate.to_string());
+    args.extend(match &rate {
+        Some(rate) => words(&["--rate", rate]),
+        None => words(&["--wait", wanted.wait]),
+    });
     if !wanted.is_keep_alive {
         args.push("--no-keepalive".into());
     }
@@ -255,6 +263,7 @@ fn of_client(report: &HttpClientReport) -> Outcome {
     }
     let has_measured = report.measured_seconds > 0.0 && report.measured_ok > 0;
     Outcome {
+        opened: report.opened,
         ok: outcome("ok"),
         stopped: outcome("stopped"),
         per_second: has_measured.then(|| report.measured_ok as f64 / report.measured_seconds),
@@ -278,6 +287,7 @@ fn of_wrk(result: &WrkResult) -> Outcome {
     // wrk counts an answer of the wrong status among its requests too.
     let ok = result.requests.saturating_sub(result.status);
     Outcome {
+        opened: 0,
         ok,
         stopped: 0,
         per_second: (result.duration_us > 0 && ok > 0)
@@ -309,6 +319,7 @@ mod tests {
             connections: 64,
             per_second: None,
             wait: "0",
+            rate: None,
             warm_up: Duration::ZERO,
             pipeline: 1,
             is_keep_alive: true,

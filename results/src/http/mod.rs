@@ -11,7 +11,7 @@ pub(crate) mod moment;
 pub mod plan;
 mod processes;
 pub(crate) mod programs;
-mod scenario;
+pub(crate) mod scenario;
 mod slice;
 pub mod subject;
 

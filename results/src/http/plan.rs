@@ -428,7 +428,7 @@ fn versions(flags: &Flags, programs: &Programs) -> BTreeMap<String, Option<Strin
 
 /// The first line a program says when asked for its version; wrk and nginx say it on standard
 /// error.
-fn version(path: &Path, arg: &str) -> Option<String> {
+pub(crate) fn version(path: &Path, arg: &str) -> Option<String> {
     let output = Command::new(path)
         .arg(arg)
         .stdin(Stdio::null())

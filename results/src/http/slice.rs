@@ -239,6 +239,7 @@ impl Performance<'_> {
             connections: scenario.connections,
             per_second: None,
             wait: "0",
+            rate: None,
             warm_up: Duration::ZERO,
             pipeline: scenario.pipeline,
             is_keep_alive: scenario.is_keep_alive,

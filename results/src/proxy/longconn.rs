@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::haproxy::Statistics;
 use super::limit::limit;
 use super::plan::{Kind, PORT, TrialPlan};
-use super::system::Mode;
 use super::trial::{Ground, Programs, SPARE, begun, latest, line_count, occurred, rate_of, split};
+use crate::competitors::Mode;
 use crate::run_control::Aborted;
 
 use holdfast_report::network::Agreement;

@@ -4,10 +4,10 @@
 //! statistics must agree with ours.
 //! Must not depend on: what the system does with what passes through it.
 
-mod haproxy;
-mod limit;
+pub(crate) mod haproxy;
+pub(crate) mod limit;
 mod longconn;
-mod nginx;
+pub(crate) mod nginx;
 mod plan;
 mod requests;
 mod system;

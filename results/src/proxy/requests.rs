@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::limit::limit;
 use super::plan::{Kind, PORT, TrialPlan};
-use super::system::Mode;
 use super::trial::{Ground, Programs, SPARE, begun, occurred, rate_of, split};
+use crate::competitors::Mode;
 use crate::http::generator::{self, GeneratorLine, Wanted};
 use crate::http::plan::{USERS_PER_SECOND, USERS_SETTLE, ramp};
 use crate::http::subject::ServerLine;
@@ -54,6 +54,7 @@ impl Ground<'_> {
             connections: users,
             per_second: is_waiting.then_some(USERS_PER_SECOND),
             wait: if is_waiting { "100ms..1s" } else { "0" },
+            rate: None,
             warm_up,
             pipeline: 1,
             is_keep_alive: true,

@@ -13,29 +13,19 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::haproxy::{self, Statistics};
 use super::nginx;
 use super::plan::{Known, System, workers};
+use crate::competitors::{Between, Mode};
 use crate::run_control::{Aborted, RunControl, has_not_ended};
 
 use holdfast_telemetry::proc::tree;
 use holdfast_telemetry::report_line::AnyLine;
-use holdfast_testbed::child::{Child, words};
+use holdfast_testbed::child::Child;
 use holdfast_testbed::network::Network;
 use holdfast_testbed::network::layout::{BACKEND, BALANCER};
 
-const HAPROXY: &str = include_str!("../../competitors/haproxy-proxy.cfg");
-const NGINX: &str = include_str!("../../competitors/nginx-stream.conf");
 /// Only in the lab: its /run is its own.
 const SOCKET: &str = "/run/haproxy.sock";
 /// One that does not listen by then will not.
 const START_MAX: Duration = Duration::from_secs(10);
-
-/// Whether it understands what it passes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Bytes.
-    Tcp,
-    /// Requests.
-    Http,
-}
 
 /// A system that is ready.
 #[derive(Debug)]
@@ -75,33 +65,21 @@ pub async fn start(
     let balancer = network.host(BALANCER);
     let address = balancer.at(port);
     let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(soft, _)| soft);
-    let (name, template) = match known {
-        Known::Haproxy => ("haproxy.cfg", HAPROXY),
-        Known::Nginx => ("nginx.conf", NGINX),
+    let between = Between {
+        address,
+        backend: network.host(BACKEND).at(port),
+        threads: workers(),
+        descriptors,
+        mode,
+        is_splicing: false,
+        socket: Path::new(SOCKET),
+        dir,
     };
-    let module = match known {
-        Known::Haproxy => None,
-        Known::Nginx => nginx::stream(program),
-    };
-    let text = template
-        .replace("@MODE@", if mode == Mode::Tcp { "tcp" } else { "http" })
-        .replace("@ADDRESS@", &address.to_string())
-        .replace("@BACKEND@", &network.host(BACKEND).at(port).to_string())
-        .replace("@THREADS@", &workers().to_string())
-        .replace("@CONNECTIONS@", &descriptors.to_string())
-        .replace("@MODULE@", &module.unwrap_or_default())
-        .replace("@SOCKET@", SOCKET)
-        .replace("@DIR@", &dir.display().to_string());
-    let file = dir.join(name);
-    std::fs::write(&file, text).map_err(|e| fail(format!("{}: {e}", file.display())))?;
-    let file = file.display().to_string();
     let (args, socket) = match known {
-        Known::Haproxy => (words(&["-db", "-q", "-f", &file]), Some(SOCKET.into())),
-        Known::Nginx => {
-            let dir = dir.display().to_string();
-            (words(&["-p", &dir, "-e", "stderr", "-c", &file]), None)
-        }
+        Known::Haproxy => (between.haproxy(), Some(SOCKET.into())),
+        Known::Nginx => (between.nginx(program), None),
     };
+    let args = args.map_err(fail)?;
     let _ = std::fs::remove_file(SOCKET);
     let (ip, args) = balancer.command(&network.ip, program, args);
     let log = dir.join("system.stderr.log");

@@ -14,7 +14,8 @@ use nix::sys::signal::Signal;
 
 use super::haproxy::Statistics;
 use super::plan::{Kind, PORT, Plan, TrialPlan};
-use super::system::{self, Mode, Running};
+use super::system::{self, Running};
+use crate::competitors::Mode;
 use crate::run_control::{Aborted, RunControl, has_not_ended};
 
 use holdfast_report::proxy::record::{Trial, Window};

@@ -54,6 +54,12 @@ impl Stage {
         self.dir.join("runs")
     }
 
+    /// Writes a file beside the scripts, by its path within the stage.
+    #[allow(dead_code, reason = "not every test program needs more than scripts")]
+    pub fn file(&self, name: &str, text: &str) {
+        fs::write(self.dir.join(name), text).expect("a file");
+    }
+
     /// The bench with the stage's flags, then `args`.
     pub fn bench(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-bench"));

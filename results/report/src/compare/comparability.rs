@@ -72,6 +72,12 @@ fn ground(record: &Record) -> BTreeMap<String, String> {
             flat(&mut ground, "cores", &run.cores);
             flat(&mut ground, "programs", &run.programs);
         }
+        Record::Relay(run) => {
+            flat(&mut ground, "asked", &run.asked);
+            ground.remove("asked.rounds");
+            flat(&mut ground, "cores", &run.cores);
+            flat(&mut ground, "programs", &run.programs);
+        }
         Record::Proxy(run) => {
             flat(&mut ground, "asked", &run.asked);
             ground.remove("asked.rounds");

@@ -12,6 +12,8 @@ use crate::header::Verdict;
 use crate::http::record::{Entry, HttpRun, Measured};
 use crate::proxy::record::{ProxyRun, Trial};
 use crate::record::Record;
+use crate::relay::figures::{Aim, Kind};
+use crate::relay::record::{OURS, RelayRun};
 use crate::report::units::Unit;
 use crate::run::Run;
 
@@ -62,6 +64,7 @@ pub fn of(record: &Record) -> Vec<Metric> {
         Record::Longconn(run) => longconn(run),
         Record::Http(run) => http(run),
         Record::Proxy(run) => proxy(run),
+        Record::Relay(run) => relay(run),
     }
 }
 
@@ -274,6 +277,53 @@ fn proxy(run: &ProxyRun) -> Vec<Metric> {
         ] {
             let name = format!("{}.added.{figure}", added.scenario);
             list.add(&name, unit, Neither, 0.5, value);
+        }
+    }
+    list.0
+}
+
+/// `SCENARIO.RELAY.FIGURE`, and what ours is to the floor and to the best competitor:
+/// `SCENARIO.FIGURE.ours_over_floor`, `.ours_over_best`.
+fn relay(run: &RelayRun) -> Vec<Metric> {
+    let mut list = List(Vec::new());
+    list.fault(
+        "verdict.fail",
+        u64::from(run.header.verdict == Verdict::Fail),
+    );
+    let better = |kind: &Kind| match kind.aim {
+        Aim::More => Better::Higher,
+        Aim::Less => Better::Lower,
+        Aim::Tells => Better::Neither,
+    };
+    for entry in run.entries.iter().filter(|e| e.rounds > 0) {
+        let name = |figure: &str| format!("{}.{}.{figure}", entry.scenario, entry.subject);
+        let is_ours = entry.subject == OURS;
+        for (key, figure) in &entry.figures {
+            let Some(kind) = Kind::of(key) else { continue };
+            let aim = if is_ours {
+                better(kind)
+            } else {
+                Better::Neither
+            };
+            list.add(&name(key), kind.unit, aim, kind.grain, Some(figure.median));
+            if let Some(last) = list.0.last_mut() {
+                last.rounds = entry.each(key);
+            }
+        }
+        if is_ours {
+            list.fault(&name("failures"), total(&entry.failures));
+        }
+    }
+    for goal in &run.goals {
+        let Some(kind) = Kind::of(&goal.figure) else {
+            continue;
+        };
+        for (what, value) in [
+            ("ours_over_floor", goal.ours_over_floor),
+            ("ours_over_best", goal.ours_over_best),
+        ] {
+            let name = format!("{}.{}.{what}", goal.scenario, goal.figure);
+            list.add(&name, Unit::Count, better(kind), 0.01, value);
         }
     }
     list.0

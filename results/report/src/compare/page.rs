@@ -14,6 +14,7 @@ use super::side::Sample;
 use super::table::{cells, sentence};
 use crate::header::Verdict;
 use crate::record::Record;
+use crate::relay::record::OURS;
 use crate::report::chart::{Axis, Bar, Bars, Caption, Chart, Lines, Row, Style};
 use crate::report::document::{Document, Section, Table, Tile};
 use crate::report::html;
@@ -242,6 +243,17 @@ fn measured(record: &Record) -> Vec<Measured> {
                 // Seconds of a million are microseconds of one.
                 server_cpu_us: e.server_cpu_seconds_per_million,
                 p99_us: e.latency_us.map(|l| l.p99 as f64),
+            });
+            measured.collect()
+        }
+        Record::Relay(run) => {
+            let ours = run.entries.iter().filter(|e| e.subject == OURS);
+            let measured = ours.map(|e| Measured {
+                scenario: e.scenario.clone(),
+                way: e.subject.clone(),
+                per_second: e.value("per_second"),
+                server_cpu_us: e.value("cpu_us"),
+                p99_us: e.value("p99_us"),
             });
             measured.collect()
         }

@@ -18,6 +18,7 @@ mod pair;
 mod percentiles;
 mod proxy;
 pub mod readme_charts;
+mod relay;
 pub mod series;
 pub mod source;
 pub mod svg;
@@ -82,6 +83,7 @@ pub fn render(source: &Source) -> Result<Report, String> {
         Some(Record::Longconn(run)) => longconn::describe(&mut document, source, Some(run)),
         Some(Record::Http(run)) => http::describe(&mut document, run),
         Some(Record::Proxy(run)) => proxy::describe(&mut document, run),
+        Some(Record::Relay(run)) => relay::describe(&mut document, run),
         None => longconn::describe(&mut document, source, None),
     }
     if let Some(head) = &source.header {

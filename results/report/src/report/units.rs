@@ -26,6 +26,8 @@ pub enum Unit {
     CpuSeconds,
     /// Microseconds on cores, of one thing.
     CpuMicros,
+    /// Millions of bytes.
+    Megabytes,
 }
 
 impl Unit {
@@ -40,6 +42,7 @@ impl Unit {
             Self::Cores => "cores",
             Self::CpuSeconds => "CPU seconds",
             Self::CpuMicros => "CPU µs",
+            Self::Megabytes => "MB",
         }
     }
 
@@ -60,6 +63,7 @@ impl Unit {
             Self::Cores => format!("{value:.2} cores"),
             Self::CpuSeconds => format!("{} s", decimal(value)),
             Self::CpuMicros => format!("{} µs", decimal(value)),
+            Self::Megabytes => format!("{} MB", decimal(value)),
         }
     }
 
@@ -67,7 +71,7 @@ impl Unit {
     #[must_use]
     pub fn short(self, value: f64) -> String {
         match self {
-            Self::Count | Self::PerSecond => thousands(value),
+            Self::Count | Self::PerSecond | Self::Megabytes => thousands(value),
             Self::Cores | Self::CpuSeconds | Self::CpuMicros => trimmed(value, 2),
             Self::Bytes => format!("{} B", decimal(value)),
             Self::Micros => micros(value).replace(".0 ", " ").replace(".00 ", " "),
@@ -204,6 +208,7 @@ mod tests {
                 Unit::Cores,
                 Unit::CpuSeconds,
                 Unit::CpuMicros,
+                Unit::Megabytes,
             ] {
                 let _ = (unit.full(value), unit.short(value), span(value));
             }
