@@ -110,8 +110,12 @@ impl Record {
         Ok(record)
     }
 
-    /// Gives a record of before there were limits those that follow from it, as from any other.
+    /// Gives a record of before there were limits, or modes, those that follow from it, as from any
+    /// other.
     fn add_limits(&mut self) {
+        if let Self::Proxy(run) = self {
+            run.name_modes();
+        }
         if let Self::Http(run) = self {
             for entry in run.scenarios.iter_mut().filter(|e| e.limits.is_empty()) {
                 entry.limits = bottleneck::of_entry(entry);

@@ -9,7 +9,6 @@ use super::haproxy::Statistics;
 use super::limit::limit;
 use super::plan::{Kind, PORT, TrialPlan};
 use super::trial::{Ground, Programs, SPARE, begun, latest, line_count, occurred, rate_of, split};
-use crate::competitors::Mode;
 use crate::run_control::Aborted;
 
 use holdfast_report::network::Agreement;
@@ -30,7 +29,7 @@ impl Ground<'_> {
             "longconn --listen {listen} --connections {room} --interval {interval} {common}"
         );
         let server: Child<ServerReport> = self.start_server(split(&args)).await?;
-        let system = self.start_system(trial, Mode::Tcp).await?;
+        let system = self.start_system(trial).await?;
         let target = system.as_ref().map_or(listen, |s| s.address.to_string());
         let mut result = begun(trial, system.as_ref());
         let slab_base = KernelSample::read().slab_bytes;

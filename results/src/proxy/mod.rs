@@ -133,6 +133,7 @@ impl Scenario for Proxy {
                 Err(Aborted::Failed { kind, why }) => run.trials.push(Trial {
                     scenario: wanted.scenario.clone(),
                     is_proxied: wanted.is_proxied,
+                    mode: wanted.mode.map(|mode| mode.name().into()),
                     round: wanted.round,
                     users: wanted.users,
                     error: Some(format!("{why} ({kind})")),
@@ -147,6 +148,7 @@ impl Scenario for Proxy {
     fn record(&mut self, _folder: &RunFolder, run: &mut ProxyRun) {
         run.trials = rounds::summed_up(std::mem::take(&mut run.trials));
         run.added = rounds::added(&run.trials);
+        run.name_modes();
     }
 
     fn judge(run: &mut ProxyRun) {
@@ -165,10 +167,10 @@ impl Scenario for Proxy {
 
 /// Trial `number` of `count` in words.
 fn part_name(trial: &TrialPlan, number: usize, count: usize) -> String {
-    let via = if trial.is_proxied {
-        "through the system"
-    } else {
-        "direct"
+    let via = match (trial.is_proxied, trial.mode) {
+        (false, _) => "direct".into(),
+        (true, None) => "through the system".into(),
+        (true, Some(mode)) => format!("through the system in {} mode", mode.name()),
     };
     format!(
         "{} of {count}: {}, {via}, round {}",

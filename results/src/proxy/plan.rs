@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::nginx;
+use crate::competitors::Mode;
 use crate::http::plan::{USERS_SETTLE, ramp};
 use crate::run_harness::RunFlags;
 
@@ -137,6 +138,8 @@ pub struct TrialPlan {
     pub users: u64,
     /// Through the system, or straight to the server.
     pub is_proxied: bool,
+    /// What a haproxy of ours understands of it; `None`: direct, or another system.
+    pub mode: Option<Mode>,
     /// Round, from 1.
     pub round: u32,
 }
@@ -212,16 +215,23 @@ impl Plan {
         for round in 1..=flags.rounds {
             for name in &flags.scenarios {
                 let (kind, users) = scenario(name, flags.users, limit_users)?;
-                let ways: &[bool] = match kind {
-                    Kind::Longconn | Kind::Limit if round > 1 => &[],
-                    Kind::Limit => &[true],
-                    _ => &[false, true],
+                let is_haproxy = flags.proxy == Known::Haproxy && flags.target.is_none();
+                let tcp = (true, is_haproxy.then_some(Mode::Tcp));
+                let http = (true, Some(Mode::Http));
+                let ways = match kind {
+                    Kind::Longconn | Kind::Limit if round > 1 => vec![],
+                    Kind::Limit => vec![tcp],
+                    Kind::Saturation | Kind::Waiting if is_haproxy => {
+                        vec![(false, None), http, tcp]
+                    }
+                    _ => vec![(false, None), tcp],
                 };
-                trials.extend(ways.iter().map(|is_proxied| TrialPlan {
+                trials.extend(ways.into_iter().map(|(is_proxied, mode)| TrialPlan {
                     scenario: name.clone(),
                     kind,
                     users,
-                    is_proxied: *is_proxied,
+                    is_proxied,
+                    mode,
                     round,
                 }));
             }

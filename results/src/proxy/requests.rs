@@ -38,7 +38,7 @@ impl Ground<'_> {
             )))
             .await?;
         self.control.progress.watch(&server, ServerLine::snapshot);
-        let system = self.start_system(trial, Mode::Http).await?;
+        let system = self.start_system(trial).await?;
         let mut result = Trial {
             offered_per_second: is_waiting.then(|| round(users as f64 / WAIT_MEAN_SECONDS, 1)),
             ..begun(trial, system.as_ref())
@@ -116,7 +116,8 @@ impl Ground<'_> {
                 ("server", server.responses.get("200").copied().unwrap_or(0)),
             ],
         );
-        if let Some(s) = after {
+        // In TCP mode haproxy knows of no requests.
+        if let Some(s) = after.filter(|_| trial.mode == Some(Mode::Http)) {
             answered.add("haproxy_front", s.front.ok);
             answered.add("haproxy_back", s.back.ok);
         }

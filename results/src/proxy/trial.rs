@@ -151,12 +151,12 @@ impl Ground<'_> {
     pub(super) async fn start_system(
         &mut self,
         trial: &TrialPlan,
-        mode: Mode,
     ) -> Result<Option<Running>, Aborted> {
         if !trial.is_proxied {
             return Ok(None);
         }
         let (plan, network) = (self.plan, self.network);
+        let mode = trial.mode.unwrap_or(Mode::Tcp);
         system::start(self.control, &plan.system, mode, network, PORT, self.dir)
             .await
             .map(Some)
@@ -242,6 +242,7 @@ pub(super) fn begun(trial: &TrialPlan, system: Option<&Running>) -> Trial {
     Trial {
         scenario: trial.scenario.clone(),
         is_proxied: trial.is_proxied,
+        mode: trial.mode.map(|mode| mode.name().into()),
         round: trial.round,
         users: trial.users,
         proxy_rss_base_bytes: system.and_then(Running::rss_bytes),
@@ -278,10 +279,10 @@ pub(super) fn occurred(counts: &BTreeMap<String, u64>) -> BTreeMap<String, u64> 
 /// Where the files of trial `number` are.
 #[must_use]
 pub fn path(run: &Path, number: usize, trial: &TrialPlan) -> PathBuf {
-    let via = if trial.is_proxied {
-        "proxied"
-    } else {
-        "direct"
+    let via = match (trial.is_proxied, trial.mode) {
+        (false, _) => "direct".into(),
+        (true, None) => "proxied".into(),
+        (true, Some(mode)) => format!("proxied-{}", mode.name()),
     };
     run.join("trials")
         .join(format!("{:02}-{}-{via}", number + 1, trial.scenario))

@@ -170,10 +170,12 @@ impl Slice<'_> {
         // Not in the run's folder: such a path may be too long for a socket.
         let name = format!("holdfast-relay-{}-{}.sock", std::process::id(), self.number);
         let socket = std::env::temp_dir().join(name);
+        // In a storm those who leave are still there when the others come.
+        let generations = if self.slice.kind == Kind::Storm { 2 } else { 1 };
         let wanted = WantedRelay {
             address,
             backends,
-            connections: self.slice.connections + 1_000,
+            connections: generations * self.slice.connections + 1_000,
             socket: &socket,
             dir: &self.dir,
         };

@@ -81,10 +81,28 @@ fn statistics_of_haproxy_agree_with_ours() {
     );
     assert_eq!(run.header.schema, PROXY_RUN_SCHEMA);
     assert!(run.version.is_some_and(|v| v.starts_with("HAProxy")));
-    assert_eq!(run.trials.len(), 6);
-    let [direct, through, .., waiting] = &run.trials[..] else {
-        panic!("six trials");
+    let ways = run.trials.iter();
+    let ways = ways.map(|t| (t.scenario.as_str(), t.mode.as_deref(), t.way()));
+    let mut due = vec![
+        ("longconn", None, "direct"),
+        ("longconn", Some("tcp"), "through"),
+    ];
+    for scenario in ["http-64", "http-200"] {
+        due.extend([
+            (scenario, None, "direct"),
+            (scenario, Some("http"), "through"),
+            (scenario, Some("tcp"), "through-tcp"),
+        ]);
+    }
+    assert_eq!(ways.collect::<Vec<_>>(), due);
+    let [direct, through, .., waiting, in_tcp_mode] = &run.trials[..] else {
+        panic!("eight trials");
     };
+    // haproxy knows of no requests in TCP mode: client and server agree.
+    for round in &in_tcp_mode.rounds {
+        let by = &round.agreements[0].by;
+        assert_eq!((round.agreements.len(), by.len()), (1, 2), "{round:?}");
+    }
     assert_all_counted_300(
         direct,
         &["client", "server", "kernel_client", "kernel_backend"],

@@ -275,7 +275,11 @@ fn proxy(run: &ProxyRun) -> Vec<Metric> {
                 added.kernel_bytes_per_connection,
             ),
         ] {
-            let name = format!("{}.added.{figure}", added.scenario);
+            // The other mode stands beside what the name has always meant.
+            let is_beside =
+                added.scenario.starts_with("http") && added.mode.as_deref() == Some("tcp");
+            let way = if is_beside { "added-tcp" } else { "added" };
+            let name = format!("{}.{way}.{figure}", added.scenario);
             list.add(&name, unit, Neither, 0.5, value);
         }
     }

@@ -41,6 +41,24 @@ pub struct ProxyRun {
 }
 
 impl ProxyRun {
+    /// Names the mode of every trial in a record that has none: haproxy passed requests on in HTTP
+    /// mode then, and long connections in TCP mode.
+    pub fn name_modes(&mut self) {
+        let system = self.asked.system.clone();
+        let of = |scenario: &str| match system.as_str() {
+            "haproxy" if scenario.starts_with("http") => Some("http".to_owned()),
+            "haproxy" => Some("tcp".to_owned()),
+            "nginx" => Some("stream".to_owned()),
+            _ => None,
+        };
+        for trial in self.trials.iter_mut().filter(|t| t.is_proxied) {
+            trial.mode = trial.mode.take().or_else(|| of(&trial.scenario));
+        }
+        for added in &mut self.added {
+            added.mode = added.mode.take().or_else(|| of(&added.scenario));
+        }
+    }
+
     /// Where the system stopped: the trial that held the most connections then.
     #[must_use]
     pub fn stopped(&self) -> Option<(&Trial, &Bottleneck)> {
@@ -96,6 +114,9 @@ pub struct Trial {
     pub scenario: String,
     /// Through the system under test.
     pub is_proxied: bool,
+    /// What the system understands of what it passes on: `tcp` or `http` (haproxy), `stream`
+    /// (nginx); `null`: direct, or not known.
+    pub mode: Option<String>,
     /// Round, from 1; 0: all of them.
     pub round: u32,
     /// Users, one connection each.
@@ -140,10 +161,15 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// The way its connections took, in a word.
+    /// The way its connections took, in a word. Of requests through haproxy, `through` has always
+    /// meant HTTP mode.
     #[must_use]
     pub fn way(&self) -> &'static str {
-        if self.is_proxied { "through" } else { "direct" }
+        match (self.is_proxied, self.mode.as_deref()) {
+            (false, _) => "direct",
+            (true, Some("tcp")) if self.scenario.starts_with("http") => "through-tcp",
+            (true, _) => "through",
+        }
     }
 }
 
@@ -185,6 +211,8 @@ impl Window {
 pub struct Added {
     /// Which.
     pub scenario: String,
+    /// The mode of the system in it, as in [`Trial::mode`].
+    pub mode: Option<String>,
     /// Median latency through it less without it; negative where it is noise.
     pub latency_p50_us: Option<i64>,
     /// The least of the rounds.
@@ -213,6 +241,26 @@ pub struct Added {
 mod tests {
     use super::*;
     use crate::bottleneck::BottleneckKind;
+
+    #[test]
+    fn modes_of_records_without_them_are_known() {
+        let text = r#"{"asked":{"system":"haproxy"},"trials":[
+            {"scenario":"longconn","is_proxied":true},{"scenario":"http-64"},
+            {"scenario":"http-64","is_proxied":true},
+            {"scenario":"http-64","is_proxied":true,"mode":"tcp"}]}"#;
+        let mut run: ProxyRun = serde_json::from_str(text).expect("a record");
+        run.name_modes();
+        let found = run.trials.iter().map(|t| (t.mode.as_deref(), t.way()));
+        assert_eq!(
+            found.collect::<Vec<_>>(),
+            [
+                (Some("tcp"), "through"),
+                (None, "direct"),
+                (Some("http"), "through"),
+                (Some("tcp"), "through-tcp")
+            ]
+        );
+    }
 
     #[test]
     fn limits_of_the_first_schema_are_readable() {

@@ -19,7 +19,9 @@ pub fn summed_up(measured: Vec<Trial>) -> Vec<Trial> {
     let mut groups: Vec<Vec<Trial>> = Vec::new();
     for trial in measured {
         let is_same = |group: &&mut Vec<Trial>| {
-            (&group[0].scenario, group[0].is_proxied) == (&trial.scenario, trial.is_proxied)
+            let one = &group[0];
+            (&one.scenario, one.is_proxied, &one.mode)
+                == (&trial.scenario, trial.is_proxied, &trial.mode)
         };
         match groups.iter_mut().find(is_same) {
             Some(group) => group.push(trial),
@@ -59,6 +61,7 @@ fn one(mut rounds: Vec<Trial>) -> Trial {
     Trial {
         scenario: first.scenario.clone(),
         is_proxied: first.is_proxied,
+        mode: first.mode.clone(),
         round: 0,
         users: first.users,
         opened: good.iter().map(|t| t.opened).min().unwrap_or(0),
@@ -126,6 +129,7 @@ pub fn middle(scenario: &str, rounds: &[Added]) -> Added {
     let whole = |v: f64| v.round() as i64;
     Added {
         scenario: scenario.to_owned(),
+        mode: None,
         latency_p50_us: of(p50, 0).map(whole),
         latency_p50_us_min: all(p50).reduce(f64::min).map(whole),
         latency_p50_us_max: all(p50).reduce(f64::max).map(whole),
@@ -153,7 +157,10 @@ pub fn added(trials: &[Trial]) -> Vec<Added> {
                 .find(|t| t.scenario == through.scenario);
             let rounds = pairs(through, without);
             let rounds: Vec<Added> = rounds.into_iter().map(|(t, w)| compare(t, w)).collect();
-            middle(&through.scenario, &rounds)
+            Added {
+                mode: through.mode.clone(),
+                ..middle(&through.scenario, &rounds)
+            }
         })
         .collect()
 }
@@ -264,6 +271,29 @@ mod tests {
                 found.latency_p50_us_max
             ),
             (Some(150), Some(200), Some(380))
+        );
+    }
+
+    #[test]
+    fn modes_of_one_scenario_are_apart() {
+        let in_mode = |round, mode: &str, rate| Trial {
+            mode: Some(mode.into()),
+            ..trial(round, true, rate, 100)
+        };
+        let all = summed_up(vec![
+            trial(1, false, 80_000.0, 100),
+            in_mode(1, "http", 20_000.0),
+            in_mode(1, "tcp", 40_000.0),
+            trial(2, false, 80_000.0, 100),
+            in_mode(2, "http", 20_000.0),
+            in_mode(2, "tcp", 40_000.0),
+        ]);
+        assert_eq!(all.len(), 3);
+        let found = added(&all);
+        let found = found.iter().map(|a| (a.mode.as_deref(), a.rate_ratio));
+        assert_eq!(
+            found.collect::<Vec<_>>(),
+            [(Some("http"), Some(0.25)), (Some("tcp"), Some(0.5))]
         );
     }
 

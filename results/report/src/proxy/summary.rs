@@ -23,9 +23,10 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
     ));
     let _ = writeln!(
         out,
-        "\n  {:<12}{:<9}{:>8}{:>12}{:>18}{:>11}{:>11}{:>10}{:>10}{:>10}  ",
+        "\n  {:<12}{:<13}{:<8}{:>8}{:>12}{:>18}{:>11}{:>11}{:>10}{:>10}{:>10}  ",
         "scenario",
         "",
+        "mode",
         "users",
         "a second",
         "rounds",
@@ -40,8 +41,9 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
     }
     let _ = writeln!(
         out,
-        "\n  {:<12}{:>12}{:>12}{:>8}{:>14}{:>14}{:>14}{:>16}{:>16}",
+        "\n  {:<12}{:<8}{:>12}{:>12}{:>8}{:>14}{:>14}{:>14}{:>16}{:>16}",
         "added",
+        "mode",
         "p50",
         "p99",
         "rate x",
@@ -54,8 +56,9 @@ pub fn page(run: &ProxyRun, folder: &Path) -> String {
     for added in &run.added {
         let _ = writeln!(
             out,
-            "  {:<12}{:>12}{:>12}{:>8}{:>14}{:>14}{:>14}{:>16}{:>16}",
+            "  {:<12}{:<8}{:>12}{:>12}{:>8}{:>14}{:>14}{:>14}{:>16}{:>16}",
             added.scenario,
+            mode(added.mode.as_ref()),
             signed(added.latency_p50_us),
             signed(added.latency_p99_us),
             maybe(added.rate_ratio),
@@ -79,15 +82,17 @@ fn row(trial: &Trial) -> String {
     let via = trial.way();
     if let Some(error) = &trial.error {
         return format!(
-            "  {:<12}{via:<9}{:>8}  {error}",
+            "  {:<12}{via:<13}{:<8}{:>8}  {error}",
             trial.scenario,
+            mode(trial.mode.as_ref()),
             count(trial.users)
         );
     }
     let window = trial.window.unwrap_or_default();
     format!(
-        "  {:<12}{via:<9}{:>8}{:>12}{:>18}{:>11}{:>11}{:>10.2}{:>10.2}{:>10}",
+        "  {:<12}{via:<13}{:<8}{:>8}{:>12}{:>18}{:>11}{:>11}{:>10.2}{:>10.2}{:>10}",
         trial.scenario,
+        mode(trial.mode.as_ref()),
         count(trial.users),
         rate(trial.per_second),
         trial
@@ -106,6 +111,10 @@ fn row(trial: &Trial) -> String {
             .proxy_cpu_seconds
             .map_or("-".into(), |s| format!("{s:.2}"))
     )
+}
+
+fn mode(mode: Option<&String>) -> &str {
+    mode.map_or("-", |mode| mode)
 }
 
 fn rate(per_second: f64) -> String {

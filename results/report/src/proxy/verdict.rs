@@ -17,7 +17,10 @@ pub fn judge(run: &mut ProxyRun) {
         reasons.push("nothing was measured".into());
     }
     for trial in &run.trials {
-        let via = run.asked.way(trial.is_proxied);
+        let mut via = run.asked.way(trial.is_proxied);
+        if trial.way() == "through-tcp" {
+            via += " in TCP mode";
+        }
         let words = shortfalls(trial).into_iter();
         reasons.extend(words.map(|words| format!("{}, {via}: {words}", trial.scenario)));
     }

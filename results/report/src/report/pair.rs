@@ -14,15 +14,19 @@ use holdfast_telemetry::hosts::{BACKEND, BALANCER, client};
 use holdfast_telemetry::units::count;
 use holdfast_telemetry::wire::Latency;
 
-/// Colours of the two ways.
+/// Colours of the ways.
 const DIRECT: usize = 0;
 const THROUGH: usize = 1;
+/// The other mode of the system.
+const THROUGH_TCP: usize = 2;
 
 /// One scenario, as far as it was measured.
 pub struct Pair<'a> {
     pub scenario: &'a str,
     pub direct: Option<&'a Trial>,
     pub through: Option<&'a Trial>,
+    /// Requests in TCP mode, beside HTTP mode.
+    through_tcp: Option<&'a Trial>,
     pub added: Option<&'a Added>,
     /// What the system is called.
     system: &'a str,
@@ -35,15 +39,21 @@ pub fn pairs(run: &ProxyRun) -> Vec<Pair<'_>> {
         if pairs.iter().any(|p| p.scenario == trial.scenario) {
             continue;
         }
-        let of = |is_proxied| {
-            let same = |t: &&Trial| t.scenario == trial.scenario && t.is_proxied == is_proxied;
+        let of = |way| {
+            let same = |t: &&Trial| t.scenario == trial.scenario && t.way() == way;
             run.trials.iter().find(same)
         };
+        let through = of("through");
+        let mode = through.and_then(|t| t.mode.as_ref());
         pairs.push(Pair {
             scenario: &trial.scenario,
-            direct: of(false),
-            through: of(true),
-            added: run.added.iter().find(|a| a.scenario == trial.scenario),
+            direct: of("direct"),
+            through,
+            through_tcp: of("through-tcp"),
+            added: run
+                .added
+                .iter()
+                .find(|a| a.scenario == trial.scenario && a.mode.as_ref() == mode),
             system: &run.asked.system,
         });
     }
@@ -67,8 +77,12 @@ impl Pair<'_> {
 
     /// Those that gave figures, by the way they took, and its colour.
     fn measured(&self) -> impl Iterator<Item = (&'static str, usize, &Trial)> {
-        let both = [(DIRECT, self.direct), (THROUGH, self.through)];
-        let trials = both
+        let all = [
+            (DIRECT, self.direct),
+            (THROUGH, self.through),
+            (THROUGH_TCP, self.through_tcp),
+        ];
+        let trials = all
             .into_iter()
             .filter_map(|(colour, trial)| Some((colour, trial.filter(|t| t.error.is_none())?)));
         trials.map(|(colour, trial)| (trial.way(), colour, trial))
@@ -76,7 +90,10 @@ impl Pair<'_> {
 
     /// Its charts, and what a reader must know of it.
     pub fn section(&self) -> Section {
-        let trials = || [self.direct, self.through].into_iter().flatten();
+        let trials = || {
+            let all = [self.direct, self.through, self.through_tcp];
+            all.into_iter().flatten()
+        };
         let users = trials().map(|t| t.users).max().unwrap_or(0);
         let mut words = format!("{} users, a connection each", count(users));
         if let Some(offered) = trials().find_map(|t| t.offered_per_second) {

@@ -131,6 +131,7 @@ fn side_by_side(run: &ProxyRun) -> Table {
         vec![
             trial.scenario.clone(),
             trial.way().into(),
+            known(trial.mode.clone(), |mode| mode),
             stopped,
             count(trial.users),
             decimal(trial.per_second),
@@ -146,6 +147,7 @@ fn side_by_side(run: &ProxyRun) -> Table {
     let head = [
         "Scenario",
         "Way",
+        "Mode",
         "Stopped at",
         "Users",
         "a second",
@@ -160,7 +162,7 @@ fn side_by_side(run: &ProxyRun) -> Table {
     Table::new(
         &format!("Direct and through {}", run.asked.system),
         &head,
-        3,
+        4,
         rows.collect(),
     )
 }
@@ -182,6 +184,7 @@ fn added(all: &[Added]) -> Table {
         let cpu = |v| known(v, |us| Unit::CpuMicros.full(us));
         vec![
             a.scenario.clone(),
+            known(a.mode.clone(), |mode| mode),
             signed_micros(a.latency_p50_us),
             signed_micros(a.latency_p99_us),
             known(a.rate_ratio, times),
@@ -194,6 +197,7 @@ fn added(all: &[Added]) -> Table {
     });
     let head = [
         "Scenario",
+        "Mode",
         "p50",
         "p99",
         "Rate",
@@ -203,7 +207,7 @@ fn added(all: &[Added]) -> Table {
         "Memory per connection",
         "Kernel, a connection",
     ];
-    Table::new("What the system adds", &head, 1, rows.collect())
+    Table::new("What the system adds", &head, 2, rows.collect())
 }
 
 /// Who counted what, and that all agree.
