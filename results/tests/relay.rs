@@ -1,8 +1,7 @@
 //! The real `holdfast-bench relay`: what it refuses, a small run through a relay that works and one
 //! that loses a byte of each connection, and the report of its record.
 //!
-//! A stand-in for `holdfast-server relay` is a program of this test: a relay of a few threads. Server
-//! and client are the real ones, built by `cargo build --workspace`.
+//! The programs are the real ones, built by `cargo build --workspace`; the lossy relay is a script.
 #![forbid(unsafe_code)]
 
 mod common;
@@ -19,10 +18,9 @@ use holdfast_report::relay::record::{RELAY_RUN_SCHEMA, RelayRun};
 use holdfast_report::report::{HTML, MARKDOWN};
 use nix::sys::signal::Signal;
 
-/// A relay that passes on what comes; the first `LOSE` bytes of each upward stream are lost.
+/// A relay that passes on what comes, but for the first byte of each upward stream.
 const RELAY: &str = r#"
 import re, socket, sys, threading
-lose = LOSE
 text = open(sys.argv[1]).read()
 (listen, backend) = [(h, int(p)) for h, p in re.findall(r'address = "(.*):(\d+)"', text)]
 
@@ -40,7 +38,7 @@ print('{"listening": true}', flush=True)
 while True:
     client, _ = server.accept()
     other = socket.create_connection(backend)
-    threading.Thread(target=pump, args=(client, other, lose), daemon=True).start()
+    threading.Thread(target=pump, args=(client, other, 1), daemon=True).start()
     threading.Thread(target=pump, args=(other, client, 0), daemon=True).start()
 "#;
 
@@ -55,34 +53,25 @@ const FLAGS: &[&str] = &[
     "direct,holdfast",
 ];
 
-/// A stage whose server is the real one, but for `relay`, which loses the first `lose` bytes of each
-/// upward stream.
-fn staged(name: &str, lose: usize) -> Stage {
-    let bench = Path::new(env!("CARGO_BIN_EXE_holdfast-bench"));
-    let real = |program: &str| {
-        let path = bench.with_file_name(program);
-        assert!(
-            path.is_file(),
-            "{program} is not built; next: cargo build --workspace"
-        );
-        path.display().to_string()
-    };
-    // SIGTERM is how a relay is told to end, and it ends well then.
-    let server = format!(
-        r#"if [ "$1" != relay ]; then exec {} "$@"; fi
-python3 "$(dirname "$0")/relay.py" "$3" & relay=$!
-trap 'kill $relay; exit 0' TERM
-wait"#,
-        real("holdfast-server")
+/// One of our programs, built.
+fn real(program: &str) -> String {
+    let path = Path::new(env!("CARGO_BIN_EXE_holdfast-bench")).with_file_name(program);
+    assert!(
+        path.is_file(),
+        "{program} is not built; next: cargo build --workspace"
     );
-    let stage = Stage::new(
+    path.display().to_string()
+}
+
+/// A stage of the real programs.
+fn staged(name: &str) -> Stage {
+    let exec = |program| format!(r#"exec {} "$@""#, real(program));
+    Stage::new(
         name,
-        &server,
-        &format!(r#"exec {} "$@""#, real("holdfast-client")),
+        &exec("holdfast-server"),
+        &exec("holdfast-client"),
         FLAGS,
-    );
-    stage.file("bin/relay.py", &RELAY.replace("LOSE", &lose.to_string()));
-    stage
+    )
 }
 
 #[test]
@@ -112,7 +101,7 @@ fn bad_flags_are_refused_in_one_line() {
 
 #[test]
 fn a_small_run_measures_each_scenario_and_its_report_can_be_made_again() {
-    let stage = staged("small", 0);
+    let stage = staged("small");
     let output = stage
         .bench(&[
             "--scenarios",
@@ -181,7 +170,7 @@ fn a_small_run_measures_each_scenario_and_its_report_can_be_made_again() {
 
 #[test]
 fn interrupt_stops_all_and_leaves_a_record() {
-    let stage = staged("interrupt", 0);
+    let stage = staged("interrupt");
     let bench = stage.start(&["--scenarios", "requests-64", "--slice", "60s"]);
     std::thread::sleep(Duration::from_secs(3));
     send(&bench, Signal::SIGINT);
@@ -192,8 +181,18 @@ fn interrupt_stops_all_and_leaves_a_record() {
 }
 
 #[test]
+#[ignore = "needs python3: make test"]
 fn relay_that_loses_a_byte_of_each_connection_fails_the_run() {
-    let stage = staged("lossy", 1);
+    // SIGTERM is how a relay is told to end, and it ends well then.
+    let server = format!(
+        r#"if [ "$1" != relay ]; then exec {} "$@"; fi
+python3 "$(dirname "$0")/relay.py" "$3" & relay=$!
+trap 'kill $relay; exit 0' TERM
+wait"#,
+        real("holdfast-server")
+    );
+    let stage = Stage::new("lossy", &server, "", FLAGS);
+    stage.file("bin/relay.py", RELAY);
     let output = stage
         .bench(&["--scenarios", "bulk-64-up", "--rounds", "2"])
         .output()
