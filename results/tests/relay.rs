@@ -13,8 +13,7 @@ use std::time::Duration;
 use common::{Stage, assert_interrupted, assert_named, assert_refused, send, stderr};
 use holdfast_report::header::Verdict;
 use holdfast_report::record::Record;
-use holdfast_report::relay::goals::Standing;
-use holdfast_report::relay::record::{RELAY_RUN_SCHEMA, RelayRun};
+use holdfast_report::relay::record::{RELAY_RUN_SCHEMA, RelayRun, Standing};
 use holdfast_report::report::{HTML, MARKDOWN};
 use nix::sys::signal::Signal;
 

@@ -8,10 +8,8 @@
 
 use std::fmt::Write as _;
 
-use serde::{Deserialize, Serialize};
-
 use super::figures::{Aim, Kind};
-use super::record::{DIRECT, Entry, FLOOR, OURS, RelayRun};
+use super::record::{DIRECT, Entry, FLOOR, Goal, OURS, RelayRun, Standing};
 use crate::report::units::trimmed;
 
 use holdfast_telemetry::units::round;
@@ -56,60 +54,6 @@ const RULES: &[(&str, &str, &[Bound])] = &[
     ("storm", "spread_percent", &[(Against::Value, 1.0, None)]),
     ("reloads", "lost", &[(Against::Value, 0.0, None)]),
 ];
-
-/// How a run stands to a target.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// The stretch target too.
-    Stretch,
-    /// Yes.
-    Met,
-    /// No.
-    Missed,
-    /// A figure is missing.
-    #[default]
-    Unknown,
-}
-
-impl Standing {
-    /// As people read it.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Stretch => "met, stretch too",
-            Self::Met => "met",
-            Self::Missed => "MISSED",
-            Self::Unknown => "not measured",
-        }
-    }
-}
-
-/// One figure of ours, what it is to the floor and to the best competitor, and its target.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Goal {
-    /// Scenario.
-    pub scenario: String,
-    /// Figure, by its key.
-    pub figure: String,
-    /// Ours.
-    pub ours: Option<f64>,
-    /// The bare loop's.
-    pub floor: Option<f64>,
-    /// The best competitor's.
-    pub best: Option<f64>,
-    /// Who that is.
-    pub best_subject: String,
-    /// Ours / the floor's.
-    pub ours_over_floor: Option<f64>,
-    /// Ours / the best competitor's.
-    pub ours_over_best: Option<f64>,
-    /// The target in words.
-    pub target: String,
-    /// Whether it is met.
-    pub standing: Standing,
-}
 
 /// All targets that `run` has scenarios for, in the order of measurement.
 #[must_use]

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::goals::{Goal, Standing};
 use crate::bottleneck::Bottleneck;
 use crate::header::Header;
 use crate::http::record::{Cores, median};
@@ -122,6 +121,60 @@ pub struct Measured {
     pub limit: Option<Bottleneck>,
     /// Why there are no figures, if there are none.
     pub error: Option<String>,
+}
+
+/// How a run stands to a target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// The stretch target too.
+    Stretch,
+    /// Yes.
+    Met,
+    /// No.
+    Missed,
+    /// A figure is missing.
+    #[default]
+    Unknown,
+}
+
+impl Standing {
+    /// As people read it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Stretch => "met, stretch too",
+            Self::Met => "met",
+            Self::Missed => "MISSED",
+            Self::Unknown => "not measured",
+        }
+    }
+}
+
+/// One figure of ours, what it is to the floor and to the best competitor, and its target.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Goal {
+    /// Scenario.
+    pub scenario: String,
+    /// Figure, by its key.
+    pub figure: String,
+    /// Ours.
+    pub ours: Option<f64>,
+    /// The bare loop's.
+    pub floor: Option<f64>,
+    /// The best competitor's.
+    pub best: Option<f64>,
+    /// Who that is.
+    pub best_subject: String,
+    /// Ours / the floor's.
+    pub ours_over_floor: Option<f64>,
+    /// Ours / the best competitor's.
+    pub ours_over_best: Option<f64>,
+    /// The target in words.
+    pub target: String,
+    /// Whether it is met.
+    pub standing: Standing,
 }
 
 impl Measured {

@@ -10,8 +10,7 @@ use super::chart::{Bar, Bars, Caption, Chart, spread};
 use super::document::{Document, Section, Table, Tile};
 use super::units::{decimal, known, span};
 use crate::relay::figures::{Aim, KINDS, Kind, short};
-use crate::relay::goals::{Goal, Standing};
-use crate::relay::record::{Entry, OURS, RelayRun};
+use crate::relay::record::{Entry, Goal, OURS, RelayRun, Standing};
 
 use holdfast_telemetry::units::{count, total};
 
